@@ -1,0 +1,14 @@
+"""Faster R-CNN R-50-FPN with the IoU loss, 1x schedule on COCO 2017.
+
+    python main.py --config configs/iou.py --workdir runs/iou
+    python main.py --config configs/iou.py:r101 --workdir runs/iou_r101
+"""
+
+from configs import base
+
+
+def get_config(body: str = "r50"):
+    config = base.get_config(body)
+    config.model.loss_type = "iou"
+    config.model.loss_bbox_weight = 12.0
+    return config

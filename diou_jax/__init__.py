@@ -1,0 +1,16 @@
+"""Faster R-CNN with FPN and the IoU family of box losses, in JAX.
+
+Shapes in every docstring use one legend of letters:
+
+    B  images in a batch            G  ground-truth boxes of an image (padded)
+    A  anchors of an image          R  regions of interest (RoIs) of an image
+    K  classes, background first    L  pyramid levels, fine to coarse
+    C  channels                     H, W  height and width
+    S  RoIs sampled for training    D  final detections of an image
+    N  any number of boxes
+
+Boxes are float32 ``[x1, y1, x2, y2]`` in pixels; the convention is stated in `diou_jax.boxes`.
+What a static shape holds beyond the real content is marked False in a ``valid`` mask.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,96 @@
+"""Boxes and how they move between representations.
+
+The convention of the whole package is stated here, once. A box is ``[x1, y1, x2, y2]`` in pixels, and both corner
+pixels belong to it: its width is ``x2 - x1 + 1``, its height ``y2 - y1 + 1``, its centre ``x1 + width / 2`` on the axis
+where pixel i spans [i, i + 1]. An image W pixels wide holds x from 0 to W - 1. Only the box losses of
+`diou_jax.overlaps` measure without the one.
+
+Deltas ``[dx, dy, dw, dh]`` describe a box relative to another, the reference: the shift of the centre in units of the
+reference's size and the logarithm of the ratio of sizes, each multiplied by a weight (R-CNN, appendix C).
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+# A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
+MAX_LOG_RATIO = math.log(1000.0 / 16.0)
+
+
+def width_height(boxes: jax.Array) -> jax.Array:
+    """(..., 4) boxes to (..., 2) widths and heights in pixels; not positive for a box without area."""
+    return boxes[..., 2:] - boxes[..., :2] + 1
+
+
+def area(boxes: jax.Array) -> jax.Array:
+    """(..., 4) boxes to (...) areas in square pixels."""
+    size = width_height(boxes)
+    return size[..., 0] * size[..., 1]
+
+
+def encode(boxes: jax.Array, targets: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
+    """Deltas that lead from `boxes` to `targets`; the inverse of `decode` within its limit.
+
+    The original's ``bbox_transform_inv``. A box or target without area, for which the formula has no value, counts as
+    one pixel wide or high.
+
+    Args:
+      boxes: float (..., 4), references, pixels.
+      targets: float (..., 4), pixels.
+      weights: of x, y, width, height: MODEL.BBOX_REG_WEIGHTS for the box head, ones for the RPN.
+
+    Returns:
+      float (..., 4) deltas.
+    """
+    size, target_size = width_height(boxes), width_height(targets)
+    centre = boxes[..., :2] + 0.5 * size
+    target_centre = targets[..., :2] + 0.5 * target_size
+    size = jnp.where(size > 0, size, 1.0)
+    target_size = jnp.where(target_size > 0, target_size, 1.0)
+    shift = (target_centre - centre) / size
+    return jnp.concatenate([shift, jnp.log(target_size / size)], -1) * jnp.asarray(weights, shift.dtype)
+
+
+def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
+    """The boxes that `deltas` lead to from `boxes`, in the deltas' dtype.
+
+    The original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
+
+    Args:
+      boxes: float (..., 4), references, pixels.
+      deltas: float (..., 4), broadcast against `boxes`.
+      weights: those that `encode` was given.
+
+    Returns:
+      float (..., 4) boxes, not clipped.
+    """
+    size = width_height(boxes)
+    centre = boxes[..., :2] + 0.5 * size
+    deltas = deltas / jnp.asarray(weights, deltas.dtype)
+    new_centre = deltas[..., :2] * size + centre
+    new_size = jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_RATIO)) * size
+    return jnp.concatenate([new_centre - 0.5 * new_size, new_centre + 0.5 * new_size - 1], -1).astype(deltas.dtype)
+
+
+def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) -> jax.Array:
+    """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...))."""
+    limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1) - 1
+    return jnp.maximum(jnp.minimum(boxes, limit.astype(boxes.dtype)), 0)
+
+
+def flip(boxes: jax.Array, width: jax.Array | float) -> jax.Array:
+    """(..., 4) boxes in the mirror image of an image `width` pixels wide."""
+    x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
+    return jnp.stack([width - x2 - 1, y1, width - x1 - 1, y2], -1)
+
+
+def xywh_to_xyxy(boxes: jax.Array) -> jax.Array:
+    """COCO's (..., 4) ``[x, y, width, height]`` to corners; a width below one pixel counts as one."""
+    return jnp.concatenate([boxes[..., :2], boxes[..., :2] + jnp.maximum(boxes[..., 2:] - 1, 0)], -1)
+
+
+def xyxy_to_xywh(boxes: jax.Array) -> jax.Array:
+    """(..., 4) corners to COCO's ``[x, y, width, height]``."""
+    return jnp.concatenate([boxes[..., :2], width_height(boxes)], -1)

@@ -1,0 +1,191 @@
+"""Faster R-CNN told in order: `FasterRCNN.losses` for training, `FasterRCNN.detect` for testing.
+
+Everything that happens between a `Batch` and its losses or detections is called from here, on one device, with static
+shapes. `diou_jax.build` makes a `FasterRCNN` from a config.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diou_jax import preprocess
+from diou_jax.anchors import cell_anchors, grid_anchors
+from diou_jax.batch import Batch
+from diou_jax.detector.anchor_targets import anchor_targets
+from diou_jax.detector.detections import Detections, detect
+from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.detector.proposals import propose
+from diou_jax.detector.roi_targets import sample_rois
+from diou_jax.detector.rules import AnchorRules, DetectionRules, LossRules, PoolingRules, ProposalRules, RoiRules
+from diou_jax.losses import box_loss
+from diou_jax.models.network import Network
+from kernels.roi_align import roi_align
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class FasterRCNN:
+    """A network and the rules around it; hashable, holds no arrays.
+
+    Attributes:
+      network: the Flax modules.
+      anchor_start_size: size in pixels of P2's anchors, doubled at each level.
+      aspect_ratios: height over width of the anchors.
+      reg_weights: scale of the box head's deltas.
+      mask_padding, mask_padding_train: whether activations beyond an image's extent are held at zero.
+    """
+
+    network: Network
+    loss_rules: LossRules
+    train_proposals: ProposalRules
+    test_proposals: ProposalRules
+    anchor_rules: AnchorRules
+    roi_rules: RoiRules
+    pooling_rules: PoolingRules
+    detection_rules: DetectionRules
+    anchor_start_size: float = 32
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    reg_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    mask_padding: bool = True
+    mask_padding_train: bool = False
+
+    def losses(self, variables, batch: Batch, keys: jax.Array):
+        """The losses of one device's minibatch.
+
+        Args:
+          variables: the network's, ``{"params": ..., "affine": ...}``.
+          batch: B images with ground truth.
+          keys: (B,) random keys, one per image, so that an image's samples do not depend on its neighbours.
+
+        Returns:
+          The total loss, a float32 scalar, and a dict of scalars: each loss under the original's name, and metrics.
+        """
+        extent = batch.extent if self.mask_padding_train else None
+        pyramid = self._pyramid(variables, batch, extent)
+        logits, deltas = self.network.apply(variables, pyramid, extent, method="propose")
+        anchors, exists = self._anchors(pyramid, batch.extent)
+
+        scale = batch.scale[:, None, None]
+        targets = jax.vmap(
+            lambda exists, boxes, valid, size, key: anchor_targets(
+                np.concatenate(anchors), exists, boxes, valid, size, key, **dataclasses.asdict(self.anchor_rules)
+            )
+        )(
+            jnp.concatenate(exists, 1),
+            batch.boxes * scale,
+            batch.valid & ~batch.crowd,
+            batch.size,
+            jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys),
+        )
+        rpn = rpn_losses(
+            logits,
+            deltas,
+            targets,
+            box_loss=self._rpn_box_loss(),
+            batch_size_per_im=self.anchor_rules.batch_size_per_im,
+        )
+
+        proposals = propose(
+            logits, deltas, anchors, exists, batch.size, batch.scale, **dataclasses.asdict(self.train_proposals)
+        )
+        sampled = jax.vmap(
+            lambda proposals, valid, boxes, classes, crowd, valid_boxes, key: sample_rois(
+                proposals,
+                valid,
+                boxes,
+                classes,
+                crowd,
+                valid_boxes,
+                key,
+                reg_weights=self.reg_weights,
+                **dataclasses.asdict(self.roi_rules),
+            )
+        )(
+            proposals.boxes / scale,
+            proposals.valid,
+            batch.boxes,
+            batch.classes,
+            batch.crowd,
+            batch.valid,
+            jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys),
+        )
+        class_logits, class_deltas = self._classify(variables, pyramid, sampled.rois * scale, extent)
+        head = head_losses(
+            class_logits,
+            class_deltas,
+            sampled,
+            box_loss=box_loss(self.loss_rules.box),
+            reg_weights=self.reg_weights,
+        )
+        total = (
+            rpn["loss_rpn_cls"]
+            + self.loss_rules.rpn_box_weight * rpn["loss_rpn_bbox"]
+            + head["loss_cls"]
+            + self.loss_rules.box_weight * head["loss_bbox"]
+        )
+        return total, {"loss": total, **rpn, **head}
+
+    def detect(self, variables, batch: Batch) -> Detections:
+        """The detections in B images, in pixels of the original images, best first.
+
+        An image's detections depend on that image alone: not on the bucket it lies in (with `mask_padding`), nor on
+        the other images of the batch.
+        """
+        extent = batch.extent if self.mask_padding else None
+        pyramid = self._pyramid(variables, batch, extent)
+        logits, deltas = self.network.apply(variables, pyramid, extent, method="propose")
+        anchors, exists = self._anchors(pyramid, batch.extent)
+        proposals = propose(
+            logits,
+            deltas,
+            anchors,
+            exists,
+            batch.extent,
+            batch.scale,
+            per_image=True,
+            **dataclasses.asdict(self.test_proposals),
+        )
+        class_logits, class_deltas = self._classify(variables, pyramid, proposals.boxes, extent)
+        return detect(
+            proposals.boxes,
+            proposals.valid & batch.present[:, None],
+            jax.nn.softmax(class_logits),
+            class_deltas,
+            batch.scale,
+            batch.original_size,
+            reg_weights=self.reg_weights,
+            **dataclasses.asdict(self.detection_rules),
+        )
+
+    def _pyramid(self, variables, batch, extent):
+        return self.network.apply(variables, preprocess.normalise(batch), extent, method="pyramid")
+
+    def _anchors(self, pyramid, extent):
+        """Each level's anchors, numpy (N, 4), and which of them lie on feature cells that exist, (B, N)."""
+        anchors, exists = [], []
+        for level, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
+            height, width = features.shape[1:3]
+            cell = cell_anchors(
+                stride=stride, size=self.anchor_start_size * 2**level, aspect_ratios=self.aspect_ratios
+            )
+            anchors.append(grid_anchors(height, width, stride=stride, cell=cell))
+            inside_y = jnp.arange(height) * stride < extent[:, :1]
+            inside_x = jnp.arange(width) * stride < extent[:, 1:]
+            inside = inside_y[:, :, None, None] & inside_x[:, None, :, None]
+            exists.append(jnp.broadcast_to(inside, (*inside.shape[:3], len(cell))).reshape(len(extent), -1))
+        return anchors, exists
+
+    def _classify(self, variables, pyramid, rois, extent):
+        """Box head outputs, float32 (B, R, K) and (B, R, K or 1, 4), of RoIs in pixels of the network's input."""
+        pooled = roi_align(
+            pyramid[:4], rois, strides=STRIDES[:4], extent=extent, **dataclasses.asdict(self.pooling_rules)
+        )
+        return self.network.apply(variables, pooled, method="classify")
+
+    def _rpn_box_loss(self):
+        loss = box_loss(self.loss_rules.rpn_box)
+        options = {"beta": 1 / 9} if self.loss_rules.rpn_box in ("smooth_l1", "sl1") else {}
+        return lambda deltas, targets: loss(deltas, targets, reg_weights=(1.0, 1.0, 1.0, 1.0), **options)

@@ -1,0 +1,68 @@
+"""The numbers that steer the detector, each group the keyword arguments of one function; the original's options."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalRules:
+    """How RPN outputs become RoIs: the original's TRAIN.RPN_* or TEST.RPN_*."""
+
+    pre_nms_top_n: int
+    post_nms_top_n: int
+    nms_thresh: float
+    min_size: float
+    collect_top_n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorRules:
+    """Which anchors the RPN learns from: the original's TRAIN.RPN_*."""
+
+    batch_size_per_im: int
+    fg_fraction: float
+    positive_overlap: float
+    negative_overlap: float
+    straddle_thresh: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RoiRules:
+    """Which RoIs the box head learns from: the original's TRAIN.*."""
+
+    batch_size_per_im: int
+    fg_fraction: float
+    fg_thresh: float
+    bg_thresh_hi: float
+    bg_thresh_lo: float
+    crowd_filter_thresh: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LossRules:
+    """Names and weights of the box losses: the original's MODEL.LOSS_TYPE and its kin."""
+
+    box: str
+    box_weight: float
+    rpn_box: str
+    rpn_box_weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionRules:
+    """How box head outputs become detections: the original's TEST.*."""
+
+    score_thresh: float
+    nms_thresh: float
+    diou_nms: bool
+    beta1: float
+    detections_per_im: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingRules:
+    """How RoIs are pooled: the original's FAST_RCNN.ROI_XFORM_* and FPN.ROI_CANONICAL_*."""
+
+    resolution: int
+    sampling_ratio: int
+    canonical_scale: float
+    canonical_level: int

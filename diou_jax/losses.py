@@ -1,0 +1,100 @@
+"""Losses: pure, element-wise, unreduced, in float32 whatever the input's dtype.
+
+`BOX_LOSSES` holds the box losses of RPN and box head by the names of the original's MODEL.LOSS_TYPE.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diou_jax.boxes import MAX_LOG_RATIO
+from diou_jax.errors import UserError
+from diou_jax.overlaps import OVERLAPS
+
+
+def iou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """One minus IoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 1]."""
+    return 1 - OVERLAPS["iou"](boxes, targets)
+
+
+def giou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """One minus GIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 2]."""
+    return 1 - OVERLAPS["giou"](boxes, targets)
+
+
+def diou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """One minus DIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 2]."""
+    return 1 - OVERLAPS["diou"](boxes, targets)
+
+
+def ciou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """One minus CIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 3]."""
+    return 1 - OVERLAPS["ciou"](boxes, targets)
+
+
+def smooth_l1(
+    deltas: jax.Array,
+    target_deltas: jax.Array,
+    *,
+    reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+    beta: float = 1.0,
+) -> jax.Array:
+    """Smooth L1 of the differences of deltas (N, 4), summed over the four: float32 (N,) (Fast R-CNN, eq. 3).
+
+    Args:
+      deltas: (N, 4), predicted.
+      target_deltas: (N, 4).
+      reg_weights: for the sake of one signature; the deltas carry them already.
+      beta: where the parabola meets the line: 1 in the box head, 1/9 in the RPN.
+    """
+    del reg_weights
+    difference = jnp.abs(deltas.astype(jnp.float32) - target_deltas.astype(jnp.float32))
+    return jnp.where(
+        difference < beta, 0.5 * jnp.minimum(difference, beta) ** 2 / beta, difference - 0.5 * beta
+    ).sum(-1)
+
+
+def _unit_boxes(deltas: jax.Array, reg_weights: Sequence[float]) -> jax.Array:
+    """The continuous boxes that deltas lead to from a unit box centred at the origin."""
+    deltas = deltas.astype(jnp.float32) / jnp.asarray(reg_weights, jnp.float32)
+    centre = deltas[..., :2]
+    half = 0.5 * jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_RATIO))
+    return jnp.concatenate([centre - half, centre + half], -1)
+
+
+def _overlap_loss(
+    name: str,
+    deltas: jax.Array,
+    target_deltas: jax.Array,
+    *,
+    reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+) -> jax.Array:
+    """One minus an overlap, between the boxes that two sets of deltas (N, 4) lead to: float32 (N,)."""
+    return 1 - OVERLAPS[name](_unit_boxes(deltas, reg_weights), _unit_boxes(target_deltas, reg_weights))
+
+
+BOX_LOSSES: dict[str, Callable] = {
+    "smooth_l1": smooth_l1,
+    "sl1": smooth_l1,
+    **{name: functools.partial(_overlap_loss, name) for name in OVERLAPS},
+}
+
+
+def box_loss(name: str) -> Callable:
+    """The entry of `BOX_LOSSES`; a UserError that lists them for any other name."""
+    if name not in BOX_LOSSES:
+        raise UserError(f"unknown box loss {name!r}; there are {', '.join(BOX_LOSSES)}")
+    return BOX_LOSSES[name]
+
+
+def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Binary cross-entropy of logits (...) with labels (...) in {0, 1}: float32 (...)."""
+    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32))
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of logits (..., K) with int labels (...): float32 (...)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)

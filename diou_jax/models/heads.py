@@ -1,0 +1,40 @@
+"""The box head: two fully connected layers, then a class and boxes for each RoI."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diou_jax.models.initializers import normal, xavier_fill
+
+
+class BoxHead(nn.Module):
+    """The original's ``roi_2mlp_head`` and ``fast_rcnn_outputs``.
+
+    Attributes:
+      num_classes: K, background included.
+      hidden: FAST_RCNN.MLP_HEAD_DIM.
+      class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG, one box per RoI instead of K.
+      dtype: of the arithmetic.
+    """
+
+    num_classes: int
+    hidden: int = 1024
+    class_agnostic: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Pooled RoIs (..., H, W, C) to float32 logits (..., K) and deltas (..., K or 1, 4)."""
+
+        def dense(features, init, name):
+            return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+
+        x = pooled.reshape(*pooled.shape[:-3], -1)
+        x = nn.relu(dense(self.hidden, xavier_fill, "fc1")(x))
+        x = nn.relu(dense(self.hidden, xavier_fill, "fc2")(x))
+        boxes = 1 if self.class_agnostic else self.num_classes
+        logits = dense(self.num_classes, normal(0.01), "logits")(x)
+        deltas = dense(4 * boxes, normal(0.001), "deltas")(x)
+        return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(*deltas.shape[:-1], boxes, 4)

@@ -1,0 +1,20 @@
+"""The original's initial distributions."""
+
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+
+# Caffe2's XavierFill: uniform within sqrt(3 / fan_in).
+xavier_fill = initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+# torch's default for a convolution: uniform within sqrt(1 / fan_in). What a ResNet without pretrained weights gets.
+torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def normal(std: float):
+    """Gaussian with mean 0."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        return std * jax.random.normal(key, shape, dtype)
+
+    return init

@@ -1,0 +1,47 @@
+"""All the parameters of the detector in one module."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diou_jax.models.fpn import FPN
+from diou_jax.models.heads import BoxHead
+from diou_jax.models.resnet import ResNet
+from diou_jax.models.rpn import RPNHead
+
+
+class Network(nn.Module):
+    """Body, pyramid, RPN and box head; `apply` takes the name of one of its methods.
+
+    Its variables are ``{"params": ...}`` and, where the body has frozen affine layers, ``"affine"``.
+    """
+
+    body: ResNet
+    fpn: FPN
+    rpn: RPNHead
+    box_head: BoxHead
+    resolution: int = 7  # of the pooled RoIs, for `init_variables`
+
+    def pyramid(self, images: jax.Array, extent: jax.Array | None = None) -> list[jax.Array]:
+        """Normalised images (B, H, W, 3), H and W multiples of 32, to [p2, ..., p6]."""
+        return self.fpn(self.body(images, extent), extent)
+
+    def propose(self, pyramid: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Logits and deltas of every anchor; see `RPNHead`."""
+        return self.rpn(pyramid)
+
+    def classify(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits and deltas of every RoI; see `BoxHead`."""
+        return self.box_head(pooled)
+
+    def __call__(self, images: jax.Array) -> None:
+        """Touches every parameter; for initialisation."""
+        pyramid = self.pyramid(images)
+        self.propose(pyramid)
+        self.classify(jnp.zeros((1, self.resolution, self.resolution, pyramid[0].shape[-1])))
+
+    def init_variables(self, key: jax.Array) -> dict:
+        """Random variables, float32."""
+        return jax.jit(self.init)(key, jnp.zeros((1, 64, 64, 3)))

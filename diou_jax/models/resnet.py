@@ -1,0 +1,117 @@
+"""ResNet and ResNeXt bodies (He et al., 2016; Xie et al., 2017)."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diou_jax.models.initializers import torch_default
+from diou_jax.models.masking import mask_outside
+from diou_jax.models.norms import Conv
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut, which is a convolution where `project`.
+
+    Attributes:
+      width: channels of the 3x3 convolution.
+      features: output channels.
+      stride: of the block, on the first convolution where `stride_1x1`, else on the second.
+      project: True in the first block of a stage.
+      conv: `Conv` with the body's settings bound.
+    """
+
+    width: int
+    features: int
+    stride: int
+    groups: int
+    stride_1x1: bool
+    project: bool
+    conv: Callable[..., Conv]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, extent: jax.Array | None, stride: int) -> jax.Array:
+        """(B, H, W, C) at `stride` pixels per cell to (B, H', W', features)."""
+        first, second = (self.stride, 1) if self.stride_1x1 else (1, self.stride)
+        out = stride * self.stride
+        y = self.conv(self.width, 1, first, name="conv1")(x, extent, stride * first)
+        y = mask_outside(nn.relu(y), extent, stride * first)
+        y = self.conv(self.width, 3, second, groups=self.groups, name="conv2")(y, extent, out)
+        y = self.conv(self.features, 1, name="conv3")(nn.relu(y), extent, out)
+        if self.project:
+            x = self.conv(self.features, 1, self.stride, name="shortcut")(x, extent, out)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """The body: an image to its feature maps c2 to c5 at strides 4 to 32.
+
+    Attributes:
+      blocks: bottlenecks in res2 to res5; (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
+      num_groups: RESNETS.NUM_GROUPS.
+      width_per_group: RESNETS.WIDTH_PER_GROUP, of res2; each stage doubles it. Outputs have 256, 512, ... channels
+        for the common 64, and in proportion for a narrower body with one group.
+      stem_width: channels of the first convolution.
+      stride_1x1: RESNETS.STRIDE_1X1.
+      freeze_at: RESNETS.FREEZE_AT; stages up to res<this> receive no gradient (`frozen_stage`).
+      norm: "affine", frozen, or "group".
+      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      dtype: of the arithmetic.
+    """
+
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    num_groups: int = 1
+    width_per_group: int = 64
+    stem_width: int = 64
+    stride_1x1: bool = True
+    freeze_at: int = 2
+    norm: str = "affine"
+    group_norm: tuple[tuple[str, Any], ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, extent: jax.Array | None = None) -> list[jax.Array]:
+        """Normalised images (B, H, W, 3) to [c2, c3, c4, c5]; nothing exists beyond `extent`, int (B, 2) pixels."""
+
+        def conv(*args, **kwargs):
+            # A body that starts from random weights is trained through ReLUs; frozen affine layers expect loaded ones.
+            init = nn.initializers.he_normal() if self.norm == "group" else torch_default
+            return Conv(
+                *args, **kwargs, follow=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype
+            )
+
+        def freeze(x, stage):
+            return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
+
+        x = nn.relu(conv(self.stem_width, 7, 2, name="conv1")(mask_outside(x, extent, 1), extent, 2))
+        # After a ReLU, zero is neutral to a maximum, as the original's padding is.
+        x = nn.max_pool(mask_outside(x, extent, 2), (3, 3), (2, 2), [(1, 1), (1, 1)])
+        x = freeze(x, 1)
+        features = 256 if self.num_groups > 1 else 4 * self.width_per_group
+        stride, maps = 4, []
+        for stage, blocks in enumerate(self.blocks, start=2):
+            for block in range(blocks):
+                block_stride = 2 if block == 0 and stage > 2 else 1
+                x = Bottleneck(
+                    width=self.num_groups * self.width_per_group * 2 ** (stage - 2),
+                    features=features * 2 ** (stage - 2),
+                    stride=block_stride,
+                    groups=self.num_groups,
+                    stride_1x1=self.stride_1x1,
+                    project=block == 0,
+                    conv=conv,
+                    name=f"res{stage}_{block}",
+                )(x, extent, stride)
+                stride *= block_stride
+            x = freeze(x, stage)
+            maps.append(x)
+        return maps
+
+
+def frozen_stage(path: str, freeze_at: int) -> bool:
+    """Whether a parameter of the network, named by its "/"-joined path, belongs to a stage that `freeze_at` freezes."""
+    match = re.match(r"body/(?:res(\d)_|conv1/)", path)
+    return match is not None and int(match[1] or 1) <= freeze_at

@@ -1,0 +1,119 @@
+"""How much two boxes overlap: IoU and its relatives.
+
+`pairwise_iou` counts inclusive pixels, as everything that matches boxes does. The element-wise functions measure
+continuous boxes (width ``x2 - x1``) and are what the losses differentiate; `OVERLAPS` holds them by name.
+
+References:
+  Rezatofighi et al., Generalized Intersection over Union, CVPR 2019.
+  Zheng et al., Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression, AAAI 2020.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diou_jax.boxes import area
+
+# The original's: it keeps the quotients of empty boxes at 0 and is lost in rounding for any box of real size.
+EPSILON = 1e-7
+
+
+def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """IoU of every box of `a` (N, 4) with every box of `b` (M, 4), inclusive pixels: float32 (N, M).
+
+    The original's ``bbox_overlaps``. Boxes that do not meet, or have no area, overlap by 0.
+    """
+    a, b = a[:, None].astype(jnp.float32), b[None].astype(jnp.float32)
+    width = jnp.minimum(a[..., 2], b[..., 2]) - jnp.maximum(a[..., 0], b[..., 0]) + 1
+    height = jnp.minimum(a[..., 3], b[..., 3]) - jnp.maximum(a[..., 1], b[..., 1]) + 1
+    meet = (width > 0) & (height > 0)
+    intersection = width * height
+    union = area(a) + area(b) - intersection
+    return jnp.where(meet & (union > 0), intersection / jnp.where(union > 0, union, 1.0), 0.0)
+
+
+class _Pair(NamedTuple):
+    """What every overlap of two continuous boxes is made of; each (...), float32."""
+
+    intersection: jax.Array
+    union: jax.Array
+    enclosing_size: jax.Array  # (..., 2)
+    offset: jax.Array  # (..., 2), from centre to centre
+    size: jax.Array  # (..., 2)
+    target_size: jax.Array  # (..., 2)
+
+
+def _measure(boxes, targets) -> _Pair:
+    boxes, targets = boxes.astype(jnp.float32), targets.astype(jnp.float32)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    target_low, target_high = targets[..., :2], targets[..., 2:]
+    # A box turned inside out is empty: it lies at its first corner.
+    size, target_size = jnp.maximum(high - low, 0.0), jnp.maximum(target_high - target_low, 0.0)
+    high, target_high = jnp.maximum(high, low), jnp.maximum(target_high, target_low)
+
+    shared = jnp.minimum(high, target_high) - jnp.maximum(low, target_low)
+    meet = (shared > 0).all(-1)
+    shared = jnp.where(meet[..., None], shared, 0.0)
+    intersection = shared[..., 0] * shared[..., 1]
+    union = size.prod(-1) + target_size.prod(-1) - intersection + EPSILON
+    enclosing_size = jnp.maximum(high, target_high) - jnp.minimum(low, target_low)
+    offset = 0.5 * (low + high) - 0.5 * (target_low + target_high)
+    return _Pair(intersection, union, enclosing_size, offset, size, target_size)
+
+
+def _distance_penalty(pair: _Pair) -> jax.Array:
+    """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1] (DIoU, eq. 6)."""
+    diagonal = (pair.enclosing_size**2).sum(-1) + EPSILON
+    return (pair.offset**2).sum(-1) / diagonal
+
+
+def _aspect_penalty(pair: _Pair, overlap: jax.Array) -> jax.Array:
+    """The weighted difference of aspect ratios, alpha v (CIoU, eq. 9 to 11); alpha is a constant to the gradient."""
+
+    def angle(size):
+        # The angle of a box without width or height is undefined and its gradient infinite.
+        proper = (size > 0).all(-1)
+        width, height = (jnp.where(proper, size[..., axis], 1.0) for axis in (0, 1))
+        ratio = width / height
+        finite = proper & (ratio < jnp.inf) & (ratio > 0)
+        return jnp.where(finite, jnp.arctan(jnp.where(finite, ratio, 1.0)), 0.0), finite
+
+    wanted, wanted_finite = angle(pair.target_size)
+    actual, actual_finite = angle(pair.size)
+    difference = jnp.where(wanted_finite & actual_finite, wanted - actual, 0.0)
+    v = 4 / math.pi**2 * difference**2
+    denominator = 1 - overlap + v
+    # Identical boxes: 0 / 0 in the paper's and the original's form.
+    alpha = jnp.where(denominator > 0, v / jnp.where(denominator > 0, denominator, 1.0), 0.0)
+    return jax.lax.stop_gradient(alpha) * v
+
+
+def iou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """Intersection over union of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 1]."""
+    pair = _measure(boxes, targets)
+    return pair.intersection / pair.union
+
+
+def giou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """IoU less the share of the enclosing box that neither covers: float32 (...), in [-1, 1] (GIoU, algorithm 1)."""
+    pair = _measure(boxes, targets)
+    enclosing = pair.enclosing_size.prod(-1) + EPSILON
+    return pair.intersection / pair.union - (enclosing - pair.union) / enclosing
+
+
+def diou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """IoU less the normalised distance of the centres: float32 (...), in [-1, 1] (DIoU, eq. 7)."""
+    pair = _measure(boxes, targets)
+    return pair.intersection / pair.union - _distance_penalty(pair)
+
+
+def ciou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+    """DIoU less the weighted difference of aspect ratios: float32 (...), in [-2, 1] (CIoU, eq. 10)."""
+    pair = _measure(boxes, targets)
+    overlap = pair.intersection / pair.union
+    return overlap - (_distance_penalty(pair) + _aspect_penalty(pair, overlap))
+
+
+OVERLAPS = {"iou": iou, "giou": giou, "diou": diou, "ciou": ciou}

@@ -1,0 +1,148 @@
+"""Training: the compiled step and the loop around it."""
+
+import functools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diou_jax.batch import Batch
+from diou_jax.detector.faster_rcnn import FasterRCNN
+
+AXIS = "batch"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run needs to go on: an unstacked pytree, the same on every device.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      params: what the optimiser may change.
+      affine: frozen affine layers; None where there are none.
+      opt_state: the optimiser's.
+      window: float32 scalars, running means of the metrics since the last line of the log. They are part of the state
+        so that a resumed run logs what an uninterrupted one logs.
+    """
+
+    step: jax.Array
+    params: dict
+    affine: dict | None
+    opt_state: optax.OptState
+    window: dict[str, jax.Array]
+
+    @property
+    def variables(self) -> dict:
+        """What the network is applied with."""
+        return {"params": self.params} | ({"affine": self.affine} if self.affine else {})
+
+
+METRICS = (
+    "loss",
+    "loss_rpn_cls",
+    "loss_rpn_bbox",
+    "loss_cls",
+    "loss_bbox",
+    "accuracy_cls",
+    "bbox_sl1",
+    "bbox_iou",
+    "bbox_giou",
+    "grad_norm",
+)
+
+
+def create_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        affine=variables.get("affine"),
+        opt_state=optimizer.init(variables["params"]),
+        window={name: jnp.zeros((), jnp.float32) for name in METRICS},
+    )
+
+
+def make_train_step(detector: FasterRCNN, optimizer: optax.GradientTransformation, *, seed: int, iter_size: int, log_every: int):
+    """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
+
+    Losses and their normalisers are each device's own; gradients are summed over `iter_size` minibatches and averaged
+    over devices, as the original does. The state is donated; ``metrics`` are means over the steps since the last
+    multiple of `log_every`.
+
+    Args:
+      detector: network and rules.
+      optimizer: applied to the averaged gradient.
+      seed: of all sampling; with the step and the image's place in the batch it determines every draw, whatever the
+        number of devices.
+      iter_size: SOLVER.ITER_SIZE; the batch's leading axis is devices, then iter_size times the device's images.
+      log_every: length of the window of the metrics.
+    """
+
+    def minibatch_gradient(params, state, batch, keys):
+        def loss(params):
+            return detector.losses(state.replace(params=params).variables, batch, keys)
+
+        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return gradient, metrics
+
+    def step(state: TrainState, batch: Batch):
+        images = batch.image.shape[0]
+        slots = jax.lax.axis_index(AXIS) * images + jnp.arange(images)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(slots)
+
+        minibatches = jax.tree.map(lambda x: x.reshape(iter_size, -1, *x.shape[1:]), (batch, keys))
+        if iter_size == 1:
+            gradient, metrics = minibatch_gradient(state.params, state, *jax.tree.map(lambda x: x[0], minibatches))
+        else:
+
+            def accumulate(total, minibatch):
+                gradient, metrics = minibatch_gradient(state.params, state, *minibatch)
+                return jax.tree.map(jnp.add, total, gradient), metrics
+
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            gradient, metrics = jax.lax.scan(accumulate, zeros, minibatches)
+            metrics = jax.tree.map(lambda x: x.mean(0), metrics)
+
+        gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
+        metrics["grad_norm"] = optax.global_norm(gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+
+        done = (state.step % log_every).astype(jnp.float32)
+        window = {name: (state.window[name] * done + metrics[name]) / (done + 1) for name in METRICS}
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            window=window,
+        )
+        return state, window
+
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
+    """Splits each host batch over the local devices, `ahead` batches before they are asked for.
+
+    Raises:
+      UserError: nothing of its own; the loader's errors come through.
+    """
+    devices = jax.local_devices()
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def put(batch):
+        split = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+        return jax.device_put(split, sharding)
+
+    queue = deque()
+    for batch in batches:
+        queue.append(put(batch))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue

@@ -1,0 +1,75 @@
+"""The configs and the command line's answer to mistakes."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import base
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FULL_SIZE = ["smooth_l1", "iou", "giou", "diou", "ciou", "rpn_giou", "tutorial"]
+
+
+def run_main(*arguments):
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("name", [*FULL_SIZE, "shapes"])
+def test_every_config_has_just_the_options_of_the_base(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert {path for path, _ in leaves(config)} == {path for path, _ in leaves(base.get_config())}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_argument_picks_the_body(name):
+    config = importlib.import_module(f"configs.{name}").get_config("r101")
+    assert config.resnets.blocks == (3, 4, 23, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "weight", "rpn_loss"),
+    [
+        ("smooth_l1", "smooth_l1", 1.0, "smooth_l1"),
+        ("iou", "iou", 12.0, "smooth_l1"),
+        ("giou", "giou", 12.0, "smooth_l1"),
+        ("diou", "diou", 12.0, "smooth_l1"),
+        ("ciou", "ciou", 12.0, "smooth_l1"),
+        ("rpn_giou", "giou", 12.0, "giou"),
+    ],
+)
+def test_losses_of_the_configs(name, loss, weight, rpn_loss):
+    model = importlib.import_module(f"configs.{name}").get_config().model
+    assert (model.loss_type, model.loss_bbox_weight, model.rpn_loss_type) == (loss, weight, rpn_loss)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "configs/ciou.py", "--config.test.diou_nms.beta9=1"], ["beta9", "beta1"]),
+        (["--config", "configs/ciou.py", "--config.tset.nms=0.3"], ["tset", "test"]),
+        (["--config", "configs/ciou.py", "--config.solver.base_lr=fast"], ["solver.base_lr", "fast"]),
+        (["--config", "configs/ciou.py:r99"], ["r99", "r101"]),
+        (["--config", "configs/cioo.py"], ["configs/cioo.py"]),
+        (["--confg", "configs/ciou.py"], ["confg", "config"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_code_2(arguments, words, tmp_path):
+    done = run_main(*arguments, "--workdir", str(tmp_path / "run"))
+    assert done.returncode == 2
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+def leaves(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
