@@ -52,9 +52,9 @@ def smooth_l1(
     """
     del reg_weights
     difference = jnp.abs(deltas.astype(jnp.float32) - target_deltas.astype(jnp.float32))
-    return jnp.where(
-        difference < beta, 0.5 * jnp.minimum(difference, beta) ** 2 / beta, difference - 0.5 * beta
-    ).sum(-1)
+    return jnp.where(difference < beta, 0.5 * jnp.minimum(difference, beta) ** 2 / beta, difference - 0.5 * beta).sum(
+        -1
+    )
 
 
 def _unit_boxes(deltas: jax.Array, reg_weights: Sequence[float]) -> jax.Array:

@@ -68,7 +68,9 @@ def create_state(variables: dict, optimizer: optax.GradientTransformation) -> Tr
     )
 
 
-def make_train_step(detector: FasterRCNN, optimizer: optax.GradientTransformation, *, seed: int, iter_size: int, log_every: int):
+def make_train_step(
+    detector: FasterRCNN, optimizer: optax.GradientTransformation, *, seed: int, iter_size: int, log_every: int
+):
     """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
 
     Losses and their normalisers are each device's own; gradients are summed over `iter_size` minibatches and averaged

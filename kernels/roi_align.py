@@ -90,9 +90,7 @@ def _taps(shapes, rois, *, resolution, sampling_ratio, strides, canonical_scale,
     Returns rows (B, R, resolution, T), offsets of feature rows in the flattened pyramid; row weights, likewise;
     columns and column weights. A bin's value is the sum over its T x T taps of weight * weight * feature.
     """
-    level = roi_levels(
-        rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level
-    )
+    level = roi_levels(rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level)
     shapes = np.asarray(shapes)
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(1))[:-1]])
     stride = jnp.asarray(strides, jnp.float32)[level]
@@ -174,7 +172,10 @@ def _pool_backward(saved, gradient):
 
     total = jnp.zeros((like.shape[0], gradient.shape[-1]), jnp.float32)
     total, _ = jax.lax.scan(add, total, _combinations(*taps))
-    return (total.astype(like.dtype), *(jnp.zeros_like(tap) if tap.dtype == jnp.float32 else np.zeros(tap.shape, jax.dtypes.float0) for tap in taps))
+    return (
+        total.astype(like.dtype),
+        *(jnp.zeros_like(tap) if tap.dtype == jnp.float32 else np.zeros(tap.shape, jax.dtypes.float0) for tap in taps),
+    )
 
 
 _pool.defvjp(_pool_forward, _pool_backward)

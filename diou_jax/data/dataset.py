@@ -55,7 +55,7 @@ class Source(Protocol):
     """Where image files come from; picklable, as every worker process gets a copy."""
 
     def read(self, index: int) -> bytes:
-        """The bytes of image `index`, still encoded. Raises BadImageError, with the file's name, where there are none."""
+        """The bytes of image `index`, still encoded; raises BadImageError, naming the file, where there are none."""
 
     def name(self, index: int) -> str:
         """What messages call the file."""
@@ -148,12 +148,14 @@ def id_column(image_ids: Sequence[int | str]) -> np.ndarray:
     return column
 
 
-def clean_boxes(xywh: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def clean_boxes(
+    xywh: np.ndarray, height: np.ndarray | int, width: np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """The original's treatment of COCO boxes: to inclusive corners, clipped to the image, flat ones dropped.
 
     Args:
       xywh: (n, 4) float64, COCO's x, y, width, height.
-      height: of the image, in pixels.
+      height: of each box's image, (n,) or a scalar, in pixels.
       width: likewise.
 
     Returns:
@@ -162,8 +164,9 @@ def clean_boxes(xywh: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
     xywh = np.asarray(xywh, np.float64).reshape(-1, 4)
     finite = np.isfinite(xywh).all(1)
     x, y, w, h = np.where(finite[:, None], xywh, 0).T
-    boxes = np.stack([x, y, x + np.maximum(w - 1, 0), y + np.maximum(h - 1, 0)], 1)
-    boxes = np.clip(boxes, 0, [width - 1, height - 1] * 2).astype(np.float32)
+    corners = np.stack([x, y, x + np.maximum(w - 1, 0), y + np.maximum(h - 1, 0)], 1)
+    limit = np.stack(np.broadcast_arrays(width, height, width, height, x)[:4], 1) - 1
+    boxes = np.clip(corners, 0, limit).astype(np.float32)
     keep = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     flat = finite & ~keep & ((w <= 0) | (h <= 0))
     outside = finite & ~keep & ~flat & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))

@@ -65,7 +65,7 @@ class FasterRCNN:
         """
         extent = batch.extent if self.mask_padding_train else None
         pyramid = self._pyramid(variables, batch, extent)
-        logits, deltas = self.network.apply(variables, pyramid, extent, method="propose")
+        logits, deltas = self.network.apply(variables, pyramid, method="propose")
         anchors, exists = self._anchors(pyramid, batch.extent)
 
         scale = batch.scale[:, None, None]
@@ -136,7 +136,7 @@ class FasterRCNN:
         """
         extent = batch.extent if self.mask_padding else None
         pyramid = self._pyramid(variables, batch, extent)
-        logits, deltas = self.network.apply(variables, pyramid, extent, method="propose")
+        logits, deltas = self.network.apply(variables, pyramid, method="propose")
         anchors, exists = self._anchors(pyramid, batch.extent)
         proposals = propose(
             logits,
@@ -168,9 +168,7 @@ class FasterRCNN:
         anchors, exists = [], []
         for level, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
             height, width = features.shape[1:3]
-            cell = cell_anchors(
-                stride=stride, size=self.anchor_start_size * 2**level, aspect_ratios=self.aspect_ratios
-            )
+            cell = cell_anchors(stride=stride, size=self.anchor_start_size * 2**level, aspect_ratios=self.aspect_ratios)
             anchors.append(grid_anchors(height, width, stride=stride, cell=cell))
             inside_y = jnp.arange(height) * stride < extent[:, :1]
             inside_x = jnp.arange(width) * stride < extent[:, 1:]

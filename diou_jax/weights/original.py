@@ -31,9 +31,12 @@ def original_name(path: str) -> str:
         return f"Conv_Body.topdown_lateral_modules.{4 - level}.conv_lateral.{leaf}"
     if part == "rpn":
         return "RPN.FPN_RPN_" + {"conv": "conv", "logits": "cls_score", "deltas": "bbox_pred"}[module] + f".{leaf}"
-    return {"fc1": "Box_Head.fc1", "fc2": "Box_Head.fc2", "logits": "Box_Outs.cls_score", "deltas": "Box_Outs.bbox_pred"}[
-        module
-    ] + f".{leaf}"
+    return {
+        "fc1": "Box_Head.fc1",
+        "fc2": "Box_Head.fc2",
+        "logits": "Box_Outs.cls_score",
+        "deltas": "Box_Outs.bbox_pred",
+    }[module] + f".{leaf}"
 
 
 def _layout(path: str, shape: tuple[int, ...], channels: int) -> tuple[Callable, Callable]:

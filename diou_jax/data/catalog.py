@@ -1,0 +1,85 @@
+"""The names of data sets, as the original's options have them, and where their files lie."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from diou_jax.data import coco
+from diou_jax.data.dataset import Dataset, join
+from diou_jax.errors import UserError
+
+# Name: split in the annotation file's name, folder of images. minival and valminusminival divide val2014 in two.
+COCO = {
+    "coco_2017_train": ("train2017", "train2017"),
+    "coco_2017_val": ("val2017", "val2017"),
+    "coco_2014_train": ("train2014", "train2014"),
+    "coco_2014_val": ("val2014", "val2014"),
+    "coco_2014_minival": ("minival2014", "val2014"),
+    "coco_2014_valminusminival": ("valminusminival2014", "val2014"),
+}
+
+
+def paths(name: str, root: str | os.PathLike) -> tuple[str, str]:
+    """The annotation file and the folder of images of a data set.
+
+    Args:
+      name: a key of `COCO`, or the split of any COCO-format folder.
+      root: holds ``annotations/instances_<split>.json`` and ``images/<split>`` (or ``<split>``).
+
+    Raises:
+      UserError: `name` is no plain name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"data set {name!r}: a name of letters, digits, '_', '-' and '.', such as coco_2017_train")
+    split, folder = COCO.get(name, (name, name))
+    candidates = [os.path.join(root, "images", folder), os.path.join(root, folder)]
+    images = next((path for path in candidates if os.path.isdir(path)), candidates[0])
+    return os.path.join(root, "annotations", f"instances_{split}.json"), images
+
+
+def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.0) -> Dataset:
+    """The named data sets below `root`, read as one.
+
+    Args:
+      names: one or more, see `paths`.
+      root: their folder.
+      min_area: TRAIN.GT_MIN_AREA.
+
+    Raises:
+      UserError: files are missing (the message says what to get), damaged, or their categories differ.
+    """
+    if isinstance(names, str) or not names:
+        raise UserError(f"datasets = {names!r}: a tuple of one or more names, such as ('coco_2017_train',)")
+    datasets = []
+    for name in names:
+        annotation_file, images = paths(name, root)
+        for path in (annotation_file, images):
+            if not os.path.exists(path):
+                raise UserError(_missing(name, path, root))
+        datasets.append(coco.load(annotation_file, images, name=name, min_area=min_area))
+    return join(datasets)
+
+
+def _missing(name, path, root):
+    """One line on how to get a file of data set `name` that does not exist."""
+    if name in COCO:
+        split, images = COCO[name]
+        year = split[-4:]
+        mend = (
+            f"download {images}.zip and annotations_trainval{year}.zip from https://cocodataset.org/#download and "
+            f"unpack them so that {root}/annotations/instances_{split}.json and {root}/images/{images} exist"
+        )
+        if split.startswith(("minival", "valminus")):
+            mend += " (Detectron's split of val2014 comes as a json of its own)"
+    else:
+        mend = f"{root} must hold annotations/instances_{name}.json and images/{name}"
+        folder = os.path.join(root, "annotations")
+        found = (
+            [re.fullmatch(r"instances_(.+)\.json", file) for file in sorted(os.listdir(folder))]
+            if (os.path.isdir(folder))
+            else []
+        )
+        splits = [match[1] for match in found if match]
+        if splits:
+            mend += f"; it has annotations of {', '.join(splits)}"
+    return f"{path} does not exist: {mend}; set data.root, or try --config configs/shapes.py, which needs no data"

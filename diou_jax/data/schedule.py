@@ -1,0 +1,153 @@
+"""Which images each step sees: a pure function of the seed and the step, the same on every host.
+
+Resuming therefore needs nothing but the step, and another number of devices or workers sees the same images in the same
+order. Only raw random bits are used, whose stream numpy guarantees across its versions.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """The images of one global batch, all of one bucket.
+
+    Attributes:
+      bucket: its number.
+      index: (B,) int64, rows of the data set.
+      flip: (B,) bool, mirrored.
+      scale: (B,) int64, which of the training scales.
+      present: (B,) bool, False for what only fills the batch up.
+    """
+
+    bucket: int
+    index: np.ndarray
+    flip: np.ndarray
+    scale: np.ndarray
+    present: np.ndarray
+
+
+def random_bits(count: int, *key: int) -> np.ndarray:
+    """(count,) uint64 that depend on `key`, non-negative integers, alone."""
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
+
+
+class TrainSchedule:
+    """Epochs of every entry at least once; an entry is an image, or its mirror image.
+
+    An epoch shuffles all entries, deals them to their buckets in that order, cuts each bucket into batches and shuffles
+    these. A bucket's last batch is filled up from the bucket's start, so that nothing is ever left out.
+    """
+
+    def __init__(
+        self,
+        image_bucket: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        use_flipped: bool = True,
+        num_scales: int = 1,
+        keep: np.ndarray | None = None,
+    ):
+        """Prepares the schedule.
+
+        Args:
+          image_bucket: (N,), each image's bucket.
+          batch_size: of the global batch.
+          seed: a non-negative integer.
+          use_flipped: TRAIN.USE_FLIPPED, each image also mirrored.
+          num_scales: how many scales to draw from.
+          keep: (N,) bool, the images to train on; all by default.
+        """
+        image_bucket = np.asarray(image_bucket)
+        images = np.arange(len(image_bucket)) if keep is None else np.flatnonzero(keep)
+        self._index = np.tile(images, 2 if use_flipped else 1)
+        self._flip = np.arange(len(self._index)) >= len(images)
+        self._bucket = image_bucket[self._index]
+        self._batch_size, self._seed, self._num_scales = batch_size, seed, num_scales
+        self._counts = np.bincount(self._bucket)
+        self._epochs = {}
+
+    def __len__(self) -> int:
+        """Entries in an epoch, each counted once."""
+        return len(self._index)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return int((-(-self._counts // self._batch_size)).sum())
+
+    def entries(self, step: int) -> Entries:
+        """The batch of a step, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        rows, scales = (table[position] for table in self._epoch(epoch))
+        return Entries(
+            bucket=int(self._bucket[rows[0]]),
+            index=self._index[rows],
+            flip=self._flip[rows],
+            scale=scales,
+            present=np.ones(len(rows), bool),
+        )
+
+    def substitute(self, step: int, slot: int, attempt: int) -> tuple[int, bool]:
+        """An image and whether to mirror it, to stand in for a slot whose own cannot be used; from the same bucket."""
+        bucket = self.entries(step).bucket
+        draw = int(random_bits(1, self._seed, _SUBSTITUTE, step, slot, attempt)[0])
+        row = np.flatnonzero(self._bucket == bucket)[draw % self._counts[bucket]]
+        return int(self._index[row]), bool(self._flip[row])
+
+    def _epoch(self, epoch):
+        """Rows of the entries and scale numbers, both (steps_per_epoch, batch_size)."""
+        # Threads that cross from one epoch to the next need both for a while.
+        if epoch not in self._epochs:
+            self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1} | {epoch: self._deal(epoch)}
+        return self._epochs[epoch]
+
+    def _deal(self, epoch):
+        order = np.argsort(random_bits(len(self._index), self._seed, _ENTRIES, epoch), kind="stable")
+        batches = []
+        for bucket in np.flatnonzero(self._counts):
+            rows = order[self._bucket[order] == bucket]
+            full = -(-len(rows) // self._batch_size) * self._batch_size
+            batches.append(np.resize(rows, full).reshape(-1, self._batch_size))
+        batches = np.concatenate(batches)
+        batches = batches[np.argsort(random_bits(len(batches), self._seed, _BATCHES, epoch), kind="stable")]
+        scales = random_bits(batches.size, self._seed, _SCALES, epoch) % np.uint64(self._num_scales)
+        return batches, scales.reshape(batches.shape).astype(np.int64)
+
+    def __getstate__(self):
+        return self.__dict__ | {"_epochs": {}}
+
+
+_ENTRIES, _BATCHES, _SCALES, _SUBSTITUTE = range(4)
+
+
+class EvalSchedule:
+    """Every image exactly once, bucket after bucket, within a bucket in the data set's order."""
+
+    def __init__(self, image_bucket: np.ndarray, *, batch_size: int):
+        """Prepares the schedule for (N,) buckets of images and a global batch of `batch_size`."""
+        self._batches = []
+        for bucket in np.unique(image_bucket):
+            rows = np.flatnonzero(image_bucket == bucket)
+            starts = range(0, len(rows), batch_size)
+            self._batches += [(int(bucket), rows[start : start + batch_size]) for start in starts]
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
+
+    def entries(self, step: int) -> Entries:
+        """Batch `step`; what fills it up has index 0 and is not present."""
+        bucket, rows = self._batches[step]
+        index = np.zeros(self._batch_size, np.int64)
+        index[: len(rows)] = rows
+        return Entries(
+            bucket=bucket,
+            index=index,
+            flip=np.zeros(self._batch_size, bool),
+            scale=np.zeros(self._batch_size, np.int64),
+            present=np.arange(self._batch_size) < len(rows),
+        )

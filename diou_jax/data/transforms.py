@@ -1,0 +1,128 @@
+"""What happens to one image and its boxes on the host: decoding, and the geometry of the original's preprocessing.
+
+The pixels themselves are resized on the device (`diou_jax.preprocess`); the taps that say how are computed here.
+"""
+
+import dataclasses
+import os
+
+# OpenCV reads it once, when it is loaded: a file of a few bytes may claim to decode to gigabytes.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
+
+import cv2
+import numpy as np
+
+from diou_jax.data.dataset import BadImageError
+
+
+def image_scale(height: int, width: int, *, target: int, max_size: int) -> float:
+    """The factor that brings the shorter side to `target`, or the longer to `max_size` where it would exceed it."""
+    scale = target / min(height, width)
+    if np.round(scale * max(height, width)) > max_size:
+        scale = max_size / max(height, width)
+    return scale
+
+
+def resized_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width after scaling, halves rounded to even as OpenCV rounds them; at least one pixel."""
+    return max(int(np.round(height * scale)), 1), max(int(np.round(width * scale)), 1)
+
+
+def linear_taps(source: int, scale: float, output: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels OpenCV's linear resize blends along one axis, the border repeated.
+
+    Output pixel i lies at ``(i + 0.5) / scale - 0.5``: at the exact factor, which is not `output` / `source` where
+    rounding has changed the size.
+
+    Args:
+      source: pixels of the image along the axis.
+      scale: the factor.
+      output: pixels of the resized image.
+      length: of the arrays returned, at least `output`; the rest takes pixel 0.
+
+    Returns:
+      (2, length) int32, the pixels before and after; (length,) float32, the weight of the second.
+    """
+    position = (np.arange(output) + 0.5) * (1.0 / scale) - 0.5
+    before = np.floor(position)
+    taps = np.zeros((2, length), np.int32)
+    weight = np.zeros(length, np.float32)
+    taps[:, :output] = np.clip([before, before + 1], 0, source - 1)
+    weight[:output] = position - before
+    return taps, weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How an image gets from its canvas to the network's input; the fields are those of `diou_jax.batch.Batch`."""
+
+    rows: np.ndarray
+    row_weight: np.ndarray
+    columns: np.ndarray
+    column_weight: np.ndarray
+    size: tuple[int, int]
+    scale: float
+
+
+def place(height: int, width: int, *, target: int, max_size: int, flip: bool, bucket: tuple[int, int]) -> Placement:
+    """The taps that resize an image of the data set, mirrored first if `flip`, for an input of `bucket` pixels."""
+    scale = image_scale(height, width, target=target, max_size=max_size)
+    size = resized_size(height, width, scale)
+    rows, row_weight = linear_taps(height, scale, size[0], bucket[0])
+    columns, column_weight = linear_taps(width, scale, size[1], bucket[1])
+    if flip:
+        columns = width - 1 - columns
+    return Placement(rows, row_weight, columns, column_weight, size, scale)
+
+
+def place_reduced(
+    image: np.ndarray, *, target: int, max_size: int, flip: bool, bucket: tuple[int, int]
+) -> tuple[np.ndarray, Placement]:
+    """As `place`, for an image that its canvas cannot hold: resized here, and its values rounded to uint8.
+
+    Returns:
+      The resized image (h, w, 3) uint8, and taps that copy it.
+    """
+    height, width = image.shape[:2]
+    scale = image_scale(height, width, target=target, max_size=max_size)
+    size = resized_size(height, width, scale)
+    image = (image[:, ::-1] if flip else image).astype(np.float32)
+    # The factor, not the size, decides where OpenCV samples; only a side that would vanish needs the size.
+    if min(height * scale, width * scale) > 0.5:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    else:
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    rows, row_weight = linear_taps(size[0], 1.0, size[0], bucket[0])
+    columns, column_weight = linear_taps(size[1], 1.0, size[1], bucket[1])
+    return np.rint(image).astype(np.uint8), Placement(rows, row_weight, columns, column_weight, size, scale)
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """(n, 4) boxes in the mirror image of an image `width` pixels wide."""
+    flipped = boxes.copy()
+    flipped[:, 0] = width - boxes[:, 2] - 1
+    flipped[:, 2] = width - boxes[:, 0] - 1
+    return flipped
+
+
+def decode(content: bytes, name: str, *, height: int, width: int) -> np.ndarray:
+    """An encoded image as (height, width, 3) uint8 BGR, whatever its channels and depth.
+
+    Pixels are taken as stored; the orientation in the metadata is followed only where that alone gives the size that
+    the annotations state.
+
+    Raises:
+      BadImageError: no image, or not of this size; the message starts with `name`.
+    """
+    found = None
+    for orientation in (cv2.IMREAD_IGNORE_ORIENTATION, 0):
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | orientation)
+        except cv2.error:
+            image = None
+        if image is None:
+            raise BadImageError(f"{name}: not an image that can be decoded ({len(content)} bytes)")
+        if image.shape[:2] == (height, width):
+            return image
+        found = found or image.shape
+    raise BadImageError(f"{name}: {found[1]}x{found[0]} pixels, but the annotations say {width}x{height}")
