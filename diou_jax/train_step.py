@@ -113,7 +113,7 @@ def make_train_step(
             metrics = jax.tree.map(lambda x: x.mean(0), metrics)
 
         gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
-        metrics["grad_norm"] = optax.global_norm(gradient)
+        metrics["grad_norm"] = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
 
         done = (state.step % log_every).astype(jnp.float32)

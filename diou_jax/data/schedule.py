@@ -99,10 +99,12 @@ class TrainSchedule:
 
     def _epoch(self, epoch):
         """Rows of the entries and scale numbers, both (steps_per_epoch, batch_size)."""
-        # Threads that cross from one epoch to the next need both for a while.
-        if epoch not in self._epochs:
-            self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1} | {epoch: self._deal(epoch)}
-        return self._epochs[epoch]
+        epochs = self._epochs
+        if epoch not in epochs:
+            # Threads that cross from one epoch to the next need both for a while.
+            epochs = {k: v for k, v in epochs.items() if k == epoch - 1} | {epoch: self._deal(epoch)}
+            self._epochs = epochs
+        return epochs[epoch]
 
     def _deal(self, epoch):
         order = np.argsort(random_bits(len(self._index), self._seed, _ENTRIES, epoch), kind="stable")

@@ -1,0 +1,74 @@
+"""Worker processes that read ahead, in order."""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+
+import cv2
+import grain
+import jax
+import numpy as np
+from absl import logging
+
+from diou_jax.batch import Batch
+from diou_jax.data.reader import Reader
+from diou_jax.errors import UserError
+
+
+def batches(reader: Reader, start: int, stop: int, *, workers: int = 0) -> Iterator[Batch]:
+    """A process' batches of the steps `start` to `stop` - 1: the same whatever the number of workers.
+
+    Images that were skipped are counted and named in the log.
+
+    Args:
+      reader: a function of the step.
+      start: the first step.
+      stop: the step after the last.
+      workers: processes, started as new interpreters (the program needs a main guard); 0 reads in a thread of this one.
+
+    Yields:
+      Numpy batches.
+
+    Raises:
+      UserError: an image cannot be read, or the machine has too little shared memory for `workers`.
+    """
+    if start >= stop:
+        return
+    dataset = grain.MapDataset.range(start, stop).map(reader)
+    # One thread makes the next batch while the last one waits; order is kept by grain whatever finishes first.
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    workers = min(workers, stop - start)
+    if workers > 0:
+        _check_shared_memory(reader, workers)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(dataset)
+    skipped = {}
+    try:
+        for batch, messages in iterator:
+            for message in messages:
+                if message not in skipped:
+                    logging.warning("image skipped: %s (%d so far)", message, len(skipped) + 1)
+                skipped[message] = True
+            # Copied, as whoever kept one of grain's arrays would keep its piece of shared memory, even past the end.
+            yield jax.tree.map(np.array, batch) if workers > 0 else batch
+    finally:
+        iterator.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+    del index, count
+    cv2.setNumThreads(0)  # each worker is one core's work already
+
+
+def _check_shared_memory(reader, workers):
+    """Finds out now what would otherwise kill a worker with a bus error: containers often come with 64 MB."""
+    largest = max(math.prod(bucket.canvas) * 3 for bucket in reader.buckets)
+    # Per worker one batch being copied, one waiting in the queue, one waiting in this process; and one in use.
+    need = (3 * workers + 1) * largest * (reader.part.stop - reader.part.start)
+    if os.path.isdir("/dev/shm") and need > shutil.disk_usage("/dev/shm").free:
+        raise UserError(
+            f"data.workers={workers} may need {need >> 20} MB of shared memory and /dev/shm has "
+            f"{shutil.disk_usage('/dev/shm').free >> 20} MB free; use fewer or 0 (docker run has --shm-size)"
+        )

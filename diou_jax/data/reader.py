@@ -1,0 +1,304 @@
+"""From a step's number to its `Batch`: everything between the schedule and the device, in one process.
+
+A reader is a picklable function of the step, so any worker, at any time, makes the same batch of it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from diou_jax.batch import Batch
+from diou_jax.data import transforms
+from diou_jax.data.buckets import Bucket, make_buckets, round_up
+from diou_jax.data.dataset import BadImageError, Dataset
+from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
+from diou_jax.errors import UserError
+
+# How many other images stand in for one that cannot be read, before the files rather than one file are at fault.
+MAX_SUBSTITUTES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Makes this process' part of any step's batch.
+
+    Attributes:
+      dataset: the images.
+      buckets: shapes of the batches.
+      schedule: which images a step has.
+      steps: an epoch's steps in training, all steps in evaluation.
+      scales: the scales that entries choose from.
+      max_size: limit of the longer side.
+      stride: what extents are multiples of.
+      max_boxes: G, ground-truth boxes per image.
+      part: this process' slice of the global batch.
+      skip_bad_images: whether an image that cannot be read is replaced (training) or absent (evaluation).
+    """
+
+    dataset: Dataset
+    buckets: tuple[Bucket, ...]
+    schedule: TrainSchedule | EvalSchedule
+    steps: int
+    scales: tuple[int, ...]
+    max_size: int
+    stride: int
+    max_boxes: int
+    part: slice
+    skip_bad_images: bool
+
+    def __call__(self, step: int) -> tuple[Batch, tuple[str, ...]]:
+        """The batch of a step, numpy arrays, and a message for each image that was skipped.
+
+        Raises:
+          BadImageError: an image cannot be read, and is not to be skipped.
+        """
+        entries = self.schedule.entries(step)
+        bucket = self.buckets[entries.bucket]
+        images, skipped = [], []
+        for slot in range(*self.part.indices(len(entries.index))):
+            images.append(self._read_slot(step, slot, entries, bucket, skipped))
+        # Zeros, not whatever the memory held: a step's batch is the same bit for bit whoever makes it.
+        canvas = np.zeros((len(images), *bucket.canvas, 3), np.uint8)
+        for row, image in zip(canvas, images):
+            pixels = image.pop("image")
+            row[: pixels.shape[0], : pixels.shape[1]] = pixels
+        columns = {name: np.stack([image[name] for image in images]) for name in images[0]}
+        return Batch(image=canvas, **columns), tuple(skipped)
+
+    def _read_slot(self, step, slot, entries: Entries, bucket: Bucket, skipped: list[str]):
+        index, flip = int(entries.index[slot]), bool(entries.flip[slot])
+        if not entries.present[slot]:
+            return self._blank(index, bucket)
+        target = self.scales[entries.scale[slot]]
+        for attempt in range(MAX_SUBSTITUTES):
+            try:
+                return self._read(index, flip, target, bucket)
+            except BadImageError as error:
+                if not self.skip_bad_images:
+                    raise
+                skipped.append(str(error))
+            except Exception as error:
+                error.add_note(f"while reading {self.dataset.image_name(index)}")
+                raise
+            if isinstance(self.schedule, EvalSchedule):
+                return self._blank(index, bucket)
+            index, flip = self.schedule.substitute(step, slot, attempt)
+        raise UserError(f"{skipped[-1]}; {MAX_SUBSTITUTES} other images of its shape cannot be read either")
+
+    def _read(self, index: int, flip: bool, target: int, bucket: Bucket):
+        """One image with its ground truth: a `Batch`'s fields without the leading axis, its image not yet padded."""
+        records = self.dataset.records
+        height, width = int(records.heights[index]), int(records.widths[index])
+        image = transforms.decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
+        options = {"target": target, "max_size": self.max_size, "flip": flip, "bucket": bucket.shape}
+        if height <= bucket.canvas_height and width <= bucket.canvas_width:
+            placement = transforms.place(height, width, **options)
+        else:
+            image, placement = transforms.place_reduced(image, **options)
+        boxes, classes, crowd = self.dataset.records.annotations(index)
+        if flip:
+            boxes = transforms.flip_boxes(boxes, width)
+        return {
+            "image": image,
+            **self._placed(placement),
+            "original_size": np.array([height, width], np.int32),
+            **self._padded(boxes, classes, crowd),
+            "index": np.int32(index),
+            "present": np.True_,
+        }
+
+    def _blank(self, index: int, bucket: Bucket):
+        """An image of background that fills a batch up."""
+        side = self.stride
+        image = np.zeros((1, 1, 3), np.uint8)
+        options = {"target": side, "max_size": side, "flip": False, "bucket": bucket.shape}
+        placement = transforms.place(side, side, **options)
+        return {
+            "image": image,
+            **self._placed(placement),
+            "original_size": np.array([side, side], np.int32),
+            **self._padded(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)),
+            "index": np.int32(index),
+            "present": np.False_,
+        }
+
+    def _placed(self, placement: transforms.Placement):
+        return {
+            "rows": placement.rows,
+            "row_weight": placement.row_weight,
+            "columns": placement.columns,
+            "column_weight": placement.column_weight,
+            "size": np.array(placement.size, np.int32),
+            "extent": round_up(np.array(placement.size, np.int32), self.stride),
+            "scale": np.float32(placement.scale),
+        }
+
+    def _padded(self, boxes, classes, crowd):
+        """Ground truth in G rows; the largest boxes, where there are more, in their order."""
+        if len(boxes) > self.max_boxes:
+            area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+            largest = np.sort(np.argsort(-area, kind="stable")[: self.max_boxes])
+            boxes, classes, crowd = boxes[largest], classes[largest], crowd[largest]
+        padded = {
+            "boxes": np.zeros((self.max_boxes, 4), np.float32),
+            "classes": np.zeros(self.max_boxes, np.int32),
+            "crowd": np.zeros(self.max_boxes, bool),
+            "valid": np.arange(self.max_boxes) < len(boxes),
+        }
+        for name, values in (("boxes", boxes), ("classes", classes), ("crowd", crowd)):
+            padded[name][: len(boxes)] = values
+        return padded
+
+
+def train_reader(
+    dataset: Dataset,
+    *,
+    scales: Sequence[int],
+    max_size: int,
+    batch_size: int,
+    seed: int,
+    use_flipped: bool = True,
+    drop_empty: bool = True,
+    max_boxes: int = 128,
+    shapes: Sequence[tuple[int, int]] = (),
+    stride: int = 32,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_bad_image: str = "error",
+) -> Reader:
+    """A reader of training batches.
+
+    Args:
+      dataset: the images.
+      scales: TRAIN.SCALES.
+      max_size: TRAIN.MAX_SIZE.
+      batch_size: images that one step sees, over all processes and accumulated minibatches.
+      seed: of the order, the mirroring and the scales.
+      use_flipped: TRAIN.USE_FLIPPED.
+      drop_empty: leave out images without a box that is no crowd.
+      max_boxes: G.
+      shapes: of the network's input, see `buckets.make_buckets`.
+      stride: FPN.COARSEST_STRIDE.
+      process_index: of `process_count` processes, each of which gets an equal part of every batch.
+      process_count: at least 1.
+      on_bad_image: "error", or "skip" to take another image of the same bucket, the same one each time.
+
+    Raises:
+      UserError: nothing to train on, or an option without meaning.
+    """
+    records = dataset.records
+    keep = np.ones(len(records), bool)
+    if drop_empty:
+        image = np.repeat(np.arange(len(records)), np.diff(records.offsets))
+        keep = np.bincount(image[~records.crowd], minlength=len(records)) > 0
+    if not keep.any():
+        raise UserError(f"{dataset.name}: none of its {len(keep)} images has a box (train.drop_empty leaves these out)")
+    if not keep.all():
+        logging.info("%s: %d images without a box left out", dataset.name, (~keep).sum())
+    # The dropped images have no part in the choice of shapes either.
+    buckets, kept_bucket = make_buckets(
+        records.heights[keep], records.widths[keep], scales=scales, max_size=max_size, shapes=shapes, stride=stride
+    )
+    image_bucket = np.zeros(len(records), np.int32)
+    image_bucket[keep] = kept_bucket
+    schedule = TrainSchedule(
+        image_bucket,
+        batch_size=batch_size,
+        seed=seed,
+        use_flipped=use_flipped,
+        num_scales=len(scales),
+        keep=keep,
+    )
+    reader = Reader(
+        dataset=dataset,
+        buckets=buckets,
+        schedule=schedule,
+        steps=schedule.steps_per_epoch,
+        scales=tuple(scales),
+        max_size=max_size,
+        stride=stride,
+        max_boxes=max_boxes,
+        part=_part(batch_size, process_index, process_count),
+        skip_bad_images=_skips(on_bad_image),
+    )
+    _report(reader, image_bucket, keep)
+    return reader
+
+
+def eval_reader(
+    dataset: Dataset,
+    *,
+    scale: int,
+    max_size: int,
+    batch_size: int,
+    max_boxes: int = 128,
+    shapes: Sequence[tuple[int, int]] = (),
+    stride: int = 32,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_bad_image: str = "error",
+) -> Reader:
+    """A reader of batches that have every image once, as it is; ``steps`` says how many. Arguments as `train_reader`.
+
+    With ``on_bad_image="skip"`` an image that cannot be read is in its batch, but not present.
+    """
+    records = dataset.records
+    buckets, image_bucket = make_buckets(
+        records.heights, records.widths, scales=(scale,), max_size=max_size, shapes=shapes, stride=stride
+    )
+    schedule = EvalSchedule(image_bucket, batch_size=batch_size)
+    reader = Reader(
+        dataset=dataset,
+        buckets=buckets,
+        schedule=schedule,
+        steps=len(schedule),
+        scales=(scale,),
+        max_size=max_size,
+        stride=stride,
+        max_boxes=max_boxes,
+        part=_part(batch_size, process_index, process_count),
+        skip_bad_images=_skips(on_bad_image),
+    )
+    _report(reader, image_bucket, np.ones(len(records), bool))
+    return reader
+
+
+def _part(batch_size, process_index, process_count):
+    if batch_size % process_count:
+        raise UserError(f"a batch of {batch_size} images cannot be divided among {process_count} processes")
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+def _skips(on_bad_image):
+    if on_bad_image not in ("error", "skip"):
+        raise UserError(f"data.on_bad_image={on_bad_image!r}: it is 'error' or 'skip'")
+    return on_bad_image == "skip"
+
+
+def _report(reader, image_bucket, keep):
+    """Logs, once, what becomes of images and boxes that the static shapes cannot hold."""
+    records, name = reader.dataset.records, reader.dataset.name
+    counts = np.bincount(image_bucket[keep], minlength=len(reader.buckets))
+    for bucket, count in zip(reader.buckets, counts):
+        logging.info("%s: %d images in input %s, canvas %s", name, count, bucket.shape, bucket.canvas)
+    canvas = np.array([bucket.canvas for bucket in reader.buckets])[image_bucket]
+    reduced = keep & ((records.heights > canvas[:, 0]) | (records.widths > canvas[:, 1]))
+    if reduced.any():
+        logging.warning(
+            "%s: %d images exceed their canvas and are resized on the host, the first: %s",
+            name,
+            reduced.sum(),
+            reader.dataset.image_name(int(reduced.argmax())),
+        )
+    crowded = keep & (np.diff(records.offsets) > reader.max_boxes)
+    if crowded.any():
+        logging.warning(
+            "%s: %d images have more than data.max_boxes=%d boxes and keep the largest, the first: %s",
+            name,
+            crowded.sum(),
+            reader.max_boxes,
+            reader.dataset.image_name(int(crowded.argmax())),
+        )

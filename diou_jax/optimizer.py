@@ -1,0 +1,138 @@
+"""SGD as the original runs it, and Adam, over groups of parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diou_jax.errors import UserError
+
+
+def learning_rate(
+    step: jax.Array,
+    *,
+    base_lr: float,
+    steps: Sequence[int],
+    gamma: float,
+    warm_up_iters: int,
+    warm_up_factor: float,
+    warm_up_method: str,
+) -> jax.Array:
+    """The rate of the update number `step`, from 0: float32 scalar.
+
+    It grows during the warm-up and is multiplied by `gamma` at each of `steps` but the first, which the original
+    ignores: it is where the schedule starts.
+
+    Raises:
+      UserError: for a warm-up that is neither "linear" nor "constant".
+    """
+    if warm_up_method not in ("linear", "constant"):
+        raise UserError(f"solver.warm_up_method {warm_up_method!r}: there are linear, constant")
+    progress = jnp.minimum(step / max(warm_up_iters, 1), 1.0) if warm_up_method == "linear" else 0.0
+    warm_up = warm_up_factor * (1 - progress) + progress
+    decays = (step >= jnp.asarray(steps[1:], jnp.int32)).sum()
+    # Powers by hand: float32 gamma ** decays is inexact where the original multiplies.
+    rates = [base_lr]
+    for _ in steps[1:]:
+        rates.append(rates[-1] * gamma)
+    return jnp.where(step < warm_up_iters, base_lr * warm_up, jnp.asarray(rates, jnp.float32)[decays])
+
+
+def momentum_correction(step: jax.Array, rate: Callable, *, threshold: float) -> jax.Array:
+    """What the momentum buffers are multiplied by before update number `step`: float32 scalar.
+
+    The ratio of the new rate to the old where either exceeds the other by more than `threshold` (SOLVER.SCALE_MOMENTUM;
+    Goyal et al., 2017, eq. 10), else 1.
+    """
+    new, old = rate(step), rate(jnp.maximum(step - 1, 0))
+    safe = jnp.where(old > 0, old, 1.0)
+    ratio = jnp.maximum(new / safe, old / jnp.where(new > 0, new, 1.0))
+    # 1e-7 is the original's: below it the rate counts as off.
+    return jnp.where((step > 0) & (ratio > threshold) & (old > 1e-7), new / safe, 1.0)
+
+
+class _MomentumState(NamedTuple):
+    count: jax.Array
+    momentum: optax.Updates
+
+
+def _corrected_momentum(momentum: float, correction: Callable) -> optax.GradientTransformation:
+    """torch's heavy ball, ``v = momentum * v + g`` without dampening, with the buffers corrected first."""
+
+    def init(params):
+        return _MomentumState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params))
+
+    def update(gradient, state, params=None):
+        del params
+        factor = momentum * correction(state.count)
+        buffers = jax.tree.map(lambda v, g: factor * v + g, state.momentum, gradient)
+        return buffers, _MomentumState(state.count + 1, buffers)
+
+    return optax.GradientTransformation(init, update)
+
+
+def parameter_group(path: str, frozen: Callable[[str], bool]) -> str:
+    """The group of a parameter named by its "/"-joined path: weight, bias, norm or frozen."""
+    if frozen(path):
+        return "frozen"
+    *_, module, leaf = path.split("/")
+    if module.startswith("norm"):
+        return "norm"
+    return "bias" if leaf == "bias" else "weight"
+
+
+def make_optimizer(
+    rate: Callable[[jax.Array], jax.Array],
+    *,
+    frozen: Callable[[str], bool],
+    type: str,
+    momentum: float,
+    weight_decay: float,
+    weight_decay_gn: float,
+    bias_double_lr: bool,
+    bias_weight_decay: bool,
+    scale_momentum: bool,
+    scale_momentum_threshold: float,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """The optimiser of all parameters; the keyword arguments are SOLVER's options.
+
+    Args:
+      rate: of the weights, by the number of the update.
+      frozen: whether the parameter of a path is left alone; it takes no optimiser memory.
+
+    Raises:
+      UserError: for an unknown `type`.
+    """
+
+    def correction(step):
+        return momentum_correction(step, rate, threshold=scale_momentum_threshold) if scale_momentum else 1.0
+
+    def group(factor, decay):
+        if type == "SGD":
+            direction = _corrected_momentum(momentum, correction)
+        elif type == "Adam":
+            direction = optax.scale_by_adam()
+        else:
+            raise UserError(f"solver.type {type!r}: there are SGD, Adam")
+        return optax.chain(
+            optax.add_decayed_weights(decay),
+            direction,
+            optax.scale_by_learning_rate(lambda step: factor * rate(step)),
+        )
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: parameter_group("/".join(key.key for key in path), frozen), params
+        )
+
+    groups = {
+        "weight": group(1.0, weight_decay),
+        "bias": group(2.0 if bias_double_lr else 1.0, weight_decay if bias_weight_decay else 0.0),
+        "norm": group(1.0, weight_decay_gn),
+        "frozen": optax.set_to_zero(),
+    }
+    optimizer = optax.multi_transform(groups, labels)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm > 0 else optimizer

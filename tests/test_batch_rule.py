@@ -1,0 +1,54 @@
+"""Golden file: lr_schedule (the schedule for two images an iteration)."""
+
+import pytest
+
+from diou_jax.batch_rule import adapt
+from diou_jax.errors import UserError
+
+WRITTEN = {
+    "num_gpus": 8,
+    "ims_per_batch": 2,
+    "batch_size": 0,
+    "iter_size": 1,
+    "base_lr": 0.02,
+    "steps": (0, 60000, 80000),
+    "max_iter": 90000,
+    "collect_scale": 1.0,
+    "scale_with_devices": True,
+}
+
+
+def test_one_device_equals_the_original(golden):
+    data = golden("lr_schedule.npz")
+    rule = adapt(devices=1, **WRITTEN)
+    assert (*rule.steps[1:], rule.max_iter) == tuple(data["bs2_solver"])
+    assert rule.base_lr == pytest.approx(float(data["bs2_base_lr_f64"]), rel=1e-12)
+    assert rule.collect_scale == 1.0
+    assert "solver.base_lr: 0.02 -> 0.0025" in rule.changes
+    assert "images per iteration: 16 -> 2 (1 x 2)" in rule.changes
+
+
+def test_nothing_changes_on_the_devices_that_the_config_was_written_for():
+    rule = adapt(devices=8, **WRITTEN)
+    assert (rule.base_lr, rule.steps, rule.max_iter, rule.changes) == (0.02, (0, 60000, 80000), 90000, ())
+
+
+def test_summed_iterations_shorten_the_schedule_only():
+    rule = adapt(devices=2, **WRITTEN | {"iter_size": 4})
+    assert (rule.base_lr, rule.max_iter) == (0.005, 90000)
+
+
+def test_a_larger_share_of_a_device_keeps_more_rois():
+    rule = adapt(devices=1, **WRITTEN | {"batch_size": 16})
+    assert (rule.images_per_device, rule.collect_scale, rule.base_lr) == (16, 8.0, 0.02)
+    assert "fpn.rpn_collect_scale: 1.0 -> 8.0" in rule.changes
+
+
+def test_pinned():
+    rule = adapt(devices=3, **WRITTEN | {"scale_with_devices": False})
+    assert (rule.batch_size, rule.base_lr, rule.max_iter, rule.changes) == (6, 0.02, 90000, ())
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(UserError, match=r"train\.batch_size=5 cannot be divided among 2 devices; set it to 4"):
+        adapt(devices=2, **WRITTEN | {"batch_size": 5})

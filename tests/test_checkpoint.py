@@ -1,0 +1,128 @@
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diou_jax.checkpoint import Checkpoints, check_config
+from diou_jax.errors import UserError
+from diou_jax.optimizer import make_optimizer
+from diou_jax.train_step import METRICS, create_state
+
+OPTIONS = {
+    "frozen": lambda path: False,
+    "type": "SGD",
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "weight_decay_gn": 0.0,
+    "bias_double_lr": True,
+    "bias_weight_decay": False,
+    "scale_momentum": True,
+    "scale_momentum_threshold": 1.1,
+}
+
+
+def random_state(seed, width=5, kind="SGD", affine=True):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    params = {"fc": {"kernel": jax.random.normal(keys[0], (3, width)), "bias": jax.random.normal(keys[1], (width,))}}
+    variables = {"params": params} | ({"affine": {"scale": jax.random.normal(keys[2], (4,))}} if affine else {})
+    state = create_state(variables, make_optimizer(lambda step: 0.1, **OPTIONS | {"type": kind}))
+    opt_state = jax.tree.map(lambda x: x + jnp.asarray(seed + 1, x.dtype), state.opt_state)
+    window = {name: jnp.float32(1 / (index + 3)) for index, name in enumerate(METRICS)}
+    return state.replace(opt_state=opt_state, window=window, step=jnp.int32(seed))
+
+
+def same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.mark.parametrize(("kind", "affine"), [("SGD", True), ("Adam", False)])
+def test_what_is_restored_is_what_was_saved(tmp_path, kind, affine):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest() is None
+        for seed in (1, 2, 3):
+            checkpoints.save(random_state(seed, kind=kind, affine=affine), seed, {"seed": seed})
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest() == 3
+        wanted = random_state(3, kind=kind, affine=affine)
+        same_bits(checkpoints.restore(random_state(0, kind=kind, affine=affine)), wanted)
+        same_bits(checkpoints.restore_variables(random_state(0, kind=kind, affine=affine).variables), wanted.variables)
+        assert checkpoints.metadata() == {"seed": 3}
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+
+
+def test_a_state_replicated_by_pmap_is_saved_once(tmp_path):
+    state = random_state(1)
+    count = jax.local_device_count()
+    step = jax.pmap(
+        lambda state, x: jax.tree.map(lambda leaf: leaf + x.astype(leaf.dtype), state), in_axes=(None, 0), out_axes=None
+    )
+    replicated = step(state, jnp.ones(count))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(replicated, 2, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        same_bits(checkpoints.restore(random_state(0)), jax.device_get(replicated))
+
+
+def test_the_state_may_be_donated_while_it_is_written(tmp_path):
+    state = random_state(4)
+    wanted = jax.device_get(state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 4, {})
+        jax.block_until_ready(jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)(state))
+    with Checkpoints(tmp_path) as checkpoints:
+        same_bits(checkpoints.restore(random_state(0)), wanted)
+
+
+def test_an_unfinished_save_is_ignored(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(random_state(1), 1, {})
+    leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-17"
+    leftover.mkdir()
+    (leftover / "variables").write_text("half")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 1
+
+
+def test_another_network_is_refused_by_name(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(random_state(1), 1, {})
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(
+        UserError, match=r"does not fit this config's variables: params/fc/bias is \(5,\) there and \(6,\) here; params/fc/kernel"
+    ):
+        checkpoints.restore(random_state(1, width=6))
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint"):
+        checkpoints.restore(random_state(1))
+
+
+CONFIG = {"model": {"loss_type": "ciou"}, "solver": {"steps": (0, 10)}, "test": {"nms": 0.5}, "data": {"workers": 2}}
+
+
+def test_the_config_is_kept_and_free_options_may_change(tmp_path):
+    check_config(tmp_path / "run", CONFIG)
+    file = tmp_path / "run" / "config.json"
+    assert json.loads(file.read_text())["solver"]["steps"] == [0, 10]
+    check_config(tmp_path / "run", CONFIG | {"test": {"nms": 0.3}, "data": {"workers": 0}})
+    assert json.loads(file.read_text())["test"]["nms"] == 0.3
+
+
+def test_another_config_is_refused_and_nothing_is_written(tmp_path):
+    check_config(tmp_path, CONFIG)
+    before = {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*")}
+    with pytest.raises(UserError, match=r"model\.loss_type was 'ciou', now 'iou'; model\.new was None, now 1"):
+        check_config(tmp_path, CONFIG | {"model": {"loss_type": "iou", "new": 1}})
+    assert {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*")} == before
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        check_config(tmp_path / "run", CONFIG)

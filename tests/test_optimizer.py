@@ -1,0 +1,123 @@
+"""Golden file: lr_schedule."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diou_jax.errors import UserError
+from diou_jax.optimizer import learning_rate, make_optimizer, momentum_correction, parameter_group
+
+OPTIONS = {
+    "frozen": lambda path: path.startswith("frozen"),
+    "type": "SGD",
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "weight_decay_gn": 0.0,
+    "bias_double_lr": True,
+    "bias_weight_decay": False,
+    "scale_momentum": True,
+    "scale_momentum_threshold": 1.1,
+}
+
+
+def schedule(base_lr, steps, *, warm_up_iters=500, warm_up_method="linear"):
+    return functools.partial(
+        learning_rate,
+        base_lr=base_lr,
+        steps=steps,
+        gamma=0.1,
+        warm_up_iters=warm_up_iters,
+        warm_up_factor=1 / 3,
+        warm_up_method=warm_up_method,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "base_lr", "steps"), [("1x", 0.02, (0, 60000, 80000)), ("bs2", 0.0025, (0, 480000, 640000))]
+)
+def test_rates_equal_the_original(golden, name, base_lr, steps):
+    data = golden("lr_schedule.npz")
+    rates = jax.jit(jax.vmap(schedule(base_lr, steps)))(jnp.asarray(data[f"{name}_steps"], jnp.int32))
+    np.testing.assert_allclose(rates, data[f"{name}_lr_weights_f64"], rtol=3e-7)
+    np.testing.assert_allclose(2 * rates, data[f"{name}_lr_bias_f64"], rtol=3e-7)
+
+
+def test_momentum_is_corrected_at_each_decay_and_not_in_the_warm_up():
+    rate = schedule(0.02, (0, 60000, 80000))
+    factors = jax.jit(jax.vmap(lambda step: momentum_correction(step, rate, threshold=1.1)))(jnp.arange(90000))
+    corrected = np.flatnonzero(np.asarray(factors) != 1)
+    np.testing.assert_array_equal(corrected, [60000, 80000])
+    np.testing.assert_allclose(np.asarray(factors)[corrected], 0.1, rtol=1e-6)
+
+
+def test_three_groups_follow_the_originals_trajectories(golden):
+    data = golden("lr_schedule.npz")
+    rate = schedule(0.05, (0, 8, 11), warm_up_iters=4)
+    names = {"w": ("fc", "kernel"), "b": ("fc", "bias"), "gn": ("norm", "scale")}
+    params = {"fc": {"kernel": data["sgd/w_init"], "bias": data["sgd/b_init"]}, "norm": {"scale": data["sgd/gn_init"]}}
+    params = jax.tree.map(jnp.asarray, params)
+    optimizer = make_optimizer(rate, **OPTIONS)
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for step in range(len(data["sgd/lr_f64"])):
+        gradient = {"fc": {"kernel": data["sgd/w_grads"][step], "bias": data["sgd/b_grads"][step]}}
+        gradient["norm"] = {"scale": data["sgd/gn_grads"][step]}
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        for short, (module, leaf) in names.items():
+            np.testing.assert_allclose(
+                params[module][leaf], data[f"sgd/{short}_trajectory"][step], rtol=1e-6, atol=1e-6
+            )
+            buffers = [
+                value
+                for path, value in jax.tree_util.tree_leaves_with_path(state)
+                if "momentum" in jax.tree_util.keystr(path)
+                and f"'{module}'" in jax.tree_util.keystr(path)
+                and f"'{leaf}'" in jax.tree_util.keystr(path)
+            ]
+            assert len(buffers) == 1
+            np.testing.assert_allclose(buffers[0], data[f"sgd/{short}_momentum_after_step"][step], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_frozen_parameters_stay_and_take_no_memory(kind):
+    params = {"frozen": {"kernel": jnp.ones(1000)}, "free": {"kernel": jnp.ones(3)}}
+    optimizer = make_optimizer(schedule(0.1, (0,)), **OPTIONS | {"type": kind})
+    state = optimizer.init(params)
+    updates, state = optimizer.update(params, state, params)
+    assert (updates["frozen"]["kernel"] == 0).all()
+    assert (updates["free"]["kernel"] < 0).all()
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 100
+
+
+def test_clipping_limits_the_norm_of_the_whole_gradient():
+    params = {"a": {"kernel": jnp.zeros(4)}, "b": {"kernel": jnp.zeros(4)}}
+    options = OPTIONS | {"weight_decay": 0.0, "clip_norm": 1.0}
+    optimizer = make_optimizer(schedule(1.0, (0,), warm_up_iters=0), **options)
+    updates, _ = optimizer.update(jax.tree.map(lambda x: x + 100, params), optimizer.init(params), params)
+    np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "group"),
+    [
+        ("body/res3_0/conv1/kernel", "weight"),
+        ("fpn/output2/bias", "bias"),
+        ("body/res3_0/conv1/norm/scale", "norm"),
+        ("body/res3_0/conv1/norm/bias", "norm"),
+        ("frozen/kernel", "frozen"),
+    ],
+)
+def test_groups(path, group):
+    assert parameter_group(path, OPTIONS["frozen"]) == group
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="there are SGD, Adam"):
+        make_optimizer(schedule(0.1, (0,)), **OPTIONS | {"type": "sgdd"})
+    with pytest.raises(UserError, match="linear, constant"):
+        schedule(0.1, (0,), warm_up_method="cubic")(jnp.int32(0))
