@@ -92,8 +92,12 @@ def test_an_unfinished_save_is_ignored(tmp_path):
 def test_another_network_is_refused_by_name(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(random_state(1), 1, {})
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(
-        UserError, match=r"does not fit this config's variables: params/fc/bias is \(5,\) there and \(6,\) here; params/fc/kernel"
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(
+            UserError,
+            match=r"does not fit this config's variables: params/fc/bias is \(5,\) there and \(6,\) here; params/fc/kernel",
+        ),
     ):
         checkpoints.restore(random_state(1, width=6))
 

@@ -1,0 +1,156 @@
+"""What a run leaves behind to read: a progress line, metrics.jsonl, TensorBoard, curves."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Writes the log of a run in `workdir`; in other processes than the first of a distributed run, nothing.
+
+    `metrics.jsonl` has one JSON object a line. Rows of training hold ``step``, the losses, ``rate`` and
+    ``images_per_second``; rows of evaluation hold ``step`` and ``eval/...``. A number that is not finite is written as
+    null. A context manager.
+
+    Attributes:
+      workdir: the folder.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, *, start_step: int | None = None, active: bool = True):
+        """Opens the log; rows of steps after `start_step`, which a resumed run will take again, are dropped."""
+        self.workdir = pathlib.Path(workdir)
+        self._file = self._board = None
+        if active:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            path = self.workdir / METRICS_FILE
+            if start_step is not None and path.exists():
+                _drop_rows(path, start_step)
+            self._file = path.open("a")
+            self._board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start_step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._file:
+            self._file.close()
+            self._board.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One row of metrics.jsonl and a point of each TensorBoard curve."""
+        if not self._file:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A uint8 BGR (H, W, 3) picture for TensorBoard."""
+        if self._board:
+            self._board.add_image(name, image[..., ::-1], step, dataformats="HWC")
+
+
+class Progress:
+    """The line that says how training goes.
+
+    The clock starts with the first update that is done, so that compilation does not spoil the speed.
+    """
+
+    def __init__(self, *, start: int, total: int, images_per_step: int):
+        self.total = total
+        self.images_per_step = images_per_step
+        self._mark = (start, time.perf_counter())
+
+    def restart(self, step: int) -> None:
+        """Forgets the time that went into something else than steps."""
+        self._mark = (step, time.perf_counter())
+
+    def speed(self, step: int) -> float:
+        """Images per second since the last call."""
+        now = time.perf_counter()
+        before, then = self._mark
+        self._mark = (step, now)
+        return (step - before) * self.images_per_step / max(now - then, 1e-9)
+
+    def line(self, step: int, speed: float, metrics: Mapping[str, float], names: Mapping[str, str]) -> str:
+        """For example ``step 400/1000  rate 0.002  31.5 img/s  0:01:53 left  loss 1.203  ...``."""
+        left = (self.total - step) * self.images_per_step / max(speed, 1e-9)
+        hours, seconds = divmod(round(left), 3600)
+        parts = [
+            f"step {step}/{self.total}",
+            f"rate {metrics['rate']:.3g}",
+            f"{speed:.1f} img/s",
+            f"{hours}:{seconds // 60:02d}:{seconds % 60:02d} left",
+            *(f"{label} {metrics[name]:.3f}" for name, label in names.items()),
+        ]
+        return "  ".join(parts)
+
+
+def say(line: str) -> None:
+    """Prints a line of progress at once, also into a file."""
+    print(line, file=sys.stdout, flush=True)
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict]:
+    """The rows of metrics.jsonl; a last line that was cut off is left out."""
+    path = pathlib.Path(workdir) / METRICS_FILE
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _drop_rows(path: pathlib.Path, step: int) -> None:
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    draft = path.with_suffix(".tmp")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(draft, path)
+
+
+def draw_curves(workdir: str | os.PathLike) -> pathlib.Path:
+    """Draws losses, rate and AP over the steps to `workdir`/curves.png and returns its path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(workdir)
+    training = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "eval/AP" in row]
+    panels = {
+        "loss": ["loss", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_rpn_bbox"],
+        "box losses per RoI, unweighted": ["bbox_iou", "bbox_giou", "bbox_sl1"],
+        "rate": ["rate"],
+        "box AP": ["eval/AP", "eval/AP50", "eval/AP75"],
+    }
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for name in names:
+            source = evaluations if name.startswith("eval/") else training
+            points = [(row["step"], row[name]) for row in source if row.get(name) is not None]
+            if points:
+                x, y = zip(*points, strict=True)
+                label = name.removeprefix("eval/")
+                axes.plot(x, y, marker="o" if source is evaluations else None, label=label)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    path = pathlib.Path(workdir) / "curves.png"
+    figure.savefig(path, dpi=90)
+    return path

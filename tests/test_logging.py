@@ -1,0 +1,68 @@
+import json
+import math
+
+import cv2
+import numpy as np
+
+from diou_jax.logging import Progress, RunLog, draw_curves, read_metrics
+
+
+def test_rows_are_json_and_what_is_not_finite_is_null(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.scalars(1, {"loss": np.float32(0.5), "rate": 0.1})
+        log.scalars(2, {"loss": math.nan, "rate": math.inf})
+        log.image(2, "pictures/1", np.zeros((8, 8, 3), np.uint8))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 1, "loss": 0.5, "rate": 0.1},
+        {"step": 2, "loss": None, "rate": None},
+    ]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_run_takes_no_step_twice(tmp_path):
+    with RunLog(tmp_path) as log:
+        for step in range(1, 6):
+            log.scalars(step, {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # cut off by a kill
+    with RunLog(tmp_path, start_step=3) as log:
+        for step in range(4, 8):
+            log.scalars(step, {"loss": -step})
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["loss"] for row in rows] == [1, 2, 3, -4, -5, -6, -7]
+
+
+def test_evaluating_later_keeps_the_rows(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.scalars(5, {"loss": 1})
+    with RunLog(tmp_path) as log:
+        log.scalars(5, {"eval/AP": 0.25})
+    assert [sorted(row) for row in read_metrics(tmp_path)] == [["loss", "step"], ["eval/AP", "step"]]
+
+
+def test_other_processes_write_nothing(tmp_path):
+    with RunLog(tmp_path / "run", active=False) as log:
+        log.scalars(1, {"loss": 1})
+        log.image(1, "x", np.zeros((4, 4, 3), np.uint8))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_progress_line_says_what_is_left(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    progress = Progress(start=100, total=1100, images_per_step=4)
+    speed = progress.speed(200)
+    assert speed == 40
+    line = progress.line(200, speed, {"rate": 0.02, "loss": 1.5}, {"loss": "loss"})
+    assert line == "step 200/1100  rate 0.02  40.0 img/s  0:01:30 left  loss 1.500"
+
+
+def test_curves_are_drawn(tmp_path):
+    with RunLog(tmp_path) as log:
+        for step in (10, 20):
+            log.scalars(step, {"loss": 3 - step / 10, "loss_cls": math.nan, "rate": 0.1, "bbox_iou": 0.1})
+        log.scalars(20, {"eval/AP": 0.5, "eval/AP50": 0.7, "eval/AP75": 0.6})
+    image = cv2.imread(str(draw_curves(tmp_path)))
+    assert image.shape[0] > 400 and image.std() > 5
