@@ -1,12 +1,230 @@
 """From a config to the objects that it describes. Past this file nobody knows what a config is."""
 
-import jax.numpy as jnp
-import ml_collections
+import functools
+from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from diou_jax import batch_rule, optimizer
 from diou_jax.batch_rule import BatchRule
-from diou_jax.data import buckets, catalog, shapes, tfds
-from diou_jax.detector.detector import Detector
+from diou_jax.data import catalog, reader, shapes, tfds
+from diou_jax.data.dataset import Dataset
+from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.detector.rules import AnchorRules, DetectionRules, LossRules, PoolingRules, ProposalRules, RoiRules
 from diou_jax.errors import UserError
-from diou_jax.losses import BOX_LOSSES
+from diou_jax.losses import box_loss
+from diou_jax.models.fpn import FPN
+from diou_jax.models.heads import BoxHead
 from diou_jax.models.network import Network
+from diou_jax.models.resnet import ResNet, frozen_stage
+from diou_jax.models.rpn import RPNHead
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
+    """The data sets `names` of the config's source, read as one; `shapes` is drawn if it is not there yet.
+
+    Raises:
+      UserError: the source is unknown, or something is missing or damaged.
+    """
+    data = config.data
+    if data.source == "tfds":
+        return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
+    if data.source == "shapes":
+        shapes.ensure(data.root)
+    elif data.source != "coco":
+        raise UserError(f"data.source={data.source!r}: there are coco, tfds, shapes")
+    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
+
+
+def rule(config: ConfigDict) -> BatchRule:
+    """Batch, rate and schedule on the devices at hand, over all processes."""
+    solver = config.solver
+    return batch_rule.adapt(
+        devices=jax.device_count(),
+        num_gpus=config.num_gpus,
+        ims_per_batch=config.train.ims_per_batch,
+        batch_size=config.train.batch_size,
+        iter_size=solver.iter_size,
+        base_lr=solver.base_lr,
+        steps=tuple(solver.steps),
+        max_iter=solver.max_iter,
+        collect_scale=config.fpn.rpn_collect_scale,
+        scale_with_devices=solver.scale_with_devices,
+    )
+
+
+def train_reader(config: ConfigDict, data: Dataset, batch: BatchRule) -> reader.Reader:
+    """What makes training batches of a data set."""
+    return reader.train_reader(
+        data,
+        scales=tuple(config.train.scales),
+        max_size=config.train.max_size,
+        batch_size=batch.batch_size * config.solver.iter_size,
+        seed=config.rng_seed,
+        use_flipped=config.train.use_flipped,
+        drop_empty=config.train.drop_empty,
+        **_reader_options(config),
+    )
+
+
+def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
+    """What makes batches that hold every image of a data set once."""
+    return reader.eval_reader(
+        data,
+        scale=config.test.scale,
+        max_size=config.test.max_size,
+        batch_size=config.test.ims_per_batch * jax.device_count(),
+        **_reader_options(config),
+    )
+
+
+def _reader_options(config):
+    return {
+        "max_boxes": config.data.max_boxes,
+        "shapes": tuple(config.data.buckets),
+        "stride": config.fpn.coarsest_stride,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "on_bad_image": config.data.on_bad_image,
+    }
+
+
+def network(config: ConfigDict, num_classes: int) -> Network:
+    """The Flax modules for `num_classes` classes, background included."""
+    if config.dtype not in DTYPES:
+        raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
+    dtype = DTYPES[config.dtype]
+    group_norm = (
+        ("num_groups", config.group_norm.num_groups),
+        ("dim_per_group", config.group_norm.dim_per_gp),
+        ("epsilon", config.group_norm.epsilon),
+    )
+    resnets = config.resnets
+    return Network(
+        body=ResNet(
+            blocks=tuple(resnets.blocks),
+            num_groups=resnets.num_groups,
+            width_per_group=resnets.width_per_group,
+            stem_width=resnets.stem_width,
+            stride_1x1=resnets.stride_1x1,
+            freeze_at=resnets.freeze_at,
+            norm="group" if resnets.use_gn else "affine",
+            group_norm=group_norm,
+            dtype=dtype,
+        ),
+        fpn=FPN(
+            features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
+        ),
+        rpn=RPNHead(
+            anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype
+        ),
+        box_head=BoxHead(
+            num_classes=num_classes,
+            hidden=config.fast_rcnn.mlp_head_dim,
+            class_agnostic=config.model.cls_agnostic_bbox_reg,
+            dtype=dtype,
+        ),
+        resolution=config.fast_rcnn.roi_xform_resolution,
+    )
+
+
+def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
+    """Network and rules; `collect_scale` is the `BatchRule`'s, for training.
+
+    Raises:
+      UserError: an option has no meaning.
+    """
+    model, train, test = config.model, config.train, config.test
+    for name in (model.loss_type, model.rpn_loss_type):
+        box_loss(name)
+    return FasterRCNN(
+        network=network(config, num_classes),
+        loss_rules=LossRules(
+            box=model.loss_type,
+            box_weight=model.loss_bbox_weight,
+            rpn_box=model.rpn_loss_type,
+            rpn_box_weight=model.rpn_loss_bbox_weight,
+        ),
+        train_proposals=_proposal_rules(train, collect_scale),
+        test_proposals=_proposal_rules(test, 1.0),
+        anchor_rules=AnchorRules(
+            batch_size_per_im=train.rpn_batch_size_per_im,
+            fg_fraction=train.rpn_fg_fraction,
+            positive_overlap=train.rpn_positive_overlap,
+            negative_overlap=train.rpn_negative_overlap,
+            straddle_thresh=train.rpn_straddle_thresh,
+        ),
+        roi_rules=RoiRules(
+            batch_size_per_im=train.batch_size_per_im,
+            fg_fraction=train.fg_fraction,
+            fg_thresh=train.fg_thresh,
+            bg_thresh_hi=train.bg_thresh_hi,
+            bg_thresh_lo=train.bg_thresh_lo,
+            crowd_filter_thresh=train.crowd_filter_thresh,
+        ),
+        pooling_rules=PoolingRules(
+            resolution=config.fast_rcnn.roi_xform_resolution,
+            sampling_ratio=config.fast_rcnn.roi_xform_sampling_ratio,
+            canonical_scale=config.fpn.roi_canonical_scale,
+            canonical_level=config.fpn.roi_canonical_level,
+        ),
+        detection_rules=DetectionRules(
+            score_thresh=test.score_thresh,
+            nms_thresh=test.nms,
+            diou_nms=test.diou_nms.enabled,
+            beta1=test.diou_nms.beta1,
+            detections_per_im=test.detections_per_im,
+        ),
+        anchor_start_size=config.fpn.rpn_anchor_start_size,
+        aspect_ratios=tuple(config.fpn.rpn_aspect_ratios),
+        reg_weights=tuple(model.bbox_reg_weights),
+        mask_padding=config.fpn.mask_padding,
+        mask_padding_train=config.fpn.mask_padding_train,
+    )
+
+
+def _proposal_rules(options, collect_scale):
+    return ProposalRules(
+        pre_nms_top_n=options.rpn_pre_nms_top_n,
+        post_nms_top_n=options.rpn_post_nms_top_n,
+        nms_thresh=options.rpn_nms_thresh,
+        min_size=options.rpn_min_size,
+        collect_top_n=int(options.rpn_post_nms_top_n * collect_scale + 0.5),
+    )
+
+
+def rate(config: ConfigDict, batch: BatchRule):
+    """The learning rate as a function of the step."""
+    solver = config.solver
+    return functools.partial(
+        optimizer.learning_rate,
+        base_lr=batch.base_lr,
+        steps=batch.steps,
+        gamma=solver.gamma,
+        warm_up_iters=solver.warm_up_iters,
+        warm_up_factor=solver.warm_up_factor,
+        warm_up_method=solver.warm_up_method,
+    )
+
+
+def make_optimizer(config: ConfigDict, batch: BatchRule) -> optax.GradientTransformation:
+    """The optimiser of the network's parameters."""
+    solver = config.solver
+    return optimizer.make_optimizer(
+        rate(config, batch),
+        frozen=functools.partial(frozen_stage, freeze_at=config.resnets.freeze_at),
+        type=solver.type,
+        momentum=solver.momentum,
+        weight_decay=solver.weight_decay,
+        weight_decay_gn=solver.weight_decay_gn,
+        bias_double_lr=solver.bias_double_lr,
+        bias_weight_decay=solver.bias_weight_decay,
+        scale_momentum=solver.scale_momentum,
+        scale_momentum_threshold=solver.scale_momentum_threshold,
+        clip_norm=solver.clip_norm,
+    )

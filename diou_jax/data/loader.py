@@ -1,5 +1,6 @@
-"""Worker processes that read ahead, in order."""
+"""Threads and processes that read ahead, in order."""
 
+import gc
 import math
 import os
 import shutil
@@ -16,16 +17,18 @@ from diou_jax.data.reader import Reader
 from diou_jax.errors import UserError
 
 
-def batches(reader: Reader, start: int, stop: int, *, workers: int = 0) -> Iterator[Batch]:
-    """A process' batches of the steps `start` to `stop` - 1: the same whatever the number of workers.
+def batches(reader: Reader, start: int, stop: int, *, threads: int = 1, workers: int = 0) -> Iterator[Batch]:
+    """A process' batches of the steps `start` to `stop` - 1: the same whatever the number of threads and workers.
 
-    Images that were skipped are counted and named in the log.
+    Decoding releases Python's lock, so that threads scale over a machine's cores nearly as processes do, without their
+    start and without copies. Images that were skipped are counted and named in the log.
 
     Args:
       reader: a function of the step.
       start: the first step.
       stop: the step after the last.
-      workers: processes, started as new interpreters (the program needs a main guard); 0 reads in a thread of this one.
+      threads: at work at once, in each worker; each makes a whole batch.
+      workers: processes, started as new interpreters (the program needs a main guard); 0 reads in this one.
 
     Yields:
       Numpy batches.
@@ -36,39 +39,41 @@ def batches(reader: Reader, start: int, stop: int, *, workers: int = 0) -> Itera
     if start >= stop:
         return
     dataset = grain.MapDataset.range(start, stop).map(reader)
-    # One thread makes the next batch while the last one waits; order is kept by grain whatever finishes first.
-    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     workers = min(workers, stop - start)
     if workers > 0:
-        _check_shared_memory(reader, workers)
+        _check_shared_memory(reader, workers * (threads + 2) + 1)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(dataset)
-    skipped = {}
+    skipped = set()
     try:
         for batch, messages in iterator:
             for message in messages:
                 if message not in skipped:
-                    logging.warning("image skipped: %s (%d so far)", message, len(skipped) + 1)
-                skipped[message] = True
+                    skipped.add(message)
+                    logging.warning("image skipped: %s (%d so far)", message, len(skipped))
             # Copied, as whoever kept one of grain's arrays would keep its piece of shared memory, even past the end.
             yield jax.tree.map(np.array, batch) if workers > 0 else batch
     finally:
         iterator.close()
+        if workers > 0:
+            # grain's iterators are reference cycles that own shared memory.
+            del iterator
+            gc.collect()
 
 
 def _start_worker(index: int, count: int) -> None:
     del index, count
-    cv2.setNumThreads(0)  # each worker is one core's work already
+    cv2.setNumThreads(0)  # a worker has its own threads
 
 
-def _check_shared_memory(reader, workers):
+def _check_shared_memory(reader, count):
     """Finds out now what would otherwise kill a worker with a bus error: containers often come with 64 MB."""
     largest = max(math.prod(bucket.canvas) * 3 for bucket in reader.buckets)
-    # Per worker one batch being copied, one waiting in the queue, one waiting in this process; and one in use.
-    need = (3 * workers + 1) * largest * (reader.part.stop - reader.part.start)
+    need = count * largest * (reader.part.stop - reader.part.start)
     if os.path.isdir("/dev/shm") and need > shutil.disk_usage("/dev/shm").free:
         raise UserError(
-            f"data.workers={workers} may need {need >> 20} MB of shared memory and /dev/shm has "
-            f"{shutil.disk_usage('/dev/shm').free >> 20} MB free; use fewer or 0 (docker run has --shm-size)"
+            f"data.workers: {count} batches need {need >> 20} MB of shared memory and /dev/shm has "
+            f"{shutil.disk_usage('/dev/shm').free >> 20} MB free; use threads instead (docker run has --shm-size)"
         )

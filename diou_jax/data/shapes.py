@@ -1,0 +1,263 @@
+"""The embedded data set: drawn shapes in COCO's format, so that everything runs without a download.
+
+Six classes on textured backgrounds, from 8 pixels to most of the image, upright and rotated, compact and elongated,
+partly covered, sometimes as an unresolved crowd, sometimes none at all. Boxes are those of the drawn pixels.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from diou_jax.errors import UserError
+
+CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross", "ring")
+VERSION = 1  # of the drawing below: a change of it makes another data set
+SEED = 20
+SIDE = 128
+COUNTS = {"train": 800, "val": 200}
+
+MOST_OBJECTS = 5
+SMALLEST, LARGEST = 8, 110  # longer side of a shape, pixels
+MOST_ELONGATED = 5.0
+MOST_COVERED = 0.25  # share of a shape that others may hide
+CONTRAST = 70  # least difference between a shape and the background, in the channel where it is greatest
+SHARE_EMPTY = 0.05
+SHARE_CROWD = 0.05
+OVERSAMPLING = 4
+
+MARKER = "shapes.json"
+
+
+def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
+    """Draws the data set into `root` unless it is there; a folder that is half drawn never appears.
+
+    Leaves ``annotations/instances_{train,val}.json`` and ``images/{train,val}``.
+
+    Raises:
+      UserError: `root` holds something else.
+    """
+    root = pathlib.Path(root)
+    recipe = {"version": VERSION, "seed": seed, "side": SIDE, "images": COUNTS}
+    if root.exists() and any(root.iterdir()):
+        if not _is_drawn(root, recipe):
+            raise UserError(
+                f"{root} does not hold the shapes of this version and seed; delete it, or set data.root to another folder"
+            )
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        for number, (split, count) in enumerate(COUNTS.items()):
+            _draw_split(draft, split, count, np.random.SeedSequence([seed, number]))
+        (draft / MARKER).write_text(json.dumps(recipe))
+        if root.exists():
+            root.rmdir()
+        try:
+            draft.rename(root)
+        except OSError:
+            # Another process was faster.
+            if not _is_drawn(root, recipe):
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_drawn(root, recipe):
+    try:
+        return json.loads((root / MARKER).read_text()) == recipe
+    except (OSError, ValueError):
+        return False
+
+
+def _draw_split(root, split, count, seeds):
+    folder = root / "images" / split
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for number, seed in enumerate(seeds.spawn(count), start=1):
+        picture, objects = draw(np.random.Generator(np.random.Philox(seed)))
+        name = f"{number:06d}.jpg"
+        if not cv2.imwrite(str(folder / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+            raise UserError(f"{folder / name} cannot be written; is there space left?")
+        images.append({"id": number, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
+        for label, mask, crowd in objects:
+            annotations.append(_annotation(len(annotations) + 1, number, label, mask, crowd))
+    (root / "annotations").mkdir(exist_ok=True)
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
+    content = {
+        "info": {"description": "shapes"},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def _annotation(number, image, label, mask, crowd):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": label,
+        "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+        "area": int(mask.sum()),
+        "iscrowd": int(crowd),
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+    }
+
+
+def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[tuple[int, np.ndarray, bool]]]:
+    """One picture.
+
+    Returns:
+      uint8 BGR (side, side, 3), and for each object its class from 1, its whole mask, bool (side, side), also where
+      another covers it, and whether it is a crowd.
+    """
+    background = _background(rng, side)
+    picture = background.copy()
+    if rng.random() < SHARE_EMPTY:
+        return _finish(picture, rng), []
+    objects, hidden = [], []
+
+    def place(label, longer, centre=None):
+        """Tries one shape; a mask where it fits."""
+        alpha, left, top = _shape(rng, CLASSES[label - 1], longer, side, centre)
+        full = np.zeros((side, side), np.float32)
+        full[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
+        mask = full > 0.5
+        if mask.sum() < 0.2 * SMALLEST**2:
+            return None
+        covered = [h | (mask & m) for (_, m, _), h in zip(objects, hidden, strict=True)]
+        if any(c.sum() > MOST_COVERED * m.sum() for c, (_, m, _) in zip(covered, objects, strict=True)):
+            return None
+        hidden[:] = covered
+        paint = _paint(rng, picture[mask].mean(0), side)
+        picture[:] = picture * (1 - full[..., None]) + paint * full[..., None]
+        return mask
+
+    if rng.random() < SHARE_CROWD:
+        label = int(rng.integers(1, len(CLASSES) + 1))
+        centre = rng.uniform(0.25, 0.75, 2) * side
+        members = [place(label, rng.uniform(SMALLEST, 14), centre + rng.normal(0, side / 10, 2)) for _ in range(14)]
+        members = [mask for mask in members if mask is not None]
+        if members:
+            union = np.logical_or.reduce(members)
+            objects.append((label, union, True))
+            hidden.append(np.zeros_like(union))
+    for _ in range(int(rng.integers(1, MOST_OBJECTS + 1))):
+        label = int(rng.integers(1, len(CLASSES) + 1))
+        for _ in range(8):
+            mask = place(label, float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))))
+            if mask is not None:
+                objects.append((label, mask, False))
+                hidden.append(np.zeros_like(mask))
+                break
+    return _finish(picture, rng), objects
+
+
+def _finish(picture, rng):
+    return np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+
+
+def _background(rng, side):
+    """A tint with a gradient and one of several textures, float32 (side, side, 3)."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    picture = np.full((side, side, 3), rng.uniform(40, 215, 3), np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    across = np.cos(angle) * x + np.sin(angle) * y
+    picture += rng.uniform(-40, 40, 3).astype(np.float32) * across[..., None]
+    texture = rng.integers(4)
+    strength = rng.uniform(4, 14)
+    if texture == 1:
+        picture += strength * np.sin(2 * np.pi * rng.uniform(3, 12) * across)[..., None]
+    elif texture == 2:
+        cells = int(rng.integers(4, 16))
+        blobs = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        picture += cv2.resize(blobs, (side, side), interpolation=cv2.INTER_CUBIC)
+    elif texture == 3:
+        picture += rng.normal(0, strength, picture.shape).astype(np.float32)
+    return picture
+
+
+def _paint(rng, behind, side):
+    """A colour that stands out from what is behind, slightly shaded; float32 (side, side, 3)."""
+    colour = rng.uniform(0, 255, 3)
+    while np.abs(colour - behind).max() < CONTRAST:
+        colour = rng.uniform(0, 255, 3)
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
+    shade = rng.uniform(0, 50) * (np.cos(angle) * x + np.sin(angle) * y)
+    return (colour + shade[..., None]).astype(np.float32)
+
+
+def _outline(rng, kind):
+    """Polygons of a shape within [-1, 1] squared, the second a hole; and how elongated it may be."""
+
+    def circle(radius):
+        turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        return radius * np.stack([np.cos(turns), np.sin(turns)], 1)
+
+    if kind == "ellipse":
+        return [circle(1)], MOST_ELONGATED
+    if kind == "rectangle":
+        return [np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)], MOST_ELONGATED
+    if kind == "triangle":
+        return [np.array([[0, -1], [1, 1], [-1, 1]], float)], 2.5
+    if kind == "star":
+        turns = np.linspace(0, 2 * np.pi, 10, endpoint=False) - np.pi / 2
+        radius = np.where(np.arange(10) % 2, 0.42, 1.0)
+        return [radius[:, None] * np.stack([np.cos(turns), np.sin(turns)], 1)], 1.3
+    if kind == "cross":
+        a = rng.uniform(0.28, 0.38)
+        return [
+            np.array(
+                [
+                    [-a, -1],
+                    [a, -1],
+                    [a, -a],
+                    [1, -a],
+                    [1, a],
+                    [a, a],
+                    [a, 1],
+                    [-a, 1],
+                    [-a, a],
+                    [-1, a],
+                    [-1, -a],
+                    [-a, -a],
+                ]
+            )
+        ], 1.6
+    return [circle(1), circle(rng.uniform(0.5, 0.65))], 2.0
+
+
+def _shape(rng, kind, longer, side, centre):
+    """A shape's coverage, float32 (h, w) in [0, 1], and its left and top corner in the picture."""
+    polygons, most = _outline(rng, kind)
+    # Thin shapes of a few pixels would be nothing but their edges.
+    shorter = max(longer / rng.uniform(1, most), min(longer, 6.0))
+    size = np.array([longer, shorter]) if rng.random() < 0.5 else np.array([shorter, longer])
+    angle = rng.uniform(0, np.pi) if rng.random() < 0.5 else 0.0
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    polygons = [(polygon * size / 2) @ turn.T for polygon in polygons]
+    low, high = polygons[0].min(0), polygons[0].max(0)
+    # The whole shape stays in the picture where it can; one that is larger than the picture is cut off.
+    room = np.maximum(side - (high - low) - 2, 0)
+    corner = 1 + rng.uniform(0, 1, 2) * room if centre is None else centre + low
+    corner = np.clip(corner, 1, np.maximum(side - (high - low) - 1, 1))
+
+    left, top = np.floor(corner).astype(int)
+    right, bottom = np.minimum(np.ceil(corner + high - low).astype(int) + 1, side)
+    fine = np.zeros(((bottom - top) * OVERSAMPLING, (right - left) * OVERSAMPLING), np.uint8)
+    for polygon, value in zip(polygons, (255, 0)):
+        points = (polygon - low + corner - [left, top]) * OVERSAMPLING - 0.5
+        # Four fractional bits place the corners finer than the grid.
+        cv2.fillPoly(fine, [np.round(points * 16).astype(np.int32)], value, cv2.LINE_8, 4)
+    coarse = cv2.resize(fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    return coarse.astype(np.float32) / 255, left, top
