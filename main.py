@@ -58,5 +58,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # orbax reports every file that it opens
     app.run(main, flags_parser=parse)

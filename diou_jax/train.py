@@ -11,7 +11,7 @@ from diou_jax.checkpoint import Checkpoints, check_config
 from diou_jax.compilation import cache_compilations
 from diou_jax.data.loader import batches
 from diou_jax.logging import Progress, RunLog, draw_curves, say
-from diou_jax.train_step import create_state, make_train_step, to_devices
+from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
 
 # What the progress line shows, and what it is called there.
 SHOWN = {
@@ -43,6 +43,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
         if checkpoints.latest() is not None:
             state = checkpoints.restore(state)
+        state = replicate(state)
         start = int(state.step)
         if start >= rule.max_iter:
             say(f"{workdir} is trained: step {start} of {rule.max_iter}")

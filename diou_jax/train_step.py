@@ -1,7 +1,6 @@
 """Training: the compiled step and the loop around it."""
 
 import functools
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -129,17 +128,22 @@ def make_train_step(
     return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
-def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
-    """Splits each host batch over the local devices, `ahead` batches before they are asked for.
+def replicate(state: TrainState) -> TrainState:
+    """The state on all local devices, placed as the step returns it, so that the second step compiles nothing anew."""
+    return jax.device_put(state, NamedSharding(_mesh(), PartitionSpec()))
 
-    Raises:
-      UserError: nothing of its own; the loader's errors come through.
-    """
-    devices = jax.local_devices()
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
+    """Splits each host batch over the local devices, `ahead` batches before they are asked for."""
+    mesh = _mesh()
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def put(batch):
-        split = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+        split = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
         return jax.device_put(split, sharding)
 
     queue = deque()

@@ -89,7 +89,7 @@ def test_joining_one_changes_nothing():
 
 
 def test_other_categories_do_not_join():
-    with pytest.raises(UserError, match="a and b cannot be read as one.*categories differ"):
+    with pytest.raises(UserError, match=r"a and b cannot be read as one.*categories differ"):
         join([small("a", [1], 1), small("b", [1], 1, classes=("cat", "dog", "fox"))])
 
 

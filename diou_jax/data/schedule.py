@@ -29,7 +29,7 @@ class Entries:
 
 
 def random_bits(count: int, *key: int) -> np.ndarray:
-    """(count,) uint64 that depend on `key`, non-negative integers, alone."""
+    """(count,) uint64 that depend on `key`, non-negative integers, alone; zeros at the key's end do not count."""
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
 
 
@@ -94,7 +94,7 @@ class TrainSchedule:
         """An image and whether to mirror it, to stand in for a slot whose own cannot be used; from the same bucket."""
         bucket = self.entries(step).bucket
         draw = int(random_bits(1, self._seed, _SUBSTITUTE, step, slot, attempt)[0])
-        row = np.flatnonzero(self._bucket == bucket)[draw % self._counts[bucket]]
+        row = np.flatnonzero(self._bucket == bucket)[draw % int(self._counts[bucket])]
         return int(self._index[row]), bool(self._flip[row])
 
     def _epoch(self, epoch):

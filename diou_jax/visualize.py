@@ -1,0 +1,153 @@
+"""Pictures of detections beside ground truth."""
+
+import colorsys
+import os
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+# A picture's longer side, pixels: small images are enlarged until a label can be read, large ones reduced.
+SMALLEST, LARGEST = 640, 1024
+
+LINE = 2
+FONT, FONT_SCALE, PADDING = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 3
+DARK, LIGHT = (24, 24, 24), (240, 240, 240)
+
+
+def class_color(number: int) -> tuple[int, int, int]:
+    """A bright BGR colour for a class; those of neighbouring numbers are far apart."""
+    # Turning by the golden angle never comes back to a hue; yellow and green, which look alike over a wide range of
+    # hues, get less of the circle than it has.
+    turn = (number * 0.6180339887) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(turn, (0.6, 0.85)[number // 3 % 2], (1.0, 0.85)[number // 2 % 2])
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def draw(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray | None = None,
+    *,
+    class_names: Sequence[str],
+    crowd: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws N boxes with their labels into an enlarged or reduced copy of an image.
+
+    Args:
+      image: uint8 (H, W, 3), BGR.
+      boxes: float (N, 4), inclusive pixels of the image; where labels collide the first have the better places.
+      classes: int (N,), indices of `class_names`.
+      scores: (N,), shown where given.
+      class_names: K names.
+      crowd: (N,) bool; crowd regions are dashed and hatched.
+
+    Returns:
+      uint8 (H', W', 3), BGR, the longer side between `SMALLEST` and `LARGEST`.
+    """
+    canvas = _fit(image)
+    height, width = canvas.shape[:2]
+    factor = np.array([width / image.shape[1], height / image.shape[0]] * 2)
+    # A box reaches from the near edge of its first pixel to the far edge of its last.
+    edges = (np.asarray(boxes, np.float64).reshape(-1, 4) + [0, 0, 1, 1]) * factor
+    rectangles = np.clip(np.round(edges), 0, [width - 1, height - 1, width, height]).astype(int)
+    rectangles[:, 2:] = np.maximum(rectangles[:, 2:], rectangles[:, :2] + 1)
+    crowd = np.zeros(len(rectangles), bool) if crowd is None else np.asarray(crowd, bool)
+    colors = [class_color(int(number)) for number in classes]
+
+    # Small ones last, or large ones would cross them out.
+    for i in np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable"):
+        _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
+    taken = []
+    for i, rectangle in enumerate(rectangles):
+        text = class_names[int(classes[i])] + ("" if scores is None else f" {scores[i]:.2f}")
+        _label(canvas, rectangle, text + (" (crowd)" if crowd[i] else ""), colors[i], taken)
+    return canvas
+
+
+def side_by_side(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray,
+    *,
+    truth_boxes: np.ndarray,
+    truth_classes: np.ndarray,
+    truth_crowd: np.ndarray | None = None,
+    class_names: Sequence[str],
+    captions: tuple[str, str] = ("detections", "ground truth"),
+) -> np.ndarray:
+    """Detections on the left, ground truth on the right, each under a caption with their number; as `draw`."""
+    left = draw(image, boxes, classes, scores, class_names=class_names)
+    right = draw(image, truth_boxes, truth_classes, class_names=class_names, crowd=truth_crowd)
+    left = _captioned(left, f"{captions[0]}: {len(boxes)}")
+    right = _captioned(right, f"{captions[1]}: {len(truth_boxes)}")
+    gap = np.full((len(left), 4, 3), DARK, np.uint8)
+    return np.hstack([left, gap, right])
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes a uint8 BGR picture in the format of the path's ending, whole or not at all; makes the folder."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, encoded = cv2.imencode(path.suffix, image)
+    if not done:
+        raise ValueError(f"{path}: OpenCV could not encode it")
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_bytes(encoded.tobytes())
+    os.replace(draft, path)
+
+
+def _fit(image):
+    """A copy whose longer side lies within the limits."""
+    height, width = image.shape[:2]
+    factor = float(np.clip(max(height, width), SMALLEST, LARGEST)) / max(height, width)
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def _outline(canvas, rectangle, color, *, hatched):
+    """Draws the border of x1, y1, x2, y2, the last exclusive, inside it; dashed and hatched on request."""
+    x1, y1, x2, y2 = rectangle
+    region = canvas[y1:y2, x1:x2]
+    y, x = np.ogrid[: y2 - y1, : x2 - x1]
+    depth = np.minimum(np.minimum(x, x2 - x1 - 1 - x), np.minimum(y, y2 - y1 - 1 - y))
+    border = depth < LINE
+    if hatched:
+        border &= (x + y) // 8 % 2 == 0
+        stripes = (x + y) % 12 < 1
+        region[stripes] = region[stripes] // 2 + np.array(color, np.uint8) // 2
+    # A dark line inside keeps the border visible on a background of its colour.
+    shadow = depth == LINE
+    region[shadow] = region[shadow] // 2
+    region[border] = color
+
+
+def _label(canvas, rectangle, text, color, taken):
+    """Writes a label where it covers least of the labels in `taken`, and adds it to them."""
+    (text_width, text_height), baseline = cv2.getTextSize(text, FONT, FONT_SCALE, 1)
+    width, height = text_width + 2 * PADDING, text_height + baseline + 2 * PADDING - 1
+    x1, y1, x2, y2 = rectangle
+    corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2), (x1, y1), (x1, y2 - height)]
+    limit = np.maximum([canvas.shape[1] - width, canvas.shape[0] - height], 0)
+    places = [(*place, *(place + [width, height])) for place in np.clip(corners, 0, limit)]
+    left, top, right, bottom = min(places, key=lambda place: sum(_shared_area(place, other) for other in taken))
+    taken.append((left, top, right, bottom))
+    canvas[top:bottom, left:right] = color
+    blue, green, red = color
+    ink = DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else LIGHT
+    origin = int(left) + PADDING, int(top) + PADDING + text_height
+    cv2.putText(canvas, text, origin, FONT, FONT_SCALE, ink, 1, cv2.LINE_AA)
+
+
+def _shared_area(a, b):
+    """Of two rectangles x1, y1, x2, y2, in pixels."""
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+
+
+def _captioned(picture, text):
+    bar = np.full((30, picture.shape[1], 3), DARK, np.uint8)
+    cv2.putText(bar, text, (8, 20), FONT, 1.2 * FONT_SCALE, LIGHT, 1, cv2.LINE_AA)
+    return np.vstack([bar, picture])

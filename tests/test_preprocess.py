@@ -1,0 +1,67 @@
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from diou_jax import preprocess
+from diou_jax.data import transforms
+
+normalise = jax.jit(preprocess.normalise)
+
+
+def batch(images, *, target, max_size, bucket, canvas, flip=False):
+    placements = [
+        transforms.place(*image.shape[:2], target=target, max_size=max_size, flip=flip, bucket=bucket)
+        for image in images
+    ]
+    # What lies beyond an image on its canvas must not matter.
+    pixels = np.random.default_rng(0).integers(0, 256, (len(images), *canvas, 3), np.uint8)
+    for row, image in zip(pixels, images):
+        row[: image.shape[0], : image.shape[1]] = image
+    names = ("rows", "row_weight", "columns", "column_weight")
+    columns = {name: np.stack([getattr(placement, name) for placement in placements]) for name in names}
+    size = np.array([placement.size for placement in placements], np.int32)
+    return Input(**columns, image=pixels, size=size)
+
+
+@jax.tree_util.register_pytree_node_class
+class Input(types.SimpleNamespace):
+    def tree_flatten(self):
+        return list(vars(self).values()), tuple(vars(self))
+
+    @classmethod
+    def tree_unflatten(cls, names, leaves):
+        return cls(**dict(zip(names, leaves)))
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_the_input_equals_the_originals(golden, case):
+    """preproc.npz, to 2e-5 grey levels, padding included."""
+    expected = {key.split("/")[1]: value for key, value in golden("preproc.npz").items() if key[0] == str(case)}
+    target, max_size = expected["target_max"].tolist()
+    blob = expected["blob"][0].transpose(1, 2, 0)
+    output = normalise(
+        batch([expected["image_u8_bgr"]], target=target, max_size=max_size, bucket=blob.shape[:2], canvas=(64, 64))
+    )
+    np.testing.assert_allclose(output[0], blob, rtol=0, atol=2e-5)
+
+
+def test_a_photo_equals_the_originals(golden):
+    """model_r50fpn.npz, to 2e-5 grey levels, in a larger bucket beside another image."""
+    expected = golden("model_r50fpn.npz")
+    photo, blob = expected["image_u8_bgr"], expected["data"][0].transpose(1, 2, 0)
+    output = np.asarray(
+        normalise(batch([photo[:99], photo], target=256, max_size=384, bucket=(416, 384), canvas=(512, 384)))
+    )[1]
+    np.testing.assert_allclose(output[: blob.shape[0], : blob.shape[1]], blob, rtol=0, atol=2e-5)
+    assert not output[blob.shape[0] :].any()
+    assert not output[:, blob.shape[1] :].any()
+
+
+def test_a_mirrored_image_is_the_image_of_the_mirrored_pixels(golden):
+    photo = golden("model_r50fpn.npz")["image_u8_bgr"][:50, :77]
+    options = {"target": 64, "max_size": 120, "bucket": (64, 128), "canvas": (64, 96)}
+    folded = normalise(batch([photo], flip=True, **options))
+    mirrored = normalise(batch([photo[:, ::-1]], flip=False, **options))
+    np.testing.assert_array_equal(folded, mirrored)
