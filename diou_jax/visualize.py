@@ -9,20 +9,21 @@ import cv2
 import numpy as np
 
 # A picture's longer side, pixels: small images are enlarged until a label can be read, large ones reduced.
-SMALLEST, LARGEST = 640, 1024
+SMALLEST, LARGEST = 720, 1024
 
-LINE = 2
-FONT, FONT_SCALE, PADDING = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 3
+# Of the picture, in pixels: thickness of borders, space around text, area of boxes that a label would hide.
+LINE, PADDING, SMALL_AREA = 2, 2, 3000
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 DARK, LIGHT = (24, 24, 24), (240, 240, 240)
 
 
 def class_color(number: int) -> tuple[int, int, int]:
     """A bright BGR colour for a class; those of neighbouring numbers are far apart."""
-    # Turning by the golden angle never comes back to a hue; yellow and green, which look alike over a wide range of
-    # hues, get less of the circle than it has.
-    turn = (number * 0.6180339887) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(turn, (0.6, 0.85)[number // 3 % 2], (1.0, 0.85)[number // 2 % 2])
-    return round(255 * blue), round(255 * green), round(255 * red)
+    # Turning by the golden angle never comes back to a hue; saturation and value tell the close ones apart.
+    saturation, value = ((0.4, 1.0), (0.75, 1.0), (0.75, 0.85))[number % 3]
+    rgb = colorsys.hsv_to_rgb((number * 0.6180339887 + 0.35) % 1.0, saturation, value)
+    red, green, blue = (round(255 * channel) for channel in rgb)
+    return blue, green, red
 
 
 def draw(
@@ -51,7 +52,7 @@ def draw(
     height, width = canvas.shape[:2]
     factor = np.array([width / image.shape[1], height / image.shape[0]] * 2)
     # A box reaches from the near edge of its first pixel to the far edge of its last.
-    edges = (np.asarray(boxes, np.float64).reshape(-1, 4) + [0, 0, 1, 1]) * factor
+    edges = (np.asarray(boxes, np.float64).reshape(-1, 4) + np.array([0, 0, 1, 1])) * factor
     rectangles = np.clip(np.round(edges), 0, [width - 1, height - 1, width, height]).astype(int)
     rectangles[:, 2:] = np.maximum(rectangles[:, 2:], rectangles[:, :2] + 1)
     crowd = np.zeros(len(rectangles), bool) if crowd is None else np.asarray(crowd, bool)
@@ -60,7 +61,8 @@ def draw(
     # Small ones last, or large ones would cross them out.
     for i in np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable"):
         _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
-    taken = []
+    # A label should cover neither other labels nor objects of about its own size.
+    taken = [box for box in rectangles if (box[2] - box[0]) * (box[3] - box[1]) < SMALL_AREA]
     for i, rectangle in enumerate(rectangles):
         text = class_names[int(classes[i])] + ("" if scores is None else f" {scores[i]:.2f}")
         _label(canvas, rectangle, text + (" (crowd)" if crowd[i] else ""), colors[i], taken)
@@ -126,19 +128,19 @@ def _outline(canvas, rectangle, color, *, hatched):
 
 
 def _label(canvas, rectangle, text, color, taken):
-    """Writes a label where it covers least of the labels in `taken`, and adds it to them."""
+    """Writes a label at that corner of its rectangle where it covers least of `taken`, and adds its place to them."""
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, FONT_SCALE, 1)
     width, height = text_width + 2 * PADDING, text_height + baseline + 2 * PADDING - 1
     x1, y1, x2, y2 = rectangle
     corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2), (x1, y1), (x1, y2 - height)]
     limit = np.maximum([canvas.shape[1] - width, canvas.shape[0] - height], 0)
-    places = [(*place, *(place + [width, height])) for place in np.clip(corners, 0, limit)]
+    places = [(x, y, x + width, y + height) for x, y in np.clip(corners, 0, limit).tolist()]
     left, top, right, bottom = min(places, key=lambda place: sum(_shared_area(place, other) for other in taken))
     taken.append((left, top, right, bottom))
     canvas[top:bottom, left:right] = color
     blue, green, red = color
     ink = DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else LIGHT
-    origin = int(left) + PADDING, int(top) + PADDING + text_height
+    origin = left + PADDING, top + PADDING + text_height
     cv2.putText(canvas, text, origin, FONT, FONT_SCALE, ink, 1, cv2.LINE_AA)
 
 

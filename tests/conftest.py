@@ -53,3 +53,59 @@ def real_data():
         return folder
 
     return locate
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory):
+    """A small `shapes` data set: 24 training and 6 test images."""
+    from diou_jax.data import shapes
+
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    counts = shapes.COUNTS
+    shapes.COUNTS = {"train": 24, "val": 6}
+    try:
+        shapes.ensure(root)
+    finally:
+        shapes.COUNTS = counts
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(shapes_root, tmp_path_factory):
+    """``tiny_config()`` is a config whose training takes a second, once compiled; compiled programs are shared."""
+    from configs import shapes
+
+    cache = tmp_path_factory.mktemp("cache")
+
+    def make():
+        config = shapes.get_config()
+        config.data.source = "coco"
+        config.data.root = str(shapes_root)
+        config.resnets.width_per_group = 4
+        config.resnets.stem_width = 8
+        config.fpn.dim = 16
+        config.fast_rcnn.mlp_head_dim = 16
+        config.train.scales = (64,)
+        config.train.max_size = 64
+        config.train.ims_per_batch = 1
+        config.train.batch_size_per_im = 16
+        config.train.rpn_batch_size_per_im = 32
+        config.train.rpn_pre_nms_top_n = 32
+        config.train.rpn_post_nms_top_n = 32
+        config.test.scale = 64
+        config.test.max_size = 64
+        config.test.ims_per_batch = 2
+        config.test.rpn_pre_nms_top_n = 32
+        config.test.rpn_post_nms_top_n = 16
+        config.test.detections_per_im = 10
+        config.solver.max_iter = 8
+        config.solver.steps = (0, 6)
+        config.solver.warm_up_iters = 2
+        config.solver.scale_with_devices = False
+        config.checkpoint.every = 3
+        config.log.every = 2
+        config.log.images = 2
+        config.log.compilation_cache = str(cache)
+        return config
+
+    return make

@@ -49,7 +49,7 @@ def test_the_longer_side_is_limited_after_rounding():
 @settings(deadline=None, max_examples=40)
 @given(SIDES, SIDES, st.integers(16, 400), st.integers(16, 600), st.booleans())
 def test_taps_equal_opencvs_resize(height, width, target, max_size, flip):
-    """To 1e-3 grey levels of 255: OpenCV's own float32 arithmetic is all that differs."""
+    """To 0.02 of 255 grey levels: for some sizes OpenCV itself rounds positions to float32, for most it does not."""
     scale = transforms.image_scale(height, width, target=target, max_size=max_size)
     if min(height * scale, width * scale) <= 0.5:
         return  # OpenCV refuses
@@ -61,7 +61,7 @@ def test_taps_equal_opencvs_resize(height, width, target, max_size, flip):
     mirrored = np.ascontiguousarray(image[:, ::-1] if flip else image)
     expected = cv2.resize(mirrored.astype(np.float32), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     assert expected.shape[:2] == size == placement.size
-    np.testing.assert_allclose(resize(image, placement)[: size[0], : size[1]], expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(resize(image, placement)[: size[0], : size[1]], expected, rtol=0, atol=0.02)
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,6 +1,7 @@
 """The names of data sets, as the original's options have them, and where their files lie."""
 
 import os
+import pathlib
 import re
 from collections.abc import Sequence
 
@@ -70,16 +71,10 @@ def _missing(name, path, root):
             f"unpack them so that {root}/annotations/instances_{split}.json and {root}/images/{images} exist"
         )
         if split.startswith(("minival", "valminus")):
-            mend += " (Detectron's split of val2014 comes as a json of its own)"
+            mend += " (from Detectron's coco_annotations_minival.tgz)"
     else:
         mend = f"{root} must hold annotations/instances_{name}.json and images/{name}"
-        folder = os.path.join(root, "annotations")
-        found = (
-            [re.fullmatch(r"instances_(.+)\.json", file) for file in sorted(os.listdir(folder))]
-            if (os.path.isdir(folder))
-            else []
-        )
-        splits = [match[1] for match in found if match]
-        if splits:
-            mend += f"; it has annotations of {', '.join(splits)}"
+        files = sorted(path.name for path in pathlib.Path(root, "annotations").glob("instances_*.json"))
+        if files:
+            mend += f"; it has annotations of {', '.join(file[len('instances_') : -len('.json')] for file in files)}"
     return f"{path} does not exist: {mend}; set data.root, or try --config configs/shapes.py, which needs no data"

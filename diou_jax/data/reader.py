@@ -97,7 +97,7 @@ class Reader:
             placement = transforms.place(height, width, **options)
         else:
             image, placement = transforms.place_reduced(image, **options)
-        boxes, classes, crowd = self.dataset.records.annotations(index)
+        boxes, classes, crowd = records.annotations(index)
         if flip:
             boxes = transforms.flip_boxes(boxes, width)
         return {

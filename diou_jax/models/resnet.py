@@ -87,9 +87,7 @@ class ResNet(nn.Module):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
 
         x = nn.relu(conv(self.stem_width, 7, 2, name="conv1")(mask_outside(x, extent, 1), extent, 2))
-        # After a ReLU, zero is neutral to a maximum, as the original's padding is.
-        x = nn.max_pool(mask_outside(x, extent, 2), (3, 3), (2, 2), [(1, 1), (1, 1)])
-        x = freeze(x, 1)
+        x = freeze(max_pool(mask_outside(x, extent, 2)), 1)
         features = 256 if self.num_groups > 1 else 4 * self.width_per_group
         stride, maps = 4, []
         for stage, blocks in enumerate(self.blocks, start=2):
@@ -109,6 +107,17 @@ class ResNet(nn.Module):
             x = freeze(x, stage)
             maps.append(x)
         return maps
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum over 3x3 windows, stride 2, of (B, H, W, C), H and W even, which is nowhere negative.
+
+    The original pads by one cell of minus infinity; zero is as neutral after a ReLU, and marks what does not exist.
+    """
+    # Maxima of shifted maps: the gradient of XLA's windowed maximum takes many times as long on a CPU.
+    x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    x = jnp.maximum(jnp.maximum(x[:, :-1:2], x[:, 2::2]), x[:, 1::2])
+    return jnp.maximum(jnp.maximum(x[:, :, :-1:2], x[:, :, 2::2]), x[:, :, 1::2])
 
 
 def frozen_stage(path: str, freeze_at: int) -> bool:

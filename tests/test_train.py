@@ -1,0 +1,198 @@
+"""Whole runs on a small data set, with two devices."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diou_jax import build, evaluate, train
+from diou_jax.checkpoint import Checkpoints
+from diou_jax.data.loader import batches
+from diou_jax.errors import UserError
+from diou_jax.logging import read_metrics
+from diou_jax.train_step import METRICS, create_state, make_train_step, replicate, to_devices
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tmp_path_factory):
+    """A run that was never interrupted, evaluated."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    train.train(tiny_config(), str(workdir))
+    evaluate.evaluate(tiny_config(), str(workdir))
+    return workdir
+
+
+def saved_state(config, workdir):
+    data = build.dataset(config, config.train.datasets)
+    detector = build.detector(config, len(data.class_names))
+    like = create_state(
+        detector.network.init_variables(jax.random.key(0)), build.make_optimizer(config, build.rule(config))
+    )
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore(like)
+
+
+def assert_same_bits(a, b):
+    for (path, x), (_, y) in zip(*(jax.tree_util.tree_leaves_with_path(tree) for tree in (a, b)), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(
+    tiny_config, finished, tmp_path, monkeypatch, stop
+):
+    def interrupted(reader, start, end, **options):
+        for number, batch in enumerate(batches(reader, start, end, **options)):
+            if start + number >= stop:
+                raise KeyboardInterrupt
+            yield batch
+
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(tiny_config(), str(workdir))
+    train.train(tiny_config(), str(workdir))
+    assert_same_bits(saved_state(tiny_config(), workdir), saved_state(tiny_config(), finished))
+
+    def losses(folder):
+        return [
+            {k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(folder) if "loss" in row
+        ]
+
+    assert losses(workdir) == losses(finished)
+
+
+def test_a_run_leaves_what_it_promises(finished, tiny_config):
+    rows = read_metrics(finished)
+    training = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in training] == [2, 4, 6, 8]
+    for row in training:
+        assert {*METRICS, "rate", "images_per_second"} < row.keys()
+        assert all(np.isfinite(value) for value in row.values())
+    assert rows[-1]["step"] == 8 and "eval/AP50" in rows[-1] and "eval/AP/ring" in rows[-1]
+    assert json.loads((finished / "config.json").read_text())["model"]["loss_type"] == "ciou"
+    assert isinstance(json.loads((finished / "bbox_val_results.json").read_text()), list)
+    assert len(list((finished / "pictures").glob("*.png"))) == 2
+    assert (finished / "curves.png").stat().st_size > 10_000
+    assert sorted(int(path.name) for path in (finished / "checkpoints").iterdir()) == [3, 6, 8]
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_evaluating_again_gives_the_same_bytes(finished, tiny_config):
+    file = finished / "bbox_val_results.json"
+    before = file.read_bytes()
+    file.unlink()
+    evaluate.evaluate(tiny_config(), str(finished))
+    assert file.read_bytes() == before
+
+
+def test_a_finished_run_is_left_alone(finished, tiny_config, capsys):
+    before = {
+        path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and "config" not in path.name
+    }
+    train.train(tiny_config(), str(finished))
+    assert "is trained" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_two_devices_average_what_each_finds_on_its_own_image(tiny_config):
+    """Each device has its own proposals, samples and normalisers; the gradients, not the sums behind them, are averaged."""
+    config = tiny_config()
+    config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
+    rule = build.rule(config)
+    data = build.dataset(config, config.train.datasets)
+    detector = build.detector(config, len(data.class_names))
+    batch, _ = build.train_reader(config, data, rule)(0)
+    optimizer = build.make_optimizer(config, rule)
+    state = create_state(detector.network.init_variables(jax.random.key(0)), optimizer)
+    before = jax.device_get(state.params)
+
+    @jax.jit
+    def alone(params, batch, slot):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 0), slot)
+        return jax.value_and_grad(lambda params: detector.losses({"params": params}, batch, key[None]), has_aux=True)(
+            params
+        )
+
+    ones = [alone(before, jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + 1]), batch), i) for i in (0, 1)]
+    rate = float(build.rate(config, rule)(0))
+    wanted = jax.tree.map(lambda p, a, b: p - rate * (a + b) / 2, before, *(gradient for _, gradient in ones))
+
+    step = make_train_step(detector, optimizer, seed=7, iter_size=1, log_every=1)
+    state, metrics = step(replicate(state), next(to_devices([batch], ahead=0)))
+    for name in ("loss", "loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "bbox_iou"):
+        mean = np.mean([float(values[name]) for (_, values), _ in ones])
+        np.testing.assert_allclose(float(metrics[name]), mean, rtol=1e-5)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
+
+    for _ in range(2):
+        state, _ = step(state, next(to_devices([batch], ahead=0)))
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
+        assert len(shards) == 2 and shards[0] == shards[1], "the replicas drifted apart"
+
+
+def test_summed_minibatches_make_one_update(tiny_config):
+    """SOLVER.ITER_SIZE: gradients are summed, not averaged."""
+    config = tiny_config()
+    config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
+    config.solver.iter_size = 2
+    rule = build.rule(config)
+    data = build.dataset(config, config.train.datasets)
+    detector = build.detector(config, len(data.class_names))
+    batch, _ = build.train_reader(config, data, rule)(0)
+    assert batch.image.shape[0] == 2 * 2 * 1
+    optimizer = build.make_optimizer(config, rule)
+    state = create_state(detector.network.init_variables(jax.random.key(0)), optimizer)
+    before = jax.device_get(state.params)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(jax.random.key(7), 0)))(jnp.arange(4))
+
+    @jax.jit
+    def gradient(params, batch, key):
+        return jax.grad(lambda params: detector.losses({"params": params}, batch, key[None])[0])(params)
+
+    ones = [gradient(before, jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + 1]), batch), keys[i]) for i in range(4)]
+    rate = float(build.rate(config, rule)(0))
+    wanted = jax.tree.map(lambda p, *g: p - rate * sum(g) / 2, before, *ones)
+    step = make_train_step(detector, optimizer, seed=7, iter_size=2, log_every=1)
+    state, _ = step(replicate(state), next(to_devices([batch], ahead=0)))
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.model.update(loss_type="ciuo"), "unknown box loss 'ciuo'; there are smooth_l1"),
+        (lambda c: c.train.update(batch_size=3), "train.batch_size=3 cannot be divided among 2 devices"),
+        (lambda c: c.solver.update(type="sgd"), "there are SGD, Adam"),
+        (lambda c: c.data.update(source="voc"), "there are coco, tfds, shapes"),
+        (lambda c: c.data.update(root="/nonexistent"), "does not exist"),
+        (lambda c: c.update(dtype="float16"), "there are float32, bfloat16"),
+    ],
+)
+def test_mistakes_are_answered_before_anything_is_written(tiny_config, tmp_path, change, words):
+    config = tiny_config()
+    change(config)
+    with pytest.raises(UserError, match=words):
+        train.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, tiny_config):
+    config = tiny_config()
+    config.model.loss_type = "iou"
+    with pytest.raises(UserError, match=r"model\.loss_type was 'ciou', now 'iou'"):
+        train.train(config, str(finished))
+
+
+def test_evaluating_an_empty_workdir_is_an_error(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        evaluate.evaluate(tiny_config(), str(tmp_path / "nothing"))
+    assert not pathlib.Path(tmp_path / "nothing").exists()
