@@ -133,7 +133,8 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     data.val_annotations = ""  # json to evaluate against, where the source has none of its own (tfds)
     data.buckets = ()  # ((height, width), ...) of the network's input; empty: chosen from scale and max_size
     data.max_boxes = 128  # ground-truth boxes per image; the largest are kept
-    data.workers = 4  # processes that read and decode; 0: in this one
+    data.threads = 4  # that read and decode in this process
+    data.workers = 0  # processes that do so instead, where one process cannot keep up
     data.prefetch = 2  # batches that wait on the device
     data.on_bad_image = "error"  # or skip: count it, log it, take another
 

@@ -24,7 +24,7 @@ def get_config(body: str = "r50"):
     config.fpn.dim = 64
     config.fpn.use_gn = False
     config.fpn.rpn_anchor_start_size = 12
-    config.fpn.roi_canonical_scale = 56
+    config.fpn.roi_canonical_scale = 128
     config.fast_rcnn.mlp_head_dim = 128
 
     config.train.datasets = ("train",)
@@ -53,6 +53,6 @@ def get_config(body: str = "r50"):
     config.data.source = "shapes"
     config.data.root = "data/shapes"
     config.data.max_boxes = 16
-    config.data.workers = 0
+    config.data.threads = 1
     config.checkpoint.every = 500
     return config

@@ -83,6 +83,11 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
     )
 
 
+def loading(config: ConfigDict) -> dict[str, int]:
+    """How many threads or processes read; keyword arguments of `loader.batches`."""
+    return {"threads": config.data.threads, "workers": config.data.workers}
+
+
 def _reader_options(config):
     return {
         "max_boxes": config.data.max_boxes,
@@ -120,9 +125,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
         fpn=FPN(
             features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
         ),
-        rpn=RPNHead(
-            anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype
-        ),
+        rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
         box_head=BoxHead(
             num_classes=num_classes,
             hidden=config.fast_rcnn.mlp_head_dim,

@@ -14,7 +14,16 @@ from diou_jax.errors import UserError
 from diou_jax.train_step import TrainState
 
 # Options that a run may change when it goes on; everything else would make it another run.
-FREE = ("test", "log", "checkpoint", "data.workers", "data.prefetch", "data.root", "data.val_annotations")
+FREE = (
+    "test",
+    "log",
+    "checkpoint",
+    "data.threads",
+    "data.workers",
+    "data.prefetch",
+    "data.root",
+    "data.val_annotations",
+)
 
 
 class Checkpoints:
@@ -25,8 +34,11 @@ class Checkpoints:
     is being written.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int = 1):
+    def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True):
+        """Opens the folder; unless `create`, a UserError says that there is none."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        if not create and not self.directory.is_dir():
+            raise UserError(_nothing(self.directory))
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True),
@@ -90,7 +102,7 @@ class Checkpoints:
     def _read(self, **items):
         step = self.latest()
         if step is None:
-            raise UserError(f"there is no checkpoint in {self.directory}; train first, or name another --workdir")
+            raise UserError(_nothing(self.directory))
         stored = self._manager.item_metadata(step)
         for name, like in items.items():
             differences = _differences(stored[name], like)
@@ -103,6 +115,10 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(**{name: ocp.args.StandardRestore(like) for name, like in items.items()}),
         )
+
+
+def _nothing(directory: pathlib.Path) -> str:
+    return f"there is no checkpoint in {directory}; train first, or name another --workdir"
 
 
 def _differences(stored, like) -> list[str]:

@@ -190,7 +190,7 @@ def _complete(annotation: Mapping, images: Collection, categories: Collection) -
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
             "bbox": box,
-            "area": annotation.get("area", width * height),
+            "area": width * height if annotation.get("area") is None else float(annotation["area"]),
             "iscrowd": int(bool(annotation.get("iscrowd", 0))),
         }
     except (KeyError, TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -9,11 +10,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diou_jax import build, coco_results
+from diou_jax.batch import Batch
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import cache_compilations
 from diou_jax.data.dataset import Dataset
 from diou_jax.data.loader import batches
-from diou_jax.data.reader import Reader
 from diou_jax.data.transforms import decode
 from diou_jax.detector.detections import Detections
 from diou_jax.detector.faster_rcnn import FasterRCNN
@@ -21,6 +22,13 @@ from diou_jax.errors import UserError
 from diou_jax.logging import RunLog, draw_curves, say
 from diou_jax.train_step import AXIS, to_devices
 from diou_jax.visualize import side_by_side, write_image
+
+NOTHING = Detections(
+    boxes=np.zeros((0, 4), np.float32),
+    scores=np.zeros(0, np.float32),
+    classes=np.zeros(0, np.int32),
+    valid=np.zeros(0, bool),
+)
 
 
 def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -40,15 +48,16 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     if not dataset.annotation_files:
         raise UserError(f"{dataset.name} has no annotation file to evaluate against; set data.val_annotations")
     detector = build.detector(config, len(dataset.class_names))
-    shapes = jax.eval_shape(detector.network.init_variables, jax.random.key(0))
-    with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
+    shapes = detector.network.variable_shapes()
+    with Checkpoints(workdir, create=False) as checkpoints:
         variables, step = checkpoints.restore_variables(shapes), checkpoints.latest()
 
+    # An image that could not be read and was to be skipped has no detections, but it counts.
     reader = build.eval_reader(config, dataset)
     began = time.perf_counter()
-    found = detect_all(detector, variables, reader, workers=config.data.workers)
-    first = jax.process_index() == 0
-    if not first:
+    found = detect_all(detector, variables, batches(reader, 0, reader.steps, **build.loading(config)))
+    found = {index: found.get(index, NOTHING) for index in range(len(dataset))}
+    if jax.process_index() > 0:
         return {}
     say(f"step {step}: {len(dataset)} images of {dataset.name} in {time.perf_counter() - began:.1f} s")
 
@@ -68,10 +77,11 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     return metrics
 
 
-def detect_all(detector: FasterRCNN, variables: dict, reader: Reader, *, workers: int) -> dict[int, Detections]:
-    """The valid detections of every image of a reader, numpy, by the image's row in its data set.
+def detect_all(detector: FasterRCNN, variables: dict, stream: Iterable[Batch]) -> dict[int, Detections]:
+    """The valid detections in every image that is present in a stream of host batches.
 
-    Every process returns those of all.
+    Returns:
+      Numpy `Detections` without the leading axis, by the image's row in its data set; in every process those of all.
     """
     detect = jax.pmap(detector.detect, AXIS, in_axes=(None, 0))
     found = {}
@@ -87,7 +97,7 @@ def detect_all(detector: FasterRCNN, variables: dict, reader: Reader, *, workers
             found[int(rows[slot])] = jax.tree.map(lambda x, valid=one.valid: x[valid], one)
 
     waiting = None
-    for batch in to_devices(batches(reader, 0, reader.steps, workers=workers), ahead=1):
+    for batch in to_devices(stream, ahead=1):
         result = (batch.index, batch.present, detect(variables, batch))
         # The device works on this batch while the host collects the one before.
         if waiting is not None:
@@ -95,9 +105,7 @@ def detect_all(detector: FasterRCNN, variables: dict, reader: Reader, *, workers
         waiting = result
     if waiting is not None:
         collect(*waiting)
-    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
-    # Unreadable images that were to be skipped have no detections, but they do count.
-    return {index: found.get(index, nothing) for index in range(len(reader.dataset))}
+    return found
 
 
 def as_results(dataset: Dataset, index: int, found: Detections) -> list[dict]:

@@ -59,7 +59,7 @@ class _MomentumState(NamedTuple):
 
 
 def _corrected_momentum(momentum: float, correction: Callable) -> optax.GradientTransformation:
-    """torch's heavy ball, ``v = momentum * v + g`` without dampening, with the buffers corrected first."""
+    """Torch's heavy ball, ``v = momentum * v + g`` without dampening, with the buffers corrected first."""
 
     def init(params):
         return _MomentumState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params))

@@ -62,11 +62,11 @@ def train(config: ConfigDict, workdir: str) -> None:
         images = rule.batch_size * config.solver.iter_size
         with RunLog(workdir, start_step=start, active=first) as log:
             progress = Progress(start=start, total=rule.max_iter, images_per_step=images)
-            stream = to_devices(batches(reader, start, rule.max_iter, workers=config.data.workers), ahead=config.data.prefetch)
-            for step, batch in enumerate(stream, start=start + 1):
+            stream = batches(reader, start, rule.max_iter, **build.loading(config))
+            for step, batch in enumerate(to_devices(stream, ahead=config.data.prefetch), start=start + 1):
+                began = time.perf_counter()
                 state, metrics = step_function(state, batch)
                 if step == start + 1:
-                    began = time.perf_counter()
                     jax.block_until_ready(metrics)
                     if first:
                         say(f"the first step took {time.perf_counter() - began:.1f} s, compilation included")

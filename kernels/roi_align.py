@@ -3,7 +3,6 @@
 RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input. This module knows arrays only.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax

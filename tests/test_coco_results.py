@@ -143,6 +143,7 @@ def test_neither_truth_nor_results(tmp_path):
     [
         (box(id=0), 1),  # COCOeval takes a match with id 0 for none
         (box(), 1),
+        (box(id=1, area=None, iscrowd=None), 1),
         (box(id=1, area=5000.0), 1),
         (box(id=1, iscrowd=1), -1),
         (box(id=1, iscrowd=True), -1),
@@ -152,7 +153,7 @@ def test_lacking_fields_are_filled_in(tmp_path, annotation, ap):
     file = write(tmp_path / "a.json", annotations=[annotation])
     summary = evaluate([box(score=0.9)], [file])
     assert summary.statistics["AP"] == pytest.approx(ap)
-    assert summary.statistics["APm" if "area" in annotation else "APs"] == pytest.approx(ap)
+    assert summary.statistics["APm" if annotation.get("area") else "APs"] == pytest.approx(ap)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,26 @@
-"""Golden file: rpn_proposals."""
+"""Golden files: rpn_proposals, and the RoIs of model_r50fpn."""
 
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diou_jax.anchors import cell_anchors, grid_anchors
 from diou_jax.detector.proposals import propose
+from diou_jax.overlaps import pairwise_iou
 
 LEVELS = range(2, 7)
 SETTINGS = {
     "TRAIN": {"pre_nms_top_n": 2000, "post_nms_top_n": 2000, "collect_top_n": 2000},
     "TEST": {"pre_nms_top_n": 1000, "post_nms_top_n": 1000, "collect_top_n": 1000},
 }
+OPTIONS = ("pre_nms_top_n", "post_nms_top_n", "nms_thresh", "min_size", "collect_top_n", "per_image")
+
+compiled = jax.jit(propose, static_argnames=OPTIONS)
 
 
 def rpn_outputs(data):
@@ -27,29 +36,35 @@ def rpn_outputs(data):
 
 def call(outputs, info, **options):
     settings = {"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"], **options}
-    return propose(*outputs, jnp.asarray(info[:, :2]), jnp.asarray(info[:, 2]), **settings)
+    found = compiled(*outputs, info[:, :2], info[:, 2], **settings)
+    return jax.tree.map(np.asarray, found)
 
 
-def rows(boxes, order_by):
-    return boxes[np.lexsort((*boxes.T, -order_by))]
+def one_image(outputs, image):
+    logits, deltas, anchors, exists = outputs
+    pick = slice(image, image + 1)
+    return [x[pick] for x in logits], [x[pick] for x in deltas], anchors, [x[pick] for x in exists]
+
+
+def by_score(boxes, scores):
+    """Rows of box and score, in an order that does not depend on how equal scores lie."""
+    rows = np.column_stack([boxes, scores])
+    return rows[np.lexsort((*np.round(rows[:, :4].T, 2), -rows[:, 4]))]
 
 
 @pytest.mark.parametrize("mode", ["TRAIN", "TEST"])
-def test_each_level_equals_the_original(golden, mode):
+def test_the_proposals_of_all_levels_equal_the_original(golden, mode):
     data = golden("rpn_proposals.npz")
-    outputs = rpn_outputs(data)
-    for number, level in enumerate(LEVELS):
-        one = [part[number : number + 1] for part in outputs]
-        ours = call(one, data["im_info"], **SETTINGS[mode] | {"collect_top_n": 10**6})
-        for image in (0, 1):
-            theirs = data[f"{mode}/rois_fpn{level}"]
-            mask = theirs[:, 0] == image
-            valid = np.asarray(ours.valid[image])
-            assert valid.sum() == mask.sum()
-            np.testing.assert_allclose(
-                np.asarray(ours.scores[image])[valid], data[f"{mode}/probs_fpn{level}"][mask, 0], atol=1e-6
-            )
-            np.testing.assert_allclose(np.asarray(ours.boxes[image])[valid], theirs[mask, 1:], atol=1e-3)
+    ours = call(rpn_outputs(data), data["im_info"], **SETTINGS[mode] | {"collect_top_n": 10**6})
+    theirs = np.concatenate([data[f"{mode}/rois_fpn{level}"] for level in LEVELS])
+    scores = np.concatenate([data[f"{mode}/probs_fpn{level}"] for level in LEVELS])[:, 0]
+    for image in (0, 1):
+        mask, valid = theirs[:, 0] == image, ours.valid[image]
+        wanted = by_score(theirs[mask, 1:], scores[mask])
+        actual = by_score(ours.boxes[image, valid], ours.scores[image, valid])
+        assert actual.shape == wanted.shape
+        np.testing.assert_allclose(actual[:, 4], wanted[:, 4], atol=1e-6)
+        np.testing.assert_allclose(actual[:, :4], wanted[:, :4], atol=2e-4)
 
 
 @pytest.mark.parametrize("mode", ["TRAIN", "TEST"])
@@ -57,11 +72,19 @@ def test_collecting_over_the_minibatch_equals_the_original(golden, mode):
     data = golden("rpn_proposals.npz")
     ours = call(rpn_outputs(data), data["im_info"], **SETTINGS[mode])
     theirs = data[f"{mode}/collected_rois"]
-    assert int(ours.valid.sum()) == len(theirs)
+    assert ours.valid.sum() == len(theirs) == SETTINGS[mode]["collect_top_n"]
     for image in (0, 1):
         wanted = theirs[theirs[:, 0] == image, 1:]
-        actual = np.asarray(ours.boxes[image])[np.asarray(ours.valid[image])]
-        np.testing.assert_allclose(actual, wanted, atol=1e-3)
+        np.testing.assert_allclose(ours.boxes[image, ours.valid[image]], wanted, atol=2e-4)
+
+
+def test_the_rois_of_a_photo_equal_the_original(golden):
+    data = golden("model_r50fpn.npz")
+    ours = call(rpn_outputs(data), data["im_info"])
+    assert ours.valid.all()
+    np.testing.assert_allclose(
+        by_score(ours.boxes[0], np.zeros(1000)), by_score(data["rois"][:, 1:], np.zeros(1000)), atol=1e-3
+    )
 
 
 def test_an_image_alone_is_proposed_what_it_is_proposed_in_company(golden):
@@ -69,30 +92,123 @@ def test_an_image_alone_is_proposed_what_it_is_proposed_in_company(golden):
     outputs = rpn_outputs(data)
     together = call(outputs, data["im_info"], per_image=True)
     for image in (0, 1):
-        one = ([x[image : image + 1] for x in part] for part in (outputs[0], outputs[1]))
-        exists = [x[image : image + 1] for x in outputs[3]]
-        alone = call((*one, outputs[2], exists), data["im_info"][image : image + 1], per_image=True)
+        alone = call(one_image(outputs, image), data["im_info"][image : image + 1], per_image=True)
         np.testing.assert_array_equal(together.valid[image], alone.valid[0])
         np.testing.assert_array_equal(together.boxes[image], alone.boxes[0])
         assert alone.valid.sum() == 1000
 
 
+def row_of_anchors(count, side=10):
+    """Anchors that do not touch, of one image, whose size and scale come with them."""
+    left = np.arange(count) * 2 * side
+    anchors = np.stack([left, np.zeros(count), left + side - 1, np.full(count, side - 1)], 1).astype(np.float32)
+    return anchors, np.array([[side, 2 * side * count, 1]], np.float32)
+
+
+def test_the_best_by_probability_are_kept_and_equals_by_place():
+    """Logits of 20 and 30 are the same probability in float32: the original cannot tell them apart, nor may we."""
+    anchors, info = row_of_anchors(8)
+    logits = np.array([[20, 30, -1, 25, 0, 40, 90, 1]], np.float32)
+    outputs = ([logits], [np.zeros((1, 8, 4), np.float32)], [anchors], [np.ones((1, 8), bool)])
+    ours = call(outputs, info, pre_nms_top_n=3)
+    np.testing.assert_array_equal(ours.boxes[0], anchors[[0, 1, 3]])
+    assert (ours.scores[0] == 1).all()
+    ours = call(outputs, info)
+    np.testing.assert_array_equal(ours.boxes[0], anchors[[0, 1, 3, 5, 6, 7, 4, 2]])
+
+
+def test_limits_before_and_after_suppression_hold_for_each_level():
+    anchors, info = row_of_anchors(6)
+    twice = np.concatenate([anchors, anchors])
+    logits = np.linspace(3, -3, 12, dtype=np.float32)[None]
+    level = (logits, np.zeros((1, 12, 4), np.float32), twice, np.ones((1, 12), bool))
+    outputs = [[part, part] for part in level]
+    assert call(outputs, info).valid.sum() == 6 + 6, "levels do not suppress each other"
+    assert call(outputs, info, pre_nms_top_n=5).valid.sum() == 5 + 5
+    limited = call(outputs, info, post_nms_top_n=2)
+    assert limited.valid.shape == (1, 4) and limited.valid.all()
+    np.testing.assert_array_equal(limited.boxes[0], anchors[[0, 0, 1, 1]])
+
+
 def test_anchors_that_do_not_exist_and_outputs_that_are_not_numbers_are_never_proposed():
-    anchors = [grid_anchors(4, 4, stride=8, cell=cell_anchors(stride=8, size=16, aspect_ratios=(1.0,)))]
+    anchors, info = row_of_anchors(16)
     logits = np.linspace(-2, 2, 16, dtype=np.float32)[None]
     deltas = np.zeros((1, 16, 4), np.float32)
     exists = np.arange(16)[None] < 12
     logits[0, 3], deltas[0, 5, 2], deltas[0, 6] = np.nan, np.nan, np.inf
-    info = np.array([[32, 32, 1]], np.float32)
-    ours = call(([logits], [deltas], anchors, [exists]), info, nms_thresh=1.1)
+    ours = call(([logits], [deltas], [anchors], [exists]), info)
     assert np.isfinite(ours.boxes).all() and np.isfinite(ours.scores).all()
     assert ours.valid.sum() == 12 - 2, "an infinite shift is clipped to the border"
     assert ours.scores.max() < 1 / (1 + np.exp(-logits[0, 12]))
+    nothing = call(([logits], [deltas], [anchors], [np.zeros((1, 16), bool)]), info)
+    assert not nothing.valid.any() and (nothing.boxes == 0).all() and (nothing.scores == 0).all()
 
 
 def test_min_size_is_in_pixels_of_the_original_image():
-    anchors = [np.array([[0, 0, 9, 9], [0, 0, 19, 19]], np.float32)]
+    anchors = [np.array([[0, 0, 9, 9], [30, 30, 49, 49]], np.float32)]
     outputs = ([np.zeros((1, 2), np.float32)], [np.zeros((1, 2, 4), np.float32)], anchors, [np.ones((1, 2), bool)])
     for scale, kept in ((1.0, 1), (0.5, 2), (2.0, 0)):
         info = np.array([[64, 64, scale]], np.float32)
-        assert call(outputs, info, min_size=15, nms_thresh=1.1).valid.sum() == kept
+        assert call(outputs, info, min_size=15).valid.sum() == kept
+
+
+def test_no_gradient_passes():
+    anchors, info = row_of_anchors(4)
+
+    def total(logits, deltas):
+        found = propose([logits], [deltas], [anchors], [np.ones((1, 4), bool)], info[:, :2], info[:, 2], **options)
+        return found.boxes.sum() + found.scores.sum()
+
+    options = {"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"]}
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(jnp.zeros((1, 4)), jnp.ones((1, 4, 4)))
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+@functools.cache
+def small_levels():
+    sizes = ((8, 6, 8), (16, 3, 4))
+    return [
+        grid_anchors(h, w, stride=s, cell=cell_anchors(stride=s, size=3 * s, aspect_ratios=(1.0,))) for s, h, w in sizes
+    ]
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 30.0]))
+def test_proposals_are_ordered_lie_in_their_image_and_are_the_best_of_the_minibatch(seed, spread):
+    """`spread` of the logits: all equal, distinct, or mostly saturated."""
+    rng = np.random.default_rng(seed)
+    anchors = small_levels()
+    logits = [(spread * rng.standard_normal((2, len(a)))).astype(np.float32) for a in anchors]
+    deltas = [rng.standard_normal((2, len(a), 4)).astype(np.float32) for a in anchors]
+    exists = [rng.random((2, len(a))) < 0.9 for a in anchors]
+    info = np.array([[40, 60, 0.5], [48, 50, 2]], np.float32)
+    options = {"pre_nms_top_n": 20, "post_nms_top_n": 15}
+    every = call((logits, deltas, anchors, exists), info, collect_top_n=30, per_image=True, **options)
+    joint = call((logits, deltas, anchors, exists), info, collect_top_n=16, **options)
+
+    for found in (every, joint):
+        assert np.isfinite(found.boxes).all()
+        assert (np.diff(found.scores, axis=1) <= 0).all()
+        for image, (height, width, _) in enumerate(info):
+            boxes = found.boxes[image, found.valid[image]]
+            assert (boxes >= 0).all() and (boxes[:, 2:] <= [width - 1, height - 1]).all()
+            assert (boxes[:, 2:] - boxes[:, :2] >= -1e-3).all()
+    assert joint.valid.sum() == min(16, every.valid.sum())
+    best = np.sort(every.scores[every.valid])[::-1][:16]
+    np.testing.assert_array_equal(np.sort(joint.scores[joint.valid])[::-1], best)
+
+
+def test_proposals_of_a_level_do_not_overlap_much():
+    rng = np.random.default_rng(0)
+    anchors = small_levels()[:1]
+    outputs = (
+        [rng.standard_normal((1, 48)).astype(np.float32)],
+        [0.2 * rng.standard_normal((1, 48, 4)).astype(np.float32)],
+        anchors,
+        [np.ones((1, 48), bool)],
+    )
+    ours = call(outputs, np.array([[48, 64, 1]], np.float32), nms_thresh=0.3)
+    boxes = ours.boxes[0, ours.valid[0]]
+    overlaps = np.asarray(pairwise_iou(boxes, boxes))
+    assert 5 < len(boxes) < 48
+    assert (overlaps[~np.eye(len(boxes), dtype=bool)] < 0.3).all()

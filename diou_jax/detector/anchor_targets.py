@@ -47,24 +47,26 @@ def anchor_targets(
     Args:
       anchors: float32 (A, 4), pixels of the network's input.
       exists: bool (A,).
-      boxes: float32 (G, 4), ground truth in the same pixels.
-      valid: bool (G,), False for crowds and padding.
+      boxes: float32 (G, 4), ground truth in the same pixels; G at least 1.
+      valid: bool (G,), False for crowds and padding; may be False throughout.
       size: (2,), the image's height and width before padding.
       key: random key.
       batch_size_per_im: anchors sampled, at most.
       fg_fraction: the largest share of objects among them.
       positive_overlap, negative_overlap: see above.
-      straddle_thresh: pixels by which a sampled anchor may leave the image.
+      straddle_thresh: pixels by which a sampled anchor may leave the image; negative: all may be sampled.
     """
     height, width = size[0], size[1]
-    eligible = (
-        exists
-        & (anchors[:, 0] >= -straddle_thresh)
+    inside = (
+        (anchors[:, 0] >= -straddle_thresh)
         & (anchors[:, 1] >= -straddle_thresh)
         & (anchors[:, 2] < width + straddle_thresh)
         & (anchors[:, 3] < height + straddle_thresh)
     )
+    eligible = exists & inside if straddle_thresh >= 0 else exists
     overlaps = jnp.where(eligible[:, None] & valid, pairwise_iou(anchors, boxes), 0.0)
+    # The maximum is found again by equality, so both must see the same rounding: no fusion may compute it twice.
+    overlaps = jax.lax.optimization_barrier(overlaps)
     best = overlaps.max(1)
     best_of_box = overlaps.max(0)
     is_best = ((overlaps == best_of_box) & (best_of_box > 0)).any(1)

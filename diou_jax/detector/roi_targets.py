@@ -53,10 +53,10 @@ def sample_rois(
     Args:
       proposals: float32 (R, 4), pixels of the original image.
       valid: bool (R,).
-      boxes: float32 (G, 4), ground truth, pixels of the original image.
+      boxes: float32 (G, 4), ground truth, pixels of the original image; G at least 1.
       classes: int32 (G,).
       crowd: bool (G,).
-      valid_boxes: bool (G,).
+      valid_boxes: bool (G,), may be False throughout.
       key: random key.
       batch_size_per_im: S.
       fg_fraction: the largest share of objects.
@@ -89,12 +89,9 @@ def sample_rois(
     objects = fg_drawn.sum()
     row = jnp.arange(batch_size_per_im)
     is_object = row < objects
-    fg_row = jnp.minimum(row, len(fg_index) - 1)
-    bg_row = row - objects
-    has_background = ~is_object & (bg_row < len(bg_index))
-    bg_row = jnp.clip(bg_row, 0, len(bg_index) - 1)
-    index = jnp.where(is_object, fg_index[fg_row], bg_index[bg_row])
-    drawn = is_object | (has_background & bg_drawn[bg_row])
+    place = jnp.where(is_object, row, row - objects + len(fg_index))
+    index = jnp.concatenate([fg_index, bg_index]).at[place].get(mode="fill", fill_value=0)
+    drawn = jnp.concatenate([fg_drawn, bg_drawn]).at[place].get(mode="fill", fill_value=False)
 
     rois = jnp.where(drawn[:, None], candidates[index], 0.0)
     match = match[index]

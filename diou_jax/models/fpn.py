@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import xavier_fill
 from diou_jax.models.masking import mask_outside
-from diou_jax.models.norms import Conv
 
 
 class FPN(nn.Module):

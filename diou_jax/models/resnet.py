@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import torch_default
 from diou_jax.models.masking import mask_outside
-from diou_jax.models.norms import Conv
 
 
 class Bottleneck(nn.Module):

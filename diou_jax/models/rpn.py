@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import normal
-from diou_jax.models.norms import Conv
 
 
 class RPNHead(nn.Module):

@@ -1,65 +1,50 @@
 """The original's tensors and ours: names and layouts, both ways."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
 from diou_jax.errors import UserError
 
-
-def original_name(path: str) -> str:
-    """The original's name of a variable, which ours calls `path`, e.g. "params/body/res2_0/conv1/kernel"."""
-    collection, part, *rest, leaf = path.split("/")
-    leaf = {"kernel": "weight", "scale": "weight", "bias": "bias"}[leaf]
-    module = rest[-1]
-    if part == "body":
-        stage, block = re.fullmatch(r"res(\d)_(\d+)", rest[0]).groups() if len(rest) > 1 else ("1", None)
-        stem = f"Conv_Body.conv_body.res{stage}." + (f"{block}." if block else "")
-        if module == "shortcut":
-            module = "downsample.1" if collection == "affine" else "downsample.0"
-        elif collection == "affine":
-            module = module.replace("conv", "bn")
-        return f"{stem}{module}.{leaf}"
-    if part == "fpn":
-        kind, level = module[:-1], int(module[-1])
-        if kind == "output":
-            return f"Conv_Body.posthoc_modules.{5 - level}.{leaf}"
-        if level == 5:
-            return f"Conv_Body.conv_top.{leaf}"
-        return f"Conv_Body.topdown_lateral_modules.{4 - level}.conv_lateral.{leaf}"
-    if part == "rpn":
-        return "RPN.FPN_RPN_" + {"conv": "conv", "logits": "cls_score", "deltas": "bbox_pred"}[module] + f".{leaf}"
-    return {
-        "fc1": "Box_Head.fc1",
-        "fc2": "Box_Head.fc2",
-        "logits": "Box_Outs.cls_score",
-        "deltas": "Box_Outs.bbox_pred",
-    }[module] + f".{leaf}"
+_MODULES = {
+    "rpn/conv": "RPN.FPN_RPN_conv",
+    "rpn/logits": "RPN.FPN_RPN_cls_score",
+    "rpn/deltas": "RPN.FPN_RPN_bbox_pred",
+    "box_head/fc1": "Box_Head.fc1",
+    "box_head/fc2": "Box_Head.fc2",
+    "box_head/logits": "Box_Outs.cls_score",
+    "box_head/deltas": "Box_Outs.bbox_pred",
+    "fpn/inner5": "Conv_Body.conv_top",
+}
 
 
-def _layout(path: str, shape: tuple[int, ...], channels: int) -> tuple[Callable, Callable]:
-    """How to turn the original's array into ours of `shape`, and back."""
-    if len(shape) == 4:
-        return (lambda a: a.transpose(2, 3, 1, 0)), (lambda a: a.transpose(3, 2, 0, 1))
-    if path.endswith("fc1/kernel"):
-        # The original flattens pooled RoIs channel first, ours channel last.
-        side = round((shape[0] / channels) ** 0.5)
-        return (
-            lambda a: a.reshape(-1, channels, side, side).transpose(2, 3, 1, 0).reshape(shape),
-            lambda a: a.reshape(side, side, channels, -1).transpose(3, 2, 0, 1).reshape(shape[::-1]),
-        )
-    if len(shape) == 2:
-        return np.transpose, np.transpose
-    return (lambda a: a), (lambda a: a)
+class Tensor(NamedTuple):
+    """A tensor of the original.
+
+    Attributes:
+      name: in the original's ``model`` state dict.
+      shape: there.
+      to_ours, to_original: turn the original's array into ours and back, exactly.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_original: Callable[[np.ndarray], np.ndarray]
 
 
-def _entries(variables: Mapping) -> Iterator[tuple[str, str, np.ndarray, Callable, Callable]]:
+def original_tensors(variables: Mapping) -> dict[str, Tensor]:
+    """The original's counterpart of every variable, by our "/"-joined path with the collection in front.
+
+    Args:
+      variables: of the network; shapes are enough.
+    """
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     channels = flat["params/fpn/output2/kernel"].shape[-1]
-    for path, value in flat.items():
-        yield path, original_name(path), value, *_layout(path, value.shape, channels)
+    return {path: Tensor(_name(path, flat), *_layout(path, value.shape, channels)) for path, value in flat.items()}
 
 
 def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> dict:
@@ -72,32 +57,75 @@ def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> di
     Raises:
       UserError: names each tensor that is missing, of another shape, or unknown.
     """
-    flat, problems, used = {}, [], set()
-    for path, name, like, convert, _ in _entries(variables):
+    likes = traverse_util.flatten_dict(dict(variables), sep="/")
+    counterparts = original_tensors(variables)
+    flat, problems = {}, []
+    for path, (name, shape, to_ours, _) in counterparts.items():
         if name not in tensors:
             problems.append(f"{name} is missing")
             continue
-        used.add(name)
         value = np.asarray(tensors[name])
-        wanted = _original_shape(path, like.shape)
-        if value.shape != wanted:
-            problems.append(f"{name} has shape {value.shape} instead of {wanted}")
+        if value.shape != shape:
+            problems.append(f"{name} has shape {value.shape} instead of {shape}")
             continue
-        flat[path] = np.ascontiguousarray(convert(value)).astype(like.dtype)
-    problems += [f"{name} has no place in this network" for name in tensors if name not in used]
+        flat[path] = np.ascontiguousarray(to_ours(value), likes[path].dtype)
+    known = {tensor.name for tensor in counterparts.values()}
+    problems += [f"{name} has no place in this network" for name in tensors if name not in known]
     if problems:
         raise UserError(f"these weights do not fit the network of this config: {'; '.join(problems)}")
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _original_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) == 4:
-        return (shape[3], shape[2], shape[0], shape[1])
-    return shape[::-1]
-
-
 def export_original(variables: Mapping) -> dict[str, np.ndarray]:
     """The original's ``model`` state dict of the network's variables; the inverse of `import_original`."""
+    flat = traverse_util.flatten_dict(dict(variables), sep="/")
     return {
-        name: np.ascontiguousarray(restore(np.asarray(value))) for _, name, value, _, restore in _entries(variables)
+        tensor.name: np.ascontiguousarray(tensor.to_original(np.asarray(flat[path])))
+        for path, tensor in original_tensors(variables).items()
     }
+
+
+def _name(path, paths):
+    collection, *module, leaf = path.split("/")
+    frozen, grouped = collection == "affine", module[-1] == "norm"
+    module = "/".join(module[:-1] if grouped else module)
+    leaf = "bias" if leaf == "bias" else "weight"
+    if module.startswith("body/"):
+        return f"Conv_Body.conv_body.{_body_module(module, 'bn' if frozen else 'gn' if grouped else 'conv')}.{leaf}"
+    name = _MODULES.get(module) or _pyramid_module(module)
+    if f"params/{module}/norm/scale" in paths:
+        # Where the original's pyramid has GroupNorm, convolution and norm are two parts of a sequence.
+        name += ".1" if grouped else ".0"
+    return f"{name}.{leaf}"
+
+
+def _body_module(module, kind):
+    """`kind` is conv, bn (frozen affine) or gn: the original's names of the three."""
+    if module == "body/conv1":
+        return f"res1.{kind}1"
+    stage, block, part = re.fullmatch(r"body/res(\d)_(\d+)/(\w+)", module).groups()
+    if part == "shortcut":
+        return f"res{stage}.{block}.downsample.{0 if kind == 'conv' else 1}"
+    return f"res{stage}.{block}.{part.replace('conv', kind)}"
+
+
+def _pyramid_module(module):
+    kind, level = re.fullmatch(r"fpn/(inner|output)(\d)", module).groups()
+    if kind == "output":
+        return f"Conv_Body.posthoc_modules.{5 - int(level)}"
+    return f"Conv_Body.topdown_lateral_modules.{4 - int(level)}.conv_lateral"
+
+
+def _layout(path, shape, channels):
+    """The original's shape of our array of `shape`, and the conversions to ours and back."""
+    if len(shape) == 4:
+        return (shape[3], shape[2], *shape[:2]), lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)
+    if path.endswith("fc1/kernel"):
+        # The original flattens pooled RoIs channel first, ours channel last.
+        side = round((shape[0] / channels) ** 0.5)
+        return (
+            shape[::-1],
+            lambda a: a.reshape(-1, channels, side, side).transpose(2, 3, 1, 0).reshape(shape),
+            lambda a: a.reshape(side, side, channels, -1).transpose(3, 2, 0, 1).reshape(shape[::-1]),
+        )
+    return shape[::-1], np.transpose, np.transpose

@@ -1,0 +1,223 @@
+"""The detector as a whole. Golden files: model_r50fpn from the photo on, model_train from the stored targets on."""
+
+import dataclasses
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import base
+from diou_jax import build
+from diou_jax.batch import Batch
+from diou_jax.data import catalog, reader, transforms
+from diou_jax.detector.anchor_targets import AnchorTargets
+from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.detector.roi_targets import SampledRois
+from diou_jax.losses import BOX_LOSSES
+from diou_jax.weights.original import import_original
+
+
+@pytest.fixture(scope="module")
+def original_variables():
+    """The weights that the golden files were made with."""
+    from conftest import find_golden
+
+    path = find_golden("make_weights.py")
+    spec = importlib.util.spec_from_file_location("make_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network = build.network(base.get_config(), 81)
+    return import_original(module.weights("public"), network.variable_shapes())
+
+
+def photo_batch(image, *, target, max_size, bucket):
+    """One photo as the loader would hand it over."""
+    height, width = image.shape[:2]
+    placed = transforms.place(height, width, target=target, max_size=max_size, flip=False, bucket=bucket)
+    size = np.array(placed.size, np.int32)
+    one = {
+        "image": image,
+        "rows": placed.rows,
+        "row_weight": placed.row_weight,
+        "columns": placed.columns,
+        "column_weight": placed.column_weight,
+        "size": size,
+        "extent": -(-size // 32) * 32,
+        "scale": np.float32(placed.scale),
+        "original_size": np.array([height, width], np.int32),
+        "boxes": np.zeros((1, 4), np.float32),
+        "classes": np.zeros(1, np.int32),
+        "crowd": np.zeros(1, bool),
+        "valid": np.zeros(1, bool),
+        "index": np.int32(0),
+        "present": np.True_,
+    }
+    return Batch(**{name: jnp.asarray(value)[None] for name, value in one.items()})
+
+
+def rows(found):
+    """Detections as rows of class, box, score, in an order that does not depend on rounding."""
+    valid = np.asarray(found.valid[0])
+    table = np.column_stack([found.classes[0], found.boxes[0], found.scores[0]])[valid]
+    return table[np.lexsort((*np.round(table[:, 1:5].T), table[:, 0]))]
+
+
+def matched(ours, theirs, *, score, box):
+    """Asserts that two sets of detections are the same: each row has its partner."""
+    assert len(ours) == len(theirs)
+    np.testing.assert_array_equal(np.sort(ours[:, 0]), np.sort(theirs[:, 0]))
+    free = np.ones(len(theirs), bool)
+    for row in ours:
+        distance = np.abs(theirs[:, 1:5] - row[1:5]).max(1) + 1e3 * (~free | (theirs[:, 0] != row[0]))
+        partner = distance.argmin()
+        assert distance[partner] < box, row
+        assert abs(theirs[partner, 5] - row[5]) < score, row
+        free[partner] = False
+
+
+@pytest.mark.parametrize(
+    ("diou", "beta", "name"), [(False, 1.0, "greedy"), (True, 1.0, "diou_b1.0"), (True, 0.9, "diou_b0.9")]
+)
+def test_the_originals_weights_find_the_originals_detections(golden, original_variables, diou, beta, name):
+    data = golden("model_r50fpn.npz")
+    config = base.get_config()
+    config.test.diou_nms.enabled, config.test.diou_nms.beta1 = diou, beta
+    detector = build.detector(config, 81)
+    padded = data["data"].shape[2:]
+    scale = float(data["im_scale_f64"][0])
+    target = round(scale * min(data["image_u8_bgr"].shape[:2]))
+    batch = photo_batch(data["image_u8_bgr"], target=target, max_size=10_000, bucket=padded)
+    assert tuple(np.asarray(batch.extent[0])) == padded
+    found = jax.jit(detector.detect)(original_variables, batch)
+    matched(rows(found), data[f"dets_{name}"], score=1e-4, box=0.02)
+
+
+def test_padding_is_invisible(golden, original_variables):
+    """The same photo in its own multiple of 32 and in a larger bucket."""
+    data = golden("model_r50fpn.npz")
+    config = base.get_config()
+    config.test.rpn_pre_nms_top_n = config.test.rpn_post_nms_top_n = 300
+    detector = build.detector(config, 81)
+    photo = functools.partial(photo_batch, data["image_u8_bgr"], target=160, max_size=256)
+    tight, loose = (
+        rows(jax.jit(detector.detect)(original_variables, photo(bucket=b))) for b in ((256, 192), (320, 352))
+    )
+    assert len(tight) > 20
+    matched(loose, tight, score=1e-4, box=0.01)
+
+    leaky = dataclasses.replace(detector, mask_padding=False)
+    with pytest.raises(AssertionError):
+        matched(rows(jax.jit(leaky.detect)(original_variables, photo(bucket=(320, 352)))), tight, score=1e-4, box=0.01)
+
+
+@pytest.mark.parametrize("loss", ["smooth_l1", "iou", "giou", "diou", "ciou"])
+def test_head_losses_and_their_gradients_equal_the_original(golden, loss):
+    data = golden("model_train.npz")
+    labels = data["labels_int32"]
+    count, classes = data["cls_score_train_logits"].shape
+    columns = 4 * labels[:, None] + np.arange(4)
+    sampled = SampledRois(
+        rois=jnp.zeros((1, count, 4)),
+        labels=jnp.asarray(labels)[None],
+        deltas=jnp.asarray(np.take_along_axis(data["bbox_targets"], columns, 1))[None],
+        valid=jnp.ones((1, count), bool),
+    )
+
+    def losses(logits, deltas):
+        result = head_losses(
+            logits[None],
+            deltas.reshape(1, count, classes, 4),
+            sampled,
+            box_loss=BOX_LOSSES[loss],
+            reg_weights=(10.0, 10.0, 5.0, 5.0),
+        )
+        return result["loss_cls"] + result["loss_bbox"], result
+
+    inputs = data["cls_score_train_logits"], data["bbox_pred"]
+    gradients, result = jax.jit(jax.grad(losses, (0, 1), has_aux=True))(*inputs)
+    np.testing.assert_allclose(result["loss_cls"], data["loss/loss_cls"], rtol=1e-5)
+    np.testing.assert_allclose(result["loss_bbox"], data[f"head/loss_bbox_{loss}"], rtol=1e-5)
+    for name in ("accuracy_cls", "bbox_sl1", "bbox_iou", "bbox_giou"):
+        np.testing.assert_allclose(result[name], data[f"metric/{name}"], rtol=2e-5, err_msg=name)
+    for ours, theirs in zip(gradients, (data["head/grad_cls_score"], data[f"head/grad_bbox_pred_{loss}"]), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_rpn_losses_equal_the_original_at_every_level(golden, original_variables):
+    """From the stored network input and targets."""
+    data = golden("model_train.npz")
+    network = build.network(base.get_config(), 81)
+
+    @jax.jit
+    def outputs(variables, images):
+        return network.apply(variables, network.apply(variables, images, method="pyramid"), method="propose")
+
+    logits, deltas = outputs(original_variables, data["data"].transpose(0, 2, 3, 1))
+    labels, targets = [], []
+    for level in range(2, 7):
+        height, width = (-(-side // 2**level) for side in data["data"].shape[2:])
+        crop = np.s_[:, :, :height, :width]
+        labels.append(data[f"rpn_labels_int32_wide_fpn{level}"][crop].transpose(0, 2, 3, 1).reshape(2, -1))
+        wide = data[f"rpn_bbox_targets_wide_fpn{level}"][crop]
+        targets.append(wide.transpose(0, 2, 3, 1).reshape(2, -1, 4))
+    losses = rpn_losses(
+        logits,
+        deltas,
+        AnchorTargets(jnp.concatenate(labels, 1), jnp.concatenate(targets, 1)),
+        box_loss=lambda d, t: BOX_LOSSES["smooth_l1"](d, t, beta=1 / 9),
+        batch_size_per_im=256,
+    )
+    for name in ("cls", "bbox"):
+        wanted = [data[f"loss/loss_rpn_{name}_fpn{level}"] for level in range(2, 7)]
+        np.testing.assert_allclose(losses[f"loss_rpn_{name}_levels"], wanted, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("rpn_loss", ["giou", "sl1"])
+def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
+    config = tiny_config()
+    config.model.rpn_loss_type = rpn_loss
+    data = build.dataset(config, config.train.datasets)
+    detector = build.detector(config, len(data.class_names))
+    batch, _ = build.train_reader(config, data, build.rule(config))(0)
+    batch = jax.tree.map(jnp.asarray, dataclasses.replace(batch, valid=np.zeros_like(batch.valid)))
+    params = detector.network.init_variables(jax.random.key(0))["params"]
+
+    def total(params):
+        return detector.losses({"params": params}, batch, jax.random.split(jax.random.key(0), len(batch.index)))
+
+    gradient, metrics = jax.jit(jax.grad(total, has_aux=True))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, metrics)))
+    assert metrics["loss_bbox"] == metrics["loss_rpn_bbox"] == 0
+    assert metrics["loss_cls"] > 0 and metrics["loss_rpn_cls"] > 0
+
+
+def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
+    config = tiny_config()
+    config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64
+    data = catalog.load(("train2017",), real_data("coco128"))
+    photos = reader.train_reader(
+        data, scales=(128,), max_size=192, batch_size=2, seed=3, use_flipped=False, max_boxes=64
+    )
+    batch = jax.tree.map(jnp.asarray, photos(0)[0])
+    detector = build.detector(config, len(data.class_names))
+    params = detector.network.init_variables(jax.random.key(0))["params"]
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, state):
+        keys = jax.random.split(jax.random.key(1), 2)
+        loss = lambda params: detector.losses({"params": params}, batch, keys)  # noqa: E731
+        gradient, metrics = jax.grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, metrics
+
+    state, history = optimizer.init(params), []
+    for _ in range(150):
+        params, state, metrics = step(params, state)
+        history.append(float(metrics["loss"]))
+    # The head's box loss starts near zero, while nothing is an object, so the others must carry the drop.
+    assert np.mean(history[-10:]) < 0.25 * np.mean(history[:3]), history[::15]

@@ -1,0 +1,170 @@
+"""The body against the original's initial statistics, and its options against their meaning."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from diou_jax.models.conv import Conv
+from diou_jax.models.norms import GroupNorm
+from diou_jax.models.resnet import Bottleneck, ResNet, frozen_stage, max_pool
+
+NARROW = {"blocks": (1, 1, 1, 1), "width_per_group": 4, "stem_width": 8}
+
+
+def shapes_of(body):
+    image = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
+    variables = jax.eval_shape(body.init, jax.random.key(0), image)
+    maps = jax.eval_shape(body.apply, variables, image)
+    return variables, [x.shape[1:] for x in maps]
+
+
+@pytest.mark.parametrize(
+    ("body", "convolutions", "channels"),
+    [
+        # Published sizes of torchvision's models, less the classifier and batch norm.
+        (ResNet(), 23_454_912, 256),
+        (ResNet(blocks=(3, 4, 23, 3)), 42_394_816, 256),
+        (ResNet(blocks=(3, 4, 23, 3), num_groups=32, width_per_group=8, stride_1x1=False), 86_539_584, 256),
+        (ResNet(**NARROW), None, 16),
+    ],
+)
+def test_size_and_strides(body, convolutions, channels):
+    variables, maps = shapes_of(body)
+    assert maps == [(64 // s, 96 // s, channels * s // 4) for s in (4, 8, 16, 32)]
+    kernels = jax.tree.leaves(variables["params"])
+    assert convolutions in (None, sum(kernel.size for kernel in kernels))
+    # One frozen scale and one bias per output channel of each convolution, and nothing else.
+    assert sum(x.size for x in jax.tree.leaves(variables["affine"])) == 2 * sum(k.shape[-1] for k in kernels)
+
+
+def test_cardinality_groups_the_3x3_convolutions_only():
+    variables, _ = shapes_of(ResNet(blocks=(1, 1, 1, 1), num_groups=32, width_per_group=8))
+    block = variables["params"]["res3_0"]
+    assert block["conv1"]["kernel"].shape == (1, 1, 256, 512)
+    assert block["conv2"]["kernel"].shape == (3, 3, 16, 512)
+    assert block["conv3"]["kernel"].shape == (1, 1, 512, 512)
+
+
+def test_grouped_convolution_is_one_convolution_per_group():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+    whole = Conv(12, 3, groups=4)
+    variables = whole.init(jax.random.key(1), x)
+    kernel = variables["params"]["kernel"]
+    parts = [
+        Conv(3, 3).apply({"params": {"kernel": k, "bias": jnp.zeros(3)}}, part)
+        for k, part in zip(jnp.split(kernel, 4, -1), jnp.split(x, 4, -1), strict=True)
+    ]
+    np.testing.assert_allclose(whole.apply(variables, x), jnp.concatenate(parts, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
+def test_1x1_convolution_as_a_product_equals_xlas_convolution(stride, shape):
+    x = jax.random.normal(jax.random.key(0), (2, *shape, 5))
+    conv = Conv(4, 1, stride)
+    variables = conv.init(jax.random.key(1), x)
+    expected = jax.lax.conv_general_dilated(
+        x, variables["params"]["kernel"], (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride_1x1", [True, False])
+def test_stride_sits_where_the_option_says(stride_1x1):
+    def conv(*args, **kwargs):
+        return Conv(*args, follow="bias", **kwargs)
+
+    block = Bottleneck(4, 8, 2, 1, stride_1x1, True, conv)
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
+    variables = block.init(jax.random.key(1), x, None, 4)
+    changed = x.at[:, 1::2].add(1.0)
+    same = jnp.array_equal(block.apply(variables, x, None, 4), block.apply(variables, changed, None, 4))
+    # Strided 1x1 convolutions never look at odd rows; a strided 3x3 does.
+    assert same == stride_1x1
+
+
+def test_max_pool_equals_the_windowed_maximum_and_its_gradient():
+    x = nn.relu(jax.random.normal(jax.random.key(0), (2, 8, 12, 3)))
+    weight = jax.random.normal(jax.random.key(1), (2, 4, 6, 3))
+
+    def windowed(x):
+        return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+    np.testing.assert_array_equal(max_pool(x), windowed(x))
+
+    def gradient(pool):
+        return jax.grad(lambda x: (pool(nn.relu(x)) * weight).sum())(x)
+
+    np.testing.assert_allclose(gradient(max_pool), gradient(windowed), atol=1e-6)
+
+
+def test_frozen_affine_is_a_scale_and_a_bias_after_the_convolution():
+    x = jax.random.normal(jax.random.key(0), (1, 5, 5, 3))
+    conv = Conv(4, 3, follow="affine")
+    variables = conv.init(jax.random.key(1), x)
+    assert list(variables["params"]) == ["kernel"]
+    scale, bias = variables["affine"]["scale"], variables["affine"]["bias"] + jnp.arange(4.0)
+    plain = Conv(4, 3).apply({"params": {"kernel": variables["params"]["kernel"], "bias": jnp.zeros(4)}}, x)
+    folded = conv.apply({"params": variables["params"], "affine": {"scale": scale, "bias": bias}}, x)
+    np.testing.assert_allclose(folded, plain * scale + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "channels", "groups"),
+    [
+        ({"num_groups": 32}, 256, 32),
+        ({"num_groups": 32}, 64, 32),
+        ({"num_groups": 32}, 24, 12),  # never a group of one channel
+        ({"num_groups": 8}, 20, 5),  # the largest divisor below
+        ({"num_groups": 2}, 7, 1),
+        ({"dim_per_group": 16}, 64, 4),
+        ({}, 1, 1),
+    ],
+)
+def test_group_norm_normalises_each_group_inside_the_extent(options, channels, groups):
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, (2, 6, 8, channels)).astype(np.float32)
+    extent = np.array([[6 * 4, 8 * 4], [4 * 4 - 1, 5 * 4]])  # a cell of which only a part exists counts
+    norm = GroupNorm(**options)
+    scale, bias = rng.normal(size=(2, channels)).astype(np.float32)
+    y = norm.apply({"params": {"scale": scale, "bias": bias}}, x, extent, 4)
+    for image, (height, width) in enumerate([(6, 8), (4, 5)]):
+        part = x[image, :height, :width].reshape(height * width, groups, -1).astype(np.float64)
+        mean, variance = part.mean((0, 2), keepdims=True), part.var((0, 2), keepdims=True)
+        expected = ((part - mean) / np.sqrt(variance + 1e-5)).reshape(height, width, channels) * scale + bias
+        np.testing.assert_allclose(y[image, :height, :width], expected, atol=2e-5)
+
+
+def test_group_norm_of_nothing_is_finite():
+    x = jnp.ones((2, 4, 4, 8))
+    norm = GroupNorm()
+    variables = norm.init(jax.random.key(0), x)
+    extent = jnp.array([[4, 4], [0, 0]])
+    value, gradient = jax.value_and_grad(lambda x: norm.apply(variables, x, extent, 1).sum())(x)
+    assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("freeze_at", [0, 2, 5])
+def test_frozen_stages_get_no_gradient_and_the_others_do(freeze_at):
+    body = ResNet(**NARROW, norm="group", freeze_at=freeze_at)
+    x = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    params = body.init(jax.random.key(1), x)["params"]
+
+    @jax.jit
+    def gradient(params):
+        return jax.grad(lambda p: sum((y**2).sum() for y in body.apply({"params": p}, x)))(params)
+
+    for path, value in traverse_util.flatten_dict(gradient(params), sep="/").items():
+        stage = int(match[1]) if (match := re.match(r"res(\d)", path)) else 1
+        assert frozen_stage(f"body/{path}", freeze_at) == (stage <= freeze_at)
+        assert jnp.any(value != 0) == (stage > freeze_at), path
+
+
+def test_nothing_outside_the_body_is_ever_frozen():
+    for path in ("fpn/inner2/kernel", "rpn/conv/bias", "box_head/fc1/kernel"):
+        assert not frozen_stage(path, 5)
