@@ -156,9 +156,7 @@ def test_anchors_that_do_not_exist_neither_count_nor_compete(anchors):
 
 @pytest.mark.parametrize(("straddle_thresh", "margin"), [(0, 0), (10, 10), (-1, np.inf)])
 def test_anchors_beyond_the_border_are_left_out(anchors, straddle_thresh, margin):
-    labels, _ = call(
-        anchors, np.zeros((0, 4)), (96, 128), batch_size_per_im=ALL, straddle_thresh=straddle_thresh
-    )
+    labels, _ = call(anchors, np.zeros((0, 4)), (96, 128), batch_size_per_im=ALL, straddle_thresh=straddle_thresh)
     low, high = anchors[:, :2].min(1), (anchors[:, 2:] - [128, 96]).max(1)
     np.testing.assert_array_equal(labels == 0, (low >= -margin) & (high < margin))
 

@@ -93,9 +93,12 @@ def test_a_sample_has_the_originals_size_and_its_rows_their_labels(golden):
 
 
 def test_in_a_training_step_rois_get_the_originals_labels_and_deltas(golden):
-    """Every object is taken, as there are fewer than 16; the background is drawn. One object is a crowd's."""
+    """Every object is taken, as there are fewer than 16; the background is drawn. Two objects are a crowd's."""
     data = golden("model_train.npz")
-    proposals = np.concatenate([data[f"rpn_rois_fpn{level}"] for level in range(2, 7)])
+    scores, proposals = (
+        np.concatenate([data[f"{name}_fpn{level}"] for level in range(2, 7)]) for name in ("rpn_rois_prob", "rpn_rois")
+    )
+    proposals = proposals[np.argsort(-scores[:, 0], kind="stable")[:500]]  # what the step collected
     for image in (0, 1):
         scale = data["im_info"][image, 2]
         truth = [data[f"{name}_im{image}"] for name in ("gt_boxes", "gt_classes", "is_crowd")]
