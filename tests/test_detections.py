@@ -2,8 +2,9 @@
 
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,9 +13,36 @@ from diou_jax.detector.detections import detect, suppress
 VARIANTS = {"greedy": (False, 1.0), "diou_b1.0": (True, 1.0), "diou_b0.9": (True, 0.9)}
 
 
+RULES = {
+    "reg_weights": (10.0, 10.0, 5.0, 5.0),
+    "score_thresh": 0.05,
+    "nms_thresh": 0.5,
+    "diou_nms": True,
+    "beta1": 1.0,
+    "detections_per_im": 100,
+}
+
+compiled = jax.jit(detect, static_argnames=tuple(RULES))
+
+
 @functools.partial(jax.jit, static_argnames=("nms_thresh", "diou_nms", "beta1", "detections_per_im"))
 def jitted_suppress(boxes, scores, **options):
     return suppress(boxes, scores, scores > 0.05, **options)
+
+
+def call(rois, scores, deltas, *, valid=None, scale=1.0, size=(100, 100), **rules):
+    """`detect` for images of one size and scale."""
+    images = len(rois)
+    found = compiled(
+        rois.astype(np.float32),
+        np.ones(rois.shape[:2], bool) if valid is None else valid,
+        scores.astype(np.float32),
+        deltas.astype(np.float32),
+        np.full(images, scale, np.float32),
+        np.tile(np.int32(size), (images, 1)),
+        **RULES | rules,
+    )
+    return jax.tree.map(np.asarray, found)
 
 
 def from_original(scores, boxes, *, variant, limit, nms_thresh=0.5):
@@ -86,54 +114,103 @@ def test_detections_in_a_photo_equal_the_original(golden, variant, name, limit, 
 
 def test_decoding_equals_the_original(golden):
     data = golden("model_r50fpn.npz")
-    info = data["image_u8_bgr"].shape[:2]
-    found = jax.jit(
-        functools.partial(
-            detect,
-            reg_weights=(10.0, 10.0, 5.0, 5.0),
-            score_thresh=0.05,
-            nms_thresh=0.5,
-            diou_nms=True,
-            beta1=1.0,
-            detections_per_im=100,
-        )
-    )(
+    found = call(
         data["rois"][None, :, 1:],
-        jnp.ones((1, 1000), bool),
         data["scores"][None],
         data["bbox_pred"].reshape(1, 1000, -1, 4),
-        data["im_scale_f64"].astype(np.float32),
-        jnp.asarray([info]),
+        scale=data["im_scale_f64"][0],
+        size=data["image_u8_bgr"].shape[:2],
     )
     ours, theirs = ordered(rows(found)), ordered(data["dets_diou_b1.0"])
     np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])
-    np.testing.assert_allclose(ours[:, 1:5], theirs[:, 1:5], atol=2e-3)
-    np.testing.assert_allclose(ours[:, 5], theirs[:, 5], atol=1e-6)
+    np.testing.assert_allclose(ours[:, 1:5], theirs[:, 1:5], atol=1e-3)
+    np.testing.assert_array_equal(ours[:, 5], theirs[:, 5])
+
+
+APART = np.array([[[0, 0, 9, 9], [50, 50, 69, 79], [20, 0, 39, 9]]])
 
 
 def test_class_agnostic_boxes_are_shared_and_what_is_not_a_number_is_dropped():
-    rois = np.array([[[0, 0, 9, 9], [50, 50, 69, 79], [20, 0, 39, 9]]], np.float32)
-    scores = np.array([[[0.1, 0.5, 0.4], [0.1, 0.2, 0.7], [0.0, np.nan, 1.0]]], np.float32)
-    deltas = np.zeros((1, 3, 1, 4), np.float32)
+    scores = np.array([[[0.1, 0.5, 0.4], [0.1, 0.2, 0.7], [0.0, np.nan, 1.0]]])
+    deltas = np.zeros((1, 3, 1, 4))
     deltas[0, 2, 0, 0] = np.nan
-    found = detect(
-        jnp.asarray(rois),
-        jnp.ones((1, 3), bool),
-        jnp.asarray(scores),
-        jnp.asarray(deltas),
-        jnp.ones(1),
-        jnp.array([[100, 100]]),
-        reg_weights=(1, 1, 1, 1),
-        score_thresh=0.05,
-        nms_thresh=0.5,
-        diou_nms=False,
-        beta1=1.0,
-        detections_per_im=10,
+    found = call(APART, scores, deltas, detections_per_im=10)
+    first, second = APART[0, :2]
+    wanted = [[2, *second, 0.7], [1, *first, 0.5], [2, *first, 0.4], [1, *second, 0.2]]
+    np.testing.assert_array_equal(rows(found), np.array(wanted, np.float32))
+    assert found.valid.shape == (1, 10)
+    assert (found.boxes[0, 4:] == 0).all() and (found.scores[0, 4:] == 0).all() and (found.classes[0, 4:] == 0).all()
+
+
+def test_each_class_has_its_own_box():
+    deltas = np.zeros((1, 3, 3, 4))
+    deltas[0, :, 1, 0], deltas[0, :, 2, 1] = 1.0, 2.0  # a tenth of the width to the right; a fifth of the height down
+    found = call(APART, np.tile([0, 0.6, 0.4], (1, 3, 1)), deltas, score_thresh=0.5)
+    np.testing.assert_allclose(found.boxes[0, :3], APART[0] + [[1, 0, 1, 0], [2, 0, 2, 0], [2, 0, 2, 0]], atol=1e-5)
+    found = call(APART, np.tile([0, 0.4, 0.6], (1, 3, 1)), deltas, score_thresh=0.5)
+    np.testing.assert_allclose(found.boxes[0, :3], APART[0] + [[0, 2, 0, 2], [0, 6, 0, 6], [0, 2, 0, 2]], atol=1e-5)
+
+
+def test_equal_scores_come_by_class_then_roi():
+    found = call(APART, np.full((1, 3, 3), 1 / 3), np.zeros((1, 3, 1, 4)), detections_per_im=5)
+    np.testing.assert_array_equal(found.classes[0], [1, 1, 1, 2, 2])
+    np.testing.assert_array_equal(found.boxes[0], APART[0, [0, 1, 2, 0, 1]])
+
+
+def test_a_score_must_exceed_the_threshold_and_a_roi_be_valid():
+    scores = np.array([[[0.95, 0.05], [0.9, 0.1], [0.8, 0.2]]])
+    found = call(APART, scores, np.zeros((1, 3, 1, 4)), valid=np.array([[True, True, False]]))
+    np.testing.assert_array_equal(rows(found), np.float32([[1, *APART[0, 1], 0.1]]))
+
+
+def test_an_invalid_roi_suppresses_nothing():
+    rois = np.tile(APART[:, :1], (1, 2, 1))
+    scores = np.array([[[0.1, 0.9], [0.5, 0.5]]])
+    found = call(rois, scores, np.zeros((1, 2, 1, 4)), valid=np.array([[False, True]]))
+    np.testing.assert_array_equal(found.scores[0, found.valid[0]], [0.5])
+
+
+def test_boxes_are_clipped_to_the_original_image():
+    rois = np.array([[[-20, -20, 300, 90]]])
+    found = call(rois, np.array([[[0.1, 0.9]]]), np.zeros((1, 1, 1, 4)), scale=0.5, size=(70, 90))
+    np.testing.assert_array_equal(found.boxes[0, 0], [0, 0, 89, 69])
+
+
+@hypothesis.settings(deadline=None, max_examples=40)
+@hypothesis.given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 1.0]), st.booleans())
+def test_detections_are_finite_ordered_and_those_of_each_image_alone(seed, spoilt, diou_nms):
+    """`spoilt`: the share of scores, deltas and RoIs that are not numbers."""
+    rng = np.random.default_rng(seed)
+
+    def spoil(x):
+        return np.where(rng.random(x.shape) < spoilt, np.nan, x)
+
+    corner = rng.uniform(0, 60, (2, 12, 2))
+    rois = spoil(np.concatenate([corner, corner + rng.uniform(5, 60, (2, 12, 2))], -1))
+    scores = spoil(rng.dirichlet(np.ones(4), (2, 12)).round(1))  # with ties
+    deltas = spoil(rng.standard_normal((2, 12, 4, 4)))
+    valid = rng.random((2, 12)) < 0.8
+    found = call(rois, scores, deltas, valid=valid, size=(80, 90), diou_nms=diou_nms, detections_per_im=20)
+    assert all(np.isfinite(x).all() for x in (found.boxes, found.scores))
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    assert (np.diff(found.valid.astype(int), axis=1) <= 0).all()
+    assert (found.scores[found.valid] > 0.05).all() and np.isin(found.classes[found.valid], [1, 2, 3]).all()
+    assert (found.boxes >= 0).all() and (found.boxes <= [89, 79, 89, 79]).all()
+    if spoilt == 1:
+        assert not found.valid.any()
+    flipped = call(
+        rois[::-1],
+        scores[::-1],
+        deltas[::-1],
+        valid=valid[::-1],
+        size=(80, 90),
+        diou_nms=diou_nms,
+        detections_per_im=20,
     )
-    np.testing.assert_array_equal(
-        rows(found),
-        np.array(
-            [[2, *rois[0, 1], 0.7], [1, *rois[0, 0], 0.5], [2, *rois[0, 0], 0.4], [1, *rois[0, 1], 0.2]], np.float32
-        ),
-    )
-    assert not found.valid[0, 4:].any() and (found.boxes[0, 4:] == 0).all()
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[::-1]), found, flipped)
+
+
+def test_more_detections_than_rois_may_be_asked_for():
+    found = call(APART, np.tile([0, 0.6, 0.4], (1, 3, 1)), np.zeros((1, 3, 1, 4)), detections_per_im=1000)
+    assert found.valid.shape == (1, 1000)
+    assert found.valid.sum() == 6

@@ -26,7 +26,7 @@ compiled = jax.jit(propose, static_argnames=OPTIONS)
 def rpn_outputs(data):
     logits, deltas, anchors = [], [], []
     for level in LEVELS:
-        batch, count, height, width = data[f"rpn_cls_logits_fpn{level}"].shape
+        batch, _, height, width = data[f"rpn_cls_logits_fpn{level}"].shape
         logits.append(data[f"rpn_cls_logits_fpn{level}"].transpose(0, 2, 3, 1).reshape(batch, -1))
         deltas.append(data[f"rpn_bbox_pred_fpn{level}"].transpose(0, 2, 3, 1).reshape(batch, -1, 4))
         cell = cell_anchors(stride=2**level, size=8 * 2**level, aspect_ratios=(0.5, 1.0, 2.0))

@@ -1,0 +1,245 @@
+"""The network. Golden files: model_r50fpn (stages, pyramid, RPN, box head), init_stats."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from diou_jax.models.fpn import FPN, upsample
+from diou_jax.models.heads import BoxHead
+from diou_jax.models.masking import mask_outside
+from diou_jax.models.network import Network
+from diou_jax.models.resnet import ResNet, max_pool
+from diou_jax.models.rpn import RPNHead
+from diou_jax.weights.original import import_original, original_tensors
+
+R50 = Network(ResNet(), FPN(), RPNHead(), BoxHead(num_classes=81))
+STRIDES = (4, 8, 16, 32, 64)
+
+# Compiles in a fraction of the time.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def narrow(*, norm="affine", fpn_norm="bias", stride_1x1=True, dtype=jnp.float32):
+    return Network(
+        ResNet(
+            blocks=(1, 1, 2, 1),
+            width_per_group=4,
+            stem_width=8,
+            norm=norm,
+            stride_1x1=stride_1x1,
+            freeze_at=0,
+            dtype=dtype,
+        ),
+        FPN(16, norm=fpn_norm, dtype=dtype),
+        RPNHead(features=16, dtype=dtype),
+        BoxHead(num_classes=5, hidden=12, dtype=dtype),
+        resolution=3,
+    )
+
+
+def random_variables(network):
+    """As after some training: no bias and no scale at its initial value."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, like):
+        if path[-1].key == "kernel":
+            return rng.normal(0, (2 / np.prod(like.shape[:-1])) ** 0.5, like.shape).astype(np.float32)
+        return rng.normal(path[-1].key == "scale", 0.2, like.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, network.variable_shapes())
+
+
+@functools.cache
+def original_weights(path):
+    spec = importlib.util.spec_from_file_location("make_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return import_original(module.weights("public"), R50.variable_shapes())
+
+
+def assert_close(ours, theirs, *, relative):
+    """To `relative` of the largest value of the map."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= relative * np.abs(theirs).max()
+
+
+def test_every_map_is_the_originals(golden, golden_path):
+    stored = golden("model_r50fpn.npz")
+    variables = original_weights(golden_path("make_weights.py"))
+
+    @jax.jit
+    def forward(variables, image):
+        pyramid, state = R50.apply(
+            variables,
+            image,
+            method="pyramid",
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name in ("conv1", "body"),
+        )
+        body = state["intermediates"]["body"]
+        stem = max_pool(jax.nn.relu(body["conv1"]["__call__"][0]))
+        return [stem, *body["__call__"][0]], pyramid, R50.apply(variables, pyramid, method="propose")
+
+    stages, pyramid, (logits, deltas) = forward(variables, stored["data"].transpose(0, 2, 3, 1))
+    for number, stage in enumerate(stages, start=1):
+        theirs = stored[f"c{number}_chstride16"].transpose(0, 2, 3, 1)
+        assert_close(stage[..., ::16], theirs, relative=1e-5)
+    for level, channel_stride in zip(range(2, 7), (8, 4, 1, 1, 1), strict=True):
+        theirs = stored[f"fpn_p{level}_chstride{channel_stride}"].transpose(0, 2, 3, 1)
+        assert_close(pyramid[level - 2][..., ::channel_stride], theirs, relative=1e-5)
+        # Anchors are the original's channels; flat, they follow the cells.
+        theirs = stored[f"rpn_cls_logits_fpn{level}"].transpose(0, 2, 3, 1).reshape(1, -1)
+        assert_close(logits[level - 2], theirs, relative=1e-5)
+        theirs = stored[f"rpn_bbox_pred_fpn{level}"].transpose(0, 2, 3, 1).reshape(1, -1, 4)
+        assert_close(deltas[level - 2], theirs, relative=2e-5)
+
+
+def test_box_head_is_the_originals(golden, golden_path):
+    stored = golden("model_r50fpn.npz")
+    variables = original_weights(golden_path("make_weights.py"))
+    pooled = stored["roi_feat_first64"].transpose(0, 2, 3, 1)
+    logits, deltas = R50.apply(variables, pooled, method="classify")
+    # At test the original's cls_score is a probability.
+    np.testing.assert_allclose(jax.nn.softmax(logits), stored["cls_score"][:64], atol=1e-5)
+    np.testing.assert_allclose(deltas.reshape(64, -1), stored["bbox_pred"][:64], atol=2e-5)
+
+
+def test_initial_weights_are_distributed_as_the_originals(golden_path):
+    rows = [line.split("\t") for line in golden_path("init_stats.txt").read_text().splitlines() if line[0] != "#"]
+    statistics = {name: [float(x) for x in numbers] for name, _, *numbers in rows}
+    # One block a stage has every kind of tensor.
+    network = Network(ResNet(blocks=(1, 1, 1, 1)), FPN(), RPNHead(), BoxHead(num_classes=81))
+    variables = network.init_variables(jax.random.key(0))
+    tensors = original_tensors(variables)
+    for path, value in traverse_util.flatten_dict(variables, sep="/").items():
+        mean, std, low, high = statistics[tensors[path].name]
+        value = np.asarray(value)
+        assert value.dtype == np.float32
+        error = 8 * std / value.size**0.5  # several standard deviations of either estimate
+        assert abs(value.mean() - mean) <= error, path
+        assert abs(value.std() - std) <= error, path
+        # Uniform about zero ends at 1.7 standard deviations; uniform in (0, 1) and Gaussian do not.
+        assert (np.abs(value).max() <= 1.8 * std) == (max(-low, high) <= 1.8 * std), path
+        assert path.startswith("params/") or (value.min() >= 0 and value.max() <= 1)
+
+
+def test_a_body_that_starts_from_nothing_keeps_the_scale_of_its_activations():
+    body = ResNet(blocks=(1,), norm="group")
+    params = quick(body.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    for kernel in (params["conv1"]["kernel"], params["res2_0"]["conv2"]["kernel"]):
+        assert kernel.std() == pytest.approx((2 / np.prod(kernel.shape[:3])) ** 0.5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("norm", "fpn_norm", "stride_1x1"),
+    [("affine", "bias", True), ("affine", "bias", False), ("group", "bias", True), ("group", "group", False)],
+)
+def test_padding_is_invisible(norm, fpn_norm, stride_1x1):
+    network = narrow(norm=norm, fpn_norm=fpn_norm, stride_1x1=stride_1x1)
+    variables = random_variables(network)
+
+    @quick
+    def forward(images, extent):
+        pyramid = network.apply(variables, images, extent, method="pyramid")
+        return pyramid, *network.apply(variables, pyramid, method="propose")
+
+    # Two images in two buckets, with different rubbish around them; the first one fills the smaller bucket.
+    extent = np.array([[96, 128], [64, 96]])
+    rng = np.random.default_rng(0)
+    large, small = (rng.normal(0, 50, (2, *bucket, 3)).astype(np.float32) for bucket in ((160, 192), (96, 128)))
+    for image, (height, width) in enumerate(extent):
+        small[image, :height, :width] = large[image, :height, :width]
+    padded, fitting, unmasked = forward(large, extent), forward(small, extent), forward(small[:1], None)
+
+    for image, (height, width) in enumerate(extent):
+        for level, stride in enumerate(STRIDES):
+            inside = np.s_[: -(-height // stride), : -(-width // stride)]
+            cells = [x[level].shape[1:3] for x in (padded[0], fitting[0])]
+            for output in range(3):
+                ours, theirs = (
+                    np.array(x[output][level][image]).reshape(*shape, -1)
+                    for x, shape in zip((padded, fitting), cells, strict=True)
+                )
+                assert_close(ours[inside], theirs[inside], relative=1e-5)
+                if image == 0:
+                    assert_close(ours[inside], np.reshape(unmasked[output][level][0], theirs.shape), relative=1e-5)
+                if output == 0:
+                    ours[inside] = 0
+                    assert not ours.any()
+
+
+def test_masks_cost_nothing_where_everything_exists():
+    network = narrow(norm="group")
+    shapes = network.variable_shapes()
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    extent = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+
+    def trace(*args):
+        return str(jax.make_jaxpr(lambda v, *args: network.apply(v, *args, method="pyramid"))(shapes, *args))
+
+    assert "select_n" not in trace(image)
+    assert "select_n" in trace(image, extent)
+
+
+def test_mask_keeps_cells_of_which_a_part_exists():
+    x = jnp.ones((2, 4, 4, 1))
+    masked = mask_outside(x, jnp.array([[33, 128], [0, 64]]), 32)[..., 0]
+    np.testing.assert_array_equal(masked.sum((1, 2)), [8, 0])
+    np.testing.assert_array_equal(masked[0, :2], 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (96, 160)])
+def test_pyramid_of_any_multiple_of_32(height, width):
+    network = narrow()
+    image = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+
+    def forward(variables, image):
+        pyramid = network.apply(variables, image, method="pyramid")
+        return pyramid, *network.apply(variables, pyramid, method="propose")
+
+    pyramid, logits, deltas = jax.eval_shape(forward, network.variable_shapes(), image)
+    cells = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+    assert [x.shape for x in pyramid] == [(2, h, w, 16) for h, w in cells]
+    assert [x.shape for x in logits] == [(2, 3 * h * w) for h, w in cells]
+    assert [x.shape for x in deltas] == [(2, 3 * h * w, 4) for h, w in cells]
+
+
+def test_upsampling_repeats_cells():
+    x = np.arange(24.0).reshape(2, 2, 3, 2)
+    np.testing.assert_array_equal(upsample(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))
+
+
+def test_bfloat16_computes_what_float32_computes():
+    networks = [narrow(dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    variables = random_variables(networks[1])
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    image = np.random.default_rng(0).normal(0, 50, (1, 64, 64, 3)).astype(np.float32)
+
+    def forward(network):
+        pyramid = network.apply(variables, image, method="pyramid")
+        heads = (
+            network.apply(variables, pyramid, method="propose"),
+            network.apply(variables, pyramid[2][:, None, :3, :3], method="classify"),
+        )
+        return pyramid, heads
+
+    (exact, exact_heads), (rounded, rounded_heads) = (quick(functools.partial(forward, n))() for n in networks)
+    assert {x.dtype for x in rounded} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(rounded_heads)} == {jnp.dtype("float32")}
+    for a, b in zip(jax.tree.leaves((exact, exact_heads)), jax.tree.leaves((rounded, rounded_heads)), strict=True):
+        assert_close(np.asarray(b, np.float32), a, relative=0.08)
+
+
+@pytest.mark.parametrize(("class_agnostic", "boxes"), [(False, 5), (True, 1)])
+def test_box_head_gives_every_class_a_box_or_one_to_all(class_agnostic, boxes):
+    head = BoxHead(num_classes=5, hidden=8, class_agnostic=class_agnostic)
+    pooled = jnp.ones((2, 3, 7, 7, 4))
+    (logits, deltas), _ = jax.eval_shape(head.init_with_output, jax.random.key(0), pooled)
+    assert logits.shape == (2, 3, 5)
+    assert deltas.shape == (2, 3, boxes, 4)

@@ -1,0 +1,172 @@
+"""Golden files: roi_align, fpn_levels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lowering import lower_for_cuda
+
+from kernels.roi_align import roi_align, roi_levels
+
+STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+
+
+def pooled(feature, rois, *, level, resolution, ratio):
+    """RoIs with an image index, as the original has them, pooled from one level."""
+    images = len(feature)
+    everywhere = jnp.broadcast_to(rois[None, :, 1:], (images, len(rois), 4))
+    all_pooled = roi_align(
+        [feature], everywhere, resolution=resolution, sampling_ratio=ratio, strides=(STRIDES[level],)
+    )
+    return all_pooled[rois[:, 0].astype(int), jnp.arange(len(rois))]
+
+
+@pytest.mark.parametrize("level", STRIDES)
+def test_values_and_gradients_equal_the_original(golden, level):
+    data = golden("roi_align.npz")
+    feature = data[f"feat_{level}"].transpose(0, 2, 3, 1)
+    tried = 0
+    for name, wanted in data.items():
+        if not name.startswith(f"out_{level}_"):
+            continue
+        resolution, ratio = (int(part[1:]) for part in name.split("_")[2:])
+        pool = jax.jit(functools.partial(pooled, rois=data["rois"], level=level, resolution=resolution, ratio=ratio))
+        np.testing.assert_allclose(pool(feature), wanted.transpose(0, 2, 3, 1), atol=3e-5, err_msg=name)
+        if f"g{name}" in data:
+            weight = data[f"g{name}"].transpose(0, 2, 3, 1)
+            gradient = jax.jit(jax.grad(lambda x, p=pool, w=weight: (p(x) * w).sum()))(jnp.asarray(feature))
+            wanted = data[f"gfeat_{name.removeprefix('out_')}"].transpose(0, 2, 3, 1)
+            np.testing.assert_allclose(gradient, wanted, atol=3e-5, err_msg=name)
+        tried += 1
+    assert tried >= 2
+
+
+def test_levels_equal_the_original(golden):
+    data = golden("fpn_levels.npz")
+    np.testing.assert_array_equal(roi_levels(data["boxes"]) + 2, data["levels_2_5"])
+    np.testing.assert_array_equal(roi_levels(data["boxes"], strides=(4, 8, 16, 32, 64)) + 2, data["levels_2_6"])
+
+
+def random_pyramid(rng, *, batch=2, channels=3, side=128, dtype=np.float32):
+    return [
+        jnp.asarray(rng.normal(size=(batch, side // stride, side // stride, channels)), dtype)
+        for stride in STRIDES.values()
+    ]
+
+
+def random_rois(rng, *, batch=2, count=30, side=128):
+    corner = rng.uniform(0, side * 0.9, (batch, count, 2))
+    size = rng.uniform(0, 1, (batch, count, 2)) ** 2 * (side - 1 - corner)
+    return np.concatenate([corner, corner + size], -1).astype(np.float32)
+
+
+def oracle(feature, roi, stride, resolution, ratio):
+    """One RoI on one map (H, W, C), sample by sample."""
+    height, width, channels = feature.shape
+    x1, y1, x2, y2 = np.float64(roi) / stride
+    across, down = max(x2 - x1, 1) / resolution, max(y2 - y1, 1) / resolution
+    out = np.zeros((resolution, resolution, channels))
+    for i in range(resolution):
+        for j in range(resolution):
+            for a in range(ratio):
+                for b in range(ratio):
+                    y, x = y1 + i * down + (a + 0.5) * down / ratio, x1 + j * across + (b + 0.5) * across / ratio
+                    if y < -1 or y > height or x < -1 or x > width:
+                        continue
+                    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+                    top, left = min(int(y), height - 1), min(int(x), width - 1)
+                    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+                    dy, dx = y - top, x - left
+                    out[i, j] += (1 - dy) * ((1 - dx) * feature[top, left] + dx * feature[top, right])
+                    out[i, j] += dy * ((1 - dx) * feature[bottom, left] + dx * feature[bottom, right])
+    return out / ratio**2
+
+
+def test_each_roi_is_pooled_from_its_own_level_and_image():
+    rng = np.random.default_rng(0)
+    pyramid, rois = random_pyramid(rng), random_rois(rng)
+    rois[0, :3] = [[-40, -8, 30, 20], [100, 100, 190, 140], [5, 5, 5, 5]]
+    options = {"canonical_scale": 24, "canonical_level": 4}
+    values = roi_align(pyramid, rois, resolution=3, sampling_ratio=2, **options)
+    levels = np.asarray(roi_levels(rois, **options))
+    assert set(levels.ravel()) == {0, 1, 2, 3}
+    for image in range(2):
+        for number in range(rois.shape[1]):
+            level = levels[image, number]
+            feature = np.asarray(pyramid[level][image], np.float64)
+            wanted = oracle(feature, rois[image, number], 4 * 2**level, 3, 2)
+            np.testing.assert_allclose(values[image, number], wanted, atol=2e-5)
+
+
+def test_a_larger_map_changes_nothing_beyond_the_extent():
+    """Bit for bit, whatever lies there."""
+    rng = np.random.default_rng(1)
+    small, rois = random_pyramid(rng, side=96), random_rois(rng, side=128)
+    padded = [
+        jnp.pad(level, ((0, 0), (0, 64 // stride), (0, 32 // stride), (0, 0)), constant_values=np.nan)
+        for level, stride in zip(small, STRIDES.values(), strict=True)
+    ]
+    options = {"resolution": 7, "sampling_ratio": 2, "canonical_scale": 40}
+    extent = jnp.full((2, 2), 96)
+    np.testing.assert_array_equal(roi_align(padded, rois, extent=extent, **options), roi_align(small, rois, **options))
+
+    def total(pyramid, **more):
+        return (roi_align(pyramid, rois, **options, **more) ** 2).sum()
+
+    clean = [jnp.nan_to_num(level) for level in padded]
+    for large, little in zip(jax.grad(total)(clean, extent=extent), jax.grad(total)(small), strict=True):
+        np.testing.assert_array_equal(large[:, : little.shape[1], : little.shape[2]], little)
+        assert float(jnp.abs(large).sum()) == pytest.approx(float(jnp.abs(little).sum()), rel=1e-5)
+
+
+def test_the_gradient_is_the_transpose_and_reaches_no_roi():
+    rng = np.random.default_rng(2)
+    pyramid, rois = random_pyramid(rng, channels=2), random_rois(rng, count=10)
+    pool = functools.partial(roi_align, resolution=4, sampling_ratio=2, canonical_scale=40)
+    value, pull = jax.vjp(lambda p: pool(p, rois), pyramid)
+    weight = jnp.asarray(rng.normal(size=value.shape), jnp.float32)
+    (gradient,) = pull(weight)
+    inner = sum(float((g * p).sum()) for g, p in zip(gradient, pyramid, strict=True))
+    assert inner == pytest.approx(float((value * weight).sum()), rel=1e-4)
+    assert (jax.grad(lambda r: pool(pyramid, r).sum())(jnp.asarray(rois)) == 0).all()
+
+
+def test_bfloat16_features_are_accumulated_in_float32():
+    rng = np.random.default_rng(3)
+    exact, rois = random_pyramid(rng), random_rois(rng)
+    coarse = [level.astype(jnp.bfloat16) for level in exact]
+    values = roi_align(coarse, rois, resolution=7, sampling_ratio=2, canonical_scale=40)
+    assert values.dtype == jnp.bfloat16
+    upcast = roi_align(
+        [l.astype(jnp.float32) for l in coarse], rois, resolution=7, sampling_ratio=2, canonical_scale=40
+    )
+    np.testing.assert_array_equal(values, upcast.astype(jnp.bfloat16))
+    gradient = jax.grad(
+        lambda p: roi_align(p, rois, resolution=7, sampling_ratio=2, canonical_scale=40).astype(jnp.float32).sum()
+    )(coarse)
+    assert all(g.dtype == jnp.bfloat16 and np.isfinite(np.asarray(g, np.float32)).all() for g in gradient)
+
+
+def test_a_constant_map_gives_the_constant_and_a_slope_its_value():
+    y, x = np.mgrid[0:32, 0:32].astype(np.float32)
+    feature = jnp.asarray(np.stack([np.full((32, 32), 3.0), x, y], -1))[None]
+    rois = np.array([[[16, 24, 72, 88]]], np.float32)
+    value = roi_align([feature], rois, resolution=2, sampling_ratio=2, strides=(4,))[0, 0]
+    np.testing.assert_allclose(value[..., 0], 3)
+    np.testing.assert_allclose(value[..., 1], [[7.5, 14.5]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(value[..., 2], [[10, 10], [18, 18]], rtol=1e-6)
+
+
+def test_one_stride_for_each_map():
+    with pytest.raises(ValueError, match="1 feature maps"):
+        roi_align([jnp.zeros((1, 4, 4, 1))], jnp.zeros((1, 1, 4)), resolution=2, sampling_ratio=2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_it_lowers_for_cuda_at_the_detectors_sizes(dtype):
+    pyramid = [jax.ShapeDtypeStruct((2, 800 // s, 1344 // s, 256), dtype) for s in STRIDES.values()]
+    rois = jax.ShapeDtypeStruct((2, 512, 4), jnp.float32)
+    pool = functools.partial(roi_align, resolution=7, sampling_ratio=2)
+    assert lower_for_cuda(jax.grad(lambda p, r: pool(p, r).astype(jnp.float32).sum()), pyramid, rois)
