@@ -59,7 +59,7 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     fpn.roi_canonical_scale = 224  # a RoI of this size ...
     fpn.roi_canonical_level = 4  # ... is pooled from this level
     fpn.mask_padding = True  # at test: nothing exists beyond an image's own padding, whatever the bucket
-    fpn.mask_padding_train = False  # the same in training; docs/performance.md has its cost and its worth
+    fpn.mask_padding_train = resnets.use_gn  # in training; without GroupNorm the padding hardly matters there
 
     fast_rcnn = config.fast_rcnn = ml_collections.ConfigDict()
     fast_rcnn.mlp_head_dim = 1024

@@ -78,9 +78,9 @@ def parameter_group(path: str, frozen: Callable[[str], bool]) -> str:
     if frozen(path):
         return "frozen"
     *_, module, leaf = path.split("/")
-    if module.startswith("norm"):
-        return "norm"
-    return "bias" if leaf == "bias" else "weight"
+    if leaf == "bias":
+        return "bias"  # GroupNorm's too, as in the original
+    return "norm" if module.startswith("norm") else "weight"
 
 
 def make_optimizer(

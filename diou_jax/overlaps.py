@@ -1,7 +1,11 @@
 """How much two boxes overlap: IoU and its relatives.
 
 `pairwise_iou` counts inclusive pixels, as everything that matches boxes does. The element-wise functions measure
-continuous boxes (width ``x2 - x1``) and are what the losses differentiate; `OVERLAPS` holds them by name.
+continuous boxes (width ``x2 - x1``) and are what the losses differentiate; `OVERLAPS` holds them by name. To add one,
+write a function of two boxes and enter it there: the box losses of RPN and box head take its name.
+
+Values and gradients of the element-wise functions are finite for any finite boxes. A box turned inside out along an
+axis has no extent there and lies at its first corner; a box without area overlaps nothing, so that its IoU is 0.
 
 References:
   Rezatofighi et al., Generalized Intersection over Union, CVPR 2019.
@@ -18,6 +22,9 @@ from diou_jax.boxes import area
 
 # The original's: it keeps the quotients of empty boxes at 0 and is lost in rounding for any box of real size.
 EPSILON = 1e-7
+
+# No image reaches so far; beyond it the squares of areas, which gradients divide by, overflow float32.
+COORDINATE_LIMIT = 1e9
 
 
 def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -46,10 +53,11 @@ class _Pair(NamedTuple):
 
 
 def _measure(boxes, targets) -> _Pair:
-    boxes, targets = boxes.astype(jnp.float32), targets.astype(jnp.float32)
+    boxes, targets = (
+        jnp.clip(corners.astype(jnp.float32), -COORDINATE_LIMIT, COORDINATE_LIMIT) for corners in (boxes, targets)
+    )
     low, high = boxes[..., :2], boxes[..., 2:]
     target_low, target_high = targets[..., :2], targets[..., 2:]
-    # A box turned inside out is empty: it lies at its first corner.
     size, target_size = jnp.maximum(high - low, 0.0), jnp.maximum(target_high - target_low, 0.0)
     high, target_high = jnp.maximum(high, low), jnp.maximum(target_high, target_low)
 
@@ -69,20 +77,19 @@ def _distance_penalty(pair: _Pair) -> jax.Array:
     return (pair.offset**2).sum(-1) / diagonal
 
 
+def _angle(size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """arctan(width / height) of sizes (..., 2), and where it has a value: not for a point."""
+    longer = jax.lax.stop_gradient(size.max(-1, keepdims=True))
+    proper = longer >= jnp.finfo(size.dtype).tiny
+    # Sides in units of the longer one: atan2's gradient divides by the sum of their squares, which must not underflow.
+    sides = jnp.where(proper, size / jnp.where(proper, longer, 1.0), 1.0)
+    return jnp.arctan2(sides[..., 0], sides[..., 1]), proper[..., 0]
+
+
 def _aspect_penalty(pair: _Pair, overlap: jax.Array) -> jax.Array:
     """The weighted difference of aspect ratios, alpha v (CIoU, eq. 9 to 11); alpha is a constant to the gradient."""
-
-    def angle(size):
-        # The angle of a box without width or height is undefined and its gradient infinite.
-        proper = (size > 0).all(-1)
-        width, height = (jnp.where(proper, size[..., axis], 1.0) for axis in (0, 1))
-        ratio = width / height
-        finite = proper & (ratio < jnp.inf) & (ratio > 0)
-        return jnp.where(finite, jnp.arctan(jnp.where(finite, ratio, 1.0)), 0.0), finite
-
-    wanted, wanted_finite = angle(pair.target_size)
-    actual, actual_finite = angle(pair.size)
-    difference = jnp.where(wanted_finite & actual_finite, wanted - actual, 0.0)
+    (angle, proper), (target_angle, target_proper) = _angle(pair.size), _angle(pair.target_size)
+    difference = jnp.where(proper & target_proper, target_angle - angle, 0.0)
     v = 4 / math.pi**2 * difference**2
     denominator = 1 - overlap + v
     # Identical boxes: 0 / 0 in the paper's and the original's form.

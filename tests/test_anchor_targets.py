@@ -143,15 +143,19 @@ def test_the_best_anchor_of_a_box_is_never_background(anchors):
     assert 0 < overlap.max() < 0.3
     assert (labels == 1).sum() >= 1
     assert (overlap[labels == 1] == overlap.max()).all()
+    unsampled, _ = call(anchors, speck, (96, 128), batch_size_per_im=ALL, fg_fraction=0.0)
+    np.testing.assert_array_equal(unsampled, np.where(labels == 1, -1, labels))
 
 
 def test_anchors_that_do_not_exist_neither_count_nor_compete(anchors):
-    box = anchors[[40]]
-    exists = np.arange(len(anchors)) != 40
+    centre = (6 * 16 + 8) * 3 + 1
+    box = anchors[[centre]]
+    assert call(anchors, box, (96, 128))[0][centre] == 1
+    exists = np.arange(len(anchors)) != centre
     labels, _ = call(anchors, box, (96, 128), exists=exists, batch_size_per_im=ALL)
-    without, _ = call(np.delete(anchors, 40, 0), box, (96, 128), batch_size_per_im=ALL)
-    assert labels[40] == -1
-    np.testing.assert_array_equal(np.delete(labels, 40), without)
+    without, _ = call(np.delete(anchors, centre, 0), box, (96, 128), batch_size_per_im=ALL)
+    assert labels[centre] == -1
+    np.testing.assert_array_equal(np.delete(labels, centre), without)
 
 
 @pytest.mark.parametrize(("straddle_thresh", "margin"), [(0, 0), (10, 10), (-1, np.inf)])

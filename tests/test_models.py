@@ -149,8 +149,9 @@ def test_padding_is_invisible(norm, fpn_norm, stride_1x1):
         pyramid = network.apply(variables, images, extent, method="pyramid")
         return pyramid, *network.apply(variables, pyramid, method="propose")
 
-    # Two images in two buckets, with different rubbish around them; the first one fills the smaller bucket.
-    extent = np.array([[96, 128], [64, 96]])
+    # Two images in two buckets, with different rubbish around them. The first one fills the smaller bucket; the second
+    # one's sides are no multiples of anything.
+    extent = np.array([[96, 128], [61, 90]])
     rng = np.random.default_rng(0)
     large, small = (rng.normal(0, 50, (2, *bucket, 3)).astype(np.float32) for bucket in ((160, 192), (96, 128)))
     for image, (height, width) in enumerate(extent):

@@ -108,7 +108,7 @@ def test_clipping_limits_the_norm_of_the_whole_gradient():
         ("body/res3_0/conv1/kernel", "weight"),
         ("fpn/output2/bias", "bias"),
         ("body/res3_0/conv1/norm/scale", "norm"),
-        ("body/res3_0/conv1/norm/bias", "norm"),
+        ("body/res3_0/conv1/norm/bias", "bias"),
         ("frozen/kernel", "frozen"),
     ],
 )

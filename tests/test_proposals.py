@@ -121,13 +121,13 @@ def test_limits_before_and_after_suppression_hold_for_each_level():
     anchors, info = row_of_anchors(6)
     twice = np.concatenate([anchors, anchors])
     logits = np.linspace(3, -3, 12, dtype=np.float32)[None]
-    level = (logits, np.zeros((1, 12, 4), np.float32), twice, np.ones((1, 12), bool))
-    outputs = [[part, part] for part in level]
+    deltas, exists = np.zeros((1, 12, 4), np.float32), np.ones((1, 12), bool)
+    outputs = ([logits, logits - 9], [deltas] * 2, [twice] * 2, [exists] * 2)
     assert call(outputs, info).valid.sum() == 6 + 6, "levels do not suppress each other"
     assert call(outputs, info, pre_nms_top_n=5).valid.sum() == 5 + 5
     limited = call(outputs, info, post_nms_top_n=2)
     assert limited.valid.shape == (1, 4) and limited.valid.all()
-    np.testing.assert_array_equal(limited.boxes[0], anchors[[0, 0, 1, 1]])
+    np.testing.assert_array_equal(limited.boxes[0], anchors[[0, 1, 0, 1]])
 
 
 def test_anchors_that_do_not_exist_and_outputs_that_are_not_numbers_are_never_proposed():
@@ -140,16 +140,20 @@ def test_anchors_that_do_not_exist_and_outputs_that_are_not_numbers_are_never_pr
     assert np.isfinite(ours.boxes).all() and np.isfinite(ours.scores).all()
     assert ours.valid.sum() == 12 - 2, "an infinite shift is clipped to the border"
     assert ours.scores.max() < 1 / (1 + np.exp(-logits[0, 12]))
+    assert call(([logits], [deltas], [anchors], [exists]), info, pre_nms_top_n=1).valid.all()
     nothing = call(([logits], [deltas], [anchors], [np.zeros((1, 16), bool)]), info)
     assert not nothing.valid.any() and (nothing.boxes == 0).all() and (nothing.scores == 0).all()
 
 
 def test_min_size_is_in_pixels_of_the_original_image():
     anchors = [np.array([[0, 0, 9, 9], [30, 30, 49, 49]], np.float32)]
-    outputs = ([np.zeros((1, 2), np.float32)], [np.zeros((1, 2, 4), np.float32)], anchors, [np.ones((1, 2), bool)])
+    logits = np.array([[1, 0]], np.float32)
+    outputs = ([logits], [np.zeros((1, 2, 4), np.float32)], anchors, [np.ones((1, 2), bool)])
     for scale, kept in ((1.0, 1), (0.5, 2), (2.0, 0)):
         info = np.array([[64, 64, scale]], np.float32)
         assert call(outputs, info, min_size=15).valid.sum() == kept
+        # What is too small takes no place from what is not.
+        assert call(outputs, info, min_size=15, post_nms_top_n=1).valid.sum() == min(kept, 1)
 
 
 def test_no_gradient_passes():

@@ -1,4 +1,4 @@
-"""The body against the original's initial statistics, and its options against their meaning."""
+"""The body: its sizes, and its options against their meaning."""
 
 import functools
 import re

@@ -101,7 +101,7 @@ def test_a_finished_run_is_left_alone(finished, tiny_config, capsys):
 
 
 def test_two_devices_average_what_each_finds_on_its_own_image(tiny_config):
-    """Each device has its own proposals, samples and normalisers; the gradients, not the sums behind them, are averaged."""
+    """Each device has its own proposals, samples and normalisers; what is averaged are the gradients."""
     config = tiny_config()
     config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
     rule = build.rule(config)

@@ -24,6 +24,7 @@ COUNTS = {"train": 800, "val": 200}
 
 MOST_OBJECTS = 5
 SMALLEST, LARGEST = 8, 110  # longer side of a shape, pixels
+SIZE_SKEW = 0.6  # 1 draws sizes log-uniformly; less draws fewer of the tiny ones
 MOST_ELONGATED = 5.0
 MOST_COVERED = 0.25  # share of a shape that others may hide
 CONTRAST = 70  # least difference between a shape and the background, in the channel where it is greatest
@@ -154,7 +155,7 @@ def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[t
     for _ in range(int(rng.integers(1, MOST_OBJECTS + 1))):
         label = int(rng.integers(1, len(CLASSES) + 1))
         for _ in range(8):
-            mask = place(label, float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))))
+            mask = place(label, SMALLEST * (LARGEST / SMALLEST) ** (rng.random() ** SIZE_SKEW))
             if mask is not None:
                 objects.append((label, mask, False))
                 hidden.append(np.zeros_like(mask))

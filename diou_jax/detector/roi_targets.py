@@ -71,7 +71,6 @@ def sample_rois(
     overlap, match = overlaps.max(1), overlaps.argmax(1)
     # A ground truth is its own match, also where another one covers the same pixels.
     itself = jnp.arange(len(candidates)) < count
-    overlap = jnp.where(itself, 1.0, overlap)
     match = jnp.where(itself, jnp.arange(len(candidates)), match)
     eligible = jnp.concatenate([valid_boxes & ~crowd, valid])
     if crowd_filter_thresh > 0:

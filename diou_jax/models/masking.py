@@ -21,7 +21,7 @@ def inside(shape: tuple[int, ...], extent: jax.Array, stride: int) -> jax.Array:
 def mask_outside(x: jax.Array, extent: jax.Array | None, stride: int) -> jax.Array:
     """The map (B, H, W, C) with zeros where it does not exist, as if a convolution's own padding began there.
 
-    Whatever a spatial convolution or pooling reads must have passed through here, since biases make padding nonzero.
+    Whatever a spatial convolution reads must have passed through here, since biases make padding nonzero.
     With `extent` None everything exists.
     """
     if extent is None:

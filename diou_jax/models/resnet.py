@@ -87,7 +87,7 @@ class ResNet(nn.Module):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
 
         x = nn.relu(conv(self.stem_width, 7, 2, name="conv1")(mask_outside(x, extent, 1), extent, 2))
-        x = freeze(max_pool(mask_outside(x, extent, 2)), 1)
+        x = freeze(max_pool(x), 1)
         features = 256 if self.num_groups > 1 else 4 * self.width_per_group
         stride, maps = 4, []
         for stage, blocks in enumerate(self.blocks, start=2):
@@ -112,7 +112,8 @@ class ResNet(nn.Module):
 def max_pool(x: jax.Array) -> jax.Array:
     """The maximum over 3x3 windows, stride 2, of (B, H, W, C), H and W even, which is nowhere negative.
 
-    The original pads by one cell of minus infinity; zero is as neutral after a ReLU, and marks what does not exist.
+    The original pads by one cell of minus infinity; zero is as neutral after a ReLU. Windows begin one cell before an
+    even one and end one after it, so that none reaches beyond an even extent: no mask is needed.
     """
     # Maxima of shifted maps: the gradient of XLA's windowed maximum takes many times as long on a CPU.
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))

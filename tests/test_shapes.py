@@ -1,0 +1,87 @@
+import hashlib
+import json
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from diou_jax.data import catalog, shapes
+from diou_jax.errors import UserError
+
+
+def digest(root):
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest(), len(files)
+
+
+def test_the_seed_determines_every_byte(shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 24, "val": 6})
+    shapes.ensure(tmp_path / "again")
+    assert digest(tmp_path / "again") == digest(shapes_root)
+    before = (tmp_path / "again" / shapes.MARKER).stat().st_mtime_ns
+    shapes.ensure(tmp_path / "again")
+    assert (tmp_path / "again" / shapes.MARKER).stat().st_mtime_ns == before
+    shapes.ensure(tmp_path / "other", seed=1)
+    assert digest(tmp_path / "other") != digest(shapes_root)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "other"], "no draft is left"
+
+
+def test_what_is_not_the_data_set_is_refused_and_left(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(UserError, match="does not hold the shapes"):
+        shapes.ensure(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_it_is_read_like_any_coco_folder(shapes_root):
+    data = catalog.load(("train",), shapes_root)
+    assert data.class_names[1:] == shapes.CLASSES
+    assert not data.faults.counts
+    assert len(data) == 24
+
+
+def test_boxes_are_those_of_the_masks(shapes_root):
+    content = json.loads((shapes_root / "annotations" / "instances_train.json").read_text())
+    for annotation in content["annotations"]:
+        np.testing.assert_allclose(rle.toBbox(annotation["segmentation"]), annotation["bbox"])
+        assert rle.area(annotation["segmentation"]) == annotation["area"]
+
+
+@pytest.fixture(scope="module")
+def many():
+    rng = np.random.default_rng(0)
+    return [shapes.draw(rng) for _ in range(250)]
+
+
+def test_there_is_something_of_everything(many):
+    objects = [[entry for entry in found if not entry[2]] for _, found in many]
+    crowds = [entry for _, found in many for entry in found if entry[2]]
+    assert 2 <= sum(not found for _, found in many) <= 40, "images without objects"
+    assert 2 <= len(crowds) <= 40
+    sides = []
+    for found in objects:
+        for _, mask, _ in found:
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            sides.append((rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
+    sides = np.array(sides)
+    assert 4 <= sides.min() and sides.max(1).min() <= 10 and sides.max() > 100
+    assert (sides.max(1) > 3 * sides.min(1)).sum() > 10, "elongated ones"
+    overlapping = sum(bool((a[1] & b[1]).any()) for found in objects for i, a in enumerate(found) for b in found[:i])
+    assert overlapping > 10
+    assert {label for found in objects for label, _, _ in found} == set(range(1, len(shapes.CLASSES) + 1))
+
+
+def test_shapes_stand_out_and_stay_visible(many):
+    for picture, found in many:
+        assert picture.dtype == np.uint8 and picture.shape == (128, 128, 3)
+        for number, (_, mask, crowd) in enumerate(found):
+            later = [other for _, other, _ in found[number + 1 :]]
+            hidden = np.logical_or.reduce([mask & other for other in later]) if later else np.zeros_like(mask)
+            assert crowd or hidden.sum() <= shapes.MOST_COVERED * mask.sum()
+            if not crowd and not later and mask.sum() > 100:
+                ring = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
+                core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+                if core.sum() > 30 and not any((other & ring).any() for _, other, _ in found[:number]):
+                    contrast = np.abs(picture[core].mean(0) - picture[ring].mean(0)).max()
+                    assert contrast > 25
