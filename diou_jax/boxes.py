@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
@@ -68,6 +69,7 @@ def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1
     """
     size = width_height(boxes)
     centre = boxes[..., :2] + 0.5 * size
+    deltas = jnp.asarray(deltas)
     deltas = deltas / jnp.asarray(weights, deltas.dtype)
     new_centre = deltas[..., :2] * size + centre
     new_size = jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_RATIO)) * size
@@ -76,21 +78,29 @@ def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1
 
 def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) -> jax.Array:
     """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...))."""
+    boxes = jnp.asarray(boxes)
     limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1) - 1
     return jnp.maximum(jnp.minimum(boxes, limit.astype(boxes.dtype)), 0)
 
 
-def flip(boxes: jax.Array, width: jax.Array | float) -> jax.Array:
-    """(..., 4) boxes in the mirror image of an image `width` pixels wide."""
+# The representations of data sets and result files are converted by whichever library holds the boxes: numpy's in
+# float64 and without a device, JAX's under jit.
+
+
+def flip(boxes: jax.Array | np.ndarray, width: jax.Array | float) -> jax.Array | np.ndarray:
+    """(..., 4) boxes, numpy or JAX, in the mirror image of an image `width` pixels wide; twice is the identity."""
+    xp = boxes.__array_namespace__()
     x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
-    return jnp.stack([width - x2 - 1, y1, width - x1 - 1, y2], -1)
+    return xp.stack([width - x2 - 1, y1, width - x1 - 1, y2], axis=-1)
 
 
-def xywh_to_xyxy(boxes: jax.Array) -> jax.Array:
-    """COCO's (..., 4) ``[x, y, width, height]`` to corners; a width below one pixel counts as one."""
-    return jnp.concatenate([boxes[..., :2], boxes[..., :2] + jnp.maximum(boxes[..., 2:] - 1, 0)], -1)
+def xywh_to_xyxy(boxes: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """COCO's (..., 4) ``[x, y, width, height]``, numpy or JAX, to corners; a width below one pixel counts as one."""
+    xp = boxes.__array_namespace__()
+    return xp.concat([boxes[..., :2], boxes[..., :2] + xp.maximum(boxes[..., 2:] - 1, 0)], axis=-1)
 
 
-def xyxy_to_xywh(boxes: jax.Array) -> jax.Array:
-    """(..., 4) corners to COCO's ``[x, y, width, height]``."""
-    return jnp.concatenate([boxes[..., :2], width_height(boxes)], -1)
+def xyxy_to_xywh(boxes: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """(..., 4) corners, numpy or JAX, to COCO's ``[x, y, width, height]``; inverts `xywh_to_xyxy` from one pixel on."""
+    xp = boxes.__array_namespace__()
+    return xp.concat([boxes[..., :2], width_height(boxes)], axis=-1)

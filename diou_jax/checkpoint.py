@@ -174,7 +174,8 @@ def check_config(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
         ]
         if differences:
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differences)}; use these values or another --workdir"
+                f"{workdir} holds a run of another config: {'; '.join(differences)}; "
+                "use these values or another --workdir"
             )
     elif pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
         raise UserError(f"{workdir} is a file, not a folder; name another --workdir")

@@ -31,7 +31,7 @@ def diou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def ciou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
-    """One minus CIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 3]."""
+    """One minus CIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 2.5]."""
     return 1 - OVERLAPS["ciou"](boxes, targets)
 
 

@@ -117,7 +117,7 @@ def diou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def ciou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
-    """DIoU less the weighted difference of aspect ratios: float32 (...), in [-2, 1] (CIoU, eq. 10)."""
+    """DIoU less the weighted difference of aspect ratios: float32 (...), in [-1.5, 1] (CIoU, eq. 10)."""
     pair = _measure(boxes, targets)
     overlap = pair.intersection / pair.union
     return overlap - (_distance_penalty(pair) + _aspect_penalty(pair, overlap))

@@ -96,7 +96,7 @@ def test_another_network_is_refused_by_name(tmp_path):
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(
             UserError,
-            match=r"does not fit this config's variables: params/fc/bias is \(5,\) there and \(6,\) here; params/fc/kernel",
+            match=r"this config's variables: params/fc/bias is \(5,\) there and \(6,\) here; params/fc/kernel",
         ),
     ):
         checkpoints.restore(random_state(1, width=6))

@@ -140,7 +140,7 @@ def test_bfloat16_features_are_accumulated_in_float32():
     values = roi_align(coarse, rois, resolution=7, sampling_ratio=2, canonical_scale=40)
     assert values.dtype == jnp.bfloat16
     upcast = roi_align(
-        [l.astype(jnp.float32) for l in coarse], rois, resolution=7, sampling_ratio=2, canonical_scale=40
+        [level.astype(jnp.float32) for level in coarse], rois, resolution=7, sampling_ratio=2, canonical_scale=40
     )
     np.testing.assert_array_equal(values, upcast.astype(jnp.bfloat16))
     gradient = jax.grad(

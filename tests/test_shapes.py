@@ -65,7 +65,7 @@ def test_there_is_something_of_everything(many):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             sides.append((rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
     sides = np.array(sides)
-    assert 4 <= sides.min() and sides.max(1).min() <= 10 and sides.max() > 100
+    assert sides.min() >= 4 and sides.max(1).min() <= 10 and sides.max() > 100
     assert (sides.max(1) > 3 * sides.min(1)).sum() > 10, "elongated ones"
     overlapping = sum(bool((a[1] & b[1]).any()) for found in objects for i, a in enumerate(found) for b in found[:i])
     assert overlapping > 10

@@ -48,7 +48,8 @@ def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
     if root.exists() and any(root.iterdir()):
         if not _is_drawn(root, recipe):
             raise UserError(
-                f"{root} does not hold the shapes of this version and seed; delete it, or set data.root to another folder"
+                f"{root} does not hold the shapes of this version and seed; "
+                "delete it, or set data.root to another folder"
             )
         return
     root.parent.mkdir(parents=True, exist_ok=True)

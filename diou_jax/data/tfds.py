@@ -144,7 +144,8 @@ def _table(directory, split):
     source = _open(directory, split)
     cache = pathlib.Path(directory) / f"table-{split}-{len(source)}.npz"
     try:
-        with np.load(cache) as file:
+        # Through memory: numpy leaves a damaged file open.
+        with np.load(io.BytesIO(cache.read_bytes())) as file:
             return dict(file)
     except FileNotFoundError:
         pass
