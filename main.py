@@ -12,7 +12,10 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/: FILE.py or FILE.py:BODY.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, logs and results go here; the same one resumes.")
 MODE = flags.DEFINE_enum("mode", "train_and_eval", ["train_and_eval", "train", "eval"], "What to do.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run over several machines.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.")
+PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.")
 
 
 def fail(message: str):
@@ -48,7 +51,7 @@ def main(_):
 
     try:
         if DISTRIBUTED.value:
-            jax.distributed.initialize()
+            jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         if MODE.value != "eval":
             train.train(CONFIG.value, WORKDIR.value)
         if MODE.value != "train":

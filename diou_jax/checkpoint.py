@@ -70,7 +70,8 @@ class Checkpoints:
         """
         variables, training = _split(state)
         if jax.process_count() > 1:
-            variables, training = ocp.utils.fully_replicated_host_local_array_to_global_array((variables, training))
+            to_global = ocp.utils.fully_replicated_host_local_array_to_global_array
+            variables, training = jax.tree.map(to_global, (variables, training))
         self._manager.save(
             step,
             args=ocp.args.Composite(

@@ -24,7 +24,7 @@ COUNTS = {"train": 800, "val": 200}
 
 MOST_OBJECTS = 5
 SMALLEST, LARGEST = 8, 110  # longer side of a shape, pixels
-SIZE_SKEW = 0.6  # 1 draws sizes log-uniformly; less draws fewer of the tiny ones
+SIZE_SKEW = 0.5  # 1 draws sizes log-uniformly; less draws fewer of the tiny ones
 MOST_ELONGATED = 5.0
 MOST_COVERED = 0.25  # share of a shape that others may hide
 CONTRAST = 70  # least difference between a shape and the background, in the channel where it is greatest
@@ -243,7 +243,7 @@ def _shape(rng, kind, longer, side, centre):
     """A shape's coverage, float32 (h, w) in [0, 1], and its left and top corner in the picture."""
     polygons, most = _outline(rng, kind)
     # Thin shapes of a few pixels would be nothing but their edges.
-    shorter = max(longer / rng.uniform(1, most), min(longer, 6.0))
+    shorter = max(longer / (1 + (most - 1) * rng.random() ** 2), min(longer, 6.0))
     size = np.array([longer, shorter]) if rng.random() < 0.5 else np.array([shorter, longer])
     angle = rng.uniform(0, np.pi) if rng.random() < 0.5 else 0.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
