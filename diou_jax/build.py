@@ -22,22 +22,31 @@ from diou_jax.models.network import Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 
+SOURCES = ("coco", "tfds", "shapes")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for an option's value that has no meaning, before minutes are spent on reading data."""
+    for name in (config.model.loss_type, config.model.rpn_loss_type):
+        box_loss(name)
+    if config.dtype not in DTYPES:
+        raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
+    if config.data.source not in SOURCES:
+        raise UserError(f"data.source={config.data.source!r}: there are {', '.join(SOURCES)}")
 
 
 def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
     """The data sets `names` of the config's source, read as one; `shapes` is drawn if it is not there yet.
 
     Raises:
-      UserError: the source is unknown, or something is missing or damaged.
+      UserError: something is missing or damaged.
     """
     data = config.data
     if data.source == "tfds":
         return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
     if data.source == "shapes":
         shapes.ensure(data.root)
-    elif data.source != "coco":
-        raise UserError(f"data.source={data.source!r}: there are coco, tfds, shapes")
     return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
 
 
@@ -101,8 +110,6 @@ def _reader_options(config):
 
 def network(config: ConfigDict, num_classes: int) -> Network:
     """The Flax modules for `num_classes` classes, background included."""
-    if config.dtype not in DTYPES:
-        raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
     dtype = DTYPES[config.dtype]
     group_norm = (
         ("num_groups", config.group_norm.num_groups),
@@ -137,14 +144,8 @@ def network(config: ConfigDict, num_classes: int) -> Network:
 
 
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
-    """Network and rules; `collect_scale` is the `BatchRule`'s, for training.
-
-    Raises:
-      UserError: an option has no meaning.
-    """
+    """Network and rules; `collect_scale` is the `BatchRule`'s, for training."""
     model, train, test = config.model, config.train, config.test
-    for name in (model.loss_type, model.rpn_loss_type):
-        box_loss(name)
     return FasterRCNN(
         network=network(config, num_classes),
         loss_rules=LossRules(

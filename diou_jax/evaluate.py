@@ -43,6 +43,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     Raises:
       UserError: there is no checkpoint, or the data is missing.
     """
+    build.check(config)
     cache_compilations(config.log.compilation_cache)
     dataset = build.dataset(config, config.test.datasets)
     if not dataset.annotation_files:

@@ -79,7 +79,7 @@ class Progress:
         self._mark = (step, time.perf_counter())
 
     def speed(self, step: int) -> float:
-        """Images per second since the last call."""
+        """Images per second since the last call or `restart`; 0 where no step was taken since."""
         now = time.perf_counter()
         before, then = self._mark
         self._mark = (step, now)
@@ -87,15 +87,11 @@ class Progress:
 
     def line(self, step: int, speed: float, metrics: Mapping[str, float], names: Mapping[str, str]) -> str:
         """For example ``step 400/1000  rate 0.002  31.5 img/s  0:01:53 left  loss 1.203  ...``."""
-        left = (self.total - step) * self.images_per_step / max(speed, 1e-9)
-        hours, seconds = divmod(round(left), 3600)
-        parts = [
-            f"step {step}/{self.total}",
-            f"rate {metrics['rate']:.3g}",
-            f"{speed:.1f} img/s",
-            f"{hours}:{seconds // 60:02d}:{seconds % 60:02d} left",
-            *(f"{label} {metrics[name]:.3f}" for name, label in names.items()),
-        ]
+        parts = [f"step {step}/{self.total}", f"rate {metrics['rate']:.3g}"]
+        if speed > 0:
+            hours, seconds = divmod(round((self.total - step) * self.images_per_step / speed), 3600)
+            parts += [f"{speed:.1f} img/s", f"{hours}:{seconds // 60:02d}:{seconds % 60:02d} left"]
+        parts += [f"{label} {metrics[name]:.3f}" for name, label in names.items()]
         return "  ".join(parts)
 
 

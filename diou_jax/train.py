@@ -30,6 +30,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     Raises:
       UserError: the config, the data or the work folder does not allow it; nothing has been overwritten then.
     """
+    build.check(config)
     cache_compilations(config.log.compilation_cache)
     rule = build.rule(config)
     optimizer = build.make_optimizer(config, rule)

@@ -67,6 +67,24 @@ def test_a_mistake_on_the_command_line_is_one_line_and_code_2(arguments, words, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], ["instances_train2017.json does not exist", "configs/shapes.py"]),
+        (["--config.model.loss_type=ciuo"], ["unknown box loss 'ciuo'", "smooth_l1, sl1, iou, giou, diou, ciou"]),
+        (["--mode=eval"], ["does not exist"]),
+    ],
+)
+def test_a_mistake_found_later_is_one_line_and_code_2_too(options, words, tmp_path):
+    root = f"--config.data.root={tmp_path / 'coco'}"
+    done = run_main("--config", "configs/ciou.py", "--workdir", str(tmp_path / "run"), root, *options)
+    assert done.returncode == 2
+    (message,) = done.stderr.strip().splitlines()
+    assert message.startswith("error: ")
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
 def leaves(config, prefix=""):
     for key, value in config.items():
         if hasattr(value, "items"):

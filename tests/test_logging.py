@@ -57,6 +57,10 @@ def test_the_progress_line_says_what_is_left(monkeypatch):
     assert speed == 40
     line = progress.line(200, speed, {"rate": 0.02, "loss": 1.5}, {"loss": "loss"})
     assert line == "step 200/1100  rate 0.02  40.0 img/s  0:01:30 left  loss 1.500"
+    # Nothing is known of the speed right after the first step, which was compiled.
+    assert (
+        progress.line(101, 0.0, {"rate": 0.02, "loss": 1.5}, {"loss": "loss"}) == "step 101/1100  rate 0.02  loss 1.500"
+    )
 
 
 def test_curves_are_drawn(tmp_path):

@@ -164,6 +164,10 @@ def test_a_box_inside_out_is_empty_and_lies_at_its_first_corner():
     for name in OVERLAPS:
         assert OVERLAPS[name](inverted, target) == OVERLAPS[name](point, target)
     assert OVERLAPS["iou"](inverted, target) == 0
+    # A point has no aspect ratio that could differ; a strip has.
+    assert OVERLAPS["ciou"](point, target) == OVERLAPS["diou"](point, target)
+    strip = np.array([[4, 5, 4, 9]], np.float32)
+    assert OVERLAPS["ciou"](strip, target) < OVERLAPS["diou"](strip, target)
 
 
 @pytest.mark.parametrize("name", OVERLAPS)

@@ -131,8 +131,10 @@ def test_two_devices_average_what_each_finds_on_its_own_image(tiny_config):
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
 
-    for _ in range(2):
-        state, _ = step(state, next(to_devices([batch], ahead=0)))
+    on_devices = list(to_devices([batch] * 2, ahead=0))
+    with jax.transfer_guard("disallow"):  # nothing in a step asks the host
+        for placed in on_devices:
+            state, _ = step(state, placed)
     for leaf in jax.tree.leaves(state):
         shards = [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
         assert len(shards) == 2 and shards[0] == shards[1], "the replicas drifted apart"
