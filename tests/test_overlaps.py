@@ -160,7 +160,7 @@ def test_values_and_gradients_stay_finite_and_bounded_for_any_boxes(name, dtype,
 
 def test_a_box_inside_out_is_empty_and_lies_at_its_first_corner():
     inverted, point = np.array([[4, 5, 1, 2]], np.float32), np.array([[4, 5, 4, 5]], np.float32)
-    target = np.array([[0, 0, 10, 10]], np.float32)
+    target = np.array([[0, 0, 20, 10]], np.float32)
     for name in OVERLAPS:
         assert OVERLAPS[name](inverted, target) == OVERLAPS[name](point, target)
     assert OVERLAPS["iou"](inverted, target) == 0
