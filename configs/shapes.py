@@ -46,8 +46,8 @@ def get_config(body: str = "r50"):
     config.solver.type = "Adam"
     config.solver.base_lr = 0.002
     config.solver.bias_double_lr = False
-    config.solver.steps = (0, 1100, 1550)
-    config.solver.max_iter = 1700
+    config.solver.steps = (0, 1200, 1680)
+    config.solver.max_iter = 1850
     config.solver.warm_up_iters = 50
     config.solver.clip_norm = 10.0
 
