@@ -123,13 +123,13 @@ def _nothing(directory: pathlib.Path) -> str:
 
 
 def _differences(stored, like) -> list[str]:
-    """What distinguishes two trees of arrays, leaf by leaf."""
+    """What distinguishes two trees of arrays, leaf by leaf. Another dtype counts: orbax would cast without a word."""
 
-    def shapes(tree):
+    def kinds(tree):
         leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
-        return {"/".join(_key(key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+        return {"/".join(_key(key) for key in path): f"{leaf.dtype} {tuple(leaf.shape)}" for path, leaf in leaves}
 
-    stored, like = shapes(stored), shapes(like)
+    stored, like = kinds(stored), kinds(like)
     return [
         f"{name} is {stored.get(name, 'absent')} there and {like.get(name, 'absent')} here"
         for name in sorted(stored.keys() | like.keys())
@@ -155,19 +155,20 @@ def _abstract(tree):
 def check_config(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
     """Writes the resolved config to `workdir`/config.json, or compares it with the one that is there.
 
-    Options of `FREE` may differ from one start to the next; the file then takes the new values.
+    Options of `FREE` may differ from one start to the next; the file then takes the new values. Every process of a run
+    compares, the first one writes.
 
     Raises:
-      UserError: another option differs; names each with both values. Nothing is written then.
+      UserError: another option differs; names each with both values. Nothing is written then. Or `workdir` cannot be
+        written.
     """
     file = pathlib.Path(workdir) / "config.json"
     new = json.loads(json.dumps(config))
     if file.exists():
         try:
-            old = json.loads(file.read_text())
-        except ValueError as error:
+            before, after = _flatten(json.loads(file.read_text())), _flatten(new)
+        except (ValueError, AttributeError) as error:
             raise UserError(f"{file} is not a config: {error}; name another --workdir") from error
-        before, after = _flatten(old), _flatten(new)
         differences = [
             f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
             for name in sorted(before.keys() | after.keys())
@@ -180,10 +181,15 @@ def check_config(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
             )
     elif pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
         raise UserError(f"{workdir} is a file, not a folder; name another --workdir")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() > 0:
+        return
     draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(new, indent=2) + "\n")
-    os.replace(draft, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(new, indent=2) + "\n")
+        os.replace(draft, file)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error}; name another --workdir") from error
 
 
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:

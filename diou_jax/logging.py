@@ -1,5 +1,6 @@
 """What a run leaves behind to read: a progress line, metrics.jsonl, TensorBoard, curves."""
 
+import contextlib
 import json
 import math
 import os
@@ -34,8 +35,19 @@ class RunLog:
             path = self.workdir / METRICS_FILE
             if start_step is not None and path.exists():
                 _drop_rows(path, start_step)
+            # Without `start_step` the file is only appended to: a run that is still training may have it open.
+            cut_off = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
             self._file = path.open("a")
-            self._board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start_step)
+            if cut_off:
+                self._file.write("\n")
+            board = self.workdir / "tensorboard"
+            self._board = SummaryWriter(
+                str(board),
+                # TensorBoard hides this step too, not only those after it.
+                purge_step=None if start_step is None else start_step + 1,
+                # tensorboardX names a file by the second, and a later log of the same second would replace it.
+                filename_suffix=f".{len(list(board.glob('*')))}",
+            )
 
     def __enter__(self):
         return self
@@ -101,14 +113,12 @@ def say(line: str) -> None:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
-    """The rows of metrics.jsonl; a last line that was cut off is left out."""
+    """The rows of metrics.jsonl; a line that was cut off is left out."""
     path = pathlib.Path(workdir) / METRICS_FILE
     rows = []
     for line in path.read_text().splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            break
     return rows
 
 

@@ -79,14 +79,19 @@ def test_the_state_may_be_donated_while_it_is_written(tmp_path):
         same_bits(checkpoints.restore(random_state(0)), wanted)
 
 
-def test_an_unfinished_save_is_ignored(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+@pytest.mark.parametrize("suffix", [".orbax-checkpoint-tmp", ".orbax-checkpoint-tmp-17"])
+def test_an_unfinished_save_is_ignored_and_can_be_repeated(tmp_path, suffix):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(random_state(1), 1, {})
-    leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-17"
+    leftover = tmp_path / "checkpoints" / f"2{suffix}"
     leftover.mkdir()
     (leftover / "variables").write_text("half")
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest() == 1
+        same_bits(checkpoints.restore(random_state(0)), random_state(1))
+        checkpoints.save(random_state(2), 2, {})
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        same_bits(checkpoints.restore(random_state(0)), random_state(2))
 
 
 def test_another_network_is_refused_by_name(tmp_path):
@@ -96,10 +101,21 @@ def test_another_network_is_refused_by_name(tmp_path):
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(
             UserError,
-            match=r"this config's variables: params/fc/bias is \(5,\) there and \(6,\) here; params/fc/kernel",
+            match=r"this config's variables: params/fc/bias is float32 \(5,\) there and float32 \(6,\) here; params/fc",
         ),
     ):
         checkpoints.restore(random_state(1, width=6))
+
+
+def test_another_dtype_is_refused_rather_than_cast(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(random_state(1), 1, {})
+    like = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_state(1).variables)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"params/fc/bias is float32 \(5,\) there and bfloat16 \(5,\) here"),
+    ):
+        checkpoints.restore_variables(like)
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):
@@ -130,3 +146,24 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="is a file"):
         check_config(tmp_path / "run", CONFIG)
+    with pytest.raises(UserError, match="cannot be written"):
+        check_config(tmp_path / "run" / "below", CONFIG)
+
+
+@pytest.mark.parametrize("text", ["", '{"model": {', "[1]", "null"])
+def test_a_damaged_config_is_named_and_kept(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is not a config"):
+        check_config(tmp_path, CONFIG)
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_only_the_first_process_writes_the_config_and_all_compare_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_index", lambda: 1)
+        check_config(tmp_path / "run", CONFIG)
+        assert not (tmp_path / "run").exists()
+    check_config(tmp_path / "run", CONFIG)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(UserError, match=r"model\.loss_type was 'ciou', now 'iou'"):
+        check_config(tmp_path / "run", CONFIG | {"model": {"loss_type": "iou"}})

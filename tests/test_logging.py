@@ -1,8 +1,11 @@
 import json
 import math
+import struct
 
 import cv2
 import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from diou_jax.logging import Progress, RunLog, draw_curves, read_metrics
 
@@ -40,6 +43,52 @@ def test_evaluating_later_keeps_the_rows(tmp_path):
     with RunLog(tmp_path) as log:
         log.scalars(5, {"eval/AP": 0.25})
     assert [sorted(row) for row in read_metrics(tmp_path)] == [["loss", "step"], ["eval/AP", "step"]]
+
+
+@pytest.mark.parametrize("tail", ['{"step": 6, "lo', '{"step": 5, "loss": 5.0}'])
+def test_what_a_kill_cut_off_does_not_take_a_later_row_with_it(tmp_path, tail):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "loss": 4.0}\n' + tail)
+    with RunLog(tmp_path) as log:
+        log.scalars(5, {"eval/AP": 0.25})
+        log.scalars(5, {"eval/AP": 0.5})
+    rows = read_metrics(tmp_path)
+    assert [row for row in rows if "eval/AP" in row] == [{"step": 5, "eval/AP": 0.25}, {"step": 5, "eval/AP": 0.5}]
+    assert [row["step"] for row in rows if "loss" in row] == ([4, 5] if tail.endswith("}") else [4])
+
+
+def test_evaluating_beside_a_training_run_loses_none_of_its_rows(tmp_path):
+    with RunLog(tmp_path, start_step=0) as training:
+        training.scalars(1, {"loss": 1})
+        with RunLog(tmp_path) as evaluation:
+            evaluation.scalars(1, {"eval/AP": 0.5})
+        training.scalars(2, {"loss": 2})
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 1, 2]
+
+
+def tensorboard_points(workdir):
+    """(step, name) of what TensorBoard shows: a start of a session hides earlier points from its step on."""
+    points = []
+    for file in sorted((workdir / "tensorboard").iterdir()):
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])  # TFRecord: length, its checksum, the event, its checksum
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            if event.session_log.status == SessionLog.START:
+                points = [point for point in points if point[0] < event.step]
+            points += [(event.step, value.tag) for value in event.summary.value]
+    return points
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
+    with RunLog(tmp_path, start_step=0) as log:
+        for step in range(1, 6):
+            log.scalars(step, {"loss": step})
+    with RunLog(tmp_path, start_step=3) as log:
+        for step in range(4, 7):
+            log.scalars(step, {"loss": step})
+    with RunLog(tmp_path) as log:
+        log.scalars(6, {"eval/AP": 0.5})
+    assert tensorboard_points(tmp_path) == [(step, "train/loss") for step in range(1, 7)] + [(6, "eval/AP")]
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -46,12 +46,14 @@ def test_rates_equal_the_original(golden, name, base_lr, steps):
     np.testing.assert_allclose(2 * rates, data[f"{name}_lr_bias_f64"], rtol=3e-7)
 
 
-def test_momentum_is_corrected_at_each_decay_and_not_in_the_warm_up():
+def test_momentum_is_corrected_at_each_decay_and_not_in_the_warm_up(golden):
     rate = schedule(0.02, (0, 60000, 80000))
     factors = jax.jit(jax.vmap(lambda step: momentum_correction(step, rate, threshold=1.1)))(jnp.arange(90000))
     corrected = np.flatnonzero(np.asarray(factors) != 1)
     np.testing.assert_array_equal(corrected, [60000, 80000])
     np.testing.assert_allclose(np.asarray(factors)[corrected], 0.1, rtol=1e-6)
+    whole = golden("lr_schedule.npz")["1x_momentum_multiplier_after"]  # of buffers that started at 1
+    np.testing.assert_allclose(np.prod(factors), whole, rtol=1e-6)
 
 
 def test_three_groups_follow_the_originals_trajectories(golden):
@@ -81,6 +83,31 @@ def test_three_groups_follow_the_originals_trajectories(golden):
             ]
             assert len(buffers) == 1
             np.testing.assert_allclose(buffers[0], data[f"sgd/{short}_momentum_after_step"][step], rtol=2e-6, atol=2e-6)
+
+
+def test_adam_takes_the_decay_into_its_moments_and_doubles_the_rate_of_biases():
+    """Kingma and Ba, 2015, algorithm 1, with torch's decay: part of the gradient, unlike AdamW's."""
+    rate = schedule(0.05, (0, 4), warm_up_iters=3)
+    random = np.random.default_rng(0)
+    params = {"fc": {"kernel": random.normal(size=(3, 2)), "bias": random.normal(size=2)}}
+    wanted = {name: value.copy() for name, value in params["fc"].items()}
+    moments = dict.fromkeys(wanted, (0.0, 0.0))
+    params = jax.tree.map(jnp.float32, params)
+    optimizer = make_optimizer(rate, **OPTIONS | {"type": "Adam"})
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for step in range(6):
+        gradient = {name: random.normal(size=value.shape) for name, value in wanted.items()}
+        updates, state = update({"fc": jax.tree.map(jnp.float32, gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, factor, decay in (("kernel", 1, OPTIONS["weight_decay"]), ("bias", 2, 0.0)):
+            g = gradient[name] + decay * wanted[name]
+            first, second = moments[name]
+            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+            moments[name] = first, second
+            direction = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
+            wanted[name] = wanted[name] - factor * float(rate(step)) * direction
+            np.testing.assert_allclose(params["fc"][name], wanted[name], rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
