@@ -12,8 +12,8 @@ import pytest
 
 from configs import base
 from diou_jax import build
-from diou_jax.batch import Batch
-from diou_jax.data import catalog, reader, transforms
+from diou_jax.data import catalog, packing, reader
+from diou_jax.data.buckets import Bucket
 from diou_jax.detector.anchor_targets import AnchorTargets
 from diou_jax.detector.losses import head_losses, rpn_losses
 from diou_jax.detector.roi_targets import SampledRois
@@ -36,27 +36,9 @@ def original_variables():
 
 def photo_batch(image, *, target, max_size, bucket):
     """One photo as the loader would hand it over."""
-    height, width = image.shape[:2]
-    placed = transforms.place(height, width, target=target, max_size=max_size, flip=False, bucket=bucket)
-    size = np.array(placed.size, np.int32)
-    one = {
-        "image": image,
-        "rows": placed.rows,
-        "row_weight": placed.row_weight,
-        "columns": placed.columns,
-        "column_weight": placed.column_weight,
-        "size": size,
-        "extent": -(-size // 32) * 32,
-        "scale": np.float32(placed.scale),
-        "original_size": np.array([height, width], np.int32),
-        "boxes": np.zeros((1, 4), np.float32),
-        "classes": np.zeros(1, np.int32),
-        "crowd": np.zeros(1, bool),
-        "valid": np.zeros(1, bool),
-        "index": np.int32(0),
-        "present": np.True_,
-    }
-    return Batch(**{name: jnp.asarray(value)[None] for name, value in one.items()})
+    bucket = Bucket(*bucket, *image.shape[:2])
+    batch = packing.pack([packing.example(image, bucket, target=target, max_size=max_size)], bucket)
+    return jax.tree.map(jnp.asarray, batch)
 
 
 def rows(found):

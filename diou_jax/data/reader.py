@@ -11,8 +11,9 @@ from absl import logging
 
 from diou_jax.batch import Batch
 from diou_jax.data import transforms
-from diou_jax.data.buckets import Bucket, make_buckets, round_up
+from diou_jax.data.buckets import Bucket, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
+from diou_jax.data.packing import blank, example, pack
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
 
@@ -59,13 +60,7 @@ class Reader:
         images, skipped = [], []
         for slot in range(*self.part.indices(len(entries.index))):
             images.append(self._read_slot(step, slot, entries, bucket, skipped))
-        # Zeros, not whatever the memory held: a step's batch is the same bit for bit whoever makes it.
-        canvas = np.zeros((len(images), *bucket.canvas, 3), np.uint8)
-        for row, image in zip(canvas, images):
-            pixels = image.pop("image")
-            row[: pixels.shape[0], : pixels.shape[1]] = pixels
-        columns = {name: np.stack([image[name] for image in images]) for name in images[0]}
-        return Batch(image=canvas, **columns), tuple(skipped)
+        return pack(images, bucket), tuple(skipped)
 
     def _read_slot(self, step, slot, entries: Entries, bucket: Bucket, skipped: list[str]):
         index, flip = int(entries.index[slot]), bool(entries.flip[slot])
@@ -88,68 +83,24 @@ class Reader:
         raise UserError(f"{skipped[-1]}; {MAX_SUBSTITUTES} other images of its shape cannot be read either")
 
     def _read(self, index: int, flip: bool, target: int, bucket: Bucket):
-        """One image with its ground truth: a `Batch`'s fields without the leading axis, its image not yet padded."""
+        """One image with its ground truth."""
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
         image = transforms.decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
-        options = {"target": target, "max_size": self.max_size, "flip": flip, "bucket": bucket.shape}
-        if height <= bucket.canvas_height and width <= bucket.canvas_width:
-            placement = transforms.place(height, width, **options)
-        else:
-            image, placement = transforms.place_reduced(image, **options)
-        boxes, classes, crowd = records.annotations(index)
-        if flip:
-            boxes = transforms.flip_boxes(boxes, width)
-        return {
-            "image": image,
-            **self._placed(placement),
-            "original_size": np.array([height, width], np.int32),
-            **self._padded(boxes, classes, crowd),
-            "index": np.int32(index),
-            "present": np.True_,
-        }
+        return example(
+            image,
+            bucket,
+            target=target,
+            max_size=self.max_size,
+            flip=flip,
+            stride=self.stride,
+            annotations=records.annotations(index),
+            max_boxes=self.max_boxes,
+            index=index,
+        )
 
     def _blank(self, index: int, bucket: Bucket):
-        """An image of background that fills a batch up."""
-        side = self.stride
-        image = np.zeros((1, 1, 3), np.uint8)
-        options = {"target": side, "max_size": side, "flip": False, "bucket": bucket.shape}
-        placement = transforms.place(side, side, **options)
-        return {
-            "image": image,
-            **self._placed(placement),
-            "original_size": np.array([side, side], np.int32),
-            **self._padded(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)),
-            "index": np.int32(index),
-            "present": np.False_,
-        }
-
-    def _placed(self, placement: transforms.Placement):
-        return {
-            "rows": placement.rows,
-            "row_weight": placement.row_weight,
-            "columns": placement.columns,
-            "column_weight": placement.column_weight,
-            "size": np.array(placement.size, np.int32),
-            "extent": round_up(np.array(placement.size, np.int32), self.stride),
-            "scale": np.float32(placement.scale),
-        }
-
-    def _padded(self, boxes, classes, crowd):
-        """Ground truth in G rows; the largest boxes, where there are more, in their order."""
-        if len(boxes) > self.max_boxes:
-            area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-            largest = np.sort(np.argsort(-area, kind="stable")[: self.max_boxes])
-            boxes, classes, crowd = boxes[largest], classes[largest], crowd[largest]
-        padded = {
-            "boxes": np.zeros((self.max_boxes, 4), np.float32),
-            "classes": np.zeros(self.max_boxes, np.int32),
-            "crowd": np.zeros(self.max_boxes, bool),
-            "valid": np.arange(self.max_boxes) < len(boxes),
-        }
-        for name, values in (("boxes", boxes), ("classes", classes), ("crowd", crowd)):
-            padded[name][: len(boxes)] = values
-        return padded
+        return blank(bucket, stride=self.stride, max_boxes=self.max_boxes, index=index)
 
 
 def train_reader(

@@ -1,0 +1,97 @@
+"""From images, decoded but not resized, to a `Batch` of one bucket."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diou_jax.batch import Batch
+from diou_jax.data import transforms
+from diou_jax.data.buckets import Bucket, round_up
+
+Annotations = tuple[np.ndarray, np.ndarray, np.ndarray]
+NO_ANNOTATIONS: Annotations = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)
+
+
+def example(
+    image: np.ndarray,
+    bucket: Bucket,
+    *,
+    target: int,
+    max_size: int,
+    flip: bool = False,
+    stride: int = 32,
+    annotations: Annotations = NO_ANNOTATIONS,
+    max_boxes: int = 1,
+    index: int = 0,
+) -> dict[str, Any]:
+    """One image as a `Batch`'s fields without the leading axis, its pixels not yet on a canvas.
+
+    Args:
+      image: (H, W, 3) uint8, BGR; resized here where the bucket's canvas cannot hold it.
+      bucket: holds the resized image.
+      target: of the shorter side.
+      max_size: limit of the longer side.
+      flip: mirror the image and its boxes.
+      stride: what the extent is a multiple of.
+      annotations: boxes (n, 4), classes (n,) and crowd flags (n,).
+      max_boxes: G; where there are more boxes, the largest are kept, in their order.
+      index: the image's row in its data set.
+    """
+    height, width = image.shape[:2]
+    options = {"target": target, "max_size": max_size, "flip": flip, "bucket": bucket.shape}
+    if height <= bucket.canvas_height and width <= bucket.canvas_width:
+        placement = transforms.place(height, width, **options)
+    else:
+        image, placement = transforms.place_reduced(image, **options)
+    boxes, classes, crowd = annotations
+    if flip:
+        boxes = transforms.flip_boxes(boxes, width)
+    return {
+        "image": image,
+        "rows": placement.rows,
+        "row_weight": placement.row_weight,
+        "columns": placement.columns,
+        "column_weight": placement.column_weight,
+        "size": np.array(placement.size, np.int32),
+        "extent": round_up(np.array(placement.size, np.int32), stride),
+        "scale": np.float32(placement.scale),
+        "original_size": np.array([height, width], np.int32),
+        **_padded(boxes, classes, crowd, max_boxes),
+        "index": np.int32(index),
+        "present": np.True_,
+    }
+
+
+def blank(bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, index: int = 0) -> dict[str, Any]:
+    """As `example`, an image of background that fills a batch up."""
+    side = np.zeros((stride, stride, 3), np.uint8)
+    options = {"target": stride, "max_size": stride, "stride": stride, "max_boxes": max_boxes, "index": index}
+    return example(side, bucket, **options) | {"present": np.False_}
+
+
+def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
+    """The batch of B examples of a bucket, numpy arrays."""
+    # Zeros, not whatever the memory held: a step's batch is the same bit for bit whoever makes it.
+    canvas = np.zeros((len(examples), *bucket.canvas, 3), np.uint8)
+    for row, one in zip(canvas, examples):
+        height, width = one["image"].shape[:2]
+        row[:height, :width] = one["image"]
+    columns = {name: np.stack([one[name] for one in examples]) for name in examples[0] if name != "image"}
+    return Batch(image=canvas, **columns)
+
+
+def _padded(boxes, classes, crowd, max_boxes):
+    if len(boxes) > max_boxes:
+        area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+        largest = np.sort(np.argsort(-area, kind="stable")[:max_boxes])
+        boxes, classes, crowd = boxes[largest], classes[largest], crowd[largest]
+    padded = {
+        "boxes": np.zeros((max_boxes, 4), np.float32),
+        "classes": np.zeros(max_boxes, np.int32),
+        "crowd": np.zeros(max_boxes, bool),
+        "valid": np.arange(max_boxes) < len(boxes),
+    }
+    for name, values in (("boxes", boxes), ("classes", classes), ("crowd", crowd)):
+        padded[name][: len(boxes)] = values
+    return padded
