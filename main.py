@@ -11,7 +11,12 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/: FILE.py or FILE.py:BODY.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, logs and results go here; the same one resumes.")
-MODE = flags.DEFINE_enum("mode", "train_and_eval", ["train_and_eval", "train", "eval"], "What to do.")
+MODES = ["train_and_eval", "train", "eval", "import", "export_torch"]
+MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
+SOURCE = flags.DEFINE_string("source", None, "import: the weight file.")
+ALLOW = flags.DEFINE_list("allow", [], "import: beginnings of names of tensors that need not fit.")
+RESUME_OPTIMIZER = flags.DEFINE_bool("resume_optimizer", False, "import: take step and momentum over as well.")
+OUTPUT = flags.DEFINE_string("output", None, "export_torch: the file to write.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.")
@@ -48,14 +53,26 @@ def main(_):
 
     from diou_jax import evaluate, train
     from diou_jax.errors import UserError
+    from diou_jax.weights import importing
 
+    config, workdir = CONFIG.value, WORKDIR.value
     try:
         if DISTRIBUTED.value:
             jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        if MODE.value != "eval":
-            train.train(CONFIG.value, WORKDIR.value)
-        if MODE.value != "train":
-            evaluate.evaluate(CONFIG.value, WORKDIR.value)
+        if MODE.value == "import":
+            if SOURCE.value is None:
+                raise UserError("--mode import needs --source FILE")
+            importing.import_file(
+                config, SOURCE.value, workdir, resume_optimizer=RESUME_OPTIMIZER.value, allow=ALLOW.value
+            )
+        elif MODE.value == "export_torch":
+            if OUTPUT.value is None:
+                raise UserError("--mode export_torch needs --output FILE")
+            importing.export_torch(config, workdir, OUTPUT.value)
+        if MODE.value in ("train", "train_and_eval"):
+            train.train(config, workdir)
+        if MODE.value in ("eval", "train_and_eval"):
+            evaluate.evaluate(config, workdir)
     except UserError as error:
         fail(str(error))
 

@@ -26,6 +26,11 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     config.rng_seed = 3  # weights, data order, sampling: everything random follows from it and the step
     config.dtype = "float32"  # of the network's arithmetic: float32 or bfloat16; parameters are always float32
 
+    config.pixel_means = (102.9801, 115.9465, 122.7717)  # of blue, green, red, subtracted from images of 0 to 255
+
+    init = config.init = ml_collections.ConfigDict()  # where a run starts from; without effect where it resumes
+    init.checkpoint = ""  # workdir of another run, whose weights are taken; heads for other classes start anew
+
     model = config.model = ml_collections.ConfigDict()
     model.loss_type = "smooth_l1"  # box head: smooth_l1 (sl1), iou, giou, diou, ciou
     model.loss_bbox_weight = 1.0
@@ -42,6 +47,8 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     resnets.stride_1x1 = True  # a stage's stride sits on its first 1x1 convolution, else on its 3x3
     resnets.freeze_at = 2  # res1 to res<this> keep their weights; 0 trains everything
     resnets.use_gn = False  # GroupNorm, trained from scratch, instead of frozen affine layers
+    resnets.imagenet_pretrained_weights = ""  # weight file for the body of a run that starts
+    resnets.imagenet_style = "auto"  # of that file: caffe or torchvision; auto tells by its statistics
     resnets.update(BODIES[body])
 
     group_norm = config.group_norm = ml_collections.ConfigDict()

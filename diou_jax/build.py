@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diou_jax import batch_rule, optimizer
 from diou_jax.batch_rule import BatchRule
+from diou_jax.checkpoint import Checkpoints
 from diou_jax.data import catalog, reader, shapes, tfds
 from diou_jax.data.dataset import Dataset
 from diou_jax.detector.faster_rcnn import FasterRCNN
@@ -21,7 +22,10 @@ from diou_jax.models.heads import BoxHead
 from diou_jax.models.network import Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
+from diou_jax.weights.fine_tuning import fine_tune
+from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
 
+STYLES = ("auto", "caffe", "torchvision")
 SOURCES = ("coco", "tfds", "shapes")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -34,6 +38,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
     if config.data.source not in SOURCES:
         raise UserError(f"data.source={config.data.source!r}: there are {', '.join(SOURCES)}")
+    if config.resnets.imagenet_style not in STYLES:
+        raise UserError(f"resnets.imagenet_style={config.resnets.imagenet_style!r}: there are {', '.join(STYLES)}")
 
 
 def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
@@ -143,6 +149,35 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
 
 
+def weight_source(config: ConfigDict, path: str) -> Source:
+    """A weight file; raises UserError where it cannot be read, or is meant for other images or strides."""
+    source = read_source(path, imagenet_style=config.resnets.imagenet_style)
+    check_style(source, stride_1x1=config.resnets.stride_1x1, pixel_means=config.pixel_means)
+    return source
+
+
+def initial_variables(config: ConfigDict, network: Network) -> tuple[dict, list[str]]:
+    """The weights that a run starts from, and lines that say where they come from.
+
+    Random ones of `rng_seed`; over them the body of `resnets.imagenet_pretrained_weights`; over these the network of
+    `init.checkpoint`, whose heads are left out where their classes differ in number.
+
+    Raises:
+      UserError: a file or folder is missing or does not fit.
+    """
+    variables, report = network.init_variables(jax.random.key(config.rng_seed)), []
+    if path := config.resnets.imagenet_pretrained_weights:
+        variables, report = import_tensors(weight_source(config, path), variables, body_only=True)
+    if folder := config.init.checkpoint:
+        with Checkpoints(folder, create=False) as checkpoints:
+            stored, step = checkpoints.stored_variables(), checkpoints.latest()
+        variables, left_out = fine_tune(variables, stored, source=folder)
+        report.append(f"weights of {folder} at step {step}")
+        if left_out:
+            report.append(f"start anew, for other classes: {', '.join(left_out)}")
+    return variables, report
+
+
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
     """Network and rules; `collect_scale` is the `BatchRule`'s, for training."""
     model, train, test = config.model, config.train, config.test
@@ -187,6 +222,7 @@ def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0
         anchor_start_size=config.fpn.rpn_anchor_start_size,
         aspect_ratios=tuple(config.fpn.rpn_aspect_ratios),
         reg_weights=tuple(model.bbox_reg_weights),
+        pixel_means=tuple(config.pixel_means),
         mask_padding=config.fpn.mask_padding,
         mask_padding_train=config.fpn.mask_padding_train,
     )

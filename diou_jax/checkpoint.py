@@ -1,6 +1,5 @@
 """Checkpoints: written by orbax, asynchronously and atomically, and read back bit for bit."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,18 +11,6 @@ from etils import epath
 
 from diou_jax.errors import UserError
 from diou_jax.train_step import TrainState
-
-# Options that a run may change when it goes on; everything else would make it another run.
-FREE = (
-    "test",
-    "log",
-    "checkpoint",
-    "data.threads",
-    "data.workers",
-    "data.prefetch",
-    "data.root",
-    "data.val_annotations",
-)
 
 
 class Checkpoints:
@@ -96,6 +83,13 @@ class Checkpoints:
         """The newest network variables, with the structure, shapes and dtypes of `like`; raises UserError likewise."""
         return self._read(variables=_abstract(dict(like))).variables
 
+    def stored_variables(self) -> dict:
+        """The newest network variables, whatever network they are of; raises UserError where there are none."""
+        if self.latest() is None:
+            raise UserError(_nothing(self.directory))
+        stored = self._manager.item_metadata(self.latest())["variables"]
+        return self.restore_variables(getattr(stored, "tree", stored))
+
     def metadata(self) -> dict:
         """The newest checkpoint's."""
         return self._manager.restore(self.latest(), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
@@ -150,50 +144,3 @@ def _abstract(tree):
     """What orbax restores by: shapes, dtypes and a place, the first device."""
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
-
-
-def check_config(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
-    """Writes the resolved config to `workdir`/config.json, or compares it with the one that is there.
-
-    Options of `FREE` may differ from one start to the next; the file then takes the new values. Every process of a run
-    compares, the first one writes.
-
-    Raises:
-      UserError: another option differs; names each with both values. Nothing is written then. Or `workdir` cannot be
-        written.
-    """
-    file = pathlib.Path(workdir) / "config.json"
-    new = json.loads(json.dumps(config))
-    if file.exists():
-        try:
-            before, after = _flatten(json.loads(file.read_text())), _flatten(new)
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{file} is not a config: {error}; name another --workdir") from error
-        differences = [
-            f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name) != after.get(name) and not any(name == f or name.startswith(f + ".") for f in FREE)
-        ]
-        if differences:
-            raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differences)}; "
-                "use these values or another --workdir"
-            )
-    elif pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
-        raise UserError(f"{workdir} is a file, not a folder; name another --workdir")
-    if jax.process_index() > 0:
-        return
-    draft = file.with_suffix(".tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(new, indent=2) + "\n")
-        os.replace(draft, file)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error}; name another --workdir") from error
-
-
-def _flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

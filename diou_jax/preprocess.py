@@ -1,27 +1,28 @@
 """The original's preprocessing on the device: means subtracted, then linear interpolation, then zero padding."""
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from diou_jax.batch import Batch
 
-PIXEL_MEANS = (102.9801, 115.9465, 122.7717)  # of blue, green, red
+PIXEL_MEANS = (102.9801, 115.9465, 122.7717)  # of blue, green, red; the original's PIXEL_MEANS
 
 
-def normalise(batch: Batch) -> jax.Array:
-    """The network's input, float32 (B, H, W, 3), zero beyond each image's `size`.
+def normalise(batch: Batch, means: Sequence[float] = PIXEL_MEANS) -> jax.Array:
+    """The network's input, float32 (B, H, W, 3), `means` subtracted, zero beyond each image's `size`.
 
     It equals the original's ``cv2.resize(image - means)`` to two units in the last place: the taps are OpenCV's, and
     like OpenCV it blends columns first.
     """
-    return jax.vmap(_normalise)(
+    return jax.vmap(functools.partial(_normalise, jnp.array(means, jnp.float32)))(
         batch.image, batch.rows, batch.row_weight, batch.columns, batch.column_weight, batch.size
     )
 
 
-def _normalise(image, rows, row_weight, columns, column_weight, size):
-    means = jnp.array(PIXEL_MEANS, jnp.float32)
-
+def _normalise(means, image, rows, row_weight, columns, column_weight, size):
     def blend_columns(rows):
         # Gathered as bytes, converted after, so that nothing larger than the output is ever stored.
         left, right = (image[rows[:, None], taps[None, :]].astype(jnp.float32) - means for taps in columns)

@@ -7,10 +7,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from diou_jax import build
-from diou_jax.checkpoint import Checkpoints, check_config
+from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import cache_compilations
 from diou_jax.data.loader import batches
 from diou_jax.logging import Progress, RunLog, draw_curves, say
+from diou_jax.run_config import keep_config
 from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
 
 # What the progress line shows, and what it is called there.
@@ -37,20 +38,25 @@ def train(config: ConfigDict, workdir: str) -> None:
     dataset = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(dataset.class_names), collect_scale=rule.collect_scale)
     reader = build.train_reader(config, dataset, rule)
-    check_config(workdir, config.to_dict())
     first = jax.process_index() == 0
 
-    state = create_state(detector.network.init_variables(jax.random.key(config.rng_seed)), optimizer)
     with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
-        if checkpoints.latest() is not None:
-            state = checkpoints.restore(state)
+        if checkpoints.latest() is None:
+            variables, origin = build.initial_variables(config, detector.network)
+            state = create_state(variables, optimizer)
+            keep_config(workdir, config.to_dict(), resuming=False)
+        else:
+            keep_config(workdir, config.to_dict(), resuming=True)
+            shapes = detector.network.variable_shapes()
+            state = checkpoints.restore(jax.eval_shape(lambda variables: create_state(variables, optimizer), shapes))
+            origin = [f"resumed at step {checkpoints.latest()}"]
         state = replicate(state)
         start = int(state.step)
         if start >= rule.max_iter:
             say(f"{workdir} is trained: step {start} of {rule.max_iter}")
             return
         if first:
-            announce(config, rule, dataset, reader, state, start)
+            announce(config, rule, dataset, reader, state, origin)
         step_function = make_train_step(
             detector,
             optimizer,
@@ -85,18 +91,18 @@ def train(config: ConfigDict, workdir: str) -> None:
             draw_curves(workdir)
 
 
-def announce(config, rule, dataset, reader, state, start) -> None:
-    """Says what is about to be trained."""
+def announce(config, rule, dataset, reader, state, origin) -> None:
+    """Says what is about to be trained; `origin` are lines on where its weights come from."""
     trainable = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
     say(f"{dataset.name}: {len(dataset)} images, {len(dataset.class_names) - 1} classes, {reader.steps} steps an epoch")
     say(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
     for line in rule.changes:
         say(f"adapted to the devices  {line}")
-    if start:
-        say(f"resumed at step {start}")
-    if not config.resnets.use_gn and not start:
+    for line in origin:
+        say(line)
+    if not config.resnets.use_gn and not origin:
         logging.warning(
             "the body starts from random weights behind frozen affine layers, which seldom trains well; "
-            "resnets.use_gn=True is meant for training from scratch"
+            "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True is meant for random weights"
         )

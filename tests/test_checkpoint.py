@@ -1,12 +1,9 @@
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diou_jax.checkpoint import Checkpoints, check_config
+from diou_jax.checkpoint import Checkpoints
 from diou_jax.errors import UserError
 from diou_jax.optimizer import make_optimizer
 from diou_jax.train_step import METRICS, create_state
@@ -121,49 +118,3 @@ def test_another_dtype_is_refused_rather_than_cast(tmp_path):
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint"):
         checkpoints.restore(random_state(1))
-
-
-CONFIG = {"model": {"loss_type": "ciou"}, "solver": {"steps": (0, 10)}, "test": {"nms": 0.5}, "data": {"workers": 2}}
-
-
-def test_the_config_is_kept_and_free_options_may_change(tmp_path):
-    check_config(tmp_path / "run", CONFIG)
-    file = tmp_path / "run" / "config.json"
-    assert json.loads(file.read_text())["solver"]["steps"] == [0, 10]
-    check_config(tmp_path / "run", CONFIG | {"test": {"nms": 0.3}, "data": {"workers": 0}})
-    assert json.loads(file.read_text())["test"]["nms"] == 0.3
-
-
-def test_another_config_is_refused_and_nothing_is_written(tmp_path):
-    check_config(tmp_path, CONFIG)
-    before = {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*")}
-    with pytest.raises(UserError, match=r"model\.loss_type was 'ciou', now 'iou'; model\.new was None, now 1"):
-        check_config(tmp_path, CONFIG | {"model": {"loss_type": "iou", "new": 1}})
-    assert {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*")} == before
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match="is a file"):
-        check_config(tmp_path / "run", CONFIG)
-    with pytest.raises(UserError, match="cannot be written"):
-        check_config(tmp_path / "run" / "below", CONFIG)
-
-
-@pytest.mark.parametrize("text", ["", '{"model": {', "[1]", "null"])
-def test_a_damaged_config_is_named_and_kept(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config\.json is not a config"):
-        check_config(tmp_path, CONFIG)
-    assert (tmp_path / "config.json").read_text() == text
-
-
-def test_only_the_first_process_writes_the_config_and_all_compare_it(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "process_index", lambda: 1)
-        check_config(tmp_path / "run", CONFIG)
-        assert not (tmp_path / "run").exists()
-    check_config(tmp_path / "run", CONFIG)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with pytest.raises(UserError, match=r"model\.loss_type was 'ciou', now 'iou'"):
-        check_config(tmp_path / "run", CONFIG | {"model": {"loss_type": "iou"}})

@@ -35,6 +35,7 @@ class FasterRCNN:
       anchor_start_size: size in pixels of P2's anchors, doubled at each level.
       aspect_ratios: height over width of the anchors.
       reg_weights: scale of the box head's deltas.
+      pixel_means: of blue, green and red, subtracted from images of 0 to 255.
       mask_padding, mask_padding_train: whether activations beyond an image's extent are held at zero.
     """
 
@@ -49,6 +50,7 @@ class FasterRCNN:
     anchor_start_size: float = 32
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     reg_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    pixel_means: tuple[float, ...] = preprocess.PIXEL_MEANS
     mask_padding: bool = True
     mask_padding_train: bool = False
 
@@ -161,7 +163,8 @@ class FasterRCNN:
         )
 
     def _pyramid(self, variables, batch, extent):
-        return self.network.apply(variables, preprocess.normalise(batch), extent, method="pyramid")
+        images = preprocess.normalise(batch, self.pixel_means)
+        return self.network.apply(variables, images, extent, method="pyramid")
 
     def _anchors(self, pyramid, extent):
         """Each level's anchors, numpy (N, 4), and which of them lie on feature cells that exist, (B, N)."""

@@ -47,33 +47,55 @@ def original_tensors(variables: Mapping) -> dict[str, Tensor]:
     return {path: Tensor(_name(path, flat), *_layout(path, value.shape, channels)) for path, value in flat.items()}
 
 
-def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> dict:
-    """The network's variables with the original's values.
+def fit(tensors: Mapping[str, np.ndarray], variables: Mapping, *, only: str = "") -> tuple[dict, dict[str, str]]:
+    """Lays the original's tensors beside the network's variables.
 
     Args:
-      tensors: every tensor of the original's ``model`` state dict.
+      tensors: of the original's ``model`` state dict.
       variables: of the network, for their names, shapes and dtypes (arrays or shape structs).
+      only: beginning of the original's names of the variables that are wanted.
+
+    Returns:
+      Values by our "/"-joined path for every wanted variable that has a tensor of its shape; and what is wrong with
+      the others, by the original's name.
+    """
+    likes = traverse_util.flatten_dict(dict(variables), sep="/")
+    counterparts = original_tensors(variables)
+    values, problems = {}, {}
+    for path, (name, shape, to_ours, _) in counterparts.items():
+        if not name.startswith(only):
+            continue
+        if name not in tensors:
+            problems[name] = "is missing"
+        elif tensors[name].shape != shape:
+            problems[name] = f"has shape {tensors[name].shape} instead of {shape}"
+        else:
+            values[path] = np.ascontiguousarray(to_ours(tensors[name]), likes[path].dtype)
+    known = {tensor.name for tensor in counterparts.values()}
+    return values, problems | {name: "has no place in this network" for name in tensors if name not in known}
+
+
+def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> dict:
+    """The network's variables with the original's values; arguments as for `fit`.
 
     Raises:
       UserError: names each tensor that is missing, of another shape, or unknown.
     """
-    likes = traverse_util.flatten_dict(dict(variables), sep="/")
-    counterparts = original_tensors(variables)
-    flat, problems = {}, []
-    for path, (name, shape, to_ours, _) in counterparts.items():
-        if name not in tensors:
-            problems.append(f"{name} is missing")
-            continue
-        value = np.asarray(tensors[name])
-        if value.shape != shape:
-            problems.append(f"{name} has shape {value.shape} instead of {shape}")
-            continue
-        flat[path] = np.ascontiguousarray(to_ours(value), likes[path].dtype)
-    known = {tensor.name for tensor in counterparts.values()}
-    problems += [f"{name} has no place in this network" for name in tensors if name not in known]
+    values, problems = fit(tensors, variables)
     if problems:
-        raise UserError(f"these weights do not fit the network of this config: {'; '.join(problems)}")
-    return traverse_util.unflatten_dict(flat, sep="/")
+        raise misfit(problems)
+    return traverse_util.unflatten_dict(values, sep="/")
+
+
+def misfit(problems: Mapping[str, str]) -> UserError:
+    """The error that names what `fit` found wrong."""
+    lines = [f"{name} {what}" for name, what in problems.items()]
+    if len(lines) > 8:
+        lines = [*lines[:8], f"and {len(lines) - 8} more"]
+    return UserError(
+        f"these weights do not fit the network of this config: {'; '.join(lines)}. "
+        "The body is chosen after the config's colon, and --allow takes names that need not fit"
+    )
 
 
 def export_original(variables: Mapping) -> dict[str, np.ndarray]:

@@ -1,0 +1,142 @@
+"""Reading weight files as data: numpy arrays come out, and no code of theirs is run."""
+
+import codecs
+import dataclasses
+import os
+import pathlib
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diou_jax.errors import UserError
+
+_ZIP = b"PK\x03\x04"
+_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """What a file holds.
+
+    Attributes:
+      tensors: arrays by name.
+      step: of the training run that wrote it, where it says so; the original counts from 0.
+      optimizer: torch's ``state_dict`` of its optimiser, with arrays, or None.
+    """
+
+    tensors: dict[str, np.ndarray]
+    step: int | None = None
+    optimizer: Mapping[str, Any] | None = None
+
+
+def read(path: str | os.PathLike) -> WeightFile:
+    """Reads torch's containers (zip and legacy), safetensors and pickled blobs, told apart by their first bytes.
+
+    Raises:
+      UserError: the file is missing, damaged, holds no tensors, wants to run code, or its reader is not installed.
+    """
+    path = pathlib.Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if head.startswith((_ZIP, _TORCH_LEGACY)):
+        content = _read_torch(path)
+    elif head[8:9] == b"{":
+        content = _read_safetensors(path)
+    elif head.startswith((b"\x80", b"(", b"}", b"]")):
+        content = _read_pickle(path)
+    else:
+        raise UserError(f"{path} is no weight file: neither torch's, nor safetensors, nor a pickle of blobs")
+    return _unpack(path, content)
+
+
+def _unpack(path, content) -> WeightFile:
+    """Finds the tensors in what a file holds: the original's "model", Detectron's "blobs", or the whole."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    step, optimizer = content.get("step"), content.get("optimizer")
+    for key in ("model", "blobs", "state_dict"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    else:
+        step = optimizer = None
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name")
+    return WeightFile(tensors, int(step) if step is not None else None, optimizer)
+
+
+def _read_torch(path):
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path} is a torch file: pip install -e '.[torch]' reads it") from None
+
+    def to_numpy(value):
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            return (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
+        if isinstance(value, Mapping):
+            return {key: to_numpy(entry) for key, entry in value.items()}
+        return [to_numpy(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+    try:
+        return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        unknown = re.search(r"(?:Unsupported|Trying to).*?(?= was not|\n|$)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and unknown:
+            raise UserError(f"{path} is refused, it holds more than tensors and numbers: {unknown[0]}") from None
+        raise UserError(f"{path} is damaged: {type(error).__name__} {str(error).partition('.')[0]}") from None
+
+
+def _read_safetensors(path):
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise UserError(f"{path} is a safetensors file: pip install -e '.[torch]' reads it") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+class _ForbiddenError(pickle.UnpicklingError):
+    """A pickle asks for something to be called that is not data."""
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Knows what arrays and containers are made of, and nothing else that could be called."""
+
+    _KNOWN = {  # noqa: RUF012
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): codecs.encode,
+    }
+
+    def find_class(self, module, name):
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return getattr(np._core.multiarray, name)
+        try:
+            return self._KNOWN[module, name]
+        except KeyError:
+            raise _ForbiddenError(f"{module}.{name}") from None
+
+
+def _read_pickle(path):
+    try:
+        with path.open("rb") as file:
+            return _DataUnpickler(file, encoding="latin1").load()
+    except _ForbiddenError as error:
+        raise UserError(f"{path} is refused, it holds more than arrays and numbers: {error}") from None
+    except Exception as error:
+        # A damaged pickle can raise anything.
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None

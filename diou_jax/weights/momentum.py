@@ -1,0 +1,79 @@
+"""The step and the momentum of a training run of the original."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diou_jax.errors import UserError
+from diou_jax.weights.original import original_tensors
+from diou_jax.weights.sources import BODY, Source
+
+
+def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> optax.OptState:
+    """An optimiser's state that goes on where the original's stopped.
+
+    Args:
+      opt_state: of `diou_jax.optimizer` with SGD, before the first update.
+      source: a checkpoint of the original, with step and optimiser.
+      variables: of the network; shapes are enough.
+
+    Raises:
+      UserError: the file has no optimiser, or one of another network.
+    """
+    if source.step is None or not source.optimizer:
+        raise UserError(f"{source.kind} holds no step and optimiser to resume; leave --resume_optimizer out")
+    momentum = _momentum(source)
+    buffers = {
+        path.removeprefix("params/"): tensor.to_ours(momentum[tensor.name])
+        for path, tensor in original_tensors(variables).items()
+        if tensor.name in momentum
+    }
+    missing = []
+
+    def replace(keys, leaf):
+        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in keys]
+        if names[-1] == "count":
+            return jnp.full_like(leaf, source.step)
+        if "momentum" not in names:
+            return leaf
+        name = "/".join(names[names.index("momentum") + 1 :])
+        if name not in buffers or buffers[name].shape != leaf.shape:
+            missing.append(name)
+            return leaf
+        return jnp.asarray(np.ascontiguousarray(buffers[name], leaf.dtype))
+
+    resumed = jax.tree_util.tree_map_with_path(replace, opt_state)
+    if missing:
+        raise UserError(
+            f"{source.kind} has no momentum of {', '.join(missing[:5])}; is resnets.freeze_at that of its run?"
+        )
+    return resumed
+
+
+def _momentum(source):
+    """Momentum buffers by the original's names.
+
+    torch numbers parameters through its groups, which are weights, biases and GroupNorm's weights, each in the order
+    of the model.
+    """
+    states = source.optimizer.get("state", {})
+    numbers = [number for group in source.optimizer.get("param_groups", []) for number in group["params"]]
+    # Frozen affine layers are no parameters there; what else its run froze are the first stages, the body's first.
+    names = [name for name in source.tensors if not (".bn" in name or ".downsample.1." in name)]
+    frozen = [name for name in names if name.startswith(BODY)][: max(len(names) - len(numbers), 0)]
+    names = [name for name in names if name not in set(frozen)]
+
+    def group(name):
+        return 1 if name.endswith("bias") else 2 if source.tensors[name].ndim == 1 else 0
+
+    names.sort(key=group)
+    if len(names) != len(numbers) or any(number not in states for number in numbers):
+        raise UserError(f"{source.kind}: its optimiser has {len(numbers)} parameters, its model {len(names)}")
+    buffers = {name: states[number].get("momentum_buffer") for name, number in zip(names, numbers, strict=True)}
+    for name, buffer in buffers.items():
+        if buffer is None or buffer.shape != source.tensors[name].shape:
+            raise UserError(f"{source.kind}: its momentum does not match {name}; leave --resume_optimizer out")
+    return buffers

@@ -1,0 +1,131 @@
+"""Weight files of other repositories, recognised by what is in them, under the original's names."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from diou_jax.errors import UserError
+from diou_jax.preprocess import PIXEL_MEANS
+from diou_jax.weights import detectron, files, imagenet
+from diou_jax.weights.original import fit, misfit
+
+BODY = "Conv_Body.conv_body."
+STEM = "Conv_Body.conv_body.res1.conv1.weight"
+CLASSIFIER = "Box_Outs.cls_score.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A weight file under the original's names.
+
+    Attributes:
+      kind: what it was recognised as.
+      tensors: by the original's names.
+      unused: names in the file of what no detector here has.
+      step: updates done, where the file says so.
+      optimizer: torch's, or None.
+      style: whose images the body expects, "caffe" or "torchvision"; None where the file does not say.
+    """
+
+    kind: str
+    tensors: dict[str, np.ndarray]
+    unused: tuple[str, ...]
+    step: int | None = None
+    optimizer: Mapping[str, Any] | None = None
+    style: str | None = None
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether there is more than a body."""
+        return CLASSIFIER in self.tensors
+
+    @property
+    def num_classes(self) -> int | None:
+        """K, of a detector."""
+        return len(self.tensors[CLASSIFIER]) if self.is_detector else None
+
+
+def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Source:
+    """Recognises a file by the names in it.
+
+    Args:
+      path: what `diou_jax.weights.files` reads.
+      imagenet_style: "caffe", "torchvision", or "auto" to tell an ImageNet ResNet's by its statistics.
+
+    Raises:
+      UserError: it is none of the kinds that can be imported, or cannot be read.
+    """
+    file = files.read(path)
+    names = file.tensors.keys()
+    if any(name.startswith("Conv_Body.") for name in names):
+        # The original counts steps from 0, and saves after the update.
+        step = None if file.step is None else file.step + 1
+        return Source("a checkpoint of the original", dict(file.tensors), (), step, file.optimizer)
+    if detectron.is_detectron(names):
+        tensors, unused = detectron.to_original(file.tensors)
+        return Source("Detectron's blobs", tensors, tuple(unused))
+    if imagenet.is_imagenet(names):
+        style = imagenet.style(file.tensors) if imagenet_style == "auto" else imagenet_style
+        tensors, unused = imagenet.to_original(file.tensors)
+        if style == "torchvision":
+            tensors[STEM] = imagenet.from_bgr(tensors[STEM])
+        return Source(f"an ImageNet ResNet in {style}'s style", tensors, tuple(unused), style=style)
+    if any(name.startswith("backbone.body.") for name in names):
+        raise UserError(
+            f"{path} is a torchvision detector: its boxes (no inclusive pixel), anchors (centred on a cell's corner), "
+            "body (batch-norm over RGB, scaled images) and classes (91) are not this detector's"
+        )
+    raise UserError(f"{path}: tensors such as {', '.join(list(names)[:3])} are of no network that can be imported")
+
+
+def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float]) -> None:
+    """Raises UserError, naming the options, where a body's style is not the one that the network is set up for."""
+    wanted = {
+        "caffe": {"resnets.stride_1x1": True, "pixel_means": PIXEL_MEANS},
+        "torchvision": {"resnets.stride_1x1": False, "pixel_means": imagenet.MEANS},
+    }
+    actual = {"resnets.stride_1x1": stride_1x1, "pixel_means": tuple(pixel_means)}
+    for name, value in wanted.get(source.style, {}).items():
+        if not np.allclose(value, actual[name], atol=0.5):
+            raise UserError(
+                f"{source.kind} wants {name}={value}, not {actual[name]}: set it, or set "
+                "resnets.imagenet_style where the file was taken for what it is not"
+            )
+
+
+def import_tensors(
+    source: Source, variables: Mapping, *, allow: Sequence[str] = (), body_only: bool = False
+) -> tuple[dict, list[str]]:
+    """Replaces variables by a source's tensors.
+
+    Args:
+      source: what to take.
+      variables: of the network, arrays; what the source lacks keeps its value where `allow` permits.
+      allow: beginnings of the original's names that may be missing, misshapen or unknown.
+      body_only: take the body and leave the rest, of a file that holds more.
+
+    Returns:
+      The variables, and a report: lines on what was used and what was not.
+
+    Raises:
+      UserError: names every tensor that is missing, misshapen or unknown.
+    """
+    body_only = body_only or not source.is_detector
+    tensors = {k: v for k, v in source.tensors.items() if k.startswith(BODY)} if body_only else source.tensors
+    values, problems = fit(tensors, variables, only=BODY if body_only else "")
+    allowed = {name: what for name, what in problems.items() if name.startswith(tuple(allow))}
+    if len(allowed) < len(problems):
+        raise misfit({name: what for name, what in problems.items() if name not in allowed})
+    report = [f"{source.kind}: {len(values)} tensors used"]
+    if body_only:
+        report.append("only the body: pyramid, RPN and heads keep their random weights")
+    unused = [*source.unused, *(source.tensors.keys() - tensors.keys())]
+    if unused:
+        report.append(f"not used: {', '.join(unused[:8])}" + (f" and {len(unused) - 8} more" if unused[8:] else ""))
+    flat = traverse_util.flatten_dict(dict(variables), sep="/") | {k: jnp.asarray(v) for k, v in values.items()}
+    return traverse_util.unflatten_dict(flat, sep="/"), report + [f"allowed: {k} {v}" for k, v in allowed.items()]

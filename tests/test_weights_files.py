@@ -1,0 +1,98 @@
+"""Golden files: small_legacy.pth, small_zip.pth."""
+
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+
+from diou_jax.errors import UserError
+from diou_jax.weights.files import read
+
+
+class Code:
+    """What a hostile file holds: unpickling it would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["small_legacy.pth", "small_zip.pth"])
+def test_both_torch_containers(golden_path, name):
+    pytest.importorskip("torch")
+    file = read(golden_path(name))
+    assert file.step == 7
+    assert {k: v.shape for k, v in file.tensors.items()}["a.weight"] == (3, 4)
+    assert file.tensors["half"].dtype == np.float16 and file.tensors["idx"].dtype == np.int64
+    np.testing.assert_array_equal(file.optimizer["state"][0]["momentum_buffer"], np.ones(3))
+
+
+def test_both_containers_hold_the_same(golden_path):
+    pytest.importorskip("torch")
+    legacy, zipped = (read(golden_path(f"small_{kind}.pth")).tensors for kind in ("legacy", "zip"))
+    assert legacy.keys() == zipped.keys()
+    for name in legacy:
+        np.testing.assert_array_equal(legacy[name], zipped[name])
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_torch_file_that_wants_to_run_code_is_refused(tmp_path, legacy):
+    torch = pytest.importorskip("torch")
+    torch.save({"model": Code(tmp_path / "ran")}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"x\.pth is refused"):
+        read(tmp_path / "x.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, protocol):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": Code(tmp_path / "ran")}}, protocol=protocol))
+    with pytest.raises(UserError, match=r"x\.pkl is refused"):
+        read(tmp_path / "x.pkl")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickled_blobs(tmp_path, wrap, protocol):
+    blobs = {"conv1_w": np.arange(6, dtype=np.float32).reshape(2, 3), "conv1_b": np.float32([1, 2])}
+    content = {"blobs": blobs, "cfg": "TRAIN:"} if wrap else blobs
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    file = read(tmp_path / "x.pkl")
+    assert file.tensors.keys() == blobs.keys()
+    np.testing.assert_array_equal(file.tensors["conv1_w"], blobs["conv1_w"])
+
+
+def test_safetensors(tmp_path):
+    library = pytest.importorskip("safetensors.numpy")
+    library.save_file({"conv1.weight": np.ones((2, 3), np.float32)}, tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(read(tmp_path / "x.safetensors").tensors["conv1.weight"], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"hello, this is text", "no weight file"),
+        (b"", "no weight file"),
+        (pickle.dumps({"blobs": {}}), "holds no tensors"),
+        (pickle.dumps([1, 2, 3]), "not tensors by name"),
+        (pickle.dumps({"blobs": {"x": np.ones(3)}})[:-20], "damaged"),
+    ],
+)
+def test_what_is_no_weight_file_is_named(tmp_path, content, words):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read(tmp_path / "x")
+
+
+def test_a_missing_file_and_a_truncated_one(tmp_path, golden_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path / "nothing.pth")
+    pytest.importorskip("torch")
+    for name in ("small_legacy.pth", "small_zip.pth"):
+        (tmp_path / name).write_bytes(golden_path(name).read_bytes()[:-300])
+        with pytest.raises(UserError, match="is damaged"):
+            read(tmp_path / name)

@@ -1,0 +1,297 @@
+"""Golden files: resnet_pretrained_mapping, param_names, make_weights."""
+
+import importlib.util
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import base
+from diou_jax import build
+from diou_jax.checkpoint import Checkpoints
+from diou_jax.errors import UserError
+from diou_jax.train_step import create_state
+from diou_jax.weights import detectron, imagenet, importing, sources
+from diou_jax.weights.original import export_original, original_tensors
+
+
+@pytest.fixture(scope="module")
+def make_weights():
+    from conftest import find_golden
+
+    spec = importlib.util.spec_from_file_location("make_weights", find_golden("make_weights.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def small_config(tiny_config):
+    config = tiny_config()
+    config.resnets.use_gn = False
+    config.fpn.use_gn = False
+    config.resnets.freeze_at = 2
+    config.solver.type = "SGD"
+    return config
+
+
+def random_tensors(variables, seed):
+    """What the original's file would hold for this network."""
+    rng = np.random.default_rng(seed)
+    return {t.name: rng.normal(size=t.shape).astype(np.float32) for t in original_tensors(variables).values()}
+
+
+def test_imagenet_weights_become_what_the_original_makes_of_them(golden, make_weights):
+    data = golden("resnet_pretrained_mapping.npz")
+    tensors, unused = imagenet.to_original(make_weights.imagenet_weights())
+    names = {key.split("::")[0] for key in data}
+    assert tensors.keys() == names and set(unused) == {"fc.weight", "fc.bias"}
+    for name in names:
+        assert tensors[name].shape == tuple(data[f"{name}::shape"])
+        np.testing.assert_allclose(tensors[name].ravel()[:64], data[f"{name}::first64"], rtol=2e-6, atol=1e-6)
+        total = np.float64(tensors[name]).sum()
+        np.testing.assert_allclose(total, data[f"{name}::sum_f64"], rtol=1e-5, atol=1e-4)
+
+
+def test_every_blob_of_detectron_has_its_place(golden_path):
+    lines = golden_path("param_names.txt").read_text().splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    assert len(rows) == 189
+    for name, *_, blob in rows:
+        assert detectron.original_name(blob.strip()) == name
+    for blob in ("conv1_w_momentum", "fc1000_w", "lr", "mask_fcn_logits_w", "res2_0_branch3_w"):
+        assert detectron.original_name(blob) is None
+
+
+def test_a_deeper_body_has_other_blob_names():
+    assert detectron.original_name("fpn_inner_res4_22_sum_lateral_w").startswith("Conv_Body.topdown_lateral_modules.0.")
+    assert detectron.original_name("res4_22_branch2c_bn_b") == "Conv_Body.conv_body.res4.22.bn3.bias"
+
+
+def test_a_whole_detector_from_detectrons_file(golden_path, make_weights, tmp_path):
+    rows = [line.split("\t") for line in golden_path("param_names.txt").read_text().splitlines() if line[0] != "#"]
+    weights = make_weights.weights("public")
+    blobs = {blob.strip(): weights[name] for name, *_, blob in rows}
+    blobs |= {f"{name}_momentum": value for name, value in list(blobs.items())[:3]}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    source = sources.read_source(tmp_path / "model.pkl")
+    assert source.kind == "Detectron's blobs" and source.num_classes == 81 and len(source.unused) == 3
+    network = build.network(base.get_config(), 81)
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), network.variable_shapes())
+    variables, report = sources.import_tensors(source, blank)
+    for name, value in export_original(variables).items():
+        np.testing.assert_array_equal(value, weights[name], err_msg=name)
+    assert "189 tensors used" in report[0]
+
+
+def run_import(config, tensors, tmp_path, **options):
+    torch = pytest.importorskip("torch")
+    content = {"step": 41, "train_size": 1, "batch_size": 2, "model": {k: torch.tensor(v) for k, v in tensors.items()}}
+    torch.save(content | {"optimizer": options.pop("optimizer", {})}, tmp_path / "model_step41.pth")
+    importing.import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
+
+
+def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    config = small_config(tiny_config)
+    variables = build.network(config, 7).variable_shapes()
+    tensors = random_tensors(variables, 0)
+    run_import(config, tensors, tmp_path)
+    assert "tensors used" in capsys.readouterr().out
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.latest() == 0
+        assert checkpoints.metadata()["class_names"][1:3] == ["ellipse", "rectangle"]
+    importing.export_torch(config, tmp_path / "run", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert back["model"].keys() == tensors.keys()
+    for name, value in back["model"].items():
+        np.testing.assert_array_equal(value.numpy(), tensors[name], err_msg=name)
+    with pytest.raises(UserError, match="holds a run at step 0 already"):
+        importing.import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
+
+
+def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
+    """Weights first, biases after, in the model's order; what is frozen is not counted."""
+    config = small_config(tiny_config)
+    variables = build.network(config, 7).variable_shapes()
+    tensors = random_tensors(variables, 0)
+    trained = [
+        name
+        for name in tensors
+        if ".bn" not in name and ".downsample.1" not in name and ".res1." not in name and ".res2." not in name
+    ]
+    torch = pytest.importorskip("torch")
+    groups = [[n for n in trained if n.endswith("weight")], [n for n in trained if n.endswith("bias")]]
+    numbers = {name: number for number, name in enumerate(groups[0] + groups[1])}
+    rng = np.random.default_rng(1)
+    momentum = {name: rng.normal(size=tensors[name].shape).astype(np.float32) for name in numbers}
+    optimizer = {
+        "state": {numbers[name]: {"momentum_buffer": torch.tensor(value)} for name, value in momentum.items()},
+        "param_groups": [{"params": [numbers[name] for name in group]} for group in groups],
+    }
+    run_import(config, tensors, tmp_path, optimizer=optimizer, resume_optimizer=True)
+    tx = build.make_optimizer(config, build.rule(config))
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.latest() == 42
+        state = checkpoints.restore(create_state(blank, tx))
+    assert int(state.step) == 42
+
+    # The next update says what the momentum and the step are: without gradient and decay it is the momentum alone.
+    config.solver.weight_decay = 0.0
+    tx = build.make_optimizer(config, build.rule(config))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)
+    moved = export_original({"params": optax.apply_updates(state.params, updates), "affine": state.affine})
+    rate = float(build.rate(config, build.rule(config))(42))
+    for name in tensors:
+        factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1
+        wanted = tensors[name] - factor * rate * 0.9 * momentum.get(name, 0)
+        np.testing.assert_allclose(moved[name], wanted, atol=1e-5, err_msg=name)
+
+
+def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
+    config = small_config(tiny_config)
+    variables = build.network(config, 7).variable_shapes()
+    tensors = random_tensors(variables, 0)
+    tensors["RPN.FPN_RPN_conv.bias"] = np.zeros(3, np.float32)
+    del tensors["Box_Head.fc2.weight"]
+    tensors["Mask_Head.conv.weight"] = np.zeros(3, np.float32)
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+    source = sources.Source("a file", tensors, ())
+    with pytest.raises(UserError) as error:
+        sources.import_tensors(source, blank)
+    for words in ("fc2.weight is missing", "FPN_RPN_conv.bias has shape (3,)", "Mask_Head.conv.weight has no place"):
+        assert words in str(error.value)
+    imported, report = sources.import_tensors(source, blank, allow=("RPN.", "Box_Head.fc2", "Mask_Head"))
+    assert (imported["params"]["rpn"]["conv"]["bias"] == 0).all()
+    assert sum("allowed" in line for line in report) == 3
+
+
+def test_a_body_alone_leaves_the_rest(tiny_config):
+    config = small_config(tiny_config)
+    network = build.network(config, 7)
+    variables = network.init_variables(jax.random.key(0))
+    body = {k: v for k, v in random_tensors(variables, 0).items() if k.startswith(sources.BODY)}
+    imported, report = sources.import_tensors(sources.Source("an ImageNet ResNet", body, ("fc.bias",)), variables)
+    assert imported["params"]["fpn"]["inner5"]["kernel"] is variables["params"]["fpn"]["inner5"]["kernel"]
+    exported = export_original(imported)
+    assert all(np.array_equal(exported[name], body[name]) for name in body)
+    assert "only the body" in " ".join(report)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["backbone.body.conv1.weight"], "torchvision detector"), (["encoder.weight"], "no network that can be imported")],
+)
+def test_other_networks_are_refused(tmp_path, names, words):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({name: np.ones(3, np.float32) for name in names}))
+    with pytest.raises(UserError, match=words):
+        sources.read_source(tmp_path / "x.pkl")
+
+
+def test_an_imported_workdir_keeps_its_config(tiny_config, tmp_path):
+    config = small_config(tiny_config)
+    run_import(config, random_tensors(build.network(config, 7).variable_shapes(), 0), tmp_path)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["resnets"]["width_per_group"] == 4
+
+
+def resnet_file(variables, path, *, style):
+    """An ImageNet ResNet for a small body: folded tensors spread over batch-norm's four again."""
+    rng = np.random.default_rng(0)
+    shapes = {t.name: t.shape for t in original_tensors(variables).values() if t.name.startswith(sources.BODY)}
+    tensors = {}
+    for name, shape in shapes.items():
+        module, leaf = name.removeprefix(sources.BODY).rsplit(".", 1)
+        module = module.replace("res1.", "")
+        for stage in range(2, 6):
+            module = module.replace(f"res{stage}.", f"layer{stage - 1}.")
+        tensors[f"{module}.{leaf}"] = rng.normal(size=shape).astype(np.float32)
+        if len(shape) == 1 and leaf == "weight":
+            tensors[f"{module}.running_mean"] = rng.normal(size=shape).astype(np.float32)
+            tensors[f"{module}.running_var"] = np.float32(rng.uniform(0.5, 2, shape))
+    energy = np.square(tensors["conv1.weight"]).sum((1, 2, 3))
+    tensors["bn1.running_var"] *= energy * (57**2 if style == "caffe" else 1)
+    path.write_bytes(pickle.dumps(tensors))
+    return tensors
+
+
+@pytest.mark.parametrize("style", ["caffe", "torchvision"])
+def test_the_style_of_an_imagenet_file_shows_in_its_statistics(tiny_config, tmp_path, style):
+    config = small_config(tiny_config)
+    resnet_file(build.network(config, 7).variable_shapes(), tmp_path / "r.pkl", style=style)
+    assert sources.read_source(tmp_path / "r.pkl").style == style
+    assert sources.read_source(tmp_path / "r.pkl", imagenet_style="caffe").style == "caffe"
+
+
+def test_torchvisions_first_convolution_sees_the_same_image():
+    """RGB of unit variance through the file's filters, and BGR less means through ours."""
+    rng = np.random.default_rng(0)
+    filters = rng.normal(size=(8, 3, 7, 7)).astype(np.float32)
+    image = rng.integers(0, 256, (1, 40, 40, 3)).astype(np.float64)
+    theirs = (image[..., ::-1] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    ours = image - imagenet.MEANS
+
+    def convolve(x, filters):
+        with jax.default_matmul_precision("highest"):
+            return jax.lax.conv_general_dilated(
+                np.float32(x), filters, (2, 2), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC")
+            )
+
+    np.testing.assert_allclose(
+        convolve(ours, imagenet.from_bgr(filters)), convolve(theirs, filters), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_mismatch_of_style_names_the_options(tiny_config, tmp_path):
+    config = small_config(tiny_config)
+    resnet_file(build.network(config, 7).variable_shapes(), tmp_path / "r.pkl", style="torchvision")
+    config.resnets.stride_1x1 = True
+    with pytest.raises(UserError, match=r"resnets\.stride_1x1=False, not True"):
+        build.weight_source(config, tmp_path / "r.pkl")
+    config.resnets.stride_1x1 = False
+    with pytest.raises(UserError, match=r"pixel_means=\(103\.53"):
+        build.weight_source(config, tmp_path / "r.pkl")
+    config.pixel_means = imagenet.MEANS
+    assert build.weight_source(config, tmp_path / "r.pkl").style == "torchvision"
+    config.resnets.imagenet_style = "tensorflow"
+    with pytest.raises(UserError, match="imagenet_style"):
+        build.check(config)
+
+
+def test_a_run_starts_from_an_imagenet_body(tiny_config, tmp_path):
+    config = small_config(tiny_config)
+    network = build.network(config, 7)
+    tensors = resnet_file(network.variable_shapes(), tmp_path / "r.pkl", style="caffe")
+    config.resnets.stride_1x1 = True
+    config.resnets.imagenet_pretrained_weights = str(tmp_path / "r.pkl")
+    variables, report = build.initial_variables(config, network)
+    wanted, _ = imagenet.to_original(tensors)
+    exported = export_original(variables)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(exported[name], value, err_msg=name)
+    assert "caffe's style" in report[0]
+
+
+def test_fine_tuning_takes_all_but_the_heads_of_other_classes(tiny_config, tmp_path):
+    config = small_config(tiny_config)
+    tensors = random_tensors(build.network(config, 7).variable_shapes(), 0)
+    run_import(config, tensors, tmp_path)
+    config.init.checkpoint = str(tmp_path / "run")
+    same, report = build.initial_variables(config, build.network(config, 7))
+    assert len(report) == 1
+    for name, value in export_original(same).items():
+        np.testing.assert_array_equal(value, tensors[name], err_msg=name)
+    other, report = build.initial_variables(config, build.network(config, 5))
+    assert "box_head/logits/kernel" in report[1] and "box_head/deltas/bias" in report[1]
+    for name, value in export_original(other).items():
+        if not name.startswith("Box_Outs"):
+            np.testing.assert_array_equal(value, tensors[name], err_msg=name)
+    config.fpn.dim = 8
+    with pytest.raises(UserError, match=r"init\.checkpoint=.* is of another network"):
+        build.initial_variables(config, build.network(config, 7))
+    config.init.checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        build.initial_variables(config, build.network(config, 7))
