@@ -1,6 +1,8 @@
-"""Trains and evaluates a detector.
+"""Trains, evaluates and applies a detector; reads and writes the original's weights.
 
 python main.py --config configs/ciou.py --workdir runs/ciou
+python main.py --config configs/ciou.py --workdir runs/ciou --mode predict --input photos --output found
+python main.py --config configs/ciou.py --workdir runs/original --mode import --source model_step89999.pth
 python main.py --config configs/ciou.py:r101 --workdir runs/ciou_r101 --mode eval --config.test.diou_nms.beta1=0.9
 """
 
@@ -11,12 +13,15 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/: FILE.py or FILE.py:BODY.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, logs and results go here; the same one resumes.")
-MODES = ["train_and_eval", "train", "eval", "import", "export_torch"]
+MODES = ["train_and_eval", "train", "eval", "predict", "import", "export_torch"]
 MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
+INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of them.")
+OUTPUT = flags.DEFINE_string("output", None, "predict: folder for pictures and json. export_torch: file to write.")
+DRAW_THRESHOLD = flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.")
 SOURCE = flags.DEFINE_string("source", None, "import: the weight file.")
 ALLOW = flags.DEFINE_list("allow", [], "import: beginnings of names of tensors that need not fit.")
 RESUME_OPTIMIZER = flags.DEFINE_bool("resume_optimizer", False, "import: take step and momentum over as well.")
-OUTPUT = flags.DEFINE_string("output", None, "export_torch: the file to write.")
+NEEDED = {"predict": (INPUT, OUTPUT), "import": (SOURCE,), "export_torch": (OUTPUT,)}
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.")
@@ -44,6 +49,9 @@ def parse(argv: list[str]) -> list[str]:
         fail(f"unknown argument {rest[1]!r}")
     if CONFIG.value is None or WORKDIR.value is None:
         fail("--config FILE and --workdir FOLDER are needed; --help lists the rest")
+    for flag in NEEDED.get(MODE.value, ()):
+        if flag.value is None:
+            fail(f"--mode {MODE.value} needs --{flag.name}")
     return rest
 
 
@@ -51,7 +59,7 @@ def main(_):
     # Imported late, so that a mistyped option is answered at once.
     import jax
 
-    from diou_jax import evaluate, train
+    from diou_jax import evaluate, predict, train
     from diou_jax.errors import UserError
     from diou_jax.weights import importing
 
@@ -59,20 +67,17 @@ def main(_):
     try:
         if DISTRIBUTED.value:
             jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        if MODE.value == "import":
-            if SOURCE.value is None:
-                raise UserError("--mode import needs --source FILE")
-            importing.import_file(
-                config, SOURCE.value, workdir, resume_optimizer=RESUME_OPTIMIZER.value, allow=ALLOW.value
-            )
-        elif MODE.value == "export_torch":
-            if OUTPUT.value is None:
-                raise UserError("--mode export_torch needs --output FILE")
-            importing.export_torch(config, workdir, OUTPUT.value)
         if MODE.value in ("train", "train_and_eval"):
             train.train(config, workdir)
         if MODE.value in ("eval", "train_and_eval"):
             evaluate.evaluate(config, workdir)
+        if MODE.value == "predict":
+            predict.predict(config, workdir, INPUT.value, OUTPUT.value, draw_threshold=DRAW_THRESHOLD.value)
+        if MODE.value == "import":
+            options = {"resume_optimizer": RESUME_OPTIMIZER.value, "allow": ALLOW.value}
+            importing.import_file(config, SOURCE.value, workdir, **options)
+        if MODE.value == "export_torch":
+            importing.export_torch(config, workdir, OUTPUT.value)
     except UserError as error:
         fail(str(error))
 

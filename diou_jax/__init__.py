@@ -14,3 +14,14 @@ What a static shape holds beyond the real content is marked False in a ``valid``
 """
 
 __version__ = "0.1.0"
+
+__all__ = ["Detector"]
+
+
+def __getattr__(name: str):
+    """Loads `Detector` at its first use: data workers import this package too, and need no network."""
+    if name == "Detector":
+        from diou_jax.predictor import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

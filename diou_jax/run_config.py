@@ -10,6 +10,8 @@ import jax
 
 from diou_jax.errors import UserError
 
+CONFIG_FILE = "config.json"
+
 # Options that a run may change when it goes on; everything else would make it another run.
 FREE = (
     "init",
@@ -36,7 +38,7 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
       UserError: another option differs; names each with both values. Nothing is written then. Or `workdir` cannot be
         written.
     """
-    file = pathlib.Path(workdir) / "config.json"
+    file = pathlib.Path(workdir) / CONFIG_FILE
     new = json.loads(json.dumps(config))
     if resuming and file.exists():
         try:

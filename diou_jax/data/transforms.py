@@ -126,3 +126,14 @@ def decode(content: bytes, name: str, *, height: int, width: int) -> np.ndarray:
             return image
         found = found or image.shape
     raise BadImageError(f"{name}: {found[1]}x{found[0]} pixels, but the annotations say {width}x{height}")
+
+
+def decode_upright(content: bytes, name: str) -> np.ndarray:
+    """An encoded image of any size, uint8 (H, W, 3) BGR, turned as its metadata say; raises BadImageError likewise."""
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise BadImageError(f"{name}: not an image that can be decoded ({len(content)} bytes)")
+    return image

@@ -1,0 +1,195 @@
+"""A trained detector as a Python callable."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import base
+from diou_jax import build
+from diou_jax.batch import Batch
+from diou_jax.checkpoint import Checkpoints
+from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
+from diou_jax.data.packing import blank, example, pack
+from diou_jax.errors import UserError
+from diou_jax.run_config import CONFIG_FILE
+from diou_jax.weights.importing import class_table
+from diou_jax.weights.sources import import_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was found in one image, best first.
+
+    Attributes:
+      boxes: float32 (M, 4), inclusive pixels of the image.
+      scores: float32 (M,).
+      classes: int32 (M,), from 1.
+      names: M names of classes.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector:
+    """Finds objects in images of any size; compiles once for each bucket of sizes that it meets.
+
+    Attributes:
+      class_names: K names, background first.
+      category_ids: K ids of the data set that it was trained on.
+    """
+
+    def __init__(
+        self, config: ConfigDict, variables: dict, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ):
+        """A detector of a config's network with its variables; runs on the first device."""
+        build.check(config)
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids or range(len(self.class_names)))
+        self._detector = build.detector(config, len(self.class_names))
+        self._variables = jax.device_put(variables, jax.local_devices()[0])
+        self._scale, self._max_size = config.test.scale, config.test.max_size
+        self._stride, self._batch_size = config.fpn.coarsest_stride, config.test.ims_per_batch
+        self._shapes = sorted(
+            tuple(config.data.buckets) or default_shapes((self._scale,), self._max_size, stride=self._stride),
+            key=np.prod,
+        )
+        self._run = jax.jit(self._detect)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | os.PathLike, config: ConfigDict | None = None) -> "Detector":
+        """The newest checkpoint of a work folder.
+
+        Args:
+          folder: a run's ``--workdir``.
+          config: instead of the run's own, which lies there.
+
+        Raises:
+          UserError: there is no checkpoint, or it is of another network.
+        """
+        with Checkpoints(folder, create=False) as checkpoints:
+            metadata = checkpoints.metadata()
+            config = _read_config(pathlib.Path(folder) / CONFIG_FILE) if config is None else config
+            network = build.network(config, len(metadata["class_names"]))
+            variables = checkpoints.restore_variables(network.variable_shapes())
+        return cls(config, variables, metadata["class_names"], metadata["category_ids"])
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike, config: ConfigDict) -> "Detector":
+        """A detector from another repository's weight file; raises UserError where the file does not fit `config`."""
+        source = build.weight_source(config, path)
+        if not source.is_detector:
+            raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
+        class_names, category_ids = class_table(config, source.num_classes)
+        shapes = build.network(config, len(class_names)).variable_shapes()
+        variables, _ = import_tensors(source, shapes)
+        return cls(config, variables, class_names, category_ids)
+
+    def __call__(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        *,
+        score_threshold: float | None = None,
+        nms: float | None = None,
+    ) -> Result | list[Result]:
+        """Detects in one image or in a list of them.
+
+        Args:
+          images: uint8 (H, W, 3), BGR, as OpenCV reads them; or a sequence of such, of any sizes.
+          score_threshold: only higher scores count; by default the config's ``test.score_thresh``.
+          nms: overlap at which a detection suppresses another of its class; by default ``test.nms``. Neither costs a
+            compilation.
+
+        Returns:
+          A result for one image, a list for a sequence; an image's result does not depend on the others.
+
+        Raises:
+          UserError: something is not such an image; names which.
+        """
+        single = isinstance(images, np.ndarray) and images.ndim == 3
+        images = [images] if single else list(images)
+        for number, image in enumerate(images):
+            _check(image, number)
+        rules = self._detector.detection_rules
+        thresholds = (
+            rules.score_thresh if score_threshold is None else score_threshold,
+            rules.nms_thresh if nms is None else nms,
+        )
+        results, waiting = {}, None
+        for rows, batch in self._batches(images):
+            found = rows, self._run(self._variables, batch, *map(np.float32, thresholds))
+            # The device works on this batch while the host unpacks the one before.
+            if waiting is not None:
+                results |= self._unpack(*waiting)
+            waiting = found
+        if waiting is not None:
+            results |= self._unpack(*waiting)
+        return results[0] if single else [results[row] for row in range(len(images))]
+
+    def _detect(self, variables, batch, score_threshold, nms):
+        rules = dataclasses.replace(self._detector.detection_rules, score_thresh=score_threshold, nms_thresh=nms)
+        return dataclasses.replace(self._detector, detection_rules=rules).detect(variables, batch)
+
+    def _batches(self, images) -> Iterator[tuple[list[int], Batch]]:
+        """Rows of `images` and the batch that holds them, bucket by bucket."""
+        by_bucket = {}
+        for row, image in enumerate(images):
+            by_bucket.setdefault(self._bucket(*image.shape[:2]), []).append(row)
+        options = {"stride": self._stride}
+        for bucket, members in by_bucket.items():
+            for start in range(0, len(members), self._batch_size):
+                rows = members[start : start + self._batch_size]
+                examples = [
+                    example(images[row], bucket, target=self._scale, max_size=self._max_size, **options) for row in rows
+                ]
+                examples += [blank(bucket, **options)] * (self._batch_size - len(rows))
+                yield rows, pack(examples, bucket)
+
+    def _bucket(self, height, width) -> Bucket:
+        """The smallest input that holds an image, with one of two canvases, so that few programs serve any size."""
+        size = largest_sizes(np.array([[height, width]]), scales=(self._scale,), max_size=self._max_size)[0]
+        fitting = [shape for shape in self._shapes if size[0] <= shape[0] and size[1] <= shape[1]]
+        if not fitting:
+            raise UserError(f"data.buckets: none holds an image of {width}x{height} pixels")
+        shape = fitting[0]
+        fits = height <= shape[0] and width <= shape[1]
+        return Bucket(*shape, *(side * (1 if fits else 2) for side in shape))
+
+    def _unpack(self, rows, found) -> dict[int, Result]:
+        found = jax.device_get(found)
+        results = {}
+        for slot, row in enumerate(rows):
+            valid = found.valid[slot]
+            classes = found.classes[slot][valid]
+            names = tuple(self.class_names[number] for number in classes)
+            results[row] = Result(found.boxes[slot][valid], found.scores[slot][valid], classes, names)
+        return results
+
+
+def _check(image, number):
+    kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"image {number} is {kind}; it must be a uint8 array (height, width, 3), blue first")
+    if 0 in image.shape:
+        raise UserError(f"image {number} is {kind}: it has no pixels")
+
+
+def _read_config(file: pathlib.Path) -> ConfigDict:
+    """A run's config over today's defaults, so that runs of before an option was there can be read."""
+    config = base.get_config()
+    try:
+        config.update(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is no config of a run ({error}); give the config") from None
+    return config

@@ -1,0 +1,152 @@
+"""The Python callable and ``--mode predict``; evaluation is the oracle."""
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import diou_jax
+from diou_jax import build, evaluate, predict
+from diou_jax.data.loader import batches
+from diou_jax.errors import UserError
+from diou_jax.predictor import Detector
+from diou_jax.weights import importing
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    config = tiny_config()
+    config.test.score_thresh = 0.02
+    return config
+
+
+@pytest.fixture(scope="module")
+def detector(config):
+    data = build.dataset(config, config.test.datasets)
+    variables = build.network(config, len(data.class_names)).init_variables(jax.random.key(0))
+    # Random heads score everything alike; louder ones give detections worth comparing.
+    variables["params"]["box_head"]["logits"]["kernel"] *= 40.0
+    variables["params"]["rpn"]["logits"]["kernel"] *= 40.0
+    return Detector(config, variables, data.class_names, data.category_ids)
+
+
+@pytest.fixture(scope="module")
+def images(config):
+    data = build.dataset(config, config.test.datasets)
+    return data, [cv2.imdecode(np.frombuffer(data.read(i), np.uint8), cv2.IMREAD_COLOR) for i in range(len(data))]
+
+
+def test_it_finds_what_evaluation_finds(config, detector, images):
+    data, photos = images
+    reader = build.eval_reader(config, data)
+    wanted = evaluate.detect_all(detector._detector, detector._variables, batches(reader, 0, reader.steps))
+    results = detector(photos)
+    assert len(results) == len(photos) and sum(map(len, results)) > len(photos)
+    for row, result in enumerate(results):
+        assert len(result) == len(wanted[row].scores)
+        np.testing.assert_array_equal(result.classes, wanted[row].classes)
+        np.testing.assert_allclose(result.scores, wanted[row].scores, rtol=1e-5)
+        np.testing.assert_allclose(result.boxes, wanted[row].boxes, atol=1e-3)
+        assert result.names == tuple(data.class_names[c] for c in result.classes)
+        assert (np.diff(result.scores) <= 0).all() and (result.classes >= 1).all()
+
+
+def test_sizes_may_differ_and_one_image_gives_one_result(detector, images):
+    photo = images[1][0]
+    height = len(photo)
+    sizes = [photo, photo[: height // 2], np.tile(photo, (3, 1, 1)), photo[:1, :1], photo[:, :2]]
+    results = detector(sizes)
+    assert len(results) == len(sizes)
+    for image, result in zip(sizes, results, strict=True):
+        alone = detector(image)
+        np.testing.assert_array_equal(alone.boxes, result.boxes)
+        assert (result.boxes[:, 2] <= image.shape[1] - 1).all() and (result.boxes[:, 3] <= image.shape[0] - 1).all()
+        assert (result.boxes >= 0).all()
+    assert detector([]) == []
+
+
+def test_thresholds_cost_no_compilation(detector, images):
+    photo = images[1][0]
+    everything = detector(photo, score_threshold=0.0, nms=1.0)
+    compiled = detector._run._cache_size()
+    for threshold in (0.1, 0.2):
+        high = detector(photo, score_threshold=threshold)
+        assert (high.scores > threshold).all()
+        assert len(high) <= len(everything)
+    assert len(detector(photo, nms=0.05)) <= len(detector(photo, nms=0.9))
+    assert detector._run._cache_size() == compiled
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), [[1, 2]], "photo.jpg"]
+)
+def test_what_is_no_image_is_named(detector, bad):
+    with pytest.raises(UserError, match="image 0 is"):
+        detector([bad])
+
+
+def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, images, tmp_path):
+    torch = pytest.importorskip("torch")
+    from diou_jax.weights.original import export_original
+
+    tensors = {k: torch.from_numpy(v.copy()) for k, v in export_original(detector._variables).items()}
+    torch.save({"step": 3, "model": tensors, "optimizer": {}}, tmp_path / "model_step3.pth")
+    importing.import_file(config, tmp_path / "model_step3.pth", tmp_path / "run")
+    photos = images[1][:2]
+    wanted = detector(photos)
+    for other in (
+        diou_jax.Detector.from_checkpoint(tmp_path / "run"),
+        diou_jax.Detector.from_file(tmp_path / "model_step3.pth", config),
+    ):
+        assert other.class_names == detector.class_names and other.category_ids == detector.category_ids
+        for a, b in zip(other(photos), wanted, strict=True):
+            np.testing.assert_array_equal(a.boxes, b.boxes)
+            np.testing.assert_array_equal(a.scores, b.scores)
+
+
+@pytest.fixture(scope="module")
+def workdir(config, detector, tmp_path_factory):
+    from diou_jax.checkpoint import Checkpoints
+    from diou_jax.train_step import create_state
+
+    folder = tmp_path_factory.mktemp("run")
+    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config)))
+    with Checkpoints(folder) as checkpoints:
+        metadata = {"class_names": detector.class_names, "category_ids": detector.category_ids}
+        checkpoints.save(state, 0, metadata)
+    return folder
+
+
+def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, detector, images, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    (photos / "below").mkdir(parents=True)
+    cv2.imwrite(str(photos / "a.png"), images[1][0])
+    cv2.imwrite(str(photos / "below" / "b.jpg"), images[1][1])
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "notes.txt").write_text("not an image")
+    predict.predict(config, workdir, photos, tmp_path / "out", draw_threshold=0.1)
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [entry["file"] for entry in content["images"]] == ["a.png", "below/b.jpg"]
+    wanted = detector(images[1][0])
+    np.testing.assert_allclose(content["images"][0]["boxes"], wanted.boxes, atol=1e-3)
+    assert content["images"][0]["names"] == list(wanted.names)
+    assert len(content["unreadable"]) == 2
+    assert cv2.imread(str(tmp_path / "out" / "a.png.png")).size and (tmp_path / "out/below/b.jpg.png").exists()
+    said = capsys.readouterr().out
+    assert "broken.jpg" in said and "empty.png" in said and "2 images" in said
+
+
+def test_mistakes_are_named(config, workdir, images, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        predict.predict(config, workdir, tmp_path / "nothing", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image files"):
+        predict.predict(config, workdir, tmp_path / "empty", tmp_path / "out")
+    cv2.imwrite(str(tmp_path / "empty" / "a.png"), images[1][0])
+    with pytest.raises(UserError, match="would be overwritten"):
+        predict.predict(config, workdir, tmp_path / "empty", tmp_path / "empty")
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        predict.predict(config, tmp_path / "no_run", tmp_path / "empty", tmp_path / "out")
