@@ -39,6 +39,8 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     model.cls_agnostic_bbox_reg = False  # one box per RoI instead of one per class
     model.bbox_reg_weights = (10.0, 10.0, 5.0, 5.0)  # scale of the box head's x, y, w, h deltas
 
+    model.box_convention = "detectron"  # or torchvision: how boxes are scaled and pooled, and where anchors lie
+
     resnets = config.resnets = ml_collections.ConfigDict()
     resnets.blocks = (3, 4, 6, 3)  # bottlenecks in res2 to res5
     resnets.num_groups = 1  # ResNeXt's cardinality

@@ -1,7 +1,9 @@
-"""The RPN's anchors: constants of a feature map's size, so numpy."""
+"""The RPN's anchors: constants of a feature map's size, so numpy; torchvision's depend on the image, so JAX."""
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -22,6 +24,36 @@ def cell_anchors(*, stride: int, size: float, aspect_ratios: Sequence[float]) ->
     half = 0.5 * (np.stack([width, height], 1) * (size / stride) - 1)
     centre = 0.5 * (stride - 1)
     return np.concatenate([centre - half, centre + half], 1).astype(np.float32)
+
+
+def torchvision_cell_anchors(*, size: float, aspect_ratios: Sequence[float]) -> np.ndarray:
+    """Torchvision's anchors of the first cell, centred on its upper left corner: float32 (len(aspect_ratios), 4).
+
+    Whole coordinates of their edges, halves to even; the corner pixels returned are one less at the far side.
+    """
+    ratios = np.sqrt(np.asarray(aspect_ratios, np.float32))
+    half = np.round(np.stack([size / ratios, size * ratios], 1) / 2)
+    return np.concatenate([-half, half - 1], 1).astype(np.float32)
+
+
+def torchvision_grid_anchors(extent: jax.Array, height: int, width: int, *, stride: int, cell: np.ndarray) -> jax.Array:
+    """The anchors of B feature maps: float32 (B, height * width * len(cell), 4), ordered as in `grid_anchors`.
+
+    torchvision spreads a map's cells over the padded image in whole pixels: where it is not a multiple of `stride`, the
+    cells lie closer together.
+
+    Args:
+      extent: int (B, 2), height and width of the padded images.
+      height, width: cells of the map, which may be larger than the image needs.
+      stride: the level's.
+      cell: (A, 4), from `torchvision_cell_anchors`.
+    """
+    step = (extent // -(-extent // stride)).astype(jnp.float32)
+    y = jnp.arange(height) * step[:, :1]
+    x = jnp.arange(width) * step[:, 1:]
+    y, x = (jnp.broadcast_to(v, (len(extent), height, width)) for v in (y[:, :, None], x[:, None, :]))
+    shift = jnp.stack([x, y, x, y], -1)[:, :, :, None]
+    return (shift + cell).reshape(len(extent), -1, 4)
 
 
 def grid_anchors(height: int, width: int, *, stride: int, cell: np.ndarray) -> np.ndarray:

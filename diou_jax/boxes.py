@@ -43,19 +43,20 @@ def encode(boxes: jax.Array, targets: jax.Array, *, weights: Sequence[float] = (
       weights: of x, y, width, height: MODEL.BBOX_REG_WEIGHTS for the box head, ones for the RPN.
 
     Returns:
-      float (..., 4) deltas.
+      float32 (..., 4) deltas, whatever the boxes' dtype: bfloat16 holds whole pixels up to 256 only.
     """
+    boxes, targets = jnp.asarray(boxes, jnp.float32), jnp.asarray(targets, jnp.float32)
     size, target_size = width_height(boxes), width_height(targets)
     centre = boxes[..., :2] + 0.5 * size
     target_centre = targets[..., :2] + 0.5 * target_size
     size = jnp.where(size > 0, size, 1.0)
     target_size = jnp.where(target_size > 0, target_size, 1.0)
     shift = (target_centre - centre) / size
-    return jnp.concatenate([shift, jnp.log(target_size / size)], -1) * jnp.asarray(weights, shift.dtype)
+    return jnp.concatenate([shift, jnp.log(target_size / size)], -1) * jnp.asarray(weights, jnp.float32)
 
 
 def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
-    """The boxes that `deltas` lead to from `boxes`, in the deltas' dtype.
+    """The boxes that `deltas` lead to from `boxes`; the inverse of `encode` from references with area.
 
     The original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
 
@@ -65,15 +66,15 @@ def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1
       weights: those that `encode` was given.
 
     Returns:
-      float (..., 4) boxes, not clipped.
+      float32 (..., 4) boxes, whatever the inputs' dtype, not clipped.
     """
+    boxes, deltas = jnp.asarray(boxes, jnp.float32), jnp.asarray(deltas, jnp.float32)
     size = width_height(boxes)
     centre = boxes[..., :2] + 0.5 * size
-    deltas = jnp.asarray(deltas)
-    deltas = deltas / jnp.asarray(weights, deltas.dtype)
+    deltas = deltas / jnp.asarray(weights, jnp.float32)
     new_centre = deltas[..., :2] * size + centre
     new_size = jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_RATIO)) * size
-    return jnp.concatenate([new_centre - 0.5 * new_size, new_centre + 0.5 * new_size - 1], -1).astype(deltas.dtype)
+    return jnp.concatenate([new_centre - 0.5 * new_size, new_centre + 0.5 * new_size - 1], -1)
 
 
 def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) -> jax.Array:
@@ -81,6 +82,29 @@ def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) 
     boxes = jnp.asarray(boxes)
     limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1) - 1
     return jnp.maximum(jnp.minimum(boxes, limit.astype(boxes.dtype)), 0)
+
+
+# How many pixels beyond the corner pixels a box's edges lie.
+_EDGES = (0.0, 0.0, 1.0, 1.0)
+
+
+def to_input(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = False) -> jax.Array:
+    """Boxes (..., 4) of an original image in the network's input, `scale` times as large (broadcast).
+
+    The original multiplies the coordinates of the corner pixels. With `edges`, torchvision's way, a box's far edges are
+    scaled, which lie one pixel beyond its last pixel.
+    """
+    return to_edges(boxes) * scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale
+
+
+def to_original(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = False) -> jax.Array:
+    """The inverse of `to_input`."""
+    return to_edges(boxes) / scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes / scale
+
+
+def to_edges(boxes: jax.Array) -> jax.Array:
+    """Boxes (..., 4) by the coordinates of their edges, x2 - x1 the width."""
+    return boxes + jnp.array(_EDGES, boxes.dtype)
 
 
 # The representations of data sets and result files are converted by whichever library holds the boxes: numpy's in

@@ -14,7 +14,15 @@ from diou_jax.checkpoint import Checkpoints
 from diou_jax.data import catalog, reader, shapes, tfds
 from diou_jax.data.dataset import Dataset
 from diou_jax.detector.faster_rcnn import FasterRCNN
-from diou_jax.detector.rules import AnchorRules, DetectionRules, LossRules, PoolingRules, ProposalRules, RoiRules
+from diou_jax.detector.rules import (
+    AnchorRules,
+    BoxRules,
+    DetectionRules,
+    LossRules,
+    PoolingRules,
+    ProposalRules,
+    RoiRules,
+)
 from diou_jax.errors import UserError
 from diou_jax.losses import box_loss
 from diou_jax.models.fpn import FPN
@@ -25,6 +33,10 @@ from diou_jax.models.rpn import RPNHead
 from diou_jax.weights.fine_tuning import fine_tune
 from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
 
+BOX_RULES = {
+    "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
+    "torchvision": BoxRules(edges=True, clip_to_padding=False, anchors="torchvision"),
+}
 STYLES = ("auto", "caffe", "torchvision")
 SOURCES = ("coco", "tfds", "shapes")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -38,6 +50,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
     if config.data.source not in SOURCES:
         raise UserError(f"data.source={config.data.source!r}: there are {', '.join(SOURCES)}")
+    if config.model.box_convention not in BOX_RULES:
+        raise UserError(f"model.box_convention={config.model.box_convention!r}: there are {', '.join(BOX_RULES)}")
     if config.resnets.imagenet_style not in STYLES:
         raise UserError(f"resnets.imagenet_style={config.resnets.imagenet_style!r}: there are {', '.join(STYLES)}")
 
@@ -152,7 +166,12 @@ def network(config: ConfigDict, num_classes: int) -> Network:
 def weight_source(config: ConfigDict, path: str) -> Source:
     """A weight file; raises UserError where it cannot be read, or is meant for other images or strides."""
     source = read_source(path, imagenet_style=config.resnets.imagenet_style)
-    check_style(source, stride_1x1=config.resnets.stride_1x1, pixel_means=config.pixel_means)
+    check_style(
+        source,
+        stride_1x1=config.resnets.stride_1x1,
+        pixel_means=config.pixel_means,
+        box_convention=config.model.box_convention,
+    )
     return source
 
 
@@ -219,6 +238,7 @@ def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0
             beta1=test.diou_nms.beta1,
             detections_per_im=test.detections_per_im,
         ),
+        box_rules=BOX_RULES[config.model.box_convention],
         anchor_start_size=config.fpn.rpn_anchor_start_size,
         aspect_ratios=tuple(config.fpn.rpn_aspect_ratios),
         reg_weights=tuple(model.bbox_reg_weights),

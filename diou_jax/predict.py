@@ -83,8 +83,7 @@ def predict(
                 progress.update(len(paths))
     finally:
         # Also what was found until somebody stopped it.
-        content = {"images": entries, "unreadable": unreadable}
-        (output / RESULTS_FILE).write_text(json.dumps(content, indent=1) + "\n")
+        (output / RESULTS_FILE).write_text(as_json(entries, unreadable))
     say(f"{len(entries)} images, {sum(len(entry['scores']) for entry in entries)} detections: {output / RESULTS_FILE}")
     for line in unreadable:
         say(f"not read: {line}")
@@ -125,3 +124,9 @@ def as_entry(name: str, image: np.ndarray, result: Result) -> dict:
         "classes": result.classes.tolist(),
         "names": list(result.names),
     }
+
+
+def as_json(entries: list[dict], unreadable: list[str]) -> str:
+    """One object, with a line for each image."""
+    lines = ",\n".join(map(json.dumps, entries))
+    return f'{{"images": [\n{lines}\n],\n"unreadable": {json.dumps(unreadable)}}}\n'

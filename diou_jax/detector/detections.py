@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diou_jax.boxes import clip, decode
+from diou_jax.boxes import clip, decode, to_original
 from kernels.nms import nms
 
 
@@ -41,6 +41,7 @@ def detect(
     diou_nms: bool,
     beta1: float,
     detections_per_im: int,
+    edges: bool = False,
 ) -> Detections:
     """The original's ``box_results_with_nms_and_limit``: suppression within each class, then the best of all.
 
@@ -58,8 +59,10 @@ def detect(
       nms_thresh: TEST.NMS.
       diou_nms, beta1: TEST.DIOU_NMS; without it, greedy suppression by IoU.
       detections_per_im: D.
+      edges: how RoIs are scaled back, see `boxes.to_original`.
     """
-    boxes = decode((rois / scale[:, None, None])[:, None], deltas.swapaxes(1, 2), weights=reg_weights)
+    rois = to_original(rois, scale[:, None, None], edges=edges)
+    boxes = decode(rois[:, None], deltas.swapaxes(1, 2), weights=reg_weights)
     if boxes.shape[1] > 1:
         boxes = boxes[:, 1:]
     scores = scores.swapaxes(1, 2)[:, 1:]

@@ -11,14 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from diou_jax import preprocess
-from diou_jax.anchors import cell_anchors, grid_anchors
+from diou_jax.anchors import cell_anchors, grid_anchors, torchvision_cell_anchors, torchvision_grid_anchors
 from diou_jax.batch import Batch
+from diou_jax.boxes import to_edges, to_input, to_original
 from diou_jax.detector.anchor_targets import anchor_targets
 from diou_jax.detector.detections import Detections, detect
 from diou_jax.detector.losses import head_losses, rpn_losses
 from diou_jax.detector.proposals import propose
 from diou_jax.detector.roi_targets import sample_rois
-from diou_jax.detector.rules import AnchorRules, DetectionRules, LossRules, PoolingRules, ProposalRules, RoiRules
+from diou_jax.detector.rules import (
+    AnchorRules,
+    BoxRules,
+    DetectionRules,
+    LossRules,
+    PoolingRules,
+    ProposalRules,
+    RoiRules,
+)
 from diou_jax.losses import box_loss
 from diou_jax.models.network import Network
 from kernels.roi_align import roi_align
@@ -47,6 +56,7 @@ class FasterRCNN:
     roi_rules: RoiRules
     pooling_rules: PoolingRules
     detection_rules: DetectionRules
+    box_rules: BoxRules
     anchor_start_size: float = 32
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     reg_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
@@ -70,14 +80,17 @@ class FasterRCNN:
         logits, deltas = self.network.apply(variables, pyramid, method="propose")
         anchors, exists = self._anchors(pyramid, batch.extent)
 
-        scale = batch.scale[:, None, None]
+        scale, edges = batch.scale[:, None, None], self.box_rules.edges
+        shared = anchors[0].ndim == 2
         targets = jax.vmap(
-            lambda exists, boxes, valid, size, key: anchor_targets(
-                np.concatenate(anchors), exists, boxes, valid, size, key, **dataclasses.asdict(self.anchor_rules)
-            )
+            lambda anchors, exists, boxes, valid, size, key: anchor_targets(
+                anchors, exists, boxes, valid, size, key, **dataclasses.asdict(self.anchor_rules)
+            ),
+            in_axes=(None if shared else 0, 0, 0, 0, 0, 0),
         )(
+            np.concatenate(anchors) if shared else jnp.concatenate(anchors, 1),
             jnp.concatenate(exists, 1),
-            batch.boxes * scale,
+            to_input(batch.boxes, scale, edges=edges),
             batch.valid & ~batch.crowd,
             batch.size,
             jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys),
@@ -106,7 +119,7 @@ class FasterRCNN:
                 **dataclasses.asdict(self.roi_rules),
             )
         )(
-            proposals.boxes / scale,
+            to_original(proposals.boxes, scale, edges=edges),
             proposals.valid,
             batch.boxes,
             batch.classes,
@@ -114,7 +127,9 @@ class FasterRCNN:
             batch.valid,
             jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys),
         )
-        class_logits, class_deltas = self._classify(variables, pyramid, sampled.rois * scale, extent)
+        class_logits, class_deltas = self._classify(
+            variables, pyramid, to_input(sampled.rois, scale, edges=edges), extent
+        )
         head = head_losses(
             class_logits,
             class_deltas,
@@ -145,7 +160,7 @@ class FasterRCNN:
             deltas,
             anchors,
             exists,
-            batch.extent,
+            batch.extent if self.box_rules.clip_to_padding else batch.size,
             batch.scale,
             per_image=True,
             **dataclasses.asdict(self.test_proposals),
@@ -159,6 +174,7 @@ class FasterRCNN:
             batch.scale,
             batch.original_size,
             reg_weights=self.reg_weights,
+            edges=self.box_rules.edges,
             **dataclasses.asdict(self.detection_rules),
         )
 
@@ -167,12 +183,17 @@ class FasterRCNN:
         return self.network.apply(variables, images, extent, method="pyramid")
 
     def _anchors(self, pyramid, extent):
-        """Each level's anchors, numpy (N, 4), and which of them lie on feature cells that exist, (B, N)."""
+        """Each level's anchors, (N, 4) or (B, N, 4), and which of them lie on feature cells that exist, (B, N)."""
         anchors, exists = [], []
         for level, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
             height, width = features.shape[1:3]
-            cell = cell_anchors(stride=stride, size=self.anchor_start_size * 2**level, aspect_ratios=self.aspect_ratios)
-            anchors.append(grid_anchors(height, width, stride=stride, cell=cell))
+            shape = {"size": self.anchor_start_size * 2**level, "aspect_ratios": self.aspect_ratios}
+            if self.box_rules.anchors == "torchvision":
+                cell = torchvision_cell_anchors(**shape)
+                anchors.append(torchvision_grid_anchors(extent, height, width, stride=stride, cell=cell))
+            else:
+                cell = cell_anchors(stride=stride, **shape)
+                anchors.append(grid_anchors(height, width, stride=stride, cell=cell))
             inside_y = jnp.arange(height) * stride < extent[:, :1]
             inside_x = jnp.arange(width) * stride < extent[:, 1:]
             inside = inside_y[:, :, None, None] & inside_x[:, None, :, None]
@@ -181,6 +202,7 @@ class FasterRCNN:
 
     def _classify(self, variables, pyramid, rois, extent):
         """Box head outputs, float32 (B, R, K) and (B, R, K or 1, 4), of RoIs in pixels of the network's input."""
+        rois = to_edges(rois) if self.box_rules.edges else rois
         pooled = roi_align(
             pyramid[:4], rois, strides=STRIDES[:4], extent=extent, **dataclasses.asdict(self.pooling_rules)
         )

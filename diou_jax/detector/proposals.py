@@ -29,7 +29,7 @@ class Proposals:
 def propose(
     logits: Sequence[jax.Array],
     deltas: Sequence[jax.Array],
-    anchors: Sequence[np.ndarray],
+    anchors: Sequence[np.ndarray | jax.Array],
     exists: Sequence[jax.Array],
     limit: jax.Array,
     scale: jax.Array,
@@ -49,7 +49,7 @@ def propose(
     Args:
       logits: float32 (B, N) of each level, N its anchors.
       deltas: float32 (B, N, 4), unit weights.
-      anchors: float32 (N, 4), pixels.
+      anchors: float32 (N, 4), pixels, or (B, N, 4) where each image has its own.
       exists: bool (B, N); other anchors are never proposed.
       limit: (B, 2), height and width that proposals are clipped to.
       scale: (B,), input over original size, for `min_size`.
@@ -92,7 +92,9 @@ def _best_anchors(logits, deltas, anchors, exists, limit, scale, *, top_n, min_s
     scores = jax.nn.sigmoid(logits)
     scores = jnp.where(exists & ~jnp.isnan(scores), scores, -1.0)
     scores, index = jax.lax.top_k(scores, min(top_n, scores.shape[1]))
-    boxes = decode(jnp.asarray(anchors)[index], jnp.take_along_axis(deltas, index[..., None], 1))
+    anchors = jnp.asarray(anchors)
+    anchors = anchors[index] if anchors.ndim == 2 else jnp.take_along_axis(anchors, index[..., None], 1)
+    boxes = decode(anchors, jnp.take_along_axis(deltas, index[..., None], 1))
     height, width = limit[:, :1].astype(jnp.float32), limit[:, 1:].astype(jnp.float32)
     boxes = clip(boxes, jnp.broadcast_to(height, scores.shape), jnp.broadcast_to(width, scores.shape))
 

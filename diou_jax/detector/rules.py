@@ -4,6 +4,21 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class BoxRules:
+    """What differs between Detectron's boxes and torchvision's.
+
+    Attributes:
+      edges: scale and pool boxes by their edges instead of their corner pixels.
+      clip_to_padding: at test, proposals may reach into the image's padding.
+      anchors: "detectron" or "torchvision", see `diou_jax.anchors`.
+    """
+
+    edges: bool = False
+    clip_to_padding: bool = True
+    anchors: str = "detectron"
+
+
+@dataclasses.dataclass(frozen=True)
 class ProposalRules:
     """How RPN outputs become RoIs: the original's TRAIN.RPN_* or TEST.RPN_*."""
 

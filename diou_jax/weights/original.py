@@ -69,6 +69,8 @@ def fit(tensors: Mapping[str, np.ndarray], variables: Mapping, *, only: str = ""
             problems[name] = "is missing"
         elif tensors[name].shape != shape:
             problems[name] = f"has shape {tensors[name].shape} instead of {shape}"
+        elif not np.isfinite(tensors[name]).all():
+            problems[name] = "holds values that are not finite"
         else:
             values[path] = np.ascontiguousarray(to_ours(tensors[name]), likes[path].dtype)
     known = {tensor.name for tensor in counterparts.values()}

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from diou_jax.errors import UserError
 from diou_jax.preprocess import PIXEL_MEANS
-from diou_jax.weights import detectron, files, imagenet
+from diou_jax.weights import detectron, files, imagenet, torchvision
 from diou_jax.weights.original import fit, misfit
 
 BODY = "Conv_Body.conv_body."
@@ -29,7 +29,8 @@ class Source:
       unused: names in the file of what no detector here has.
       step: updates done, where the file says so.
       optimizer: torch's, or None.
-      style: whose images the body expects, "caffe" or "torchvision"; None where the file does not say.
+      style: whose images the body expects, and with heads whose boxes these mean, "caffe" or "torchvision"; None where
+        the file does not say.
     """
 
     kind: str
@@ -75,27 +76,35 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Sou
         if style == "torchvision":
             tensors[STEM] = imagenet.from_bgr(tensors[STEM])
         return Source(f"an ImageNet ResNet in {style}'s style", tensors, tuple(unused), style=style)
-    if any(name.startswith("backbone.body.") for name in names):
-        raise UserError(
-            f"{path} is a torchvision detector: its boxes (no inclusive pixel), anchors (centred on a cell's corner), "
-            "body (batch-norm over RGB, scaled images) and classes (91) are not this detector's"
-        )
+    if torchvision.is_torchvision(names):
+        tensors, unused = torchvision.to_original(file.tensors)
+        return Source("a torchvision detector", tensors, tuple(unused), style="torchvision")
     raise UserError(f"{path}: tensors such as {', '.join(list(names)[:3])} are of no network that can be imported")
 
 
-def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float]) -> None:
-    """Raises UserError, naming the options, where a body's style is not the one that the network is set up for."""
+def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
+    """Raises UserError, naming the options, where a file is meant for another setting than the network's."""
     wanted = {
         "caffe": {"resnets.stride_1x1": True, "pixel_means": PIXEL_MEANS},
         "torchvision": {"resnets.stride_1x1": False, "pixel_means": imagenet.MEANS},
+        None: {},
+    }[source.style]
+    if source.is_detector:
+        wanted["model.box_convention"] = source.style or "detectron"
+    actual = {
+        "resnets.stride_1x1": stride_1x1,
+        "pixel_means": tuple(pixel_means),
+        "model.box_convention": box_convention,
     }
-    actual = {"resnets.stride_1x1": stride_1x1, "pixel_means": tuple(pixel_means)}
-    for name, value in wanted.get(source.style, {}).items():
-        if not np.allclose(value, actual[name], atol=0.5):
-            raise UserError(
-                f"{source.kind} wants {name}={value}, not {actual[name]}: set it, or set "
-                "resnets.imagenet_style where the file was taken for what it is not"
+    for name, value in wanted.items():
+        same = np.allclose(value, actual[name], atol=0.5) if name == "pixel_means" else value == actual[name]
+        if not same:
+            mend = (
+                "configs/torchvision.py has all that it needs"
+                if source.is_detector
+                else "set it, or set resnets.imagenet_style where the file was taken for what it is not"
             )
+            raise UserError(f"{source.kind} wants {name}={value}, not {actual[name]}: {mend}")
 
 
 def import_tensors(

@@ -1,0 +1,16 @@
+"""Faster R-CNN R-50-FPN as torchvision builds it, for its weights.
+
+python main.py --config configs/torchvision.py --workdir runs/tv --mode import --source fasterrcnn_resnet50_fpn.pth
+"""
+
+from configs import base
+
+
+def get_config(body: str = "r50"):
+    """`base` with torchvision's images, strides, boxes, anchors and suppression."""
+    config = base.get_config(body)
+    config.pixel_means = (103.53, 116.28, 123.675)
+    config.resnets.stride_1x1 = False
+    config.model.box_convention = "torchvision"
+    config.test.diou_nms.enabled = False
+    return config

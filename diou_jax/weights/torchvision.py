@@ -1,0 +1,68 @@
+"""torchvision's ``fasterrcnn_resnet50_fpn`` (its first version)."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from diou_jax.data import coco_classes
+from diou_jax.weights import imagenet
+
+# Its heads have a row for each of COCO's category ids, used or not.
+CLASSES = 91
+_HEADS = {
+    "rpn.head.conv": "RPN.FPN_RPN_conv",
+    "rpn.head.conv.0.0": "RPN.FPN_RPN_conv",
+    "rpn.head.cls_logits": "RPN.FPN_RPN_cls_score",
+    "rpn.head.bbox_pred": "RPN.FPN_RPN_bbox_pred",
+    "roi_heads.box_head.fc6": "Box_Head.fc1",
+    "roi_heads.box_head.fc7": "Box_Head.fc2",
+    "roi_heads.box_predictor.cls_score": "Box_Outs.cls_score",
+    "roi_heads.box_predictor.bbox_pred": "Box_Outs.bbox_pred",
+}
+
+
+def is_torchvision(names) -> bool:
+    """Whether these are the names of a torchvision detector."""
+    return "backbone.body.conv1.weight" in names
+
+
+def to_original(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Tensors under the original's names, for BGR images less `imagenet.MEANS`, and the names of what is not used.
+
+    Frozen batch-norm is folded without an epsilon, as the published weights want it. Of 91 classes those are kept that
+    COCO has.
+    """
+    body = {name.removeprefix("backbone.body."): name for name in tensors if name.startswith("backbone.body.")}
+    result, unused = imagenet.to_original({name: tensors[source] for name, source in body.items()}, epsilon=0.0)
+    unused = [body[name] for name in unused]
+    stem = "Conv_Body.conv_body.res1.conv1.weight"
+    result[stem] = imagenet.from_bgr(result[stem])
+    for name, value in tensors.items():
+        if name in body.values():
+            continue
+        module, _, leaf = name.rpartition(".")
+        original = _HEADS.get(module) or _pyramid(module)
+        if original is None:
+            unused.append(name)
+        else:
+            result[f"{original}.{leaf}"] = _of_coco(value) if original.startswith("Box_Outs.") else value
+    return result, unused
+
+
+def _pyramid(module):
+    match = re.fullmatch(r"backbone\.fpn\.(inner|layer)_blocks\.([0-3])(\.0)?", module)
+    if not match:
+        return None
+    kind, level = match[1], int(match[2]) + 2
+    if kind == "layer":
+        return f"Conv_Body.posthoc_modules.{5 - level}"
+    return "Conv_Body.conv_top" if level == 5 else f"Conv_Body.topdown_lateral_modules.{4 - level}.conv_lateral"
+
+
+def _of_coco(value):
+    """The rows of COCO's 80 classes and the background, where there are 91 times one or four."""
+    if len(value) not in (CLASSES, 4 * CLASSES):
+        return value
+    rows = value.reshape(CLASSES, -1, *value.shape[1:])[[max(number, 0) for number in coco_classes.IDS]]
+    return rows.reshape(-1, *value.shape[1:])

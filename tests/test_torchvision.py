@@ -1,0 +1,129 @@
+"""torchvision's Faster R-CNN, imported; tests/golden/make_torchvision.py wrote the numbers."""
+
+import importlib.util
+import pathlib
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base, torchvision
+from diou_jax import anchors, boxes, build
+from diou_jax.data.loader import batches
+from diou_jax.errors import UserError
+from diou_jax.predictor import Detector
+from diou_jax.weights.sources import read_source
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def maker():
+    spec = importlib.util.spec_from_file_location("make_torchvision", GOLDEN / "make_torchvision.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def found():
+    with np.load(GOLDEN / "torchvision.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def weights(maker, found):
+    shapes = (tuple(map(int, str(shape).split())) for shape in found["shapes"])
+    return maker.weights(dict(zip(map(str, found["names"]), shapes, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def weight_file(weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "fasterrcnn.pkl"
+    path.write_bytes(pickle.dumps(weights))
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(weight_file):
+    config = torchvision.get_config()
+    config.test.scale, config.test.max_size = 256, 448
+    return Detector.from_file(weight_file, config)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_same_detections(detector, maker, found, number):
+    result = detector(maker.images()[number])
+    np.testing.assert_array_equal([detector.category_ids[c] for c in result.classes], found[f"{number}/labels"])
+    np.testing.assert_allclose(result.scores, found[f"{number}/scores"], atol=2e-5)
+    np.testing.assert_allclose(boxes.to_edges(result.boxes), found[f"{number}/boxes"], atol=1e-3)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_anchors_of_the_coarsest_level(maker, found, number):
+    """The second image is 352 pixels high, no multiple of 64: its six rows are 58 pixels apart."""
+    height, width = maker.images()[number].shape[:2]
+    cell = anchors.torchvision_cell_anchors(size=512, aspect_ratios=(0.5, 1.0, 2.0))
+    rows, columns = -(-height // 64), -(-width // 64)
+    extent = jnp.array([[height, width]])
+    ours = anchors.torchvision_grid_anchors(extent, rows, columns, stride=64, cell=cell)[0]
+    theirs = found[f"{number}/anchors"][-len(ours) :]
+    np.testing.assert_array_equal(boxes.to_edges(ours), theirs)
+
+
+def test_older_names_and_what_is_not_used(weights, tmp_path):
+    renamed = {
+        name.replace("head.conv.0.0", "head.conv").replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        if name.startswith(("rpn.", "backbone.fpn."))
+        else name: value
+        for name, value in weights.items()
+    }
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(weights))
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps(renamed | {"roi_heads.mask_head.x": np.ones(3)}))
+    new, old = read_source(tmp_path / "a.pkl"), read_source(tmp_path / "b.pkl")
+    assert new.num_classes == 81 and new.unused == () and old.unused == ("roi_heads.mask_head.x",)
+    assert new.tensors.keys() == old.tensors.keys()
+    for name, value in new.tensors.items():
+        np.testing.assert_array_equal(old.tensors[name], value)
+
+
+def test_another_convention_is_refused_by_name(weight_file, maker):
+    for option, words in (("pixel_means", "pixel_means="), ("resnets.stride_1x1", "stride_1x1=False")):
+        config = torchvision.get_config()
+        with config.unlocked():
+            config.update_from_flattened_dict({option: base.get_config()[option] if "." not in option else True})
+        with pytest.raises(UserError, match=words):
+            build.weight_source(config, weight_file)
+    config = torchvision.get_config()
+    config.model.box_convention = "detectron"
+    with pytest.raises(UserError, match=r"model\.box_convention=torchvision, not detectron"):
+        build.weight_source(config, weight_file)
+    config.model.box_convention = "pascal"
+    with pytest.raises(UserError, match="there are detectron, torchvision"):
+        build.check(config)
+
+
+def test_edges_and_corner_pixels():
+    corners = jnp.array([[10.0, 20.0, 29.0, 59.0]])  # 20 x 40 pixels, edges 10, 20, 30, 60
+    np.testing.assert_allclose(boxes.to_input(corners, 2.0, edges=True), [[20, 40, 59, 119]])
+    np.testing.assert_allclose(boxes.to_input(corners, 2.0), [[20, 40, 58, 118]])
+    for edges in (False, True):
+        there = boxes.to_input(corners, 1.7, edges=edges)
+        np.testing.assert_allclose(boxes.to_original(there, 1.7, edges=edges), corners, rtol=1e-6)
+
+
+def test_a_train_step_under_torchvisions_convention_is_finite(tiny_config):
+    """Anchors of each image's own and edges go through targets, sampling and losses."""
+    config = tiny_config()
+    config.model.box_convention = "torchvision"
+    rule = build.rule(config)
+    data = build.dataset(config, config.train.datasets)
+    detector = build.detector(config, len(data.class_names), collect_scale=rule.collect_scale)
+    batch = next(iter(batches(build.train_reader(config, data, rule), 0, 1)))
+    variables = detector.network.init_variables(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(batch.image))
+    loss, metrics = jax.jit(detector.losses)(variables, batch, keys)
+    assert np.isfinite(loss) and all(np.isfinite(value).all() for value in metrics.values())
+    assert metrics["loss_rpn_bbox"] > 0
