@@ -136,7 +136,7 @@ def _key(key) -> str:
 
 
 def _split(state: TrainState) -> tuple[dict, dict]:
-    training = {"step": state.step, "opt_state": state.opt_state, "window": state.window}
+    training = {"step": state.step, "opt_state": state.opt_state, "window": state.window, "guard": state.guard}
     return state.variables, training
 
 

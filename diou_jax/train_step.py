@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diou_jax.batch import Batch
 from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.guard import Guard, choose, count, is_finite, no_faults
 
 AXIS = "batch"
 
@@ -26,8 +27,10 @@ class TrainState:
       params: what the optimiser may change.
       affine: frozen affine layers; None where there are none.
       opt_state: the optimiser's.
-      window: float32 scalars, running means of the metrics since the last line of the log. They are part of the state
-        so that a resumed run logs what an uninterrupted one logs.
+      window: float32 scalars, running means of the metrics over the updates that were taken since the last line of the
+        log (NaN where none was), and how many were ``skipped``. They are part of the state so that a resumed run logs
+        what an uninterrupted one logs.
+      guard: the updates that were skipped.
     """
 
     step: jax.Array
@@ -35,6 +38,7 @@ class TrainState:
     affine: dict | None
     opt_state: optax.OptState
     window: dict[str, jax.Array]
+    guard: Guard
 
     @property
     def variables(self) -> dict:
@@ -63,18 +67,25 @@ def create_state(variables: dict, optimizer: optax.GradientTransformation) -> Tr
         params=variables["params"],
         affine=variables.get("affine"),
         opt_state=optimizer.init(variables["params"]),
-        window={name: jnp.zeros((), jnp.float32) for name in METRICS},
+        window={name: jnp.zeros((), jnp.float32) for name in (*METRICS, "skipped")},
+        guard=no_faults(),
     )
 
 
 def make_train_step(
-    detector: FasterRCNN, optimizer: optax.GradientTransformation, *, seed: int, iter_size: int, log_every: int
+    detector: FasterRCNN,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    iter_size: int,
+    log_every: int,
+    guarded: bool = True,
 ):
     """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
 
     Losses and their normalisers are each device's own; gradients are summed over `iter_size` minibatches and averaged
-    over devices, as the original does. The state is donated; ``metrics`` are means over the steps since the last
-    multiple of `log_every`.
+    over devices, as the original does. An update that is not finite on any device is skipped on all. The state is
+    donated; ``metrics`` are the state's window, since the last multiple of `log_every`.
 
     Args:
       detector: network and rules.
@@ -83,6 +94,7 @@ def make_train_step(
         number of devices.
       iter_size: SOLVER.ITER_SIZE; the batch's leading axis is devices, then iter_size times the device's images.
       log_every: length of the window of the metrics.
+      guarded: whether updates are looked at before they are taken; False measures what that costs.
     """
 
     def minibatch_gradient(params, state, batch, keys):
@@ -114,18 +126,35 @@ def make_train_step(
         gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
         metrics["grad_norm"] = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-
-        done = (state.step % log_every).astype(jnp.float32)
-        window = {name: (state.window[name] * done + metrics[name]) / (done + 1) for name in METRICS}
+        params, guard = optax.apply_updates(state.params, updates), state.guard
+        good = jnp.array(True)
+        if guarded:
+            good = jnp.isfinite(metrics["loss"]) & is_finite(gradient, updates)
+            params, opt_state = choose(good, (params, opt_state), (state.params, state.opt_state))
+            guard = count(guard, state.step, good)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
-            window=window,
+            window=_extend(state.window, metrics, state.step % log_every, good),
+            guard=guard,
         )
-        return state, window
+        return state, state.window
 
     return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def _extend(window, metrics, done, good):
+    """The window, `done` updates old, with the metrics of another that was taken if `good`."""
+    skipped = jnp.where(done > 0, window["skipped"], 0.0)
+    taken = done - skipped
+
+    def mean(old, new):
+        old = jnp.where(taken > 0, old, 0.0)
+        nothing = jnp.where(taken > 0, old, jnp.nan)
+        return jnp.where(good, (old * taken + new) / (taken + 1), nothing)
+
+    return {name: mean(window[name], metrics[name]) for name in METRICS} | {"skipped": skipped + ~good}
 
 
 def replicate(state: TrainState) -> TrainState:
