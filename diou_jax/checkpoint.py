@@ -1,15 +1,23 @@
 """Checkpoints: written by orbax, asynchronously and atomically, and read back bit for bit."""
 
+import contextlib
 import os
 import pathlib
+import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from diou_jax.errors import UserError
+from diou_jax.seal import damage, seal
 from diou_jax.train_step import TrainState
 
 
@@ -17,13 +25,19 @@ class Checkpoints:
     """The checkpoints of a work folder, `workdir`/checkpoints/STEP.
 
     Network variables and what only training needs are separate items, so that a detector can be read without knowing
-    its optimiser. A checkpoint does not depend on the number of devices. A context manager: leaving it waits for what
-    is being written.
+    its optimiser. A checkpoint does not depend on the number of devices. Each is sealed with checksums,
+    `workdir`/checkpoints.sealed/STEP.json, as soon as it is complete; one that no longer is as it was sealed, or cannot
+    be read, does not count. A context manager: leaving it waits for what is being written.
+
+    Attributes:
+      directory: the folder.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True):
-        """Opens the folder; unless `create`, a UserError says that there is none."""
+        """Opens the folder to write in; or, unless `create`, to read: a UserError then says if there is none."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._seals, self._aside = self.directory.with_suffix(".sealed"), self.directory.with_suffix(".damaged")
+        self._owner = create
         if not create and not self.directory.is_dir():
             raise UserError(_nothing(self.directory))
         self._manager = ocp.CheckpointManager(
@@ -35,17 +49,49 @@ class Checkpoints:
                 "metadata": ocp.JsonCheckpointHandler(),
             },
         )
+        self._sealer = ThreadPoolExecutor(1)
+        self._closing = threading.Event()
+        self._good = set()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        try:
+            self._finish()
+        except UserError as error:
+            # The error that ends the run is the one to see.
+            if kind is None:
+                raise
+            logging.error("%s", error)
+        finally:
+            self._closing.set()
+            self._sealer.shutdown()
+            self._manager.close()
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint that is whole; in every process the same.
+
+        One that is not is named in the log, and moved to `workdir`/checkpoints.damaged by who may write.
+
+        Raises:
+          UserError: there are checkpoints, but none is whole.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        found = next((step for step in steps if self._is_whole(step)), None) if jax.process_index() == 0 else None
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
+            found = None if found < 0 else found
+        if found != max(steps, default=None):
+            self._manager.reload()
+        if found is None and steps:
+            raise UserError(
+                f"none of the checkpoints in {self.directory} is whole; what is left of them is in {self._aside}; "
+                "name another --workdir, or remove that folder to start anew"
+            )
+        if found is None and self._owner and any(self._aside.glob("*")):
+            raise UserError(f"{self._aside} holds damaged checkpoints and there is no other; remove it to start anew")
+        return found
 
     def save(self, state: TrainState, step: int, metadata: Mapping[str, Any]) -> None:
         """Copies `state` to the host and writes it in the background; the caller may donate it right after.
@@ -54,7 +100,11 @@ class Checkpoints:
           state: as training has it.
           step: updates done.
           metadata: JSON values.
+
+        Raises:
+          UserError: the one before could not be written.
         """
+        self._finish()
         variables, training = _split(state)
         if jax.process_count() > 1:
             to_global = ocp.utils.fully_replicated_host_local_array_to_global_array
@@ -68,6 +118,13 @@ class Checkpoints:
             ),
             force=True,
         )
+        if jax.process_index() == 0:
+            self._sealer.submit(self._seal, step)
+
+    def check(self) -> None:
+        """Raises UserError if a checkpoint that was being written has failed; never waits."""
+        with self._as_user_error():
+            self._manager.check_for_errors()
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state, with the structure, shapes and dtypes of `like`.
@@ -87,12 +144,69 @@ class Checkpoints:
         """The newest network variables, whatever network they are of; raises UserError where there are none."""
         if self.latest() is None:
             raise UserError(_nothing(self.directory))
-        stored = self._manager.item_metadata(self.latest())["variables"]
-        return self.restore_variables(getattr(stored, "tree", stored))
+        return self.restore_variables(_tree(self._manager.item_metadata(self.latest())["variables"]))
 
     def metadata(self) -> dict:
         """The newest checkpoint's."""
         return self._manager.restore(self.latest(), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
+
+    def _finish(self):
+        with self._as_user_error():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _as_user_error(self):
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"a checkpoint in {self.directory} could not be written: {reason}; the older ones are as they were"
+            ) from error
+
+    def _seal(self, step):
+        """Waits until a checkpoint is complete, which its folder's name tells, and seals it."""
+        folder = self.directory / str(step)
+        while not folder.is_dir():
+            if self._closing.wait(0.05) and not folder.is_dir():
+                return
+        # Where it has been removed meanwhile, or the disk is full, it stays without a seal.
+        with contextlib.suppress(OSError):
+            seal(folder, self._seals / f"{step}.json")
+            for file in self._seals.glob("*.json"):
+                if not (self.directory / file.stem).is_dir():
+                    file.unlink(missing_ok=True)
+
+    def _is_whole(self, step) -> bool:
+        if step in self._good:
+            return True
+        problem = self._damage(step)
+        if problem is None:
+            self._good.add(step)
+            return True
+        logging.error("checkpoint %s is damaged: %s", self.directory / str(step), problem)
+        if self._owner:
+            self._aside.mkdir(exist_ok=True)
+            place = self._aside / f"{step}_{time.strftime('%Y%m%dT%H%M%S')}"
+            os.replace(self.directory / str(step), place)
+            logging.error("it was moved to %s", place)
+        return False
+
+    def _damage(self, step) -> str | None:
+        folder = self.directory / str(step)
+        with contextlib.suppress(OSError, ValueError):
+            return damage(folder, self._seals / f"{step}.json")
+        # The process was killed before it could seal it: then it has to be readable.
+        try:
+            stored = self._manager.item_metadata(step)
+            likes = {name: _abstract(_tree(stored[name])) for name in ("variables", "training")}
+            items = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
+            self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore(), **items))
+        except Exception as error:
+            return f"it cannot be read ({type(error).__name__})"
+        if self._owner:
+            self._seal(step)
+        return None
 
     def _read(self, **items):
         step = self.latest()
@@ -120,7 +234,7 @@ def _differences(stored, like) -> list[str]:
     """What distinguishes two trees of arrays, leaf by leaf. Another dtype counts: orbax would cast without a word."""
 
     def kinds(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
+        leaves = jax.tree_util.tree_leaves_with_path(_tree(tree))
         return {"/".join(_key(key) for key in path): f"{leaf.dtype} {tuple(leaf.shape)}" for path, leaf in leaves}
 
     stored, like = kinds(stored), kinds(like)
@@ -129,6 +243,11 @@ def _differences(stored, like) -> list[str]:
         for name in sorted(stored.keys() | like.keys())
         if stored.get(name) != like.get(name)
     ]
+
+
+def _tree(metadata):
+    """Orbax wraps what it stored, in some versions."""
+    return getattr(metadata, "tree", metadata)
 
 
 def _key(key) -> str:

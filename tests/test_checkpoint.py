@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,3 +120,81 @@ def test_another_dtype_is_refused_rather_than_cast(tmp_path):
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint"):
         checkpoints.restore(random_state(1))
+
+
+def save_steps(folder, *steps):
+    with Checkpoints(folder, keep=len(steps)) as checkpoints:
+        for step in steps:
+            checkpoints.save(random_state(step), step, {"step": step})
+
+
+def files_of(folder, step):
+    return sorted(path for path in (folder / "checkpoints" / str(step)).rglob("*") if path.is_file())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def change_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [truncate, empty, change_a_byte, pathlib.Path.unlink])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, harm):
+    save_steps(tmp_path, 3, 5)
+    largest = max(files_of(tmp_path, 5), key=lambda path: path.stat().st_size)
+    harm(largest)
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        assert checkpoints.latest() == 3
+        assert (tmp_path / "checkpoints" / "5").exists()
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest() == 3
+        same_bits(checkpoints.restore(random_state(0)), random_state(3))
+        assert checkpoints.metadata() == {"step": 3}
+        assert not (tmp_path / "checkpoints" / "5").exists()
+        assert [path.name.split("_")[0] for path in (tmp_path / "checkpoints.damaged").iterdir()] == ["5"]
+        checkpoints.save(random_state(6), 5, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 5
+
+
+def test_every_file_of_a_checkpoint_is_watched(tmp_path):
+    save_steps(tmp_path, 5)
+    for path in files_of(tmp_path, 5):
+        content = path.read_bytes()
+        if content:
+            change_a_byte(path)
+            with Checkpoints(tmp_path, create=False) as checkpoints, pytest.raises(UserError, match="is whole"):
+                checkpoints.latest()
+            path.write_bytes(content)
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        assert checkpoints.latest() == 5
+
+
+def test_no_run_starts_anew_where_all_checkpoints_are_damaged(tmp_path):
+    save_steps(tmp_path, 3)
+    empty(max(files_of(tmp_path, 3), key=lambda path: path.stat().st_size))
+    for words in ("none of the checkpoints", "holds damaged checkpoints"):
+        with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=words):
+            checkpoints.latest()
+
+
+def test_a_checkpoint_without_a_seal_counts_if_it_can_be_read(tmp_path):
+    """The process was killed between the last byte and the seal."""
+    save_steps(tmp_path, 3, 5)
+    for file in (tmp_path / "checkpoints.sealed").iterdir():
+        file.unlink()
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest() == 5
+    assert [file.name for file in (tmp_path / "checkpoints.sealed").iterdir()] == ["5.json"]
+    (tmp_path / "checkpoints.sealed" / "5.json").write_text("{ cut off")
+    empty(max(files_of(tmp_path, 5), key=lambda path: path.stat().st_size))
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest() == 3

@@ -1,0 +1,43 @@
+"""Checksums of a finished folder, so that a byte that changes later is noticed."""
+
+import hashlib
+import json
+import os
+import pathlib
+
+
+def seal(folder: pathlib.Path, file: pathlib.Path) -> None:
+    """Writes the size and checksum of every file of `folder` to `file`."""
+    content = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".tmp")
+    draft.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(draft, file)
+
+
+def damage(folder: pathlib.Path, file: pathlib.Path) -> str | None:
+    """What is wrong with a sealed folder, in words, or None.
+
+    Raises:
+      OSError, ValueError: `file` is missing or damaged itself.
+    """
+    sealed = json.loads(file.read_text())
+    present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    for name, (size, digest) in sealed.items():
+        if name not in present:
+            return f"{name} is missing"
+        actual = present[name].stat().st_size
+        if actual != size:
+            return f"{name} has {actual} bytes instead of {size}"
+        if _digest(present[name])[1] != digest:
+            return f"{name} has changed"
+    return None
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(path) -> list:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "blake2b").hexdigest()]
