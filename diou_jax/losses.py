@@ -57,12 +57,18 @@ def smooth_l1(
     )
 
 
-def _unit_boxes(deltas: jax.Array, reg_weights: Sequence[float]) -> jax.Array:
-    """The continuous boxes that deltas lead to from a unit box centred at the origin."""
-    deltas = deltas.astype(jnp.float32) / jnp.asarray(reg_weights, jnp.float32)
-    centre = deltas[..., :2]
-    half = 0.5 * jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_RATIO))
-    return jnp.concatenate([centre - half, centre + half], -1)
+def _unit_boxes(deltas: jax.Array, target_deltas: jax.Array, reg_weights: Sequence[float]) -> tuple[jax.Array, ...]:
+    """The continuous boxes that two sets of deltas lead to from a unit box, seen from the centre of the first.
+
+    There the prediction's corners hold its sides exactly. Next to a unit box at the origin a small side of a box far
+    away is rounded off, and CIoU's slope, which divides by the sides, is then off by any factor.
+    """
+    deltas, target_deltas = (
+        x.astype(jnp.float32) / jnp.asarray(reg_weights, jnp.float32) for x in (deltas, target_deltas)
+    )
+    half, target_half = (0.5 * jnp.exp(jnp.minimum(x[..., 2:], MAX_LOG_RATIO)) for x in (deltas, target_deltas))
+    centre = target_deltas[..., :2] - deltas[..., :2]
+    return jnp.concatenate([-half, half], -1), jnp.concatenate([centre - target_half, centre + target_half], -1)
 
 
 def _overlap_loss(
@@ -73,7 +79,7 @@ def _overlap_loss(
     reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
 ) -> jax.Array:
     """One minus an overlap, between the boxes that two sets of deltas (N, 4) lead to: float32 (N,)."""
-    return 1 - OVERLAPS[name](_unit_boxes(deltas, reg_weights), _unit_boxes(target_deltas, reg_weights))
+    return 1 - OVERLAPS[name](*_unit_boxes(deltas, target_deltas, reg_weights))
 
 
 BOX_LOSSES: dict[str, Callable] = {
@@ -97,4 +103,7 @@ def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy of logits (..., K) with int labels (...): float32 (...)."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+    logits = logits.astype(jnp.float32)
+    # Or the result, a difference of two numbers of the logits' size, is rounded as they are.
+    logits -= jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

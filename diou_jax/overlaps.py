@@ -67,7 +67,8 @@ def _measure(boxes, targets) -> _Pair:
     intersection = shared[..., 0] * shared[..., 1]
     union = size.prod(-1) + target_size.prod(-1) - intersection + EPSILON
     enclosing_size = jnp.maximum(high, target_high) - jnp.minimum(low, target_low)
-    offset = 0.5 * (low + high) - 0.5 * (target_low + target_high)
+    # By differences of corners: centres are rounded as the coordinates are, too coarsely far from the origin.
+    offset = 0.5 * ((low - target_low) + (high - target_high))
     return _Pair(intersection, union, enclosing_size, offset, size, target_size)
 
 
