@@ -61,6 +61,7 @@ def main(_):
 
     from diou_jax import evaluate, predict, train
     from diou_jax.errors import UserError
+    from diou_jax.stop import Stopped
     from diou_jax.weights import importing
 
     config, workdir = CONFIG.value, WORKDIR.value
@@ -80,6 +81,9 @@ def main(_):
             importing.export_torch(config, workdir, OUTPUT.value)
     except UserError as error:
         fail(str(error))
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        sys.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

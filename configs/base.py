@@ -100,8 +100,12 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     train.rpn_post_nms_top_n = 2000  # per level, and over all levels
     train.rpn_min_size = 0
 
+    train.max_bad_steps = 20  # updates in a row that are not finite before the run goes back to its last checkpoint
+    train.max_rollbacks = 2  # how often it does, before it stops
+
     test = config.test = ml_collections.ConfigDict()
     test.datasets = ("coco_2017_val",)
+    test.every = 0  # steps of training between evaluations; 0: only at the end
     test.scale = 800
     test.max_size = 1333
     test.ims_per_batch = 1  # images per device and call
@@ -144,12 +148,14 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     data.max_boxes = 128  # ground-truth boxes per image; the largest are kept
     data.threads = 4  # that read and decode in this process
     data.workers = 0  # processes that do so instead, where one process cannot keep up
+    data.timeout = 300.0  # seconds without a batch after which the run ends; it warns long before; 0: never
     data.prefetch = 2  # batches that wait on the device
     data.on_bad_image = "error"  # or skip: count it, log it, take another
 
     checkpoint = config.checkpoint = ml_collections.ConfigDict()
     checkpoint.every = 2500  # steps
     checkpoint.keep = 3
+    checkpoint.on_error = "error"  # or warn: what a checkpoint that cannot be written means
 
     log = config.log = ml_collections.ConfigDict()
     log.every = 20  # steps between lines of metrics

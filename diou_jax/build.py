@@ -37,6 +37,7 @@ BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
     "torchvision": BoxRules(edges=True, clip_to_padding=False, anchors="torchvision"),
 }
+ON_ERROR = ("error", "warn")
 STYLES = ("auto", "caffe", "torchvision")
 SOURCES = ("coco", "tfds", "shapes")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -48,6 +49,8 @@ def check(config: ConfigDict) -> None:
         box_loss(name)
     if config.dtype not in DTYPES:
         raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
+    if config.checkpoint.on_error not in ON_ERROR:
+        raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
     if config.data.source not in SOURCES:
         raise UserError(f"data.source={config.data.source!r}: there are {', '.join(SOURCES)}")
     if config.model.box_convention not in BOX_RULES:
@@ -70,14 +73,22 @@ def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
     return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
 
 
-def rule(config: ConfigDict) -> BatchRule:
-    """Batch, rate and schedule on the devices at hand, over all processes."""
+def rule(config: ConfigDict, *, batch_size: int | None = None) -> BatchRule:
+    """Batch, rate and schedule on the devices at hand, over all processes.
+
+    Args:
+      config: of the run.
+      batch_size: images of an iteration where the run has been going on already, on whatever devices; it stays.
+
+    Raises:
+      UserError: the devices cannot share the batch.
+    """
     solver = config.solver
     return batch_rule.adapt(
         devices=jax.device_count(),
         num_gpus=config.num_gpus,
         ims_per_batch=config.train.ims_per_batch,
-        batch_size=config.train.batch_size,
+        batch_size=batch_size or config.train.batch_size,
         iter_size=solver.iter_size,
         base_lr=solver.base_lr,
         steps=tuple(solver.steps),
@@ -112,9 +123,9 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
     )
 
 
-def loading(config: ConfigDict) -> dict[str, int]:
-    """How many threads or processes read; keyword arguments of `loader.batches`."""
-    return {"threads": config.data.threads, "workers": config.data.workers}
+def loading(config: ConfigDict) -> dict[str, float]:
+    """How many threads or processes read, and how long they may take; keyword arguments of `loader.batches`."""
+    return {"threads": config.data.threads, "workers": config.data.workers, "timeout": config.data.timeout}
 
 
 def _reader_options(config):

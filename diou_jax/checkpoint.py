@@ -1,6 +1,7 @@
 """Checkpoints: written by orbax, asynchronously and atomically, and read back bit for bit."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import threading
@@ -33,32 +34,44 @@ class Checkpoints:
       directory: the folder.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True):
-        """Opens the folder to write in; or, unless `create`, to read: a UserError then says if there is none."""
+    def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True, strict: bool = True):
+        """Opens the folder.
+
+        Args:
+          workdir: the work folder.
+          keep: newest checkpoints that stay.
+          create: whether to write in it; otherwise a UserError says if there is none.
+          strict: whether a checkpoint that cannot be written is an error, or a line in the log.
+        """
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._seals, self._aside = self.directory.with_suffix(".sealed"), self.directory.with_suffix(".damaged")
-        self._owner = create
+        self._owner, self._strict = create, strict
         if not create and not self.directory.is_dir():
             raise UserError(_nothing(self.directory))
-        self._manager = ocp.CheckpointManager(
+        self._keep = keep
+        self._sealer = ThreadPoolExecutor(1)
+        self._closing = threading.Event()
+        self._good = set()
+
+    @functools.cached_property
+    def _manager(self):
+        """Made at first use, as it makes the folder."""
+        return ocp.CheckpointManager(
             epath.Path(self.directory),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True, enable_async_checkpointing=True),
             item_handlers={
                 "variables": ocp.StandardCheckpointHandler(),
                 "training": ocp.StandardCheckpointHandler(),
                 "metadata": ocp.JsonCheckpointHandler(),
             },
         )
-        self._sealer = ThreadPoolExecutor(1)
-        self._closing = threading.Event()
-        self._good = set()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
         try:
-            self._finish()
+            self.finish()
         except UserError as error:
             # The error that ends the run is the one to see.
             if kind is None:
@@ -67,7 +80,8 @@ class Checkpoints:
         finally:
             self._closing.set()
             self._sealer.shutdown()
-            self._manager.close()
+            if "_manager" in vars(self):
+                self._manager.close()
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint that is whole; in every process the same.
@@ -77,7 +91,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but none is whole.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted(self._manager.all_steps(), reverse=True) if self.directory.is_dir() else []
         found = next((step for step in steps if self._is_whole(step)), None) if jax.process_index() == 0 else None
         if jax.process_count() > 1:
             found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
@@ -102,22 +116,23 @@ class Checkpoints:
           metadata: JSON values.
 
         Raises:
-          UserError: the one before could not be written.
+          UserError: this one or the one before could not be written.
         """
-        self._finish()
+        self.finish()
         variables, training = _split(state)
         if jax.process_count() > 1:
             to_global = ocp.utils.fully_replicated_host_local_array_to_global_array
             variables, training = jax.tree.map(to_global, (variables, training))
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(variables),
-                training=ocp.args.StandardSave(training),
-                metadata=ocp.args.JsonSave(dict(metadata)),
-            ),
-            force=True,
-        )
+        with self._as_user_error():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    variables=ocp.args.StandardSave(variables),
+                    training=ocp.args.StandardSave(training),
+                    metadata=ocp.args.JsonSave(dict(metadata)),
+                ),
+                force=True,
+            )
         if jax.process_index() == 0:
             self._sealer.submit(self._seal, step)
 
@@ -125,6 +140,12 @@ class Checkpoints:
         """Raises UserError if a checkpoint that was being written has failed; never waits."""
         with self._as_user_error():
             self._manager.check_for_errors()
+
+    def finish(self) -> None:
+        """Waits for what is being written; raises UserError if it fails."""
+        if "_manager" in vars(self):
+            with self._as_user_error():
+                self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state, with the structure, shapes and dtypes of `like`.
@@ -150,19 +171,18 @@ class Checkpoints:
         """The newest checkpoint's."""
         return self._manager.restore(self.latest(), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
 
-    def _finish(self):
-        with self._as_user_error():
-            self._manager.wait_until_finished()
-
     @contextlib.contextmanager
     def _as_user_error(self):
         try:
             yield
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(
+            message = (
                 f"a checkpoint in {self.directory} could not be written: {reason}; the older ones are as they were"
-            ) from error
+            )
+            if self._strict:
+                raise UserError(message) from error
+            logging.error("%s", message)
 
     def _seal(self, step):
         """Waits until a checkpoint is complete, which its folder's name tells, and seals it."""

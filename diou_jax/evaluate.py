@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -32,10 +32,7 @@ NOTHING = Detections(
 
 
 def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """Evaluates the newest checkpoint in `workdir` on the config's test sets.
-
-    Prints the twelve COCO lines, AP by class and the ``copypaste`` lines; leaves the results file, pictures, curves
-    and a row of metrics.
+    """Evaluates the newest checkpoint in `workdir` on the config's test sets; see `Evaluator`.
 
     Returns:
       The row of metrics, ``eval/...``.
@@ -45,46 +42,84 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     build.check(config)
     cache_compilations(config.log.compilation_cache)
-    dataset = build.dataset(config, config.test.datasets)
-    if not dataset.annotation_files:
-        raise UserError(f"{dataset.name} has no annotation file to evaluate against; set data.val_annotations")
-    detector = build.detector(config, len(dataset.class_names))
-    shapes = detector.network.variable_shapes()
+    evaluator = Evaluator(config, workdir)
     with Checkpoints(workdir, create=False) as checkpoints:
-        variables, step = checkpoints.restore_variables(shapes), checkpoints.latest()
-
-    # An image that could not be read and was to be skipped has no detections, but it counts.
-    reader = build.eval_reader(config, dataset)
-    began = time.perf_counter()
-    found = detect_all(detector, variables, batches(reader, 0, reader.steps, **build.loading(config)))
-    found = {index: found.get(index, NOTHING) for index in range(len(dataset))}
-    if jax.process_index() > 0:
-        return {}
-    say(f"step {step}: {len(dataset)} images of {dataset.name} in {time.perf_counter() - began:.1f} s")
-
-    results = [result for index in range(len(dataset)) for result in as_results(dataset, index, found[index])]
-    folder = pathlib.Path(workdir)
-    coco_results.write_results(folder / f"bbox_{dataset.name}_results.json", results)
-    summary = coco_results.evaluate(results, dataset.annotation_files, dataset.records.image_ids.tolist())
-    say(summary.report(dataset.name))
-    metrics = summary.metrics()
-    with RunLog(workdir) as log:
-        log.scalars(step, metrics)
-        for index in range(min(config.log.images, len(dataset))):
-            picture = draw(dataset, index, found[index])
-            write_image(folder / "pictures" / f"{step:07d}_{pathlib.Path(dataset.image_name(index)).stem}.png", picture)
-            log.image(step, f"detections/{index}", picture)
-    draw_curves(workdir)
+        variables = checkpoints.restore_variables(evaluator.detector.network.variable_shapes())
+        step = checkpoints.latest()
+    with RunLog(workdir, active=jax.process_index() == 0) as log:
+        metrics = evaluator(variables, step, log)
+    if metrics:
+        draw_curves(workdir)
     return metrics
 
 
-def detect_all(detector: FasterRCNN, variables: dict, stream: Iterable[Batch]) -> dict[int, Detections]:
+class Evaluator:
+    """Finds everything in a config's test sets and has it judged.
+
+    Attributes:
+      detector: of the config, for the classes of the test sets.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str):
+        """Reads the annotations; raises UserError where they are missing."""
+        self._config, self._folder = config, pathlib.Path(workdir)
+        self._dataset = build.dataset(config, config.test.datasets)
+        if not self._dataset.annotation_files:
+            raise UserError(f"{self._dataset.name} has no annotation file to evaluate by; set data.val_annotations")
+        self.detector = build.detector(config, len(self._dataset.class_names))
+        self._detect = detect_function(self.detector)
+        self._reader = build.eval_reader(config, self._dataset)
+
+    def __call__(self, variables: dict, step: int, log: RunLog) -> dict[str, float]:
+        """Prints the twelve COCO lines, AP by class and the ``copypaste`` lines; leaves results file and pictures.
+
+        Args:
+          variables: of the network, after `step` updates.
+          step: for names and rows.
+          log: takes the row of metrics and the pictures.
+
+        Returns:
+          The row, ``eval/...``; nothing in other processes than the first.
+        """
+        dataset, config, began = self._dataset, self._config, time.perf_counter()
+        # An image that could not be read and was to be skipped has no detections, but it counts.
+        stream = batches(self._reader, 0, self._reader.steps, **build.loading(config))
+        found = detect_all(self._detect, variables, stream)
+        if jax.process_index() > 0:
+            return {}
+        found = {index: found.get(index, NOTHING) for index in range(len(dataset))}
+        say(f"step {step}: {len(dataset)} images of {dataset.name} in {time.perf_counter() - began:.1f} s")
+
+        results = [result for index in range(len(dataset)) for result in as_results(dataset, index, found[index])]
+        coco_results.write_results(self._folder / f"bbox_{dataset.name}_results.json", results)
+        summary = coco_results.evaluate(results, dataset.annotation_files, dataset.records.image_ids.tolist())
+        say(summary.report(dataset.name))
+        metrics = summary.metrics()
+        log.scalars(step, metrics)
+        for index in range(min(config.log.images, len(dataset))):
+            picture = draw(dataset, index, found[index])
+            name = f"{step:07d}_{pathlib.Path(dataset.image_name(index)).stem}.png"
+            write_image(self._folder / "pictures" / name, picture)
+            log.image(step, f"detections/{index}", picture)
+        return metrics
+
+
+def detect_function(detector: FasterRCNN):
+    """``detect(variables, batch)`` on all local devices, the batch split over them."""
+    return jax.pmap(detector.detect, AXIS, in_axes=(None, 0))
+
+
+def detect_all(detect: Callable, variables: dict, stream: Iterable[Batch]) -> dict[int, Detections]:
     """The valid detections in every image that is present in a stream of host batches.
+
+    Args:
+      detect: from `detect_function`.
+      variables: of the network.
+      stream: batches of this process.
 
     Returns:
       Numpy `Detections` without the leading axis, by the image's row in its data set; in every process those of all.
     """
-    detect = jax.pmap(detector.detect, AXIS, in_axes=(None, 0))
     found = {}
 
     def collect(rows, present, detections):

@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 from tensorboardX import SummaryWriter
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, EVENTS_FILE = "metrics.jsonl", "events.jsonl"
 
 
 class RunLog:
@@ -69,6 +70,21 @@ class RunLog:
             if math.isfinite(value):
                 self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
+    def event(self, step: int, text: str) -> None:
+        """Something that should not have happened: a line of events.jsonl, and a warning."""
+        logging.warning("step %d: %s", step, text)
+        if self._file:
+            with (self.workdir / EVENTS_FILE).open("a") as file:
+                file.write(json.dumps({"step": step, "event": text}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops the rows of steps after `step`, which will be taken again."""
+        if self._file:
+            self._file.close()
+            path = self.workdir / METRICS_FILE
+            _drop_rows(path, step)
+            self._file = path.open("a")
+
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """A uint8 BGR (H, W, 3) picture for TensorBoard."""
         if self._board:
@@ -113,13 +129,14 @@ def say(line: str) -> None:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
-    """The rows of metrics.jsonl; a line that was cut off is left out."""
+    """The rows of metrics.jsonl; a line that was cut off is left out, and of repeated evaluations all but the last."""
     path = pathlib.Path(workdir) / METRICS_FILE
     rows = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-    return rows
+    last = {row["step"]: number for number, row in enumerate(rows) if "eval/AP" in row}
+    return [row for number, row in enumerate(rows) if "eval/AP" not in row or last[row["step"]] == number]
 
 
 def _drop_rows(path: pathlib.Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The training run: set up or resume, step, log, save."""
+"""The training run: set up or resume, step, log, save; and what happens when something goes wrong."""
 
 import time
 
@@ -9,10 +9,16 @@ from ml_collections import ConfigDict
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import cache_compilations
+from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.loader import batches
-from diou_jax.logging import Progress, RunLog, draw_curves, say
+from diou_jax.diagnosis import Diverged, give_up
+from diou_jax.errors import UserError
+from diou_jax.evaluate import Evaluator
+from diou_jax.logging import Progress, RunLog, draw_curves, read_metrics, say
 from diou_jax.run_config import keep_config
-from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
+from diou_jax.stop import Stopped, StopRequest
+from diou_jax.train_step import TrainState, create_state, make_train_step, replicate, to_devices
+from diou_jax.watch import Watch
 
 # What the progress line shows, and what it is called there.
 SHOWN = {
@@ -29,80 +35,184 @@ def train(config: ConfigDict, workdir: str) -> None:
     """Trains to `solver.max_iter`, from the newest checkpoint in `workdir` or from the start.
 
     Raises:
-      UserError: the config, the data or the work folder does not allow it; nothing has been overwritten then.
+      UserError: the config, the data or the work folder does not allow it, and nothing has been overwritten; or the
+        data, the storage or the numbers fail on the way, and the last checkpoint stands.
+      Stopped: a signal ended the run; a checkpoint is written.
     """
     build.check(config)
     cache_compilations(config.log.compilation_cache)
-    rule = build.rule(config)
-    optimizer = build.make_optimizer(config, rule)
-    dataset = build.dataset(config, config.train.datasets)
-    detector = build.detector(config, len(dataset.class_names), collect_scale=rule.collect_scale)
-    reader = build.train_reader(config, dataset, rule)
-    first = jax.process_index() == 0
+    with Checkpoints(workdir, keep=config.checkpoint.keep, strict=config.checkpoint.on_error == "error") as checkpoints:
+        run = Run(config, workdir, checkpoints)
+        if run.start >= run.rule.max_iter:
+            say(f"{workdir} is trained: step {run.start} of {run.rule.max_iter}")
+            return
+        run.go()
 
-    with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
-        if checkpoints.latest() is None:
-            variables, origin = build.initial_variables(config, detector.network)
-            state = create_state(variables, optimizer)
+
+class Run:
+    """A run that is set up.
+
+    Attributes:
+      rule: batch, rate and schedule.
+      start: updates done before.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str, checkpoints: Checkpoints):
+        """Reads the data, and the newest checkpoint or the weights to start from."""
+        self.config, self._workdir, self._checkpoints = config, workdir, checkpoints
+        self._first = jax.process_index() == 0
+        self._dataset = build.dataset(config, config.train.datasets)
+        latest = checkpoints.latest()
+        before = {} if latest is None else checkpoints.metadata()
+        _check_data(workdir, before.get("data"), fingerprint(self._dataset))
+        self.rule = build.rule(config, batch_size=before.get("batch_size"))
+        self._rate = build.rate(config, self.rule)
+        self._optimizer = build.make_optimizer(config, self.rule)
+        self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=self.rule.collect_scale)
+        self._reader = build.train_reader(config, self._dataset, self.rule)
+        self._evaluator = Evaluator(config, workdir) if config.test.every else None
+        self._metadata = {
+            "class_names": self._dataset.class_names,
+            "category_ids": self._dataset.category_ids,
+            "data": fingerprint(self._dataset),
+            "batch_size": self.rule.batch_size,
+        }
+        if latest is None:
+            variables, origin = build.initial_variables(config, self._detector.network)
+            state = create_state(variables, self._optimizer)
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
             keep_config(workdir, config.to_dict(), resuming=True)
-            shapes = detector.network.variable_shapes()
-            state = checkpoints.restore(jax.eval_shape(lambda variables: create_state(variables, optimizer), shapes))
-            origin = [f"resumed at step {checkpoints.latest()}"]
-        state = replicate(state)
-        start = int(state.step)
-        if start >= rule.max_iter:
-            say(f"{workdir} is trained: step {start} of {rule.max_iter}")
-            return
-        if first:
-            announce(config, rule, dataset, reader, state, origin)
-        step_function = make_train_step(
-            detector,
-            optimizer,
+            state = self._restore()
+            origin = [f"resumed at step {latest}"]
+        self._state = replicate(state)
+        self.start = int(state.step)
+        if self._first:
+            self._announce(origin)
+
+    def go(self) -> None:
+        """Trains to the end; rolls back where updates cannot be taken, as often as `train.max_rollbacks` allows."""
+        config = self.config
+        self._step_function = make_train_step(
+            self._detector,
+            self._optimizer,
             seed=config.rng_seed,
             iter_size=config.solver.iter_size,
             log_every=config.log.every,
         )
-        rate = build.rate(config, rule)
-        metadata = {"class_names": dataset.class_names, "category_ids": dataset.category_ids}
-        images = rule.batch_size * config.solver.iter_size
-        with RunLog(workdir, start_step=start, active=first) as log:
-            progress = Progress(start=start, total=rule.max_iter, images_per_step=images)
-            stream = batches(reader, start, rule.max_iter, **build.loading(config))
-            for step, batch in enumerate(to_devices(stream, ahead=config.data.prefetch), start=start + 1):
-                began = time.perf_counter()
-                state, metrics = step_function(state, batch)
-                if step == start + 1:
-                    jax.block_until_ready(metrics)
-                    if first:
-                        say(f"the first step took {time.perf_counter() - began:.1f} s, compilation included")
-                    progress.restart(step)
-                if step % config.log.every == 0 or step == rule.max_iter:
-                    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                    speed = progress.speed(step)
-                    values |= {"rate": float(rate(step - 1)), "images_per_second": speed}
-                    log.scalars(step, values)
-                    if first:
-                        say(progress.line(step, speed, values, SHOWN))
-                if step % config.checkpoint.every == 0 or step == rule.max_iter:
-                    checkpoints.save(state, step, metadata)
-        if first:
-            draw_curves(workdir)
+        with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
+            self._log, self._stop = log, stop
+            self._watch = Watch(read_metrics(self._workdir) if self._first else ())
+            for rollback in range(config.train.max_rollbacks + 1):
+                try:
+                    self._steps()
+                    break
+                except Diverged as error:
+                    if rollback == config.train.max_rollbacks:
+                        give_up(self._detector, self._state, self._reader, self._workdir, config, error.step)
+                    self._roll_back(error)
+        if self._first:
+            draw_curves(self._workdir)
+
+    def _steps(self):
+        config, last = self.config, self.rule.max_iter
+        start = self._reported = int(self._state.step)
+        self._progress = Progress(
+            start=start, total=last, images_per_step=self.rule.batch_size * config.solver.iter_size
+        )
+        stream = batches(self._reader, start, last, **build.loading(config))
+        for step, batch in enumerate(to_devices(stream, ahead=config.data.prefetch), start=start + 1):
+            began = time.perf_counter()
+            self._state, metrics = self._step_function(self._state, batch)
+            if step == start + 1:
+                jax.block_until_ready(metrics)
+                if self._first:
+                    say(f"the first step took {time.perf_counter() - began:.1f} s, compilation included")
+                self._progress.restart(step)
+            meeting = step % config.log.every == 0 or step == last
+            if meeting:
+                self._report(step, metrics)
+                self._checkpoints.check()
+            saved = (step % config.checkpoint.every == 0 or step == last) and self._save(step, final=step == last)
+            if self._evaluator and step % config.test.every == 0 and step < last:
+                self._look(step, self._evaluator(self._state.variables, step, self._log))
+                self._progress.restart(step)
+            if (number := self._stop.signal(meeting=meeting)) and step < last:
+                if not saved:
+                    self._save(step, final=True)
+                self._checkpoints.finish()
+                raise Stopped(number, step)
+
+    def _report(self, step, metrics):
+        """A line of the log; says which updates were skipped since the last one."""
+        values, guard = jax.device_get((metrics, self._state.guard))
+        values = {name: float(value) for name, value in values.items()}
+        speed = self._progress.speed(step)
+        values |= {"rate": float(self._rate(step - 1)), "images_per_second": speed}
+        self._log.scalars(step, values)
+        if self._first:
+            say(self._progress.line(step, speed, values, SHOWN))
+        for bad in sorted(number for number in guard.recent.tolist() if number >= self._reported):
+            ids = self._dataset.records.image_ids[self._reader.schedule.entries(bad).index].tolist()
+            self._log.event(bad + 1, f"update skipped, loss or gradient not finite; images {ids}")
+        self._reported = step
+        self._look(step, values)
+        if guard.in_a_row >= self.config.train.max_bad_steps:
+            raise Diverged(step, int(guard.in_a_row))
+
+    def _look(self, step, row):
+        if self._first and row and (problem := self._watch.look(row)):
+            self._log.event(step, problem)
+
+    def _save(self, step, *, final) -> bool:
+        """Saves, unless the last update was skipped: a rollback needs a state of before."""
+        if not final and int(self._state.guard.in_a_row) > 0:
+            self._log.event(step, "no checkpoint while updates are being skipped")
+            return False
+        self._checkpoints.save(self._state, step, self._metadata)
+        return True
+
+    def _restore(self) -> TrainState:
+        shapes = self._detector.network.variable_shapes()
+        like = jax.eval_shape(lambda variables: create_state(variables, self._optimizer), shapes)
+        return self._checkpoints.restore(like)
+
+    def _roll_back(self, error):
+        self._checkpoints.finish()
+        step = self._checkpoints.latest()
+        if step is None:
+            variables, _ = build.initial_variables(self.config, self._detector.network)
+            state = create_state(variables, self._optimizer)
+        else:
+            state = self._restore()
+        self._state = replicate(state)
+        self._log.rewind(int(state.step))
+        self._log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
+
+    def _announce(self, origin):
+        """Says what is about to be trained; `origin` are lines on where its weights come from."""
+        dataset, reader, config = self._dataset, self._reader, self.config
+        trainable = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+        say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
+        classes = len(dataset.class_names) - 1
+        say(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
+        say(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
+        for line in self.rule.changes:
+            say(f"adapted to the devices  {line}")
+        for line in origin:
+            say(line)
+        if not config.resnets.use_gn and not origin:
+            logging.warning(
+                "the body starts from random weights behind frozen affine layers, which seldom trains well; "
+                "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True is meant for random weights"
+            )
 
 
-def announce(config, rule, dataset, reader, state, origin) -> None:
-    """Says what is about to be trained; `origin` are lines on where its weights come from."""
-    trainable = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
-    say(f"{dataset.name}: {len(dataset)} images, {len(dataset.class_names) - 1} classes, {reader.steps} steps an epoch")
-    say(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
-    for line in rule.changes:
-        say(f"adapted to the devices  {line}")
-    for line in origin:
-        say(line)
-    if not config.resnets.use_gn and not origin:
-        logging.warning(
-            "the body starts from random weights behind frozen affine layers, which seldom trains well; "
-            "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True is meant for random weights"
+def _check_data(workdir, before, now):
+    """Raises UserError where a run would go on with other data."""
+    if before is not None and before != now:
+        raise UserError(
+            f"{workdir} was trained on {before['images']} images with {before['boxes']} boxes, and this data set has "
+            f"{now['images']} with {now['boxes']}, or others; bring the data back, or start in another --workdir with "
+            f"--config.init.checkpoint={workdir}"
         )

@@ -41,7 +41,8 @@ def images(config):
 def test_it_finds_what_evaluation_finds(config, detector, images):
     data, photos = images
     reader = build.eval_reader(config, data)
-    wanted = evaluate.detect_all(detector._detector, detector._variables, batches(reader, 0, reader.steps))
+    detect = evaluate.detect_function(detector._detector)
+    wanted = evaluate.detect_all(detect, detector._variables, batches(reader, 0, reader.steps))
     results = detector(photos)
     assert len(results) == len(photos) and sum(map(len, results)) > len(photos)
     for row, result in enumerate(results):

@@ -14,10 +14,13 @@ from absl import logging
 
 from diou_jax.batch import Batch
 from diou_jax.data.reader import Reader
+from diou_jax.data.stall import watched
 from diou_jax.errors import UserError
 
 
-def batches(reader: Reader, start: int, stop: int, *, threads: int = 1, workers: int = 0) -> Iterator[Batch]:
+def batches(
+    reader: Reader, start: int, stop: int, *, threads: int = 1, workers: int = 0, timeout: float = 0.0
+) -> Iterator[Batch]:
     """A process' batches of the steps `start` to `stop` - 1: the same whatever the number of threads and workers.
 
     Decoding releases Python's lock, so that threads scale over a machine's cores nearly as processes do, without their
@@ -29,12 +32,14 @@ def batches(reader: Reader, start: int, stop: int, *, threads: int = 1, workers:
       stop: the step after the last.
       threads: at work at once, in each worker; each makes a whole batch.
       workers: processes, started as new interpreters (the program needs a main guard); 0 reads in this one.
+      timeout: seconds without a batch after which the run ends; 0: it warns, and waits on.
 
     Yields:
       Numpy batches.
 
     Raises:
-      UserError: an image cannot be read, or the machine has too little shared memory for `workers`.
+      UserError: an image cannot be read, nothing comes in time, or the machine has too little shared memory for
+        `workers`.
     """
     if start >= stop:
         return
@@ -48,7 +53,7 @@ def batches(reader: Reader, start: int, stop: int, *, threads: int = 1, workers:
     iterator = iter(dataset)
     skipped = set()
     try:
-        for batch, messages in iterator:
+        for batch, messages in watched(iterator, lambda n: _describe(reader, start + n), timeout=timeout):
             for message in messages:
                 if message not in skipped:
                     skipped.add(message)
@@ -61,6 +66,11 @@ def batches(reader: Reader, start: int, stop: int, *, threads: int = 1, workers:
             # grain's iterators are reference cycles that own shared memory.
             del iterator
             gc.collect()
+
+
+def _describe(reader, step):
+    rows = reader.schedule.entries(step).index[reader.part]
+    return f"step {step}: {', '.join(reader.dataset.image_name(int(row)) for row in rows)}"
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -1,0 +1,80 @@
+"""Noticing that no more batches come."""
+
+import functools
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from absl import logging
+
+from diou_jax.errors import UserError
+
+T = TypeVar("T")
+
+# Seconds between warnings while nothing comes.
+WARN_EVERY = 30.0
+
+
+def watched(iterator: Iterator[T], describe: Callable[[int], str], *, timeout: float) -> Iterator[T]:
+    """The items of an iterator, taken by a thread so that a wait has an end.
+
+    Args:
+      iterator: anything; its exceptions come out here.
+      describe: what the item of a position, from 0, is made of, for messages.
+      timeout: seconds without an item that end the run; 0: it only warns.
+
+    Raises:
+      UserError: nothing came in time; says what was waited for.
+    """
+    items, stopped, end = queue.Queue(1), threading.Event(), object()
+
+    def put(item):
+        while not stopped.is_set():
+            try:
+                return items.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def take():
+        try:
+            for item in iterator:
+                put((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            put((end, error))
+        else:
+            put((end, None))
+
+    thread = threading.Thread(target=take, daemon=True, name="batches")
+    thread.start()
+    try:
+        for position in itertools.count():
+            item, error = _wait(items, functools.partial(describe, position), timeout)
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stopped.set()
+        # Whoever closes the iterator next must not do so under the thread's hands; a stalled one is left behind.
+        thread.join(timeout=1.0)
+
+
+def _wait(items, describe, timeout):
+    began = time.monotonic()
+    while True:
+        try:
+            return items.get(timeout=min(WARN_EVERY, timeout or WARN_EVERY))
+        except queue.Empty:
+            waited = time.monotonic() - began
+            if timeout and waited >= timeout:
+                raise UserError(
+                    f"no batch for {waited:.0f} s, waiting for {describe()}; the storage or a worker hangs "
+                    "(data.timeout sets how long to wait)"
+                ) from None
+            logging.warning("no batch for %.0f s, waiting for %s", waited, describe())

@@ -1,0 +1,71 @@
+"""When updates cannot be taken any more: which tensor, and what it takes to see it again."""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diou_jax.checkpoint import Checkpoints
+from diou_jax.data.reader import Reader
+from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.errors import UserError
+from diou_jax.train_step import TrainState
+
+
+class Diverged(Exception):  # noqa: N818
+    """`train.max_bad_steps` updates in a row were not finite."""
+
+    def __init__(self, step: int, count: int):
+        super().__init__(f"{count} updates in a row were not finite, up to step {step}")
+        self.step, self.count = step, count
+
+
+def give_up(
+    detector: FasterRCNN, state: TrainState, reader: Reader, workdir: str | os.PathLike, config: ConfigDict, step: int
+) -> None:
+    """Ends a run whose updates are skipped; the state is that of before the first of them.
+
+    Leaves `workdir`/bad/batch_N.npz, the fields of the `Batch` (of this process) of the first skipped update, and a
+    checkpoint of the state beside it.
+
+    Raises:
+      UserError: always; names the first tensor that is not finite.
+    """
+    first = step - int(state.guard.in_a_row)
+    batch, _ = reader(first)
+    names = not_finite(detector, jax.device_get(state.variables), batch, first, seed=config.rng_seed)
+    folder = pathlib.Path(workdir) / "bad"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"batch_{first}.npz"
+    np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(batch).items()})
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, step, {})
+    what = names[0] if names else "something that this process' images alone do not show"
+    raise UserError(
+        f"training does not get past step {first}: {what} is not finite; {file} holds the batch and "
+        f"{folder / 'checkpoints'} the weights; a lower solver.base_lr or a solver.clip_norm may help"
+    )
+
+
+def not_finite(detector: FasterRCNN, variables: dict, batch, step: int, *, seed: int) -> list[str]:
+    """Names of what is not finite in a step: weights, else losses, else gradients."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(len(batch.image)))
+    bad = _bad(variables)
+    if not bad:
+
+        def loss(params):
+            return detector.losses(dict(variables) | {"params": params}, batch, keys)
+
+        (_, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        # The total is never the first to know.
+        bad = _bad({name: value for name, value in metrics.items() if name != "loss"}) or _bad(gradient)
+    return bad
+
+
+def _bad(tree) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return ["/".join(str(key.key) for key in path) for path, leaf in leaves if not np.isfinite(leaf).all()]

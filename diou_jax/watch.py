@@ -1,0 +1,40 @@
+"""Telling that a run has collapsed, from its log."""
+
+from collections.abc import Iterable, Mapping
+
+# AP below this share of its best is a collapse, once the best was worth the name.
+SHARE, WORTH = 0.5, 0.02
+
+# So many rows with the very same loss are no coincidence.
+FROZEN_ROWS = 5
+
+
+class Watch:
+    """Follows a run's rows of metrics.
+
+    Feed it every row, those of before a resume included; it answers with what is wrong, or None.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, float]] = ()):
+        """Takes in the rows that there are."""
+        self._best, self._loss, self._equal = 0.0, None, 1
+        for row in rows:
+            self.look(row)
+
+    def look(self, row: Mapping[str, float]) -> str | None:
+        """What is wrong with a new row."""
+        return self._look_at_ap(row["eval/AP"]) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
+
+    def _look_at_ap(self, ap):
+        ap = ap or 0.0
+        best, self._best = self._best, max(self._best, ap)
+        if best >= WORTH and ap < SHARE * best:
+            return f"AP fell to {ap:.3f} from {best:.3f}: the run has collapsed"
+        return None
+
+    def _look_at_loss(self, loss):
+        self._equal = self._equal + 1 if loss is not None and loss == self._loss else 1
+        self._loss = loss
+        if self._equal == FROZEN_ROWS:
+            return f"the loss was exactly {loss} in {FROZEN_ROWS} lines: nothing is learnt any more"
+        return None

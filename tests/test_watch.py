@@ -1,0 +1,31 @@
+from diou_jax.watch import FROZEN_ROWS, Watch
+
+
+def messages(rows, history=()):
+    watch = Watch(history)
+    return [watch.look(row) for row in rows]
+
+
+def ap(*values):
+    return [{"eval/AP": value} for value in values]
+
+
+def test_a_fall_of_ap_is_reported_each_time():
+    found = messages(ap(0.1, 0.3, 0.2, 0.14, 0.0, 0.31))
+    assert [bool(message) for message in found] == [False, False, False, True, True, False]
+    assert "0.140 from 0.300" in found[3]
+
+
+def test_early_noise_is_no_collapse():
+    assert not any(messages(ap(0.01, 0.001, 0.015, 0.0)))
+
+
+def test_what_was_before_a_resume_counts():
+    assert messages(ap(0.1), history=ap(0.4))[0]
+
+
+def test_a_loss_that_never_moves_is_reported_once():
+    found = messages([{"loss": 0.7}] * (2 * FROZEN_ROWS))
+    assert [i for i, message in enumerate(found) if message] == [FROZEN_ROWS - 1]
+    assert not any(messages([{"loss": 0.7 + i % 2} for i in range(20)]))
+    assert not any(messages([{"loss": None}] * 20))
