@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/: FILE.py or FILE.py:BODY.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, logs and results go here; the same one resumes.")
-MODES = ["train_and_eval", "train", "eval", "predict", "import", "export_torch"]
+MODES = ["train_and_eval", "train", "eval", "predict", "check", "import", "export_torch"]
 MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
 INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of them.")
 OUTPUT = flags.DEFINE_string("output", None, "predict: folder for pictures and json. export_torch: file to write.")
@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> list[str]:
         fail(lines[-1] if "Traceback" in str(error) else f"command line: {' '.join(lines)}")
     if rest[1:]:
         fail(f"unknown argument {rest[1]!r}")
-    if CONFIG.value is None or WORKDIR.value is None:
+    if CONFIG.value is None or (WORKDIR.value is None and MODE.value != "check"):
         fail("--config FILE and --workdir FOLDER are needed; --help lists the rest")
     for flag in NEEDED.get(MODE.value, ()):
         if flag.value is None:
@@ -59,7 +59,7 @@ def main(_):
     # Imported late, so that a mistyped option is answered at once.
     import jax
 
-    from diou_jax import evaluate, predict, train
+    from diou_jax import check, evaluate, predict, train
     from diou_jax.errors import UserError
     from diou_jax.stop import Stopped
     from diou_jax.weights import importing
@@ -74,6 +74,8 @@ def main(_):
             evaluate.evaluate(config, workdir)
         if MODE.value == "predict":
             predict.predict(config, workdir, INPUT.value, OUTPUT.value, draw_threshold=DRAW_THRESHOLD.value)
+        if MODE.value == "check":
+            sys.exit(0 if check.check(config) else 1)
         if MODE.value == "import":
             options = {"resume_optimizer": RESUME_OPTIMIZER.value, "allow": ALLOW.value}
             importing.import_file(config, SOURCE.value, workdir, **options)

@@ -150,7 +150,7 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     data.workers = 0  # processes that do so instead, where one process cannot keep up
     data.timeout = 300.0  # seconds without a batch after which the run ends; it warns long before; 0: never
     data.prefetch = 2  # batches that wait on the device
-    data.on_bad_image = "error"  # or skip: count it, log it, take another
+    data.on_bad_image = "skip"  # count it, log it, take another; or error
 
     checkpoint = config.checkpoint = ml_collections.ConfigDict()
     checkpoint.every = 2500  # steps

@@ -193,7 +193,7 @@ def _complete(annotation: Mapping, images: Collection, categories: Collection) -
             "area": width * height if annotation.get("area") is None else float(annotation["area"]),
             "iscrowd": int(bool(annotation.get("iscrowd", 0))),
         }
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -87,7 +87,7 @@ class Evaluator:
         found = detect_all(self._detect, variables, stream)
         if jax.process_index() > 0:
             return {}
-        found = {index: found.get(index, NOTHING) for index in range(len(dataset))}
+        seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         say(f"step {step}: {len(dataset)} images of {dataset.name} in {time.perf_counter() - began:.1f} s")
 
         results = [result for index in range(len(dataset)) for result in as_results(dataset, index, found[index])]
@@ -96,7 +96,7 @@ class Evaluator:
         say(summary.report(dataset.name))
         metrics = summary.metrics()
         log.scalars(step, metrics)
-        for index in range(min(config.log.images, len(dataset))):
+        for index in sorted(seen)[: config.log.images]:
             picture = draw(dataset, index, found[index])
             name = f"{step:07d}_{pathlib.Path(dataset.image_name(index)).stem}.png"
             write_image(self._folder / "pictures" / name, picture)

@@ -32,7 +32,7 @@ def small(name, ids, *counts, classes=("cat", "dog", "eel")):
     words = tuple(f"{name}{i}".encode() for i in range(len(ids)))
     records = make_records(ids, [10] * len(ids), [20] * len(ids), annotations(*counts))
     faults = Faults()
-    faults.add("odd boxes", f"a box of {name}", 2)
+    faults.add("odd boxes", f"a box of {name}", count=2)
     return Dataset(
         name=name,
         records=records,
@@ -80,7 +80,7 @@ def test_joined_data_sets_read_as_one():
         for column, values in zip(joined.records.annotations(index), expected):
             np.testing.assert_array_equal(column, values)
     assert joined.faults.counts == {"odd boxes": 6}
-    assert joined.faults.first == {"odd boxes": "a box of a"}
+    assert joined.faults.examples == {"odd boxes": [f"a box of {name}" for name in "abc"]}
 
 
 def test_joining_one_changes_nothing():
@@ -105,7 +105,7 @@ def test_faults_are_reported_once_each(caplog):
     faults = Faults()
     faults.add("flat boxes", "box 3")
     faults.add("flat boxes", "box 4")
-    faults.add("lost images", "image 1", 0)
+    faults.add("lost images", "image 1", count=0)
     with caplog.at_level("WARNING"):
         faults.report("train")
     assert [record.getMessage() for record in caplog.records] == ["train: 2 flat boxes, the first: box 3"]

@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -96,3 +97,14 @@ def test_a_missing_file_and_a_truncated_one(tmp_path, golden_path):
         (tmp_path / name).write_bytes(golden_path(name).read_bytes()[:-300])
         with pytest.raises(UserError, match="is damaged"):
             read(tmp_path / name)
+
+
+def test_a_compressed_file_is_refused_before_it_grows(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"model": {"x": torch.zeros(1 << 20)}}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert read(tmp_path / "plain.pth").tensors["x"].size == 1 << 20
+    with pytest.raises(UserError, match="it is compressed"):
+        read(tmp_path / "bomb.pth")

@@ -4,28 +4,52 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+import stat
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, Faults, clean_boxes, make_records
+from diou_jax.data.dataset import BACKGROUND, EXAMPLES, BadImageError, Dataset, Faults, clean_boxes, make_records
 from diou_jax.errors import UserError
+
+# No image is larger once encoded, and a file is read whole.
+MAX_BYTES = 2**30
+
+# OpenCV decodes no longer sides.
+MAX_SIDE = 2**20
+
+# Longer paths no system opens, and one of a million characters would take as much memory for each of the others.
+MAX_NAME = 1024
+
+# They would forge lines of the log, or cannot be printed at all.
+_UNSEEMLY = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """Image files below one folder; `names` are paths relative to it."""
+    """Image files below one folder; `names` are paths relative to it.
+
+    Links are followed wherever they lead, as no annotation file can make one. What is no file in the end, such as a
+    device or a pipe without an end, is not opened.
+    """
 
     folder: str
     names: np.ndarray
 
     def read(self, index: int) -> bytes:
         """As `dataset.Source.read`."""
+        path = self.name(index)
         try:
-            with open(self.name(index), "rb") as file:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImageError(f"{path}: cannot be read (it is no regular file)")
+            if status.st_size > MAX_BYTES:
+                raise BadImageError(f"{path}: cannot be read ({status.st_size} bytes; the limit is {MAX_BYTES})")
+            with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
-            raise BadImageError(f"{self.name(index)}: cannot be read ({error.strerror})") from None
+            raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
 
     def name(self, index: int) -> str:
         """As `dataset.Source.name`."""
@@ -116,26 +140,38 @@ def _by_id(entries, kind, annotation_file, faults):
 
 
 def _usable_images(images: Mapping, annotation_file, faults: Faults) -> dict:
-    """Those images that have a size; refuses names that lead out of the image folder."""
+    """Those images that have a size."""
+    refuse_names(images.values(), annotation_file)
     usable = {}
     for key, image in images.items():
-        file_name = image.get("file_name")
-        if not isinstance(file_name, str) or not _stays_inside(file_name):
-            raise UserError(
-                f"{annotation_file}: image {key!r} has the file name {file_name!r}; it must be a path inside the folder"
-            )
+        file_name = image["file_name"]
         size = image.get("height"), image.get("width")
-        if all(isinstance(side, int) and 0 < side < 2**31 for side in size):
+        if all(type(side) is int and 0 < side < MAX_SIDE for side in size):
             usable[key] = image
         else:
             faults.add("images without a proper height and width", f"{file_name}, {size[0]!r} by {size[1]!r}")
     return usable
 
 
-def _stays_inside(file_name: str) -> bool:
-    """Whether a relative path stays below its folder, read the POSIX and the Windows way."""
+def refuse_names(images: Iterable[Mapping], annotation_file: str | os.PathLike) -> None:
+    """Raises UserError unless every image's ``file_name`` is a path that stays inside its folder and can be printed."""
+    refused = [image for image in images if not _stays_inside(image)]
+    if refused:
+        others = f" ({len(refused) - 1} others are refused too)" if len(refused) > 1 else ""
+        raise UserError(
+            f"{annotation_file}: image {refused[0].get('id')!r} has the file name "
+            f"{refused[0].get('file_name')!r:.{MAX_NAME}}; it must be a path inside the folder, without control "
+            f"characters{others}"
+        )
+
+
+def _stays_inside(image: Mapping) -> bool:
+    """Whether the image's name is a path that stays below its folder, read the POSIX and the Windows way."""
+    file_name = image.get("file_name")
+    if not (isinstance(file_name, str) and 0 < len(file_name) <= MAX_NAME) or _UNSEEMLY.search(file_name):
+        return False
     paths = pathlib.PurePosixPath(file_name), pathlib.PureWindowsPath(file_name)
-    return bool(file_name) and "\0" not in file_name and not any(p.anchor or ".." in p.parts for p in paths)
+    return not any(path.anchor or ".." in path.parts for path in paths)
 
 
 def _ground_truth(annotations, image_ids, category_ids, heights, widths, min_area, faults):
@@ -176,9 +212,8 @@ def _ground_truth(annotations, image_ids, category_ids, heights, widths, min_are
     dropped["boxes without area"] = dropped["boxes without area"] | (keep & ~solid)
     for kind, flags in dropped.items():
         flags = flags & wanted
-        if flags.any():
-            where = np.flatnonzero(flags)[0]
-            faults.add(kind, f"annotation {ids[where]!r} of image {image_ids[rows[where]]!r}", int(flags.sum()))
+        examples = [f"annotation {ids[i]!r} of image {image_ids[rows[i]]!r}" for i in np.flatnonzero(flags)[:EXAMPLES]]
+        faults.add(kind, *examples, count=int(flags.sum()))
     keep &= wanted & solid
     return rows[keep], np.array(classes, np.int32)[keep], np.array(crowd, bool)[keep], boxes[keep]
 

@@ -17,7 +17,15 @@ BACKGROUND = "__background__"
 
 
 class BadImageError(UserError):
-    """An image file that is missing, cannot be decoded or is not what the annotations say it is."""
+    """An image file that is missing, cannot be decoded or is not what the annotations say it is.
+
+    Attributes:
+      kind: which of these, a plural noun phrase to count such files by.
+    """
+
+    def __init__(self, message: str, kind: str = "image files that cannot be read"):
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +69,39 @@ class Source(Protocol):
         """What messages call the file."""
 
 
+# How many cases of each kind of fault are kept by name.
+EXAMPLES = 10
+
+
 @dataclasses.dataclass
 class Faults:
-    """What was wrong in a data set's annotations.
+    """What was wrong in a data set.
 
     Attributes:
       counts: how often, by kind.
-      first: the first case of each kind.
+      examples: the first cases of each kind, at most `EXAMPLES`.
     """
 
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
-    first: dict[str, str] = dataclasses.field(default_factory=dict)
+    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
-    def add(self, kind: str, example: str, count: int = 1) -> None:
-        """Counts `count` faults of a `kind`, a plural noun phrase, of which `example` is one."""
+    def add(self, kind: str, *examples: str, count: int | None = None) -> None:
+        """Counts `count` faults of a `kind`, a plural noun phrase; by default as many as there are `examples`."""
+        count = len(examples) if count is None else count
         if count:
             self.counts[kind] = self.counts.get(kind, 0) + count
-            self.first.setdefault(kind, example)
+            kept = self.examples.setdefault(kind, [])
+            kept += examples[: EXAMPLES - len(kept)]
+
+    def merge(self, other: "Faults") -> None:
+        """Adds another's."""
+        for kind, count in other.counts.items():
+            self.add(kind, *other.examples[kind], count=count)
 
     def report(self, name: str) -> None:
         """One warning in the log for each kind found in the data set `name`."""
         for kind, count in self.counts.items():
-            logging.warning("%s: %d %s, the first: %s", name, count, kind, self.first[kind])
+            logging.warning("%s: %d %s, the first: %s", name, count, kind, self.examples[kind][0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +183,14 @@ def clean_boxes(
     xywh = np.asarray(xywh, np.float64).reshape(-1, 4)
     finite = np.isfinite(xywh).all(1)
     x, y, w, h = np.where(finite[:, None], xywh, 0).T
-    corners = np.stack([x, y, x + np.maximum(w - 1, 0), y + np.maximum(h - 1, 0)], 1)
+    with np.errstate(over="ignore"):  # a sum of finite numbers that is not finite lies beyond any border
+        right, bottom = x + w, y + h
+        corners = np.stack([x, y, x + np.maximum(w - 1, 0), y + np.maximum(h - 1, 0)], 1)
     limit = np.stack(np.broadcast_arrays(width, height, width, height, x)[:4], 1) - 1
     boxes = np.clip(corners, 0, limit).astype(np.float32)
     keep = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     flat = finite & ~keep & ((w <= 0) | (h <= 0))
-    outside = finite & ~keep & ~flat & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))
+    outside = finite & ~keep & ~flat & ((x >= width) | (y >= height) | (right <= 0) | (bottom <= 0))
     faults = {
         "boxes with coordinates that are not finite": ~finite,
         "boxes without area": flat,
@@ -212,8 +233,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     box_starts = np.cumsum([0, *(len(table.boxes) for table in tables)])
     faults = Faults()
     for dataset in datasets:
-        for kind, count in dataset.faults.counts.items():
-            faults.add(kind, dataset.faults.first[kind], count)
+        faults.merge(dataset.faults)
     columns = {
         name: np.concatenate([getattr(table, name) for table in tables])
         for name in ("heights", "widths", "boxes", "classes", "crowd")

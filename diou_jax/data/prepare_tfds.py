@@ -73,6 +73,7 @@ class Coco(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, annotation_file, images):
         content = coco.read_json(annotation_file)
+        coco.refuse_names(content["images"], annotation_file)
         by_image = {}
         for annotation in content["annotations"]:
             by_image.setdefault(annotation["image_id"], []).append(annotation)

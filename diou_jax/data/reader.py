@@ -17,8 +17,9 @@ from diou_jax.data.packing import blank, example, pack
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
 
-# How many other images stand in for one that cannot be read, before the files rather than one file are at fault.
-MAX_SUBSTITUTES = 20
+# How many images in a row cannot be read before the files rather than one file are at fault. The second half is drawn
+# from all shapes, as all images of a rare one may be bad.
+MAX_ATTEMPTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Reader:
         index, flip = int(entries.index[slot]), bool(entries.flip[slot])
         if not entries.present[slot]:
             return self._blank(index, bucket)
-        target = self.scales[entries.scale[slot]]
-        for attempt in range(MAX_SUBSTITUTES):
+        target, max_size = self.scales[entries.scale[slot]], self.max_size
+        for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._read(index, flip, target, bucket)
+                return self._read(index, flip, target, max_size, bucket)
             except BadImageError as error:
                 if not self.skip_bad_images:
                     raise
@@ -79,10 +80,13 @@ class Reader:
                 raise
             if isinstance(self.schedule, EvalSchedule):
                 return self._blank(index, bucket)
-            index, flip = self.schedule.substitute(step, slot, attempt)
-        raise UserError(f"{skipped[-1]}; {MAX_SUBSTITUTES} other images of its shape cannot be read either")
+            any_bucket = attempt >= MAX_ATTEMPTS // 2
+            index, flip = self.schedule.substitute(step, slot, attempt, any_bucket=any_bucket)
+            if any_bucket:
+                max_size = min(self.max_size, *bucket.shape)  # so that it fits, lying or standing
+        raise UserError(f"{MAX_ATTEMPTS} images in a row cannot be read, the last: {skipped[-1]}")
 
-    def _read(self, index: int, flip: bool, target: int, bucket: Bucket):
+    def _read(self, index: int, flip: bool, target: int, max_size: int, bucket: Bucket):
         """One image with its ground truth."""
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
@@ -91,7 +95,7 @@ class Reader:
             image,
             bucket,
             target=target,
-            max_size=self.max_size,
+            max_size=max_size,
             flip=flip,
             stride=self.stride,
             annotations=records.annotations(index),
@@ -134,7 +138,8 @@ def train_reader(
       stride: FPN.COARSEST_STRIDE.
       process_index: of `process_count` processes, each of which gets an equal part of every batch.
       process_count: at least 1.
-      on_bad_image: "error", or "skip" to take another image of the same bucket, the same one each time.
+      on_bad_image: "error", or "skip" to take another image of the same bucket, the same one each time; of any bucket
+        where those cannot be read either.
 
     Raises:
       UserError: nothing to train on, or an option without meaning.

@@ -90,11 +90,14 @@ class TrainSchedule:
             present=np.ones(len(rows), bool),
         )
 
-    def substitute(self, step: int, slot: int, attempt: int) -> tuple[int, bool]:
-        """An image and whether to mirror it, to stand in for a slot whose own cannot be used; from the same bucket."""
-        bucket = self.entries(step).bucket
+    def substitute(self, step: int, slot: int, attempt: int, *, any_bucket: bool = False) -> tuple[int, bool]:
+        """An image and whether to mirror it, to stand in for a slot whose own cannot be used.
+
+        It is of the step's bucket, or of `any_bucket`.
+        """
         draw = int(random_bits(1, self._seed, _SUBSTITUTE, step, slot, attempt)[0])
-        row = np.flatnonzero(self._bucket == bucket)[draw % int(self._counts[bucket])]
+        rows = np.flatnonzero(any_bucket | (self._bucket == self.entries(step).bucket))
+        row = rows[draw % len(rows)]
         return int(self._index[row]), bool(self._flip[row])
 
     def _epoch(self, epoch):

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image
 
 from diou_jax.data import coco
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, Faults, clean_boxes, join, make_records
+from diou_jax.data.transforms import open_header
 from diou_jax.errors import UserError
 
 SPLITS = {"coco_2017_train": "train", "coco_2017_val": "validation"}
@@ -113,7 +113,7 @@ def _load_split(directory, name, min_area, annotations):
         part = slice(starts[record], starts[record + 1])
         rows.append(_ground_truth(table, part, int(table["height"][record]), int(table["width"][record]), min_area))
         for kind, where in rows[-1][1].items():
-            faults.add(kind, f"image {table['image_id'][record]}", int(where.sum()))
+            faults.add(kind, f"image {table['image_id'][record]}", count=int(where.sum()))
     faults.report(name)
     image_ids = table["image_id"][order]
     return Dataset(
@@ -151,7 +151,7 @@ def _table(directory, split):
         pass
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         logging.warning("%s is damaged (%s) and is made anew", cache, error)
-    table = _scan(source)
+    table = _scan(source, f"{directory}/{split}")
     try:
         draft = cache.with_suffix(f".{os.getpid()}.npz")
         np.savez(draft, **table)
@@ -161,12 +161,11 @@ def _table(directory, split):
     return table
 
 
-def _scan(source):
+def _scan(source, split):
     columns = {name: [] for name in ("image_id", "height", "width", "count")}
     objects = {"bbox": [np.zeros((0, 4), np.float32)], "area": [], "label": [], "is_crowd": []}
     for record in source:
-        with Image.open(io.BytesIO(record["image"])) as image:
-            width, height = image.size
+        width, height = open_header(record["image"], f"{split}: image {record['image/id']}").size
         count = len(record["objects"]["label"])
         for name, value in (("image_id", record["image/id"]), ("height", height), ("width", width), ("count", count)):
             columns[name].append(value)

@@ -4,15 +4,22 @@ The pixels themselves are resized on the device (`diou_jax.preprocess`); the tap
 """
 
 import dataclasses
-import os
-
-# OpenCV reads it once, when it is loaded: a file of a few bytes may claim to decode to gigabytes.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
+import io
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from diou_jax.data.dataset import BadImageError
+
+# A quarter of a GiB once decoded, which is Pillow's own limit: a file of a few bytes may claim any size.
+MAX_PIXELS = 2**30 // 12
+
+# Those that Pillow and OpenCV both read. Some of Pillow's others start programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+
+# OpenCV's own complaints do not say about which file.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def image_scale(height: int, width: int, *, target: int, max_size: int) -> float:
@@ -112,28 +119,55 @@ def decode(content: bytes, name: str, *, height: int, width: int) -> np.ndarray:
     the annotations state.
 
     Raises:
-      BadImageError: no image, or not of this size; the message starts with `name`.
+      BadImageError: no image, larger than `MAX_PIXELS` or not of this size; the message starts with `name`.
     """
-    found = None
-    for orientation in (cv2.IMREAD_IGNORE_ORIENTATION, 0):
-        try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | orientation)
-        except cv2.error:
-            image = None
-        if image is None:
-            raise BadImageError(f"{name}: not an image that can be decoded ({len(content)} bytes)")
-        if image.shape[:2] == (height, width):
-            return image
-        found = found or image.shape
-    raise BadImageError(f"{name}: {found[1]}x{found[0]} pixels, but the annotations say {width}x{height}")
+    found = open_header(content, name).size
+    if sorted(found) == sorted((height, width)):
+        for orientation in (cv2.IMREAD_IGNORE_ORIENTATION, 0):
+            image = _decode(content, name, cv2.IMREAD_COLOR | orientation)
+            if image.shape[:2] == (height, width):
+                return image
+    raise BadImageError(
+        f"{name}: {found[0]}x{found[1]} pixels, but the annotations say {width}x{height}",
+        "image files of another size than the annotations say",
+    )
 
 
 def decode_upright(content: bytes, name: str) -> np.ndarray:
     """An encoded image of any size, uint8 (H, W, 3) BGR, turned as its metadata say; raises BadImageError likewise."""
+    open_header(content, name)
+    return _decode(content, name, cv2.IMREAD_COLOR)
+
+
+def open_header(content: bytes, name: str) -> Image.Image:
+    """An encoded image's format, mode, size and metadata, its pixels not decoded; raises BadImageError likewise."""
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        header = Image.open(io.BytesIO(content), formats=FORMATS)
+        too_large = header.width * header.height > MAX_PIXELS
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        too_large = True
+    except Exception:
+        # A damaged header can raise anything.
+        raise _undecodable(content, name) from None
+    if too_large:
+        raise BadImageError(
+            f"{name}: it claims more than {MAX_PIXELS} pixels; cut it into tiles or scale it down",
+            "image files that claim too many pixels",
+        )
+    return header
+
+
+def _decode(content, name, flags):
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
-        raise BadImageError(f"{name}: not an image that can be decoded ({len(content)} bytes)")
+        raise _undecodable(content, name)
     return image
+
+
+def _undecodable(content, name):
+    return BadImageError(
+        f"{name}: not an image that can be decoded ({len(content)} bytes)", "image files that cannot be decoded"
+    )

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -87,6 +88,7 @@ def _read_torch(path):
             return {key: to_numpy(entry) for key, entry in value.items()}
         return [to_numpy(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
+    _refuse_compressed(path)
     try:
         return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -94,6 +96,16 @@ def _read_torch(path):
         if isinstance(error, pickle.UnpicklingError) and unknown:
             raise UserError(f"{path} is refused, it holds more than tensors and numbers: {unknown[0]}") from None
         raise UserError(f"{path} is damaged: {type(error).__name__} {str(error).partition('.')[0]}") from None
+
+
+def _refuse_compressed(path):
+    """Torch stores without compressing; what is compressed may be a thousand times as large in memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+                raise UserError(f"{path} is refused, it is compressed, which torch's files are not")
+    except zipfile.BadZipFile:
+        return  # a legacy file, or damaged, which torch finds out
 
 
 def _read_safetensors(path):

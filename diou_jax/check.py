@@ -1,0 +1,28 @@
+"""Looking through data sets before training on them."""
+
+import functools
+
+from ml_collections import ConfigDict
+
+from diou_jax import build
+from diou_jax.data.check import check_datasets
+from diou_jax.logging import say
+
+
+def check(config: ConfigDict) -> bool:
+    """Reads every annotation and image of a config's training and test sets and prints what is wrong with them.
+
+    Returns:
+      Whether nothing is.
+
+    Raises:
+      UserError: an option has no meaning.
+    """
+    build.check(config)
+    names = dict.fromkeys(tuple(datasets) for datasets in (config.train.datasets, config.test.datasets))
+    report = check_datasets(
+        {" + ".join(some): functools.partial(build.dataset, config, some) for some in names},
+        max_boxes=config.data.max_boxes,
+    )
+    say(report.text())
+    return report.clean

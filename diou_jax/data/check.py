@@ -1,0 +1,212 @@
+"""A data set looked over before days are spent on it: everything wrong with its files and annotations, by name.
+
+What would be dropped, refused or replaced in training is a problem; what is converted without loss of ground truth, or
+may be meant, is a note.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from diou_jax.data import transforms
+from diou_jax.data.dataset import BadImageError, Dataset, Faults
+from diou_jax.errors import UserError
+
+# Images handed to the threads at once, so that an interrupt need not wait for all.
+CHUNK = 512
+
+# What the names of files of each format end in.
+SUFFIXES = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+
+EIGHT_BITS = ("BMP", "GIF", "JPEG", "MPO", "WEBP")
+
+ORIENTATION = 0x0112  # Exif's tag: 1 is upright, 0 is written by programs that do not know
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What was found in one data set.
+
+    Attributes:
+      name: of the data set.
+      images: how many it lists.
+      boxes: how many can be trained on or evaluated against.
+      problems: what is dropped, refused or replaced.
+      notes: what is converted, or may be meant.
+    """
+
+    name: str
+    images: int = 0
+    boxes: int = 0
+    problems: Faults = dataclasses.field(default_factory=Faults)
+    notes: Faults = dataclasses.field(default_factory=Faults)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The sections of all data sets."""
+
+    sections: tuple[Section, ...]
+
+    @property
+    def total(self) -> int:
+        """Problems over all data sets and kinds."""
+        return sum(sum(section.problems.counts.values()) for section in self.sections)
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is no problem; notes do not count."""
+        return self.total == 0
+
+    def text(self) -> str:
+        """For people: each kind with its count and its first cases, then the total."""
+        lines = []
+        for section in self.sections:
+            lines.append(f"{section.name}: {section.images} images, {section.boxes} boxes that count")
+            for title, faults in (("problem", section.problems), ("note", section.notes)):
+                for kind, count in sorted(faults.counts.items(), key=lambda item: -item[1]):
+                    examples = faults.examples[kind]
+                    lines.append(f"  {title}: {count} {kind}")
+                    lines += [f"    {example}" for example in examples]
+                    if count > len(examples):
+                        lines.append(f"    and {count - len(examples)} more")
+        images = sum(section.images for section in self.sections)
+        notes = sum(sum(section.notes.counts.values()) for section in self.sections)
+        lines.append(f"total: {self.total} problems, {notes} notes, {images} images")
+        return "\n".join(lines)
+
+
+def check_datasets(
+    datasets: Mapping[str, Callable[[], Dataset]], *, max_boxes: int = 128, threads: int | None = None
+) -> Report:
+    """Reads and decodes every image as training does, and collects what is wrong instead of stopping at it.
+
+    Args:
+      datasets: what loads each data set, by a name for the report. One that raises UserError is a problem like others.
+      max_boxes: G.
+      threads: that decode at once; one for each core by default.
+    """
+    sections, first = [], None
+    for name, load in datasets.items():
+        section = Section(name)
+        sections.append(section)
+        try:
+            dataset = load()
+        except UserError as error:
+            section.problems.add("data sets that are refused", str(error))
+            continue
+        first = first or dataset
+        sections[-1] = check_dataset(dataset, name=name, max_boxes=max_boxes, threads=threads)
+        if dataset.class_names != first.class_names:
+            sections[-1].problems.add(
+                "data sets whose categories are not those of the first",
+                f"{len(dataset.class_names) - 1} categories here, {len(first.class_names) - 1} in {first.name}",
+            )
+    return Report(tuple(sections))
+
+
+def check_dataset(dataset: Dataset, *, name: str = "", max_boxes: int = 128, threads: int | None = None) -> Section:
+    """The section of one data set; arguments as `check_datasets`."""
+    section = Section(name or dataset.name, len(dataset), len(dataset.records.boxes))
+    section.problems.merge(dataset.faults)
+    _check_ground_truth(dataset, max_boxes, section)
+    progress = tqdm(total=len(dataset), desc=section.name, unit="image")
+    with progress, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for start in range(0, len(dataset), CHUNK):
+            indices = range(start, min(start + CHUNK, len(dataset)))
+            for problem, notes in pool.map(lambda index: check_image(dataset, index), indices):
+                if problem is not None:
+                    section.problems.add(problem.kind, str(problem))
+                for kind, example in notes:
+                    section.notes.add(kind, example)
+                progress.update()
+    return section
+
+
+def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, list[tuple[str, str]]]:
+    """What keeps an image from being read, if anything; and the notes on it, each with its kind."""
+    name = dataset.image_name(index)
+    height, width = int(dataset.records.heights[index]), int(dataset.records.widths[index])
+    try:
+        content = dataset.read(index)
+        transforms.decode(content, name, height=height, width=width)
+        header = transforms.open_header(content, name)
+        return None, [(kind, name) for kind in _conversions(header, content, name, (width, height))]
+    except BadImageError as error:
+        return error, []
+    except Exception as error:
+        error.add_note(f"while reading {name}")
+        raise
+
+
+def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[int, int]) -> Iterator[str]:
+    """What becomes of an image that is not plain colours upright in 8 bits."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix and suffix not in SUFFIXES[header.format]:
+        yield f"image files that are {header.format} inside and named otherwise, and are read all the same"
+    bands = header.getbands()
+    if bands[0] in ("1", "I", "F", "L") or header.mode.startswith("I;"):
+        yield "grey images, whose three channels become equal"
+    if "K" in bands:
+        yield "CMYK images, converted to colours of a screen"
+    if "A" in bands or "a" in bands or "transparency" in header.info:
+        yield "images with transparency, which is ignored"
+    if header.format not in EIGHT_BITS:
+        stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if stored is not None and stored.dtype != np.uint8:
+            yield "images of more than 8 bits a channel, reduced to these"
+    if _orientation(header) not in (0, 1):
+        stored = header.size == stated
+        yield (
+            "images whose metadata would turn or mirror them, taken as stored, the way their annotated size has it"
+            if stored
+            else "images turned as their metadata say, the way their annotated size has it"
+        )
+
+
+def _orientation(header: Image.Image) -> int:
+    try:
+        return int(header.getexif().get(ORIENTATION, 1))
+    except Exception:
+        # Damaged metadata can raise anything, and do not matter else.
+        return 1
+
+
+def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> None:
+    """What the static number of boxes cannot hold, and images with nothing to learn from."""
+    records = dataset.records
+    counts = np.diff(records.offsets)
+    for index in np.flatnonzero(counts > max_boxes):
+        section.problems.add(
+            f"boxes beyond the data.max_boxes={max_boxes} largest of their image",
+            f"{dataset.image_name(index)}: {counts[index]} boxes",
+            count=int(counts[index] - max_boxes),
+        )
+    image = np.repeat(np.arange(len(records)), counts)
+    solid = np.bincount(image[~records.crowd], minlength=len(records))
+    for index in np.flatnonzero(solid == 0):
+        kind = "images with nothing but crowds" if counts[index] else "images without a box"
+        section.notes.add(f"{kind}, not trained on unless train.drop_empty=False", dataset.image_name(index))
+    seen = set()
+    for index in range(len(records)):
+        file = dataset.image_name(index)
+        if file in seen:
+            section.notes.add("images that share their file with an earlier one", file)
+        seen.add(file)

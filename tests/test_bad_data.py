@@ -1,0 +1,357 @@
+"""What damaged files and absurd annotations become on the way to a batch, through the loader."""
+
+import json
+import os
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from bad_images import (
+    CATEGORIES,
+    HEIGHT,
+    ODD,
+    READABLE,
+    UNREADABLE,
+    WIDTH,
+    box,
+    claiming,
+    claiming_jpeg,
+    encoded,
+    picture,
+    turned,
+    write_set,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diou_jax import train
+from diou_jax.data import catalog, coco, prepare_tfds, tfds, transforms
+from diou_jax.data.dataset import BadImageError
+from diou_jax.data.loader import batches
+from diou_jax.data.reader import eval_reader, train_reader
+from diou_jax.errors import UserError
+from diou_jax.logging import read_metrics
+
+
+@pytest.fixture
+def build(tmp_path):
+    """``build(**changes)`` writes the data set of `bad_images` and loads it."""
+
+    def make(**changes):
+        write_set(tmp_path, **changes)
+        return catalog.load(["seven"], tmp_path)
+
+    return make
+
+
+def reader_of(dataset, **options):
+    defaults = {"scales": (48, 32), "max_size": 64, "batch_size": 2, "seed": 1, "max_boxes": 4, "on_bad_image": "skip"}
+    return train_reader(dataset, **defaults | options)
+
+
+def shown_once(dataset, **options):
+    defaults = {"scale": 48, "max_size": 64, "batch_size": 2, "max_boxes": 4, "on_bad_image": "skip"}
+    return eval_reader(dataset, **defaults | options)
+
+
+def epoch(reader, **options):
+    found = list(batches(reader, 0, reader.steps, **options))
+    assert len(found) == reader.steps
+    for batch in found:
+        check(batch)
+    return found
+
+
+def check(batch):
+    """Nothing that is not finite, no box that is degenerate or leaves its image, no class that there is not."""
+    assert batch.image.dtype == np.uint8
+    for leaf in (batch.row_weight, batch.column_weight, batch.scale, batch.boxes):
+        assert np.isfinite(leaf).all()
+    assert (batch.scale > 0).all()
+    assert (batch.size > 0).all()
+    assert (batch.extent >= batch.size).all()
+    for row in range(len(batch.index)):
+        x1, y1, x2, y2 = batch.boxes[row][batch.valid[row]].T
+        height, width = batch.original_size[row]
+        assert ((x1 >= 0) & (x1 < x2) & (x2 <= width - 1) & (y1 >= 0) & (y1 < y2) & (y2 <= height - 1)).all()
+        classes = batch.classes[row][batch.valid[row]]
+        assert ((classes >= 1) & (classes <= len(CATEGORIES))).all()
+        assert not batch.boxes[row][~batch.valid[row]].any()
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_unreadable_file_is_replaced_counted_and_named_and_nothing_else_changes(build, caplog, kind):
+    content, message = UNREADABLE[kind]
+    untouched = epoch(reader_of(build()))
+    dataset = build(files={ODD: content})
+    if content is None:
+        os.remove(dataset.image_name(ODD))
+    with caplog.at_level("WARNING"):
+        found = epoch(reader_of(dataset), threads=2)
+    for before, after in zip(untouched, found, strict=True):
+        same = before.index != ODD
+        np.testing.assert_array_equal(after.index[same], before.index[same])
+        np.testing.assert_array_equal(after.image[same], before.image[same])
+        assert ODD not in after.index
+        assert after.present.all()
+    (line,) = [record.getMessage() for record in caplog.records if "image skipped" in record.getMessage()]
+    assert f"{ODD}.jpg: {message}" in line
+    assert "(1 so far)" in line
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_unreadable_file_is_absent_from_evaluation_or_ends_it(build, kind):
+    content, message = UNREADABLE[kind]
+    dataset = build(files={ODD: content})
+    seen = [index for batch in epoch(shown_once(dataset)) for index in batch.index[batch.present]]
+    assert sorted(seen) == [0, 1, 2, 4, 5, 6]
+    with pytest.raises(BadImageError, match=rf"{ODD}\.jpg: {message}"):
+        epoch(shown_once(dataset, on_bad_image="error"))
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_an_unusual_file_is_shown_as_the_picture_that_it_is(build, kind):
+    """To 12 grey levels on average, the losses of JPEG, palettes and the way to CMYK and back."""
+    dataset = build(files={ODD: READABLE[kind]})
+    shown = {int(i): batch.image[row] for batch in epoch(shown_once(dataset)) for row, i in enumerate(batch.index)}
+    expected = picture(ODD)
+    expected = np.repeat(expected[..., :1], 3, 2) if "grey" in kind else expected
+    assert np.abs(shown[ODD][:HEIGHT, :WIDTH].astype(int) - expected).mean() < 12
+    assert any(ODD in batch.index for batch in epoch(reader_of(dataset, on_bad_image="error")))
+
+
+def test_the_limit_holds_for_images_to_detect_in_too():
+    with pytest.raises(BadImageError, match=r"^x: it claims more than"):
+        transforms.decode_upright(claiming(60000, 60000), "x")
+
+
+def test_metadata_turn_an_image_where_the_annotated_size_is_the_turned_one(build):
+    dataset = build(files={ODD: turned(6)}, images={ODD: {"height": WIDTH, "width": HEIGHT}})
+    shown = {int(i): batch.image[row] for batch in epoch(shown_once(dataset)) for row, i in enumerate(batch.index)}
+    expected = cv2.rotate(picture(ODD), cv2.ROTATE_90_CLOCKWISE)
+    assert np.abs(shown[ODD][:WIDTH, :HEIGHT].astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("content", [claiming(60000, 60000), claiming(HEIGHT, HEIGHT), encoded(picture(0, 40, 40))])
+def test_size_and_limit_are_judged_by_the_header_before_a_pixel_is_decoded(monkeypatch, content):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(BadImageError, match=r"^x: (it claims|\d+x\d+ pixels, but)"):
+        transforms.decode(content, "x", height=HEIGHT, width=WIDTH)
+
+
+def test_images_of_any_shape_stand_in_for_the_only_one_of_a_rare_shape(build):
+    """Shrunk, so that they fit the input of that shape."""
+    dataset = build(files={ODD: b""}, images={ODD: {"height": 60, "width": 30}})
+    found = epoch(reader_of(dataset, scales=(32,)))
+    rare = [batch for batch in found if batch.rows.shape[2] > batch.columns.shape[2]]
+    assert rare
+    for batch in rare:
+        assert ODD not in batch.index
+        assert (batch.size <= 32).all()
+
+
+ABSURD = [
+    box(0, bbox=[1, 2, float("nan"), 5]),
+    box(1, bbox=[float("inf"), 2, 5, 5]),
+    box(2, bbox=[1e308, 0, 1e308, 5]),
+    box(3, bbox=[1, 2, 0, 5]),
+    box(4, bbox=[1, 2, -5, 5]),
+    box(5, bbox=[500, 2, 5, 5]),
+    box(6, bbox=[-50, -50, 5, 5]),
+    box(7, category_id=6),
+    box(8, category_id=-1),
+    box(9, category_id=None),
+    box(10, image_id=77),
+    box(11, bbox=[]),
+    box(12, bbox={"x": 1}),
+    box(13, area=float("nan")),
+]
+
+
+def test_absurd_annotations_are_dropped_and_counted(build):
+    dataset = build(annotations=ABSURD)
+    assert dataset.faults.counts == {
+        "boxes with coordinates that are not finite": 2,
+        "boxes without area": 3,
+        "boxes outside their image": 3,
+        "annotations of unknown categories": 3,
+        "annotations of unknown images": 1,
+        "annotations without a box of four numbers": 2,
+    }
+    np.testing.assert_array_equal(np.diff(dataset.records.offsets), 1)
+    epoch(reader_of(dataset))
+
+
+def test_what_reaches_beyond_the_border_is_cut_off_and_category_zero_is_a_class(build):
+    annotations = [box(0, bbox=[-10, -10, 1e30, 1e30], category_id=0), box(1, bbox=[60.5, 40.25, 9, 9], category_id=0)]
+    dataset = build(annotations=annotations)
+    boxes, classes, _ = dataset.records.annotations(ODD)
+    np.testing.assert_array_equal(boxes[1:], [[0, 0, WIDTH - 1, HEIGHT - 1], [60.5, 40.25, WIDTH - 1, HEIGHT - 1]])
+    assert classes.tolist() == [2, 1, 1]
+    epoch(reader_of(dataset))
+
+
+def test_of_images_with_one_id_the_first_counts(build):
+    dataset = build(images={ODD: {"id": 0}})
+    assert dataset.faults.counts == {"images with the id of an earlier one": 1, "annotations of unknown images": 1}
+    assert [os.path.basename(dataset.image_name(i)) for i in range(len(dataset))] == [
+        f"{i}.jpg" for i in (0, 1, 2, 4, 5, 6)
+    ]
+    epoch(reader_of(dataset))
+
+
+def test_the_largest_boxes_are_kept_in_their_order(build, caplog):
+    sides = [3, 30, 9, 25, 4, 28]
+    with caplog.at_level("WARNING"):
+        dataset = build(annotations=[box(i, bbox=[2, 2, side, side]) for i, side in enumerate(sides)])
+        found = epoch(shown_once(dataset))
+    assert "1 images have more than data.max_boxes=4 boxes and keep the largest, the first: " in caplog.text
+    (kept,) = [batch.boxes[row] for batch in found for row in np.flatnonzero((batch.index == ODD) & batch.present)]
+    np.testing.assert_array_equal(kept[:, 2] - kept[:, 0] + 1, [20, 30, 25, 28])
+
+
+def test_images_with_nothing_or_only_crowds_are_left_out_or_pass_without_a_box(build):
+    content = {ODD: {"id": 50}, 4: {"id": 51}}
+    dataset = build(images=content, annotations=[box(0, image_id=51, iscrowd=1)])
+    seen = {int(i) for batch in epoch(reader_of(dataset)) for i in batch.index}
+    assert {int(dataset.records.image_ids[i]) for i in seen} == {0, 1, 2, 5, 6}
+    found = epoch(reader_of(dataset, drop_empty=False))
+    rows = [(batch, row) for batch in found for row in range(2) if dataset.records.image_ids[batch.index[row]] >= 50]
+    assert {(int(batch.valid[row].sum()), int((batch.crowd & batch.valid)[row].sum())) for batch, row in rows} == {
+        (0, 0),
+        (1, 1),
+    }
+
+
+NUMBERS = st.integers(-(10**30), 10**30) | st.floats() | st.sampled_from([0, 1, 5, ODD])
+JUNK = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=6,
+)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": JUNK,
+        "image_id": JUNK | st.just(ODD),
+        "category_id": JUNK | st.just(5),
+        "bbox": JUNK | st.lists(NUMBERS, min_size=4, max_size=4),
+        "area": JUNK,
+        "iscrowd": JUNK,
+        "ignore": JUNK,
+    },
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(FIELDS, max_size=8))
+def test_no_annotation_whatever_spoils_a_batch(tmp_path_factory, changes):
+    folder = tmp_path_factory.mktemp("junk")
+    (folder / "1.jpg").write_bytes(encoded(picture(1)))
+    content = {
+        "images": [{"id": ODD, "file_name": "1.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [box(0), *({**box(1), **change} for change in changes)],
+        "categories": CATEGORIES,
+    }
+    (folder / "set.json").write_text(json.dumps(content))
+    dataset = coco.load(folder / "set.json", folder)
+    assert 1 <= len(dataset.records.boxes) <= 1 + len(changes)
+    check(reader_of(dataset, on_bad_image="error")(0)[0])
+
+
+@pytest.mark.parametrize("side", [0, -1, 2**20, 2**31, 10**30, 2.5, None, True, "48", float("nan")])
+def test_an_image_without_a_proper_size_is_left_out(build, side):
+    dataset = build(images={ODD: {"height": side}})
+    assert len(dataset) == 6
+    assert dataset.faults.counts["images without a proper height and width"] == 1
+    epoch(reader_of(dataset))
+
+
+def test_an_absurd_size_in_the_annotations_costs_no_memory(build, caplog):
+    dataset = build(images={ODD: {"height": 2**20 - 1, "width": 2**20 - 1}})
+    with caplog.at_level("WARNING"):
+        for batch in epoch(reader_of(dataset)):
+            assert batch.image.nbytes < 10**6
+    assert f"{ODD}.jpg: 64x48 pixels, but the annotations say 1048575x1048575" in caplog.text
+
+
+def test_preparing_records_reads_no_file_outside_and_reading_them_decodes_no_bomb(tmp_path):
+    write_set(tmp_path, images={ODD: {"file_name": "../../3.jpg"}})
+    with pytest.raises(UserError, match=r"instances_seven\.json: image 3 has the file name '\.\./\.\./3\.jpg'"):
+        prepare_tfds.prepare(str(tmp_path), str(tmp_path / "hostile"), {"train": "seven"})
+    write_set(tmp_path, files={ODD: claiming_jpeg(65500, 65500)})
+    directory = prepare_tfds.prepare(str(tmp_path), str(tmp_path / "records"), {"train": "seven"})
+    with pytest.raises(BadImageError, match="train: image 3: it claims more than"):
+        tfds.load(["train"], directory)
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "\x1b[2Jx.jpg", "\ud800.jpg", "x" * 1025, "../../1.jpg", "/etc/passwd"])
+def test_hostile_names_are_refused_in_one_line(build, name):
+    with pytest.raises(UserError, match=r"image 3 has the file name .*\(1 others are refused too\)") as error:
+        build(images={ODD: {"file_name": name}, 5: {"file_name": name}})
+    message = str(error.value)
+    assert message.isprintable()
+    assert len(message) < 2000
+
+
+def test_only_what_is_a_file_in_the_end_is_opened(build):
+    dataset = build()
+    replaced = {number: dataset.image_name(number) for number in (1, 2, 4, 5)}
+    for path in replaced.values():
+        os.remove(path)
+    os.mkfifo(replaced[1])
+    os.symlink("/dev/zero", replaced[2])
+    os.mkdir(replaced[4])
+    with open(replaced[5], "wb") as file:
+        file.truncate(coco.MAX_BYTES + 1)
+    for number in (1, 2, 4):
+        with pytest.raises(BadImageError, match=rf"{number}\.jpg: cannot be read \(it is no regular file\)"):
+            dataset.read(number)
+    with pytest.raises(BadImageError, match=r"5\.jpg: cannot be read \(1073741825 bytes; the limit is 1073741824\)"):
+        dataset.read(5)
+    assert {int(i) for batch in epoch(reader_of(dataset)) for i in batch.index} == {0, 3, 6}
+
+
+def test_the_kind_of_an_error_survives_the_way_from_a_worker():
+    with pytest.raises(BadImageError) as error:
+        transforms.decode(encoded(picture(0)), "x", height=1, width=1)
+    copy = pickle.loads(pickle.dumps(error.value))
+    assert (str(copy), copy.kind) == (
+        "x: 64x48 pixels, but the annotations say 1x1",
+        "image files of another size than the annotations say",
+    )
+
+
+def test_links_are_followed(build, tmp_path):
+    dataset = build()
+    os.rename(dataset.image_name(ODD), tmp_path / "elsewhere.jpg")
+    os.symlink(tmp_path / "elsewhere.jpg", dataset.image_name(ODD))
+    assert dataset.read(ODD) == encoded(picture(ODD))
+    os.remove(tmp_path / "elsewhere.jpg")
+    with pytest.raises(BadImageError, match="No such file"):
+        dataset.read(ODD)
+
+
+def test_a_run_over_a_damaged_data_set_goes_on(shapes_root, tiny_config, tmp_path, caplog):
+    root = tmp_path / "shapes"
+    shutil.copytree(shapes_root, root)
+    damaged = sorted((root / "images" / "train").iterdir())[:3]
+    for path, (content, _) in zip(damaged, UNREADABLE.values()):
+        path.write_bytes(content)
+    annotation_file = root / "annotations" / "instances_train.json"
+    content = json.loads(annotation_file.read_text())
+    content["annotations"] += ABSURD
+    annotation_file.write_text(json.dumps(content))
+    config = tiny_config()
+    config.data.root = str(root)
+    config.data.on_bad_image = "skip"
+    with caplog.at_level("WARNING"):
+        train.train(config, str(tmp_path / "run"))
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert len(losses) == config.solver.max_iter // config.log.every
+    assert np.isfinite(losses).all()
+    skipped = [record.getMessage() for record in caplog.records if "image skipped" in record.getMessage()]
+    assert 1 <= len(skipped) <= len(damaged)
+    assert all(any(str(path) in message for path in damaged) for message in skipped)

@@ -1,0 +1,147 @@
+import functools
+import os
+
+import pytest
+from bad_images import ODD, READABLE, UNREADABLE, box, claiming, encoded, picture, write_set
+
+from diou_jax.data import catalog
+from diou_jax.data.check import check_datasets
+from diou_jax.data.dataset import EXAMPLES
+
+
+@pytest.fixture
+def check(tmp_path):
+    """``check(**changes)`` writes the data set of `bad_images` and checks it."""
+
+    def run(max_boxes=4, **changes):
+        write_set(tmp_path, **changes)
+        return check_datasets(load(tmp_path, "seven"), max_boxes=max_boxes, threads=2)
+
+    return run
+
+
+def load(root, *names):
+    return {name: functools.partial(catalog.load, [name], root) for name in names}
+
+
+def test_a_good_data_set_is_clean(check, capsys):
+    report = check()
+    assert report.clean
+    assert report.text() == "seven: 7 images, 7 boxes that count\ntotal: 0 problems, 0 notes, 7 images"
+    assert "7/7" in capsys.readouterr().err
+
+
+KINDS = {
+    "other size": "image files of another size than the annotations say",
+    "bomb": "image files that claim too many pixels",
+    "jpeg bomb": "image files that claim too many pixels",
+    "bomb of one row": "image files that claim too many pixels",
+    "missing": "image files that cannot be read",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_training_would_skip_is_a_problem_with_its_name(check, name):
+    content, message = UNREADABLE[name]
+    report = check(files={ODD: content})
+    kind = KINDS.get(name, "image files that cannot be decoded")
+    assert report.sections[0].problems.counts == {kind: 1}
+    assert not report.clean
+    assert f"  problem: 1 {kind}\n" in report.text()
+    assert f"{ODD}.jpg: {message}" in report.text()
+
+
+NOTES = {
+    "cmyk": ["CMYK images"],
+    "grey": ["grey images"],
+    "grey, 16 bits": ["image files that are PNG inside", "grey images", "images of more than 8 bits"],
+    "16 bits": ["image files that are PNG inside", "images of more than 8 bits"],
+    "alpha": ["image files that are PNG inside", "images with transparency"],
+    "palette": ["image files that are PNG inside", "images with transparency"],
+    "png named jpg": ["image files that are PNG inside"],
+    "webp": ["image files that are WEBP inside"],
+    "tiff": ["image files that are TIFF inside"],
+    "turned by 180 degrees": ["images whose metadata would turn or mirror them, taken as stored"],
+    "turned by 90 degrees": ["images whose metadata would turn or mirror them, taken as stored"],
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_what_is_converted_is_a_note(check, name):
+    report = check(files={ODD: READABLE[name]})
+    assert report.clean
+    found = sorted(report.sections[0].notes.counts)
+    assert len(found) == len(NOTES[name])
+    for kind, beginning in zip(found, sorted(NOTES[name])):
+        assert kind.startswith(beginning)
+        assert f"{ODD}.jpg" in report.sections[0].notes.examples[kind][0]
+
+
+def test_an_image_that_is_turned_to_its_annotated_size_is_a_note(check):
+    report = check(files={ODD: READABLE["turned by 90 degrees"]}, images={ODD: {"height": 64, "width": 48}})
+    assert report.clean
+    (kind,) = report.sections[0].notes.counts
+    assert kind.startswith("images turned as their metadata say")
+
+
+def test_ground_truth_that_is_dropped_is_a_problem(check):
+    boxes = [box(0, bbox=[1, 2, float("nan"), 5]), box(1, category_id=9), *(box(2 + i) for i in range(5))]
+    report = check(annotations=boxes)
+    assert report.sections[0].problems.counts == {
+        "boxes with coordinates that are not finite": 1,
+        "annotations of unknown categories": 1,
+        "boxes beyond the data.max_boxes=4 largest of their image": 2,
+    }
+    assert report.total == 4
+    assert f"{ODD}.jpg: 6 boxes" in report.text()
+
+
+def test_images_with_nothing_to_learn_and_shared_files_are_notes(check):
+    images = {1: {"id": 50}, 2: {"id": 51}, 4: {"file_name": "5.jpg"}}
+    boxes = [box(0, image_id=51, iscrowd=1)]
+    lost = "annotations of unknown images"  # those of the two that have other ids now
+    report = check(images=images, annotations=boxes)
+    assert report.sections[0].problems.counts == {lost: 2}
+    assert report.sections[0].notes.counts == {
+        "images without a box, not trained on unless train.drop_empty=False": 1,
+        "images with nothing but crowds, not trained on unless train.drop_empty=False": 1,
+        "images that share their file with an earlier one": 1,
+    }
+
+
+def test_listings_are_bounded_and_counts_are_not(check):
+    boxes = [box(i, category_id=9) for i in range(1000)]
+    report = check(annotations=boxes)
+    assert "1000 annotations of unknown categories" in report.text()
+    assert f"and {1000 - EXAMPLES} more" in report.text()
+    assert len(report.text().splitlines()) == EXAMPLES + 4
+
+
+def test_a_refused_data_set_is_a_problem_and_the_others_are_checked(tmp_path):
+    write_set(tmp_path, "hostile", images={ODD: {"file_name": "../../x.jpg"}, 4: {"file_name": "/etc/passwd"}})
+    write_set(tmp_path, "good")
+    write_set(tmp_path, "other", categories=[{"id": 5, "name": "dog"}, {"id": 7, "name": "eel"}])
+    report = check_datasets(load(tmp_path, "hostile", "absent", "good", "other"), threads=1)
+    hostile, absent, good, other = report.sections
+    assert hostile.problems.counts == absent.problems.counts == {"data sets that are refused": 1}
+    assert (
+        "'../../x.jpg'; it must be a path inside the folder"
+        in hostile.problems.examples["data sets that are refused"][0]
+    )
+    assert not good.problems.counts
+    assert other.problems.counts == {"data sets whose categories are not those of the first": 1}
+    assert report.total == 3
+
+
+def test_the_report_does_not_depend_on_the_threads(tmp_path):
+    write_set(tmp_path, files={0: b"", 2: None, 4: claiming(2**20, 2**20), 5: encoded(picture(1)[..., 0])})
+    reports = [check_datasets(load(tmp_path, "seven"), threads=threads).text() for threads in (1, 4)]
+    assert reports[0] == reports[1]
+    assert "total: 3 problems, 1 notes, 7 images" in reports[0]
+
+
+def test_a_defect_names_the_image(check, monkeypatch):
+    monkeypatch.setattr("diou_jax.data.transforms.decode", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as error:
+        check()
+    assert os.path.basename(error.value.__notes__[0]) == "0.jpg"
