@@ -6,7 +6,9 @@ python main.py --config configs/ciou.py --workdir runs/original --mode import --
 python main.py --config configs/ciou.py:r101 --workdir runs/ciou_r101 --mode eval --config.test.diou_nms.beta1=0.9
 """
 
+import os
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -21,6 +23,8 @@ DRAW_THRESHOLD = flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures sh
 SOURCE = flags.DEFINE_string("source", None, "import: the weight file.")
 ALLOW = flags.DEFINE_list("allow", [], "import: beginnings of names of tensors that need not fit.")
 RESUME_OPTIMIZER = flags.DEFINE_bool("resume_optimizer", False, "import: take step and momentum over as well.")
+# Seconds without a sign of life after which a process counts as gone, and the exit code of those that it leaves behind.
+HEARTBEAT, LOST = 30, 3
 NEEDED = {"predict": (INPUT, OUTPUT), "import": (SOURCE,), "export_torch": (OUTPUT,)}
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.")
@@ -67,7 +71,9 @@ def main(_):
     config, workdir = CONFIG.value, WORKDIR.value
     try:
         if DISTRIBUTED.value:
-            jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+            jax.distributed.initialize(
+                COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_timeout_seconds=HEARTBEAT
+            )
         if MODE.value in ("train", "train_and_eval"):
             train.train(config, workdir)
         if MODE.value in ("eval", "train_and_eval"):
@@ -86,6 +92,17 @@ def main(_):
     except Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(stopped.exit_code)
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        print(
+            "error: this process, or another one of the run as its log will say, has failed; start all of them again, "
+            "and they go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)  # an orderly end would wait minutes for processes that are gone
 
 
 if __name__ == "__main__":

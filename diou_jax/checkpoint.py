@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from diou_jax.errors import UserError
 from diou_jax.seal import damage, seal
+from diou_jax.stop import Stopped
 from diou_jax.train_step import TrainState
 
 
@@ -70,6 +71,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_):
+        if kind is not None and not issubclass(kind, (UserError, Stopped)) and jax.process_count() > 1:
+            return  # another process may be gone, and what is being written would wait for it
         try:
             self.finish()
         except UserError as error:

@@ -3,11 +3,14 @@
 RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input. This module knows arrays only.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from kernels import roi_align_gpu
 
 
 def roi_levels(
@@ -68,113 +71,145 @@ def roi_align(
     """
     if len(features) != len(strides):
         raise ValueError(f"{len(features)} feature maps need as many strides, not {len(strides)}")
-    taps = _taps(
-        [level.shape[1:3] for level in features],
-        jax.lax.stop_gradient(rois.astype(jnp.float32)),
-        resolution=resolution,
-        sampling_ratio=sampling_ratio,
-        strides=strides,
-        canonical_scale=canonical_scale,
-        canonical_level=canonical_level,
-        extent=extent,
-    )
-    batch, _, _, channels = features[0].shape
-    flat = jnp.concatenate([level.reshape(batch, -1, channels) for level in features], 1)
-    return jax.vmap(_pool)(flat, *taps)
-
-
-def _taps(shapes, rois, *, resolution, sampling_ratio, strides, canonical_scale, canonical_level, extent):
-    """What to read and how much it weighs, separably.
-
-    Returns rows (B, R, resolution, T), offsets of feature rows in the flattened pyramid; row weights, likewise;
-    columns and column weights. A bin's value is the sum over its T x T taps of weight * weight * feature.
-    """
+    rois = jax.lax.stop_gradient(rois.astype(jnp.float32))
     level = roi_levels(rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level)
-    shapes = np.asarray(shapes)
-    offsets = np.concatenate([[0], np.cumsum(shapes.prod(1))[:-1]])
-    stride = jnp.asarray(strides, jnp.float32)[level]
-    width = jnp.asarray(shapes[:, 1], jnp.int32)[level]
-    if extent is None:
-        sizes = jnp.asarray(shapes, jnp.int32)[level]
+    shapes = tuple(feature.shape[1:3] for feature in features)
+    frame = roi_frames(rois, level, shapes, resolution=resolution, strides=strides, extent=extent)
+    return _pool(tuple(features), level, frame, shapes, resolution, sampling_ratio)
+
+
+def roi_frames(
+    rois: jax.Array,
+    level: jax.Array,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    resolution: int,
+    strides: Sequence[int],
+    extent: jax.Array | None = None,
+) -> jax.Array:
+    """Where each RoI's bins lie, in cells of its level: top, left, bin height and width, map height and width.
+
+    Args:
+      rois: float32 (B, R, 4), pixels.
+      level: int32 (B, R), index into `shapes` and `strides`.
+      shapes: height and width of each map.
+      resolution: bins per side.
+      strides: of the maps.
+      extent: int (B, 2) pixels, or None, as for `roi_align`.
+
+    Returns:
+      float32 (B, R, 6).
+    """
+    stride = jnp.asarray(strides, jnp.float32)[level][..., None]
+    corner, opposite = rois[..., 1::-1] / stride, rois[..., :1:-1] / stride
+    bin_sides = jnp.maximum(opposite - corner, 1.0) / resolution
+    sizes = jnp.asarray(shapes, jnp.int32)[level]
+    if extent is not None:
+        cells = -(-extent[:, None, :] // jnp.asarray(strides, jnp.int32)[level][..., None])
+        sizes = jnp.clip(cells, 1, sizes)  # the kernels trust it
+    return jnp.concatenate([corner, bin_sides, sizes.astype(jnp.float32)], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _pool(features, level, frame, shapes, resolution, sampling_ratio):
+    kernel = functools.partial(roi_align_gpu.pool, resolution=resolution)
+    twin = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
+    if not roi_align_gpu.supported(features[0], resolution=resolution, sampling_ratio=sampling_ratio):
+        return twin(features, level, frame)
+    return _choose(kernel, twin, features, level, frame)
+
+
+def _pool_forward(features, level, frame, shapes, resolution, sampling_ratio):
+    return _pool(features, level, frame, shapes, resolution, sampling_ratio), (level, frame)
+
+
+def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
+    kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
+    twin = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
+    if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
+        of_features = _choose(kernel, twin, gradient, *saved)
     else:
-        strides_ = jnp.asarray(strides, jnp.int32)
-        sizes = -(-extent[:, None, :] // strides_[level][..., None])
-
-    def along(axis):
-        start, end = rois[..., axis] / stride, rois[..., axis + 2] / stride
-        side = jnp.maximum(end - start, 1.0)
-        bin_side = side / resolution
-        if sampling_ratio > 0:
-            samples, used = sampling_ratio, jnp.full(side.shape, sampling_ratio, jnp.float32)
-        else:
-            samples = -(-2 * int(shapes[:, 1 - axis].max()) // resolution)
-            used = jnp.minimum(jnp.ceil(bin_side), samples)
-        bins = jnp.arange(resolution, dtype=jnp.float32)[:, None]
-        step = jnp.arange(samples, dtype=jnp.float32)
-        start, bin_side, used = (x[..., None, None] for x in (start, bin_side, used))
-        position = start + bins * bin_side + (step + 0.5) * bin_side / used  # (B, R, resolution, samples)
-
-        limit = sizes[..., 1 - axis][..., None, None]
-        inside = (position >= -1) & (position <= limit) & (step < used)
-        position = jnp.where(inside, jnp.maximum(position, 0.0), 0.0)
-        low = position.astype(jnp.int32)
-        last = low >= limit - 1
-        low = jnp.where(last, limit - 1, low)
-        high = jnp.where(last, low, low + 1)
-        fraction = jnp.where(last, 0.0, position - low)
-        share = jnp.where(inside, 1.0 / used, 0.0)
-        return (
-            jnp.concatenate([low, high], -1),
-            jnp.concatenate([(1 - fraction) * share, fraction * share], -1),
-        )
-
-    rows, row_weights = along(1)
-    columns, column_weights = along(0)
-    rows = jnp.asarray(offsets, jnp.int32)[level][..., None, None] + rows * width[..., None, None]
-    return rows, row_weights, columns, column_weights
-
-
-def _combinations(rows, row_weights, columns, column_weights):
-    """Positions and weights of each bin's taps, (T * T, R, resolution, resolution)."""
-    taps = rows.shape[-1]
-    ty, tx = np.divmod(np.arange(taps * taps), taps)
-    position = rows[..., ty][:, :, None] + columns[..., tx][:, None]
-    weight = row_weights[..., ty][:, :, None] * column_weights[..., tx][:, None]
-    return jnp.moveaxis(position, -1, 0), jnp.moveaxis(weight, -1, 0)
-
-
-@jax.custom_vjp
-def _pool(flat, rows, row_weights, columns, column_weights):
-    """One image: the flattened pyramid (P, C) to pooled RoIs (R, resolution, resolution, C)."""
-
-    def add(total, tap):
-        position, weight = tap
-        return total + weight[..., None] * flat[position].astype(jnp.float32), None
-
-    positions, weights = _combinations(rows, row_weights, columns, column_weights)
-    total = jnp.zeros((*positions.shape[1:], flat.shape[1]), jnp.float32)
-    total, _ = jax.lax.scan(add, total, (positions, weights), unroll=16)
-    return total.astype(flat.dtype)
-
-
-def _pool_forward(flat, *taps):
-    return _pool(flat, *taps), (jnp.zeros((flat.shape[0], 0), flat.dtype), *taps)
-
-
-def _pool_backward(saved, gradient):
-    like, *taps = saved
-
-    def add(total, tap):
-        position, weight = tap
-        update = weight[..., None] * gradient.astype(jnp.float32)
-        return total.at[position.reshape(-1)].add(update.reshape(-1, gradient.shape[-1])), None
-
-    total = jnp.zeros((like.shape[0], gradient.shape[-1]), jnp.float32)
-    total, _ = jax.lax.scan(add, total, _combinations(*taps))
-    return (
-        total.astype(like.dtype),
-        *(jnp.zeros_like(tap) if tap.dtype == jnp.float32 else np.zeros(tap.shape, jax.dtypes.float0) for tap in taps),
-    )
+        of_features = twin(gradient, *saved)
+    level, frame = saved
+    return tuple(of_features), np.zeros(level.shape, jax.dtypes.float0), jnp.zeros_like(frame)
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _choose(kernel, twin, *operands):
+    """The kernel on GPUs that Mosaic compiles for, from compute capability 9.0 on; the twin elsewhere."""
+    too_old = ("5.", "6.", "7.", "8.")
+    if any(getattr(device, "compute_capability", "").startswith(too_old) for device in jax.local_devices()):
+        return twin(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=kernel, default=twin)
+
+
+def _accumulate(add, total, level, frame, shapes, *, resolution, sampling_ratio, unroll):
+    """Folds `add` over the taps of all bins: ``add(total, position, weight) -> total``.
+
+    A bin's value is the sum over its T x T taps of weight times feature; `position` in the flattened pyramid and
+    `weight` are (B, R, resolution, resolution), one tap of each bin.
+    """
+    shapes = np.asarray(shapes)
+
+    def along(axis):
+        start, side, limit = (frame[..., axis + k, None] for k in (0, 2, 4))
+        if sampling_ratio > 0:
+            samples, used = sampling_ratio, jnp.float32(sampling_ratio)
+        else:
+            samples = -(-2 * int(shapes[:, axis].max()) // resolution)
+            used = jnp.minimum(jnp.ceil(side), samples)
+        step = jnp.arange(samples, dtype=jnp.float32)[:, None, None, None]
+        position = start + jnp.arange(resolution) * side + (step + 0.5) * side / used  # (samples, B, R, resolution)
+
+        inside = (position >= -1) & (position <= limit) & (step < used)
+        position = jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0)
+        low = position.astype(jnp.int32)
+        fraction = position - low
+        high = jnp.where(fraction > 0, low + 1, low)  # what weighs 0 may lie beyond the map, and be NaN
+        share = jnp.where(inside, 1.0 / used, 0.0)
+        return jnp.concatenate([low, high]), jnp.concatenate([(1 - fraction) * share, fraction * share])
+
+    (rows, row_weights), (columns, column_weights) = along(0), along(1)
+    offset = jnp.asarray(np.cumsum(shapes.prod(1)) - shapes.prod(1), jnp.int32)[level][..., None]
+    rows = offset + rows * jnp.asarray(shapes[:, 1], jnp.int32)[level][..., None]
+
+    def add_tap(total, tap):
+        row, column = tap
+        position = rows[row][..., None] + columns[column][..., None, :]
+        return add(total, position, row_weights[row][..., None] * column_weights[column][..., None, :]), None
+
+    taps = np.indices((len(rows), len(columns))).reshape(2, -1)
+    return jax.lax.scan(add_tap, total, tuple(taps), unroll=unroll)[0]
+
+
+def pool_xla(features, level, frame, *, resolution, sampling_ratio):
+    """`roi_align_gpu.pool` for any device, number of channels and sampling ratio."""
+    batch, _, _, channels = features[0].shape
+    flat = jnp.concatenate([feature.reshape(batch, -1, channels) for feature in features], 1)
+    image = np.arange(batch)[:, None, None, None]
+
+    def add(total, position, weight):
+        return total + weight[..., None] * flat[image, position].astype(jnp.float32)
+
+    total = jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32)
+    shapes = [feature.shape[1:3] for feature in features]
+    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 16}  # gathers fuse
+    return _accumulate(add, total, level, frame, shapes, **options).astype(flat.dtype)
+
+
+def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
+    """`roi_align_gpu.scatter` for any device, number of channels and sampling ratio."""
+    batch, _, resolution, _, channels = gradient.shape
+    image = np.arange(batch)[:, None, None, None]
+
+    def add(total, position, weight):
+        return total.at[image, position].add(weight[..., None] * gradient.astype(jnp.float32))
+
+    sizes = [height * width for height, width in shapes]
+    total = jnp.zeros((batch, sum(sizes), channels), jnp.float32)
+    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 1}  # scatters do not
+    total = _accumulate(add, total, level, frame, shapes, **options).astype(gradient.dtype)
+    maps = jnp.split(total, np.cumsum(sizes)[:-1], 1)
+    return [level.reshape(batch, *shape, channels) for level, shape in zip(maps, shapes, strict=True)]

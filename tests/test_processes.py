@@ -1,0 +1,109 @@
+"""Several processes on one machine, joined by gloo, each with one device."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from diou_jax.logging import read_metrics
+
+CONFIG = """
+import json
+from configs import base
+def get_config():
+    config = base.get_config()
+    config.update(json.loads({content!r}))
+    return config
+"""
+
+
+@pytest.fixture
+def start(tiny_config, tmp_path):
+    """``start(workdir, processes=2, **options)`` starts a training run and returns its processes."""
+    started = []
+
+    def launch(workdir, *, processes, devices=1, **options):
+        config = tiny_config()
+        for name, value in options.items():
+            config[name].update(value)
+        file = tmp_path / "config.py"
+        file.write_text(CONFIG.format(content=json.dumps(config.to_dict())))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+        }
+        command = [sys.executable, "main.py", "--config", str(file), "--workdir", str(workdir), "--mode", "train"]
+        joined = ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num_processes", str(processes)]
+        for number in range(processes):
+            extra = [*joined, "--process_id", str(number)] if processes > 1 else []
+            options = {"cwd": ROOT, "env": environment, "stderr": subprocess.STDOUT}
+            with (tmp_path / f"log{number}").open("w") as log:
+                started.append(subprocess.Popen([*command, *extra], stdout=log, **options))
+        return started[-processes:]
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def log(tmp_path, number):
+    return (tmp_path / f"log{number}").read_text()
+
+
+def wait_for_step(workdir, step, timeout=240):
+    """Waits until the log of a run has reached a step."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if (workdir / "metrics.jsonl").exists() and any(row["step"] >= step for row in read_metrics(workdir)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {step} in {timeout} s")
+
+
+def training(workdir):
+    return [row for row in read_metrics(workdir) if "loss" in row]
+
+
+def test_two_processes_with_one_device_equal_one_with_two(start, tmp_path):
+    (single,) = start(tmp_path / "one", processes=1, devices=2)
+    assert single.wait(300) == 0, log(tmp_path, 0)
+    for process in start(tmp_path / "two", processes=2):
+        assert process.wait(300) == 0, log(tmp_path, 0) + log(tmp_path, 1)
+    one, two = training(tmp_path / "one"), training(tmp_path / "two")
+    assert [row["step"] for row in one] == [row["step"] for row in two] == [2, 4, 6, 8]
+    for a, b in zip(one, two, strict=True):
+        for name in a.keys() - {"images_per_second"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_a_signal_to_one_stops_both_at_the_same_step_and_a_death_ends_both(start, tmp_path):
+    workdir, long = tmp_path / "run", {"solver": {"max_iter": 100000}, "checkpoint": {"every": 100000}}
+    processes = start(workdir, processes=2, **long)
+    wait_for_step(workdir, 4)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(60) for process in processes] == [128 + signal.SIGTERM] * 2, log(tmp_path, 0)
+    (saved,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert saved % 2 == 0
+    for number in range(2):
+        assert f"stopped by SIGTERM after step {saved}" in log(tmp_path, number)
+
+    processes = start(workdir, processes=2, **long)
+    wait_for_step(workdir, saved + 4)
+    assert f"resumed at step {saved}" in log(tmp_path, 0)
+    processes[1].kill()
+    began = time.monotonic()
+    assert processes[0].wait(60) != 0
+    assert time.monotonic() - began < 60
+    assert "start all of them again" in log(tmp_path, 0)
+    assert [int(path.name) for path in (workdir / "checkpoints").iterdir()] == [saved]
