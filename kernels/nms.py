@@ -3,8 +3,14 @@
 Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``. This module knows arrays only.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
+
+from kernels import nms_gpu
+from kernels.platform import choose
 
 TILE = 128
 
@@ -46,21 +52,34 @@ def nms(
     if scores.size == 0:
         return jnp.zeros(scores.shape, bool)
     exists = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
-    keep = _nms_xla(
-        boxes.reshape(-1, count, 4).astype(jnp.float32),
-        scores.reshape(-1, count).astype(jnp.float32),
-        exists.reshape(-1, count),
-        threshold,
-        overlap=overlap,
-        beta=beta,
-    )
+    order, exists = _by_priority(scores.reshape(-1, count), exists.reshape(-1, count))
+    ordered = jnp.take_along_axis(boxes.reshape(-1, count, 4).astype(jnp.float32), order[..., None], 1)
+    test = functools.partial(suppresses, overlap=overlap, beta=beta)
+    operands = ordered, exists.sum(1, dtype=jnp.int32), jnp.asarray(threshold, jnp.float32)
+    twin = functools.partial(keep_xla, suppresses=test)
+    if count > nms_gpu.MAX_BOXES:
+        kept = twin(*operands)
+    else:
+        kept = choose(functools.partial(nms_gpu.keep, suppresses=test), twin, *operands)
+    rows = jnp.arange(len(order))[:, None]
+    keep = jnp.zeros_like(exists).at[rows, order].set(kept & exists, unique_indices=True)
     return keep.reshape(*lead, count)
 
 
-def _suppresses(a: jax.Array, b: jax.Array, threshold, *, overlap: str, beta: float) -> jax.Array:
-    """Whether boxes `a` suppress boxes `b`, float32 (..., 4) against (..., 4), broadcast; symmetric."""
-    ax1, ay1, ax2, ay2 = (a[..., i] for i in range(4))
-    bx1, by1, bx2, by2 = (b[..., i] for i in range(4))
+def _by_priority(scores, exists):
+    """The order (P, N) in which boxes are visited, those that do not exist last, and `exists` in that order."""
+    # As integers whose order is the scores': one key of a kind that GPUs sort fast.
+    bits = jax.lax.bitcast_convert_type(-scores.astype(jnp.float32) + 0.0, jnp.int32)
+    key = jnp.where(exists, jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits), 0x7FFFFFFF)
+    index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+    _, order = jax.lax.sort((key, index), num_keys=1, is_stable=True)
+    return order, jnp.arange(scores.shape[1]) < exists.sum(1)[:, None]
+
+
+def suppresses(a: Sequence[jax.Array], b: Sequence[jax.Array], threshold, *, overlap: str, beta: float) -> jax.Array:
+    """Whether boxes `a` suppress boxes `b`, each four float32 arrays of coordinates, broadcast; symmetric."""
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
     width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1) + 1, 0)
     height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1) + 1, 0)
     intersection = width * height
@@ -73,43 +92,44 @@ def _suppresses(a: jax.Array, b: jax.Array, threshold, *, overlap: str, beta: fl
         dx = (ax1 + ax2) / 2 - (bx1 + bx2) / 2
         dy = (ay1 + ay2) / 2 - (by1 + by2) / 2
         penalty = jnp.where(diagonal > 0, (dx * dx + dy * dy) / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
-        value = value - (penalty if beta == 1.0 else penalty**beta)
+        if beta != 1.0:
+            # A power, by the two functions that the GPU kernel has as well.
+            penalty = jnp.where(penalty > 0, jnp.exp(beta * jnp.log(jnp.where(penalty > 0, penalty, 1.0))), 0.0)
+        value = value - penalty
     return value >= threshold
 
 
-def _nms_xla(boxes, scores, exists, threshold, *, overlap: str, beta: float):
-    """Greedy suppression of P problems (P, N, 4), tile by tile of the score order.
+def keep_xla(boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable) -> jax.Array:
+    """Which boxes stay, as `nms_gpu.keep`, tile by tile of the order.
 
     Within a tile the greedy result is the fixed point of "kept if no kept predecessor suppresses it", reached after as
     many rounds as the longest chain of suppressions; then the tile's survivors clear what follows. The number of tiles
     visited is that of the fullest problem, so that mostly empty problems cost little.
     """
-    problems, count = scores.shape
+    count = boxes.shape[1]
     tile = min(TILE, count)
     padded = -(-count // tile) * tile
-
-    index = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), scores.shape)
-    _, _, order = jax.lax.sort((~exists, -scores, index), num_keys=2, is_stable=True)
-    fill = ((0, 0), (0, padded - count))
-    ordered = jnp.pad(jnp.take_along_axis(boxes, order[..., None], 1), (*fill, (0, 0)))
-    alive = jnp.pad(jnp.take_along_axis(exists, order, 1), fill)
-    tiles = -(-exists.sum(1).max() // tile)
-    earlier = jnp.arange(tile)[:, None] < jnp.arange(tile)
+    boxes = jnp.pad(boxes, ((0, 0), (0, padded - count), (0, 0)))
     position = jnp.arange(padded)
+    alive = position < counts[:, None]
+    tiles = -(-counts.max() // tile)
+    earlier = jnp.arange(tile)[:, None] < jnp.arange(tile)
+
+    def hits(a, b):
+        return suppresses(jnp.unstack(a[:, :, None], axis=-1), jnp.unstack(b[:, None], axis=-1), threshold)
 
     def visit(start, alive):
-        chosen = jax.lax.dynamic_slice_in_dim(ordered, start, tile, 1)
+        chosen = jax.lax.dynamic_slice_in_dim(boxes, start, tile, 1)
         candidates = jax.lax.dynamic_slice_in_dim(alive, start, tile, 1)
-        hits = earlier & _suppresses(chosen[:, :, None], chosen[:, None], threshold, overlap=overlap, beta=beta)
+        within = earlier & hits(chosen, chosen)
 
         def settle(state):
             kept, _ = state
-            settled = candidates & ~(hits & kept[:, :, None]).any(1)
+            settled = candidates & ~(within & kept[:, :, None]).any(1)
             return settled, (settled != kept).any()
 
         kept, _ = jax.lax.while_loop(lambda state: state[1], settle, (candidates, jnp.array(True)))
-        cleared = _suppresses(chosen[:, :, None], ordered[:, None], threshold, overlap=overlap, beta=beta)
-        cleared = (cleared & kept[:, :, None]).any(1)
+        cleared = (hits(chosen, boxes) & kept[:, :, None]).any(1)
         alive = alive & ~(cleared & (position >= start + tile))
         return jax.lax.dynamic_update_slice_in_dim(alive, kept, start, 1)
 
@@ -118,5 +138,4 @@ def _nms_xla(boxes, scores, exists, threshold, *, overlap: str, beta: float):
         return number + 1, visit(number * tile, alive)
 
     _, alive = jax.lax.while_loop(lambda state: state[0] < tiles, step, (jnp.zeros_like(tiles), alive))
-    rows = jnp.arange(problems)[:, None]
-    return jnp.zeros_like(exists).at[rows, order].set(alive[:, :count], unique_indices=True)
+    return alive[:, :count]

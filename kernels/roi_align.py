@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kernels import roi_align_gpu
+from kernels.platform import choose
 
 
 def roi_levels(
@@ -44,6 +45,7 @@ def roi_align(
     canonical_scale: float = 224,
     canonical_level: int = 4,
     extent: jax.Array | None = None,
+    levels: jax.Array | None = None,
 ) -> jax.Array:
     """Pools each RoI from its pyramid level into resolution x resolution bins.
 
@@ -62,6 +64,7 @@ def roi_align(
       canonical_scale, canonical_level: see `roi_levels`.
       extent: int (B, 2), height and width in pixels beyond which the maps do not exist, whatever they hold there: an
         image pooled from a larger bucket gives the same. None: the maps' own sizes.
+      levels: int32 (B, R), the map of each RoI, where it is not that of `roi_levels`.
 
     Returns:
       (B, R, resolution, resolution, C) in the features' dtype, accumulated in float32.
@@ -72,10 +75,11 @@ def roi_align(
     if len(features) != len(strides):
         raise ValueError(f"{len(features)} feature maps need as many strides, not {len(strides)}")
     rois = jax.lax.stop_gradient(rois.astype(jnp.float32))
-    level = roi_levels(rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level)
+    if levels is None:
+        levels = roi_levels(rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level)
     shapes = tuple(feature.shape[1:3] for feature in features)
-    frame = roi_frames(rois, level, shapes, resolution=resolution, strides=strides, extent=extent)
-    return _pool(tuple(features), level, frame, shapes, resolution, sampling_ratio)
+    frame = roi_frames(rois, levels, shapes, resolution=resolution, strides=strides, extent=extent)
+    return _pool(tuple(features), levels, frame, shapes, resolution, sampling_ratio)
 
 
 def roi_frames(
@@ -116,7 +120,7 @@ def _pool(features, level, frame, shapes, resolution, sampling_ratio):
     twin = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
     if not roi_align_gpu.supported(features[0], resolution=resolution, sampling_ratio=sampling_ratio):
         return twin(features, level, frame)
-    return _choose(kernel, twin, features, level, frame)
+    return choose(kernel, twin, features, level, frame)
 
 
 def _pool_forward(features, level, frame, shapes, resolution, sampling_ratio):
@@ -127,7 +131,7 @@ def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
     kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
     twin = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
     if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
-        of_features = _choose(kernel, twin, gradient, *saved)
+        of_features = choose(kernel, twin, gradient, *saved)
     else:
         of_features = twin(gradient, *saved)
     level, frame = saved
@@ -135,14 +139,6 @@ def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
-
-
-def _choose(kernel, twin, *operands):
-    """The kernel on GPUs that Mosaic compiles for, from compute capability 9.0 on; the twin elsewhere."""
-    too_old = ("5.", "6.", "7.", "8.")
-    if any(getattr(device, "compute_capability", "").startswith(too_old) for device in jax.local_devices()):
-        return twin(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=kernel, default=twin)
 
 
 def _accumulate(add, total, level, frame, shapes, *, resolution, sampling_ratio, unroll):

@@ -6,6 +6,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -109,3 +110,11 @@ def tiny_config(shapes_root, tmp_path_factory):
         return config
 
     return make
+
+
+@pytest.fixture
+def hopper():
+    """Skips where there is no GPU that Mosaic compiles for."""
+    device = jax.devices()[0]
+    if device.platform != "gpu" or float(device.compute_capability) < 9:
+        pytest.skip("needs an NVIDIA GPU of compute capability 9.0 or more")

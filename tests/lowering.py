@@ -1,8 +1,9 @@
-"""Lowering for a GPU on a machine that has none."""
+"""A GPU's programs on a machine that has none: lowered, or interpreted."""
 
 from collections.abc import Callable
 
 import jax
+from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh
 
 
@@ -11,3 +12,12 @@ def lower_for_cuda(function: Callable, *arguments) -> str:
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
         return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def interpreter():
+    """What makes a Mosaic GPU kernel run on a CPU."""
+    if hasattr(plgpu, "InterpretGPUParams"):
+        return plgpu.InterpretGPUParams()
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # jax 0.10 does not export it
+
+    return InterpretGPUParams()

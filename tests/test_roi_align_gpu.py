@@ -9,22 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import mosaic_gpu as plgpu
-from lowering import lower_for_cuda
+from lowering import interpreter, lower_for_cuda
 
 from kernels import roi_align_gpu
 from kernels.roi_align import pool_xla, roi_align, roi_frames, roi_levels, scatter_xla
 
 STRIDES = (4, 8, 16, 32)
 DTYPES = [jnp.float32, jnp.bfloat16]
-
-
-def interpreter():
-    if hasattr(plgpu, "InterpretGPUParams"):
-        return plgpu.InterpretGPUParams()
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # jax 0.10 does not export it
-
-    return InterpretGPUParams()
 
 
 def pyramid_shapes(height, width):
@@ -165,13 +156,6 @@ def test_the_kernels_lower_for_cuda_at_the_detectors_sizes(dtype, count, resolut
     assert "mosaic_gpu" in program
     program = lower_for_cuda(functools.partial(roi_align_gpu.scatter, shapes=shapes), pooled, level, frame)
     assert "mosaic_gpu" in program
-
-
-@pytest.fixture
-def hopper():
-    device = jax.devices()[0]
-    if device.platform != "gpu" or float(device.compute_capability) < 9:
-        pytest.skip("needs an NVIDIA GPU of compute capability 9.0 or more")
 
 
 def full_size(seed, dtype, *, count, resolution):

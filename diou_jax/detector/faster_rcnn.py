@@ -30,7 +30,7 @@ from diou_jax.detector.rules import (
 )
 from diou_jax.losses import box_loss
 from diou_jax.models.network import Network
-from kernels.roi_align import roi_align
+from kernels.roi_align import roi_align, roi_levels
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -202,9 +202,19 @@ class FasterRCNN:
 
     def _classify(self, variables, pyramid, rois, extent):
         """Box head outputs, float32 (B, R, K) and (B, R, K or 1, 4), of RoIs in pixels of the network's input."""
-        rois = to_edges(rois) if self.box_rules.edges else rois
+        rules = self.pooling_rules
+        # By the size of the box, wherever its edges are.
+        levels = roi_levels(
+            rois, strides=STRIDES[:4], canonical_scale=rules.canonical_scale, canonical_level=rules.canonical_level
+        )
         pooled = roi_align(
-            pyramid[:4], rois, strides=STRIDES[:4], extent=extent, **dataclasses.asdict(self.pooling_rules)
+            pyramid[:4],
+            to_edges(rois) if self.box_rules.edges else rois,
+            resolution=rules.resolution,
+            sampling_ratio=rules.sampling_ratio,
+            strides=STRIDES[:4],
+            extent=extent,
+            levels=levels,
         )
         return self.network.apply(variables, pooled, method="classify")
 

@@ -1,0 +1,183 @@
+"""Suppression for Hopper and newer GPUs, all problems in two launches (Pallas, Mosaic GPU).
+
+The first kernel writes, for every box, which later boxes it would suppress, 32 of them in a word. In a row of 128 words
+lie the rows of several problems side by side, one thread each. Only the triangle above the diagonal is needed: the
+threads left of it in tile t, a tile being 32 boxes, work for tile W - t, whose rows need as many words as those lack.
+What they leave to the left of the diagonal is never looked at.
+
+The second has one warpgroup for each problem. It walks over the tiles: first it settles which boxes of a tile stay,
+from the 32 words on the diagonal, then their rows clear what follows. The rows are fetched before it is known which
+of them count.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+THREADS = 128  # of a warpgroup, words of a row
+BITS = 32  # of a word, boxes of a tile
+MAX_BOXES = THREADS * BITS
+ROWS = 4  # at once, so that a column is read for several
+
+
+def keep(
+    boxes: jax.Array, counts: jax.Array, threshold: jax.Array, suppresses: Callable, *, interpret=None
+) -> jax.Array:
+    """Which boxes stay.
+
+    Args:
+      boxes: float32 (P, N, 4) by descending priority, N at most `MAX_BOXES`.
+      counts: int32 (P,), how many of them exist; those come first.
+      threshold: float32 scalar.
+      suppresses: ``(box, box, threshold) -> bool`` on tuples of four coordinates, symmetric and elementwise.
+      interpret: parameters of Pallas' interpreter; None compiles.
+
+    Returns:
+      bool (P, N); boxes that do not exist may be True.
+    """
+    problems, count, _ = boxes.shape
+    width = next(words for words in (32, 64, 128) if words * BITS >= count)
+    side_by_side = THREADS // width
+    groups = -(-problems // side_by_side)
+    boxes = jnp.pad(boxes, ((0, groups * side_by_side - problems), (0, width * BITS - count), (0, 0)))
+    counts = jnp.pad(counts, (0, groups * side_by_side - problems))
+    threshold = jnp.asarray(threshold, jnp.float32).reshape(1)
+
+    words = _suppression_words(boxes, counts, threshold, suppresses, width, groups, interpret)
+    kept = _scan(words, counts, width, interpret)[:, :width, None]
+    bits = (kept >> jnp.arange(BITS)) & 1
+    return bits.reshape(len(kept), -1)[:problems, :count] == 1
+
+
+def _suppression_words(boxes, counts, threshold, suppresses, width, groups, interpret):
+    """Flat int32 (groups, boxes + 1, THREADS): bit b of word w of box i says whether it suppresses box 32 w + b.
+
+    Right only from the word of i itself on, and for boxes that exist. The row behind the last box takes what its
+    partner leaves beyond its end.
+    """
+    side_by_side, padded, stride = THREADS // width, width * BITS, width * BITS + 1
+    # A thread holds a word's columns: coordinate and bit outside, the words of all problems of a group side by side.
+    columns = boxes.reshape(groups, side_by_side, width, BITS, 4).transpose(0, 4, 3, 1, 2).reshape(-1)
+
+    def nms_words(columns_ref, rows_ref, counts_ref, threshold_ref, words):
+        group, tile = jax.lax.axis_index("group"), jax.lax.axis_index("tile")
+        folded = width - tile
+        thread = _spread(jax.lax.iota(jnp.int32, THREADS), interpret)
+        word, place = thread & (width - 1), thread >> (width.bit_length() - 1)
+        left = word < tile
+        diagonal = jnp.where(left, word == 0, word == tile)
+        limit = threshold_ref[0]
+        first = group * side_by_side
+        most = counts_ref[first]
+        for k in range(1, side_by_side):
+            most = jnp.maximum(most, counts_ref[first + k])
+
+        def row_box(row):
+            """Each thread's own row: of its problem, in its tile."""
+            box = []
+            for coordinate in range(4):
+                value = None
+                for k in range(side_by_side):
+                    start = (first + k) * padded
+                    own = rows_ref[(start + tile * BITS + row) * 4 + coordinate]
+                    # Tile 0 has no partner; its threads all look at the diagonal's right.
+                    other = rows_ref[(start + jnp.minimum(folded, width - 1) * BITS + row) * 4 + coordinate]
+                    here = jnp.where(left, other, own)
+                    value = here if value is None else jnp.where(place == k, here, value)
+                box.append(value)
+            return box
+
+        def column_box(bit):
+            box = []
+            for coordinate in range(4):
+                start = ((group * 4 + coordinate) * BITS + bit) * THREADS
+                own = columns_ref[pl.ds(start, THREADS)]
+                other = columns_ref[pl.ds(start + (folded & (width - 1)), THREADS)]
+                box.append(jnp.where(left, other, own))
+            return box
+
+        @pl.when(tile * BITS < most)
+        def _():
+            @pl.loop(0, BITS // ROWS)
+            def _(step):
+                rows = [row_box(step * ROWS + k) for k in range(ROWS)]
+
+                def add_bit(bit, found):
+                    column = column_box(bit)
+                    flag = jnp.int32(1) << bit
+                    hits = [suppresses(row, column, limit) for row in rows]
+                    return [old | jnp.where(hit, flag, 0) for old, hit in zip(found, hits, strict=True)]
+
+                nothing = _spread(jnp.zeros(THREADS, jnp.int32), interpret)
+                found = jax.lax.fori_loop(0, BITS, add_bit, [nothing] * ROWS)
+                for k in range(ROWS):
+                    row = step * ROWS + k
+                    later = found[k] & jnp.where(diagonal, jnp.int32(-2) << row, -1)
+                    words[pl.ds((group * stride + tile * BITS + row) * THREADS, THREADS)] = later
+
+                    @pl.when(tile > 0)
+                    def _(row=row, later=later):
+                        # What lies beyond the row's end falls left of the next row's diagonal.
+                        words[pl.ds((group * stride + folded * BITS + row) * THREADS + folded, THREADS)] = later
+
+    return plgpu.kernel(
+        nms_words,
+        out_type=jax.ShapeDtypeStruct((groups * stride * THREADS,), jnp.int32),
+        grid=(width // 2 + 1, groups),
+        grid_names=("tile", "group"),
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
+        interpret=interpret,
+    )(jnp.pad(columns, (0, THREADS)), boxes.reshape(-1), counts, threshold)
+
+
+def _scan(words, counts, width, interpret):
+    """int32 (P, THREADS), a problem's words in front: the boxes that stay."""
+    side_by_side, stride = THREADS // width, width * BITS + 1
+
+    def nms_scan(words_ref, counts_ref, kept_ref, shared):
+        problem = jax.lax.axis_index("problem")
+        group = problem // side_by_side
+        start = group * stride * THREADS + (problem - group * side_by_side) * width
+        thread = _spread(jax.lax.iota(jnp.int32, THREADS), interpret)
+        nothing = _spread(jnp.zeros(THREADS, jnp.int32), interpret)
+
+        def settle(tile, carry):
+            removed, kept = carry
+            base = start + tile * BITS * THREADS
+            rows = [words_ref[pl.ds(base + k * THREADS, THREADS)] for k in range(BITS)]
+            on_diagonal = [words_ref[base + k * THREADS + tile] for k in range(BITS)]
+            plgpu.commit_smem()  # a barrier: no thread still reads the last tile's words
+            shared[...] = removed
+            plgpu.commit_smem()
+            alive = ~shared[tile]
+            stays = []
+            for k in range(BITS):
+                stay = -((alive >> k) & 1)  # all bits or none
+                alive &= ~(on_diagonal[k] & stay)
+                stays.append(stay)
+            for row, stay in zip(rows, stays, strict=True):
+                removed |= row & stay
+            return removed, kept | (jnp.where(thread == tile, thread | -1, nothing) & alive)
+
+        tiles = (counts_ref[problem] + BITS - 1) >> 5
+        _, kept = jax.lax.fori_loop(0, tiles, settle, (nothing, nothing))
+        kept_ref[pl.ds(problem * THREADS, THREADS)] = kept
+
+    problems = len(counts)
+    return plgpu.kernel(
+        nms_scan,
+        out_type=jax.ShapeDtypeStruct((problems * THREADS,), jnp.int32),
+        scratch_types=[plgpu.SMEM((THREADS,), jnp.int32)],
+        grid=(problems,),
+        grid_names=("problem",),
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # `shared` has its own
+        interpret=interpret,
+    )(words, counts).reshape(problems, THREADS)
+
+
+def _spread(x, interpret):
+    """One element a thread: Mosaic wants a layout where it infers none, and the interpreter of jax 0.10 knows none."""
+    return x if interpret else plgpu.layout_cast(x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=1))
