@@ -1,12 +1,15 @@
+import collections
 import multiprocessing
 import pickle
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 from test_reader import equal, make_dataset, make_train_reader
 
-from diou_jax.data import coco, loader
+from diou_jax.data import catalog, coco, loader
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.reader import train_reader
 from diou_jax.errors import UserError
@@ -82,3 +85,17 @@ def test_worker_processes_change_nothing(real_data, bad, tmp_path):
             equal(batch, reader(step)[0])
         stream.close()
     assert not multiprocessing.active_children()
+
+
+def test_a_killed_worker_ends_the_run_at_once(shapes_root):
+    reader = train_reader(
+        catalog.load(("train",), shapes_root), scales=(64,), max_size=64, batch_size=2, seed=0, max_boxes=8
+    )
+    stream = loader.batches(reader, 0, 10**6, workers=1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=f"(?i)process.*exit.*-{signal.SIGKILL:d}"):
+        collections.deque(stream, maxlen=0)
+    assert time.monotonic() - began < 60
