@@ -6,8 +6,8 @@ threads left of it in tile t, a tile being 32 boxes, work for tile W - t, whose 
 What they leave to the left of the diagonal is never looked at.
 
 The second has one warpgroup for each problem. It walks over the tiles: first it settles which boxes of a tile stay,
-from the 32 words on the diagonal, then their rows clear what follows. The rows are fetched before it is known which
-of them count.
+from the 32 words on the diagonal, then their rows clear what follows. The rows are fetched a tile ahead, before it is
+known which of them count.
 """
 
 from collections.abc import Callable
@@ -144,11 +144,14 @@ def _scan(words, counts, width, interpret):
         thread = _spread(jax.lax.iota(jnp.int32, THREADS), interpret)
         nothing = _spread(jnp.zeros(THREADS, jnp.int32), interpret)
 
-        def settle(tile, carry):
-            removed, kept = carry
+        def fetch(tile):
             base = start + tile * BITS * THREADS
             rows = [words_ref[pl.ds(base + k * THREADS, THREADS)] for k in range(BITS)]
-            on_diagonal = [words_ref[base + k * THREADS + tile] for k in range(BITS)]
+            return rows, [words_ref[base + k * THREADS + tile] for k in range(BITS)]
+
+        def settle(tile, carry):
+            removed, kept, (rows, on_diagonal) = carry
+            coming = fetch(jnp.minimum(tile + 1, width - 1))
             plgpu.commit_smem()  # a barrier: no thread still reads the last tile's words
             shared[...] = removed
             plgpu.commit_smem()
@@ -160,10 +163,10 @@ def _scan(words, counts, width, interpret):
                 stays.append(stay)
             for row, stay in zip(rows, stays, strict=True):
                 removed |= row & stay
-            return removed, kept | (jnp.where(thread == tile, thread | -1, nothing) & alive)
+            return removed, kept | (jnp.where(thread == tile, thread | -1, nothing) & alive), coming
 
-        tiles = (counts_ref[problem] + BITS - 1) >> 5
-        _, kept = jax.lax.fori_loop(0, tiles, settle, (nothing, nothing))
+        tiles = (counts_ref[problem] + BITS - 1) >> (BITS.bit_length() - 1)
+        _, kept, _ = jax.lax.fori_loop(0, tiles, settle, (nothing, nothing, fetch(0)))
         kept_ref[pl.ds(problem * THREADS, THREADS)] = kept
 
     problems = len(counts)

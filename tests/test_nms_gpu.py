@@ -26,19 +26,27 @@ def draw(seed, problems, count, side=100):
     return boxes, (rng.integers(0, 50, (problems, count)) / 50).astype(np.float32)
 
 
-@pytest.mark.parametrize(("overlap", "beta"), KINDS)
-@pytest.mark.parametrize(("problems", "count", "counts"), [(5, 70, (70, 0, 1, 33, 64)), (3, 1100, (40, 1100, 3))])
-def test_interpreted_it_keeps_what_the_twin_keeps(problems, count, counts, overlap, beta):
-    if count > 1024 and beta != 0.9:
-        pytest.skip("two problems a row: one kind is enough")
-    boxes, _ = draw(count, problems, count)
+def interpreted(boxes, counts, overlap, beta):
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
     operands = jnp.asarray(boxes), jnp.asarray(counts, jnp.int32), jnp.float32(0.5)
     wanted = keep_xla(*operands, suppresses=test)
     found = nms_gpu.keep(*operands, test, interpret=interpreter())
-    exists = np.arange(count) < np.asarray(counts)[:, None]
+    exists = np.arange(boxes.shape[1]) < np.asarray(counts)[:, None]
     assert 0 < (wanted & exists).sum() < exists.sum()
     np.testing.assert_array_equal(found & exists, wanted & exists)
+
+
+@pytest.mark.parametrize(("overlap", "beta"), KINDS)
+def test_interpreted_it_keeps_what_the_twin_keeps(overlap, beta):
+    """Four problems a row, in two rows."""
+    interpreted(draw(1, 5, 70)[0], (70, 0, 1, 33, 64), overlap, beta)
+
+
+@pytest.mark.parametrize(("count", "counts"), [(230, (230, 3, 77, 230)), (300, (40, 300, 3)), (700, (700, 520))])
+def test_interpreted_in_rows_of_four_two_and_one_problem(monkeypatch, count, counts):
+    """With words of 8 bits, so that all tiles are met at sizes that the interpreter can bear."""
+    monkeypatch.setattr(nms_gpu, "BITS", 8)
+    interpreted(draw(count, len(counts), count)[0], counts, "diou", 1.0)
 
 
 def test_boxes_that_are_no_numbers_suppress_nothing():
@@ -72,21 +80,22 @@ def test_beyond_its_size_the_twin_takes_over():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("overlap", "beta"), KINDS)
-@pytest.mark.parametrize("shape", [(80, 2000), (1280, 1000), (2, 4096), (7, 333)])
+@pytest.mark.parametrize("shape", [(80, 2000), (80, 1000), (2, 4096), (7, 333)])
 def test_on_a_gpu_it_keeps_what_the_twin_keeps(hopper, shape, overlap, beta):
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
-    kernel, twin = (
-        jax.jit(functools.partial(nms_gpu.keep, suppresses=test)),
-        jax.jit(functools.partial(keep_xla, suppresses=test)),
-    )
+    kernel = jax.jit(functools.partial(nms_gpu.keep, suppresses=test))
+    # On the CPU, which divides as IEEE has it; XLA's programs for GPUs may be two units off, which ties do not forgive.
+    cpu = jax.devices("cpu")[0]
+    twin = jax.jit(functools.partial(keep_xla, suppresses=test))
     for seed in range(5):
         rng = np.random.default_rng(seed)
         boxes, _ = draw(seed, *shape, side=800)
         boxes += rng.random(boxes.shape, np.float32) * (seed % 2)
         counts = jnp.asarray(rng.integers(0, shape[1] + 1, shape[0]), jnp.int32)
         operands = jnp.asarray(boxes), counts, jnp.float32(0.3 + 0.1 * seed)
+        wanted = np.asarray(twin(*jax.device_put(operands, cpu)))
         exists = np.arange(shape[1]) < np.asarray(counts)[:, None]
         first = np.asarray(kernel(*operands))
-        np.testing.assert_array_equal(first & exists, np.asarray(twin(*operands)) & exists)
+        np.testing.assert_array_equal(first & exists, wanted & exists)
         jnp.full(64 << 20, -1, jnp.int32).block_until_ready()  # poisons the memory that the next call gets
         np.testing.assert_array_equal(np.asarray(kernel(*operands)) & exists, first & exists)
