@@ -14,8 +14,7 @@ from configs import base
 from diou_jax import build
 from diou_jax.data import catalog, packing, reader
 from diou_jax.data.buckets import Bucket
-from diou_jax.detector.anchor_targets import AnchorTargets
-from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.detector.losses import head_losses
 from diou_jax.detector.roi_targets import SampledRois
 from diou_jax.losses import BOX_LOSSES
 from diou_jax.weights.original import import_original
@@ -127,35 +126,6 @@ def test_head_losses_and_their_gradients_equal_the_original(golden, loss):
         np.testing.assert_allclose(result[name], data[f"metric/{name}"], rtol=2e-5, err_msg=name)
     for ours, theirs in zip(gradients, (data["head/grad_cls_score"], data[f"head/grad_bbox_pred_{loss}"]), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
-
-
-def test_rpn_losses_equal_the_original_at_every_level(golden, original_variables):
-    """From the stored network input and targets."""
-    data = golden("model_train.npz")
-    network = build.network(base.get_config(), 81)
-
-    @jax.jit
-    def outputs(variables, images):
-        return network.apply(variables, network.apply(variables, images, method="pyramid"), method="propose")
-
-    logits, deltas = outputs(original_variables, data["data"].transpose(0, 2, 3, 1))
-    labels, targets = [], []
-    for level in range(2, 7):
-        height, width = (-(-side // 2**level) for side in data["data"].shape[2:])
-        crop = np.s_[:, :, :height, :width]
-        labels.append(data[f"rpn_labels_int32_wide_fpn{level}"][crop].transpose(0, 2, 3, 1).reshape(2, -1))
-        wide = data[f"rpn_bbox_targets_wide_fpn{level}"][crop]
-        targets.append(wide.transpose(0, 2, 3, 1).reshape(2, -1, 4))
-    losses = rpn_losses(
-        logits,
-        deltas,
-        AnchorTargets(jnp.concatenate(labels, 1), jnp.concatenate(targets, 1)),
-        box_loss=lambda d, t: BOX_LOSSES["smooth_l1"](d, t, beta=1 / 9),
-        batch_size_per_im=256,
-    )
-    for name in ("cls", "bbox"):
-        wanted = [data[f"loss/loss_rpn_{name}_fpn{level}"] for level in range(2, 7)]
-        np.testing.assert_allclose(losses[f"loss_rpn_{name}_levels"], wanted, rtol=2e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("rpn_loss", ["giou", "sl1"])
