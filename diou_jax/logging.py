@@ -173,7 +173,7 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path:
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend()
+            axes.legend(loc="upper right")  # looking for the best place takes time, and warns of it
     path = pathlib.Path(workdir) / "curves.png"
     figure.savefig(path, dpi=90)
     return path

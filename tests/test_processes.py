@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from diou_jax import train
 from diou_jax.logging import read_metrics
 
 CONFIG = """
@@ -29,7 +30,7 @@ def start(tiny_config, tmp_path):
     """``start(workdir, processes=2, **options)`` starts a training run and returns its processes."""
     started = []
 
-    def launch(workdir, *, processes, devices=1, **options):
+    def launch(workdir, *, processes, **options):
         config = tiny_config()
         for name, value in options.items():
             config[name].update(value)
@@ -39,13 +40,13 @@ def start(tiny_config, tmp_path):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "JAX_PLATFORMS": "cpu",
         }
         command = [sys.executable, "main.py", "--config", str(file), "--workdir", str(workdir), "--mode", "train"]
         joined = ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num_processes", str(processes)]
         for number in range(processes):
-            extra = [*joined, "--process_id", str(number)] if processes > 1 else []
+            extra = [*joined, "--process_id", str(number)]
             options = {"cwd": ROOT, "env": environment, "stderr": subprocess.STDOUT}
             with (tmp_path / f"log{number}").open("w") as log:
                 started.append(subprocess.Popen([*command, *extra], stdout=log, **options))
@@ -75,9 +76,8 @@ def training(workdir):
     return [row for row in read_metrics(workdir) if "loss" in row]
 
 
-def test_two_processes_with_one_device_equal_one_with_two(start, tmp_path):
-    (single,) = start(tmp_path / "one", processes=1, devices=2)
-    assert single.wait(300) == 0, log(tmp_path, 0)
+def test_two_processes_with_one_device_equal_one_with_two(start, tiny_config, tmp_path):
+    train.train(tiny_config(), str(tmp_path / "one"))
     for process in start(tmp_path / "two", processes=2):
         assert process.wait(300) == 0, log(tmp_path, 0) + log(tmp_path, 1)
     one, two = training(tmp_path / "one"), training(tmp_path / "two")

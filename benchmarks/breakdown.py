@@ -1,0 +1,227 @@
+"""Where a train step's time goes: its parts compiled and timed one by one, each beside its roofline.
+
+The table of ``train.py --breakdown``. A part by itself writes to memory what the whole step may fuse, so the parts' sum
+is not the step. Work is counted before optimisation, where convolutions still are convolutions, traffic after it, where
+fusions are what they will be; of a hand-written kernel only what goes in and out can be seen.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import timing
+
+from diou_jax import preprocess
+from diou_jax.boxes import to_input, to_original
+from diou_jax.detector.anchor_targets import anchor_targets
+from diou_jax.detector.faster_rcnn import STRIDES
+from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.detector.proposals import propose
+from diou_jax.detector.roi_targets import sample_rois
+from diou_jax.guard import choose, is_finite
+from diou_jax.losses import box_loss
+from diou_jax.train_step import replicate, to_devices
+from kernels.roi_align import roi_align, roi_levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A piece of the step, ``function(learnt, fixed)``; its backward pass gives the gradient of `learnt` alone."""
+
+    name: str
+    function: Callable
+    learnt: Any
+    fixed: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled function; TFLOP before optimisation, TB that it moves after."""
+
+    call: Callable
+    work: float
+    traffic: float
+
+
+def compile(function: Callable, *args) -> Program:
+    """The program for these arguments."""
+    lowered = jax.jit(function).lower(*args)
+    program = lowered.compile()
+    work, traffic = lowered.cost_analysis() or {}, program.cost_analysis() or {}
+    return Program(program, work.get("flops", 0.0) / 1e12, traffic.get("bytes accessed", 0.0) / 1e12)
+
+
+def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, Any]]:
+    """The parts in the order of the step, with forward pass and result, which is the next one's input.
+
+    They tell `FasterRCNN.losses` and the update of `make_train_step` once more, cut where a clock can stand.
+    """
+    params, affine = state.params, state.affine or {}
+    extent = batch.extent if detector.mask_padding_train else None
+    keys = jax.random.split(jax.random.key(0), len(batch.image))
+    scale = batch.scale[:, None, None]
+    result = None
+
+    def network(name, method):
+        """A function of the parameters of one module and its input."""
+
+        def function(learnt, fixed):
+            weights, inputs = learnt
+            variables = {"params": {name: weights}, "affine": {name: affine.get(name, {})}}
+            return detector.network.apply(variables, inputs, fixed, method=method)
+
+        return function
+
+    def part(name, function, learnt=None, fixed=None):
+        nonlocal result
+        forward = compile(function, learnt, fixed)
+        result = forward.call(learnt, fixed)
+        return Part(name, function, learnt, fixed), forward, result
+
+    yield part("resizing", lambda _, batch: preprocess.normalise(batch, detector.pixel_means), None, batch)
+    body = network("body", lambda net, images, fixed: net.body(images, extent))
+    yield part("backbone", lambda weights, images: body((weights, images), None), params["body"], result)
+    # What frozen stages give needs no gradient.
+    frozen = max(detector.network.body.freeze_at - 1, 0)
+    fpn = network("fpn", lambda net, maps, frozen: net.fpn([*frozen, *maps], extent))
+    yield part("FPN", fpn, (params["fpn"], result[frozen:]), result[:frozen])
+    pyramid = result
+    rpn = network("rpn", lambda net, pyramid, _: net.rpn(pyramid))
+    yield part("RPN", rpn, (params["rpn"], pyramid))
+    rpn_outputs = result
+
+    anchors, exists = detector._anchors(pyramid, batch.extent)
+
+    def match(_, fixed):
+        batch, exists, keys = fixed
+        targets = lambda *image: anchor_targets(  # noqa: E731
+            np.concatenate(anchors), *image, **dataclasses.asdict(detector.anchor_rules)
+        )
+        boxes = to_input(batch.boxes, batch.scale[:, None, None])
+        return jax.vmap(targets)(jnp.concatenate(exists, 1), boxes, batch.valid & ~batch.crowd, batch.size, keys)
+
+    yield part("anchor targets", match, None, (batch, exists, keys))
+    targets = result
+
+    def choose_proposals(_, fixed):
+        outputs, batch, exists = fixed
+        rules = dataclasses.asdict(detector.train_proposals)
+        return propose(*outputs, anchors, exists, batch.size, batch.scale, **rules)
+
+    yield part("proposals", choose_proposals, None, (rpn_outputs, batch, exists))
+
+    def sample(_, fixed):
+        proposals, batch, keys = fixed
+        rules = {"reg_weights": detector.reg_weights, **dataclasses.asdict(detector.roi_rules)}
+        return jax.vmap(lambda *image: sample_rois(*image, **rules))(
+            to_original(proposals.boxes, batch.scale[:, None, None]),
+            proposals.valid,
+            batch.boxes,
+            batch.classes,
+            batch.crowd,
+            batch.valid,
+            keys,
+        )
+
+    yield part("RoI sampling", sample, None, (result, batch, keys))
+    sampled = result
+
+    def pool(maps, rois):
+        rules, strides = detector.pooling_rules, STRIDES[:4]
+        levels = roi_levels(
+            rois, strides=strides, canonical_scale=rules.canonical_scale, canonical_level=rules.canonical_level
+        )
+        sampling = {"resolution": rules.resolution, "sampling_ratio": rules.sampling_ratio}
+        return roi_align(maps, rois, strides=strides, extent=extent, levels=levels, **sampling)
+
+    yield part("RoIAlign", pool, pyramid[:4], to_input(sampled.rois, scale))
+    head = network("box_head", lambda net, pooled, _: net.box_head(pooled))
+    yield part("box head", head, (params["box_head"], result))
+
+    def losses(outputs, fixed):
+        (logits, deltas), (class_logits, class_deltas) = outputs
+        targets, sampled = fixed
+        rules = detector.loss_rules
+        rpn = rpn_losses(
+            logits,
+            deltas,
+            targets,
+            box_loss=detector._rpn_box_loss(),
+            batch_size_per_im=detector.anchor_rules.batch_size_per_im,
+        )
+        head = head_losses(
+            class_logits, class_deltas, sampled, box_loss=box_loss(rules.box), reg_weights=detector.reg_weights
+        )
+        return (
+            rpn["loss_rpn_cls"]
+            + rules.rpn_box_weight * rpn["loss_rpn_bbox"]
+            + head["loss_cls"]
+            + rules.box_weight * head["loss_bbox"]
+        )
+
+    yield part("losses", losses, (rpn_outputs, result), (targets, sampled))
+
+    def update(_, fixed):
+        gradient, state = fixed
+        norm = optax.tree.norm(gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        new = optax.apply_updates(state.params, updates), opt_state
+        return norm, choose(is_finite(gradient, updates), new, (state.params, state.opt_state))
+
+    yield part("optimiser", update, None, (filled(params, 1e-3), state))
+
+
+def filled(like, value: float):
+    """A pytree as `like`, with this value everywhere."""
+    return jax.jit(lambda tree: jax.tree.map(lambda x: jnp.full_like(x, value), tree))(like)
+
+
+def forward_and_backward(part: Part) -> Callable:
+    """The part and the gradient of what it learns from that of its result, as one function."""
+
+    def both(learnt, fixed, gradient):
+        result, pull = jax.vjp(lambda learnt: part.function(learnt, fixed), learnt)
+        return result, pull(gradient)
+
+    return both
+
+
+def table(training, options) -> None:
+    """Prints the table of a `Training`; the parts are of one device's images."""
+    images, repeats = training.images, {"bursts": options.bursts, "length": options.length}
+    host, training.state = training.draw_batch(), replicate(training.state)
+    split = next(to_devices([host], ahead=0))
+    step = float(np.median(timing.measure(lambda: training(split), jax.block_until_ready, **repeats))) * 1e3
+    device = jax.local_devices()[0]
+    state = jax.device_put(training.state, device)
+    batch = jax.device_put(jax.tree.map(lambda x: x[:images], host), device)
+
+    def clock(program, *args):
+        return float(np.median(timing.measure(lambda: program.call(*args), jax.block_until_ready, **repeats))) * 1e3
+
+    print(f"\nWhere the step's time goes, {images} images; peaks: {options.peak_tflops:g} TFLOP/s, ", end="")
+    print(f"{options.peak_tbs:g} TB/s\n")
+    timing.head("part", "forward, ms", "backward, ms", "share of step", "TFLOP", "TFLOP/s", "roofline, ms", "bound by")
+    total = 0.0
+    for part, program, result in parts(training.detector, training.optimizer, state, batch):
+        args = part.learnt, part.fixed
+        there = taken = clock(program, *args)
+        if part.learnt is not None:
+            args = *args, filled(result, 1)
+            program = compile(forward_and_backward(part), *args)
+            taken = clock(program, *args)
+        back = None if part.learnt is None else taken - there
+        total += taken
+        limits = {
+            "arithmetic": program.work / options.peak_tflops * 1e3,
+            "memory": program.traffic / options.peak_tbs * 1e3,
+        }
+        bound = max(limits, key=limits.get)
+        share = f"{100 * taken / step:.1f} %"
+        timing.line(part.name, there, back, share, program.work, program.work / taken * 1e3, limits[bound], bound)
+    timing.line("sum", total, None, f"{100 * total / step:.1f} %", None, None, None, None)
+    timing.line("the step", step, None, "100 %", None, None, None, None)

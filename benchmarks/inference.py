@@ -1,0 +1,107 @@
+"""Latency and images per second of detection, R-50-FPN with DIoU-NMS at 800 x 1344 in bfloat16, beside torchvision's.
+
+    python benchmarks/inference.py
+    python benchmarks/inference.py --smoke      # a sketch of the network, small images; seconds on a CPU
+
+Images per second: the same batch again and again on the device, waiting for the last of a burst of calls; the median of
+bursts. Latency: of a call by itself, from arrays on the device to detections there, and from uint8 images to detections
+on the host; median, 10th and 90th percentile. Ours resizes inside the call. torchvision knows no DIoU and suppresses by
+IoU.
+
+The weights are random, so the score threshold of each detector is set to what as many boxes exceed as those of a
+trained one exceed 0.05 (`--candidates`): with none, the last suppression would cost nothing.
+"""
+
+import argparse
+import dataclasses
+import functools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peers
+import timing
+import workload
+
+from diou_jax import build
+from diou_jax.batch import Batch
+from diou_jax.detector import faster_rcnn
+from diou_jax.detector.faster_rcnn import FasterRCNN
+
+COLUMNS = (
+    "images",
+    "",
+    "images/s",
+    "call in a row, ms (p10, p90)",
+    "lone call, ms",
+    "host to host, ms",
+    "times torchvision, images/s",
+    "latency",
+)
+
+
+def with_candidates(detector: FasterRCNN, variables: dict, batch: Batch, count: int) -> FasterRCNN:
+    """The detector with the score threshold that `count` boxes of the batch exceed."""
+
+    def foreground(rois, valid, scores, *args, **kwargs):
+        return jnp.where(valid[..., None], scores, 0.0)[..., 1:]
+
+    # The scores as the detector has them, one step before it suppresses.
+    with mock.patch.object(faster_rcnn, "detect", foreground):
+        scores = np.sort(np.asarray(jax.jit(detector.detect)(variables, batch)), None)
+    threshold = float(scores[-min(count + 1, len(scores))])
+    rules = dataclasses.replace(detector.detection_rules, score_thresh=threshold)
+    return dataclasses.replace(detector, detection_rules=rules)
+
+
+def measure(
+    detector: FasterRCNN, variables: dict, host: Batch, *, candidates: int, bursts: int, length: int, lone: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds per call of ours, in the three ways of `peers.detect`."""
+    batch = jax.device_put(host)
+    detector = with_candidates(detector, variables, batch, len(host.image) * candidates)
+    detect = jax.jit(detector.detect)
+    call = functools.partial(detect, variables, batch)
+    return (
+        timing.measure(call, jax.block_until_ready, bursts=bursts, length=length),
+        timing.measure(call, jax.block_until_ready, bursts=lone, length=1),
+        timing.measure(lambda: jax.device_get(detect(variables, host)), lambda _: None, bursts=lone, length=1),
+    )
+
+
+def main() -> None:
+    """Prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--candidates", type=int, default=500, help="boxes an image above the score threshold")
+    parser.add_argument("--bursts", type=int, default=20)
+    parser.add_argument("--length", type=int, default=10, help="calls of a burst")
+    parser.add_argument("--lone", type=int, default=100, help="calls by themselves")
+    parser.add_argument("--smoke", action="store_true", help="a small network, each call once")
+    options = parser.parse_args()
+    if options.smoke:
+        options.batches, options.bursts, options.length, options.lone = [2], 1, 1, 1
+
+    size = workload.SMOKE_SIZE if options.smoke else workload.SIZE
+    repeats = {name: getattr(options, name) for name in ("bursts", "length", "lone", "candidates")}
+    # Before ours, which keep the device's memory once they have it.
+    theirs = {} if options.smoke else {n: peers.measure(peers.detect, n, size, **repeats) for n in options.batches}
+    print(timing.header(f"Inference, {size[0]} x {size[1]}, {options.candidates} candidates an image, one device"))
+    timing.head(*COLUMNS)
+    config = workload.make_config(smoke=options.smoke)
+    detector = build.detector(config, workload.CLASSES)
+    variables = jax.device_put(workload.make_variables(config, detector.network))
+    for images in options.batches:
+        ours = measure(detector, variables, workload.draw_batch(config, images), **repeats)
+        peer = theirs.get(images)
+        row, lone, _ = map(np.median, ours)
+        ratios = (None, None) if peer is None else (np.median(peer[0]) / row, np.median(peer[1]) / lone)
+        timing.line(images, "ours", float(images / row), *map(timing.spread, ours), *ratios)
+        if peer is not None:
+            rate = float(images / np.median(peer[0]))
+            timing.line(images, "torchvision", rate, *map(timing.spread, peer), 1.0, 1.0)
+
+
+if __name__ == "__main__":
+    main()

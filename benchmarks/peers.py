@@ -1,0 +1,133 @@
+"""torchvision's Faster R-CNN at our sizes: the peer of train.py and inference.py.
+
+It is `fasterrcnn_resnet50_fpn` without weights, with the frozen batch normalisation and the two frozen stages that it
+has with weights, and with our numbers of classes, proposals and RoIs, which are its defaults but for the classes. It
+computes under autocast in bfloat16, channels last, with cuDNN's search for the fastest convolutions. Each measurement
+has a process of its own, so that no device memory is held beside ours.
+"""
+
+import functools
+import importlib.util
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+import timing
+import workload
+
+
+def measure(function: Callable[..., Any], *args, **kwargs) -> Any:
+    """``function(*args, **kwargs)`` of this file in a new process; None without torchvision or where it fails."""
+    if importlib.util.find_spec("torchvision") is None:
+        return None
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except (RuntimeError, ImportError) as error:  # out of memory is a RuntimeError, a build that does not fit too
+            print(f"torchvision, {args}: {error}".splitlines()[0], file=sys.stderr)
+            return None
+
+
+def train(images: int, size: tuple[int, int], *, bursts: int, length: int) -> tuple[np.ndarray, float | None]:
+    """Seconds per step (bursts,) with data on the device, and the peak of device memory in bytes."""
+    import torch
+
+    model, device = _model(size)
+    random = np.random.default_rng(0)
+    pixels = _pixels(images, size).to(device).float().div(255)
+    targets = [
+        {
+            "boxes": torch.tensor(workload.draw_boxes(random, *size), device=device),
+            "labels": torch.tensor(random.integers(1, workload.CLASSES, workload.OBJECTS), device=device),
+        }
+        for _ in range(images)
+    ]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, workload.RATE, momentum=0.9, weight_decay=1e-4)
+
+    def step():
+        with torch.autocast(device, torch.bfloat16):
+            loss = sum(model(list(pixels), targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    seconds = timing.measure(step, functools.partial(_wait, device), bursts=bursts, length=length)
+    return seconds, torch.cuda.max_memory_allocated() if device == "cuda" else None
+
+
+def detect(
+    images: int, size: tuple[int, int], *, candidates: int, bursts: int, length: int, lone: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds per call: (bursts,) of calls in a row, (lone,) of lone calls, and of lone calls from host to host."""
+    import torch
+
+    model, device = _model(size)
+    model.eval()
+    on_host = _pixels(images, size)
+    pixels = on_host.to(device).float().div(255)
+
+    def call(pixels):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+            return model(list(pixels))
+
+    def from_host():
+        found = call(on_host.to(device).float().div(255))
+        return [{name: value.cpu() for name, value in one.items()} for one in found]
+
+    model.roi_heads.score_thresh = _threshold(model, functools.partial(call, pixels), images * candidates)
+    wait = functools.partial(_wait, device)
+    return (
+        timing.measure(functools.partial(call, pixels), wait, bursts=bursts, length=length),
+        timing.measure(functools.partial(call, pixels), wait, bursts=lone, length=1),
+        timing.measure(from_host, wait, bursts=lone, length=1),
+    )
+
+
+def _model(size):
+    """The model, and the name of the device that it is on."""
+    import torch
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    # `fasterrcnn_resnet50_fpn` would train every layer, batch statistics included, if it has no weights to start from.
+    body = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
+    for name, module in body.body.named_modules():
+        if name.endswith("bn3"):
+            module.weight.fill_(0.25)  # sixteen random blocks add up
+    model = FasterRCNN(body, workload.CLASSES, min_size=size[0], max_size=size[1])
+    return model.to(device, memory_format=torch.channels_last), device
+
+
+def _pixels(images, size):
+    import torch
+
+    return torch.randint(256, (images, 3, *size), dtype=torch.uint8)
+
+
+def _threshold(model, call, candidates):
+    """The score that this many boxes of the call exceed."""
+    import torch
+
+    logits = []
+    hook = model.roi_heads.box_predictor.register_forward_hook(
+        lambda module, inputs, outputs: logits.append(outputs[0])
+    )
+    call()
+    hook.remove()
+    scores = torch.softmax(logits[0].float(), 1)[:, 1:].flatten()
+    return scores.topk(min(candidates + 1, len(scores))).values[-1].item()
+
+
+def _wait(device, result):
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()

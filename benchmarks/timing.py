@@ -1,0 +1,80 @@
+"""The clock of the benchmarks of whole steps, and tables that can be pasted into docs/performance.md."""
+
+import datetime
+import functools
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import jax
+import numpy as np
+
+
+def measure(call: Callable, wait: Callable, *, bursts: int, length: int) -> np.ndarray:
+    """Seconds per call, (bursts,), each the mean of a burst of `length` calls that waits for its last result only.
+
+    The first burst is not counted: it compiles, tunes and fills queues.
+
+    Args:
+      call: starts the work and returns a handle.
+      wait: blocks until the work behind a handle is done.
+      bursts: counted.
+      length: calls in each.
+    """
+    seconds = []
+    for _ in range(bursts + 1):
+        start = time.perf_counter()
+        for _ in range(length):
+            result = call()
+        wait(result)
+        seconds.append((time.perf_counter() - start) / length)
+    return np.array(seconds[1:])
+
+
+def spread(seconds: np.ndarray) -> str:
+    """Median and, in brackets, the 10th and 90th percentile, in milliseconds."""
+    low, median, high = np.percentile(seconds, (10, 50, 90)) * 1e3
+    return f"{median:.2f} ({low:.2f}, {high:.2f})"
+
+
+def header(title: str) -> str:
+    """What a reader must know to repeat a table: devices, versions, date and command."""
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    versions = [f"Python {platform.python_version()}"]
+    for name in ("jax", "jaxlib", "torch", "torchvision"):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"no {name}")
+    command = shlex.join(["python", *sys.argv])
+    return f"## {title}\n\n{devices}, {', '.join(versions)}, {datetime.date.today()}, `{command}`\n"
+
+
+def line(*cells) -> None:
+    """A line of a Markdown table; numbers to three digits, what is None as a dash."""
+    print("| " + " | ".join(map(_show, cells)) + " |", flush=True)
+
+
+def head(*names: str) -> None:
+    """The table's first two lines."""
+    line(*names)
+    print("|" + "---|" * len(names))
+
+
+@functools.singledispatch
+def _show(cell) -> str:
+    return str(cell)
+
+
+@_show.register(type(None))
+def _(cell) -> str:
+    return "-"
+
+
+@_show.register(float)
+def _(cell) -> str:
+    digits = max(0, 2 - int(np.floor(np.log10(abs(cell))))) if cell and np.isfinite(cell) else 0
+    return f"{cell:.{min(digits, 4)}f}"

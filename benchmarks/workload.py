@@ -1,0 +1,92 @@
+"""What the benchmarks of whole steps work on: the detector of configs/ciou.py and images that fill its input."""
+
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from configs import ciou
+from diou_jax import build
+from diou_jax.batch import Batch
+from diou_jax.data.buckets import Bucket
+from diou_jax.data.packing import example, pack
+from diou_jax.models.network import Network
+
+CLASSES = 81
+OBJECTS = 8  # COCO has 7.3 boxes in an image that has any
+# Steps that lead nowhere: untrained weights stay as they are, and with them the work that depends on the data.
+RATE = 1e-6
+SIZE, SMOKE_SIZE = (800, 1344), (64, 96)
+CANVAS = 640  # pixels of COCO's longest files, lying or standing
+
+
+def make_config(*, smoke: bool) -> ConfigDict:
+    """R-50-FPN in bfloat16 at 800 x 1344, or a sketch of it at 64 x 96."""
+    config = ciou.get_config()
+    config.dtype = "bfloat16"
+    config.solver.base_lr = RATE
+    height, width = SMOKE_SIZE if smoke else SIZE
+    config.data.buckets = ((height, width), (width, height))
+    config.train.scales, config.train.max_size = (height,), width
+    config.test.scale, config.test.max_size = height, width
+    if smoke:
+        config.resnets.blocks = (1, 1, 1, 1)
+        config.resnets.width_per_group = config.resnets.stem_width = 8
+        config.fpn.dim = config.fast_rcnn.mlp_head_dim = 16
+        config.data.max_boxes = 16
+        config.train.batch_size_per_im = config.train.rpn_batch_size_per_im = 16
+        for rules in (config.train, config.test):
+            rules.rpn_pre_nms_top_n = rules.rpn_post_nms_top_n = 32
+    return config
+
+
+def make_variables(config: ConfigDict, network: Network) -> dict:
+    """Random variables under which activations neither vanish nor explode, so that scores and boxes differ.
+
+    The body expects weights of others behind its frozen affine layers. Here the first of these brings pixels of 0 to
+    255 to the order of one, the last of each block is damped, as sixteen blocks add up, the rest are the identity, and
+    the kernels are as wide as He et al.'s.
+    """
+    variables, _ = build.initial_variables(config, network)
+
+    def enliven(path, value):
+        if path.startswith("params/body/") and path.endswith("kernel"):
+            return value * np.sqrt(6, dtype=np.float32)
+        if path.endswith("scale"):
+            factor = 1 / 64 if "body/conv1/" in path else 0.25 if "/conv3/" in path else 1.0
+            return np.full(value.shape, factor, np.float32)
+        return value
+
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return traverse_util.unflatten_dict({path: enliven(path, value) for path, value in flat.items()}, sep="/")
+
+
+def draw_boxes(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Float32 (OBJECTS, 4) boxes, log-uniform in their sides, inside an image."""
+    size = np.array([width, height])
+    sides = size * np.exp(random.uniform(np.log(0.05), np.log(0.8), (OBJECTS, 2)))
+    corner = random.uniform(0, 1, (OBJECTS, 2)) * (size - sides)
+    return np.concatenate([corner, corner + sides - 1], 1).astype(np.float32)
+
+
+def draw_batch(config: ConfigDict, images: int, *, num_classes: int = CLASSES) -> Batch:
+    """Numpy batch of noise whose pixels all lie inside, in files as large as COCO's."""
+    height, width = config.data.buckets[0]
+    source = round(height / 2.1), round(width / 2.1)
+    # The canvas that a data set of photographs would have here, so that its batches take the same program.
+    bucket = Bucket(height, width, *(min(CANVAS, 2 * side) for side in (height, width)))
+    random = np.random.default_rng(0)
+    examples = []
+    for index in range(images):
+        classes = random.integers(1, num_classes, OBJECTS, np.int32)
+        examples.append(
+            example(
+                random.integers(0, 256, (*source, 3), np.uint8),
+                bucket,
+                target=height,
+                max_size=width,
+                annotations=(draw_boxes(random, *source), classes, np.zeros(OBJECTS, bool)),
+                max_boxes=config.data.max_boxes,
+                index=index,
+            )
+        )
+    return pack(examples, bucket)

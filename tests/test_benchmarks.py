@@ -1,0 +1,49 @@
+"""Every benchmark still runs: `--smoke` prints its table, on a CPU and without torch."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NAMES = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py") if "--smoke" in file.read_text())
+# In the place of torch, which a user of JAX need not have.
+NO_TORCH = "raise ImportError('no torch here')"
+
+
+def run(command, *path):
+    """What a command prints on a CPU with one device; fails where it does."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+        "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])),
+    }
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smoke_run_prints_a_table_of_finite_numbers(name, tmp_path):
+    for module in ("torch", "torchvision"):
+        (tmp_path / f"{module}.py").write_text(NO_TORCH)
+    printed = run([f"benchmarks/{name}.py", "--smoke"], tmp_path)
+    rows = [line for line in printed.splitlines() if len(re.findall(r"\d+(?:\.\d+)?", line)) >= 3]
+    assert rows, printed
+    assert not re.search(r"\b(nan|inf)\b", printed, re.IGNORECASE), printed
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_the_peer_trains_and_detects():
+    call = "peers.train(1, (64, 96), bursts=1, length=1)[0], "
+    call += "*peers.detect(1, (64, 96), candidates=9, bursts=1, length=1, lone=1)"
+    printed = run(["-c", f"import peers; print([float(x[0]) for x in ({call})])"], ROOT / "benchmarks")
+    times = [float(number) for number in printed.strip("[]\n").split(",")]
+    assert len(times) == 4
+    assert min(times) > 0
