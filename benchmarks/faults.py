@@ -1,7 +1,7 @@
 """Kills a training run again and again, and compares where it ends with a run that nobody disturbed.
 
-    python benchmarks/faults.py --root /tmp/faults          # 20 kills, some minutes
-    python benchmarks/faults.py --root /tmp/faults --smoke  # 2 kills
+    python benchmarks/faults.py          # 20 kills, some minutes
+    python benchmarks/faults.py --smoke  # one kill
 
 The run is `main.py --mode train` of a small detector on the drawn data set. It is killed with SIGKILL, which nobody
 can catch, after random times, and at least every third time while a checkpoint is being written; then the same command
@@ -17,6 +17,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -96,14 +97,16 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 def main() -> None:
     """Prints a line a kill and what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=pathlib.Path, required=True, help="folder for the runs; its runs are replaced")
+    parser.add_argument(
+        "--root", type=pathlib.Path, help="folder for the runs; they are replaced"
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
-    kills, steps = (2, 60) if options.smoke else (options.kills, options.steps)
-    root = options.root.absolute()
+    kills, steps = (1, 25) if options.smoke else (options.kills, options.steps)
+    root = (options.root or pathlib.Path(tempfile.mkdtemp())).absolute()
     root.mkdir(parents=True, exist_ok=True)
     config = small_config(root, steps)
     file = root / "config.py"

@@ -1,0 +1,263 @@
+"""The proof through the doors that users take: the original's file, a photo, `Detector`; photos and boxes, `losses`.
+
+What lies between (every map, RoI, score and gradient) is compared in ``test_proof.py``. Each test records the largest
+deviation that it met; ``pytest -o junit_family=xunit1 --junitxml FILE`` keeps them. Golden files: model_r50fpn,
+model_train.
+"""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import find_golden
+
+from configs import base, ciou
+from diou_jax import Detector, build, preprocess
+from diou_jax.anchors import cell_anchors, grid_anchors
+from diou_jax.data import packing, transforms
+from diou_jax.data.buckets import Bucket
+from diou_jax.detector import faster_rcnn
+from diou_jax.detector.anchor_targets import AnchorTargets
+from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.detector.roi_targets import SampledRois
+from diou_jax.weights.original import import_original
+
+LEVELS = range(2, 7)
+SCORE, BOX = 1e-4, 0.02  # BOX in pixels
+LOSS = 1e-5  # relative
+RESIZED = {"target": 256, "max_size": 384}  # how the golden photos were
+
+
+def load(name):
+    with np.load(find_golden(name)) as file:
+        return dict(file)
+
+
+def largest(ours, theirs):
+    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max(initial=0.0))
+
+
+def pair(ours, theirs, *, within):
+    """Which row of `theirs` (M, 5), class and box, is the partner of each of `ours` (M, 5): sets in any order."""
+    assert len(ours) == len(theirs)
+    np.testing.assert_array_equal(np.sort(ours[:, 0]), np.sort(theirs[:, 0]))
+    free, partner = np.ones(len(theirs), bool), np.zeros(len(ours), int)
+    for row, (label, *box) in enumerate(ours):
+        distance = np.where(free & (theirs[:, 0] == label), np.abs(theirs[:, 1:] - box).max(1), np.inf)
+        partner[row] = distance.argmin()
+        assert distance[partner[row]] < within, ours[row]
+        free[partner[row]] = False
+    return partner
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """The original's tensors by its names, which both files were made with."""
+    spec = importlib.util.spec_from_file_location("make_weights", find_golden("make_weights.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.weights("public")
+
+
+@pytest.fixture(scope="module")
+def detector(weights, tmp_path_factory):
+    """From the file that the original's training writes, with its defaults; up to 300 detections."""
+    torch = pytest.importorskip("torch")
+    config = base.get_config()
+    config.test.scale, config.test.max_size, config.test.detections_per_im = 256, 384, 300
+    file = tmp_path_factory.mktemp("original") / "model_step1234.pth"
+    model = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+    torch.save({"step": 1234, "train_size": 117264, "batch_size": 16, "model": model, "optimizer": {}}, file)
+    detector = Detector.from_file(file, config)
+    file.unlink()
+    return detector
+
+
+@pytest.mark.parametrize(("name", "nms", "limit"), [("diou_b1.0", 0.5, 100), ("diou_b1.0_t0.3_lim300", 0.3, 300)])
+def test_the_originals_file_finds_the_originals_detections(detector, record_property, name, nms, limit):
+    """The photo lies in a bucket of the default ones, larger than the original's padding."""
+    photo = load("model_r50fpn.npz")
+    found = detector(photo["image_u8_bgr"], nms=nms)
+    ours = np.column_stack([found.classes, found.boxes])[:limit]
+    theirs = photo[f"dets_{name}"]
+    partner = pair(ours, theirs[:, :5], within=BOX)
+    deviations = {
+        "pixels": largest(ours[:, 1:], theirs[partner, 1:5]),
+        "score": largest(found.scores[:limit], theirs[partner, 5]),
+    }
+    for kind, deviation in deviations.items():
+        record_property(kind, deviation)
+    assert deviations["score"] < SCORE
+
+
+@pytest.fixture(scope="module")
+def step():
+    return load("model_train.npz")
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """With the rules that the stored step was made with."""
+    config = ciou.get_config()
+    config.train.rpn_pre_nms_top_n, config.train.rpn_post_nms_top_n = 400, 500
+    config.train.batch_size_per_im = 64
+    return build.detector(config, 81)
+
+
+@pytest.fixture(scope="module")
+def batch(step):
+    """The two photos and their boxes as the loader would hand them over, the second one mirrored.
+
+    Of the second photo only the network's input is stored: its canvas is black here.
+    """
+    bucket = Bucket(*step["data"].shape[2:], 512, 384)
+    images = load("model_r50fpn.npz")["image_u8_bgr"], np.zeros((500, 335, 3), np.uint8)
+    examples = []
+    for number, image in enumerate(images):
+        boxes, classes, crowd = (step[f"{name}_im{number}"] for name in ("gt_boxes", "gt_classes", "is_crowd"))
+        flip = bool(step[f"flipped_im{number}"])
+        if flip:
+            boxes = transforms.flip_boxes(boxes, image.shape[1])  # as its file would have them
+        options = {"annotations": (boxes, classes, crowd), "flip": flip, "max_boxes": 8, **RESIZED}
+        examples.append(packing.example(image, bucket, **options))
+    return jax.tree.map(jnp.asarray, packing.pack(examples, bucket))
+
+
+@pytest.fixture(scope="module")
+def labelled(step):
+    """The stored RPN targets of the anchors that exist, in our order."""
+    labels, deltas = [], []
+    for level in LEVELS:
+        height, width = (-(-side // 2**level) for side in step["data"].shape[2:])
+        labels.append(step[f"rpn_labels_int32_wide_fpn{level}"][:, :, :height, :width])
+        deltas.append(step[f"rpn_bbox_targets_wide_fpn{level}"][:, :, :height, :width])
+    return AnchorTargets(
+        np.concatenate([level.transpose(0, 2, 3, 1).reshape(2, -1) for level in labels], 1),
+        np.concatenate([level.transpose(0, 2, 3, 1).reshape(2, -1, 4) for level in deltas], 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def sampled(step):
+    """The stored RoIs, in pixels of the network's input, with their targets; 64 of each photo."""
+    labels = step["labels_int32"]
+    deltas = np.take_along_axis(step["bbox_targets"], 4 * labels[:, None] + np.arange(4), 1)
+    return SampledRois(
+        rois=step["rois"][:, 1:].reshape(2, 64, 4),
+        labels=labels.reshape(2, 64),
+        deltas=deltas.reshape(2, 64, 4),
+        valid=np.ones((2, 64), bool),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(step, trainer, weights, batch, labelled, sampled):
+    """`FasterRCNN.losses` with the stored draws in place of its own, and its own, which are kept.
+
+    Which anchors and RoIs stand for the background is drawn, and no two random generators draw alike; all else of the
+    step is ours.
+    """
+    own = {}
+
+    def normalise(batch, means):
+        own["input"] = preprocess_normalise(batch, means)
+        return own["input"].at[1].set(step["data"][1].transpose(1, 2, 0))
+
+    def rpn_losses_of_stored(logits, deltas, targets, **options):
+        own["anchors"] = targets
+        return rpn_losses(logits, deltas, labelled, **options)
+
+    def classify_stored(self, variables, pyramid, rois, extent):
+        own["rois"] = rois
+        return classify(self, variables, pyramid, sampled.rois, extent)
+
+    def head_losses_of_stored(logits, deltas, targets, **options):
+        own["sampled"] = targets
+        return head_losses(logits, deltas, sampled, **options)
+
+    preprocess_normalise, classify = preprocess.normalise, faster_rcnn.FasterRCNN._classify
+    variables = import_original(weights, trainer.network.variable_shapes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "normalise", normalise)
+        patch.setattr(faster_rcnn, "rpn_losses", rpn_losses_of_stored)
+        patch.setattr(faster_rcnn.FasterRCNN, "_classify", classify_stored)
+        patch.setattr(faster_rcnn, "head_losses", head_losses_of_stored)
+
+        @jax.jit
+        def losses(variables, batch, keys):
+            return *trainer.losses(variables, batch, keys), dict(own)
+
+        keys = jax.random.split(jax.random.key(0), 2)
+        return jax.tree.map(np.asarray, losses(variables, batch, keys))
+
+
+def test_the_input_of_a_training_step(step, batch, trained, record_property):
+    _, _, own = trained
+    np.testing.assert_array_equal(batch.size, step["im_info"][:, :2])
+    np.testing.assert_array_equal(batch.scale, step["im_info"][:, 2])
+    np.testing.assert_array_equal(batch.boxes[1, :2], step["gt_boxes_im1"])
+    deviation = largest(own["input"][0], step["data"][0].transpose(1, 2, 0))
+    record_property("grey_levels", deviation)
+    assert deviation < 1e-4
+
+
+def all_anchors(height, width):
+    """Every level's anchors, (A, 4), in pixels of the network's input."""
+    levels = []
+    for stride in faster_rcnn.STRIDES:
+        cell = cell_anchors(stride=stride, size=8 * stride, aspect_ratios=(0.5, 1.0, 2.0))
+        levels.append(grid_anchors(-(-height // stride), -(-width // stride), stride=stride, cell=cell))
+    return np.concatenate(levels)
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_anchors_drawn_in_a_training_step(step, trained, labelled, record_property, image):
+    """All objects are taken, as there are fewer than may be; the background is drawn in the photo, not its padding."""
+    _, _, own = trained
+    labels, theirs = own["anchors"].labels[image], labelled.labels[image]
+    objects = theirs == 1
+    np.testing.assert_array_equal(labels == 1, objects)
+    assert (labels >= 0).sum() == 256
+    corners = all_anchors(*step["data"].shape[2:])[labels >= 0]
+    assert corners.min() >= 0
+    assert (corners[:, [3, 2]] < step["im_info"][image, :2]).all()
+    deviation = largest(own["anchors"].deltas[image][objects], labelled.deltas[image][objects])
+    record_property("objects", int(objects.sum()))
+    record_property("deltas", deviation)
+    assert deviation < 1e-5
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_rois_drawn_in_a_training_step(trained, sampled, record_property, image):
+    """As with the anchors; in the pixels that the box head is given."""
+    _, _, own = trained
+    ours, theirs = (jax.tree.map(lambda x: x[image], x) for x in (own["sampled"], sampled))
+    assert ours.valid.all()
+    objects, wanted = ours.labels > 0, theirs.labels > 0
+    found = np.column_stack([ours.labels, own["rois"][image]])[objects]
+    partner = pair(found, np.column_stack([theirs.labels, theirs.rois])[wanted], within=BOX)
+    deviations = {
+        "pixels": largest(found[:, 1:], theirs.rois[wanted][partner]),
+        "deltas": largest(ours.deltas[objects], theirs.deltas[wanted][partner]),
+    }
+    record_property("objects", int(wanted.sum()))
+    for kind, deviation in deviations.items():
+        record_property(kind, deviation)
+    assert deviations["deltas"] < 1e-4
+
+
+def test_losses_of_a_training_step(step, trained, trainer, record_property):
+    total, losses, _ = trained
+    # The original logs the box loss with its weight.
+    ours = {"total": total, "loss_bbox": trainer.loss_rules.box_weight * losses["loss_bbox"]}
+    ours |= {name: losses[name] for name in ("loss_cls", "loss_rpn_cls", "loss_rpn_bbox")}
+    wanted = {"total": step["total_loss"]} | {name: step[f"loss/{name}"] for name in ("loss_bbox", "loss_cls")}
+    for name in ("loss_rpn_cls", "loss_rpn_bbox"):
+        wanted[name] = sum(np.float64(step[f"loss/{name}_fpn{level}"]) for level in LEVELS)
+    assert ours.keys() == wanted.keys()
+    deviations = {name: abs(float(ours[name]) / float(theirs) - 1) for name, theirs in wanted.items()}
+    for name, deviation in deviations.items():
+        record_property(name, deviation)
+    assert max(deviations.values()) < LOSS, deviations
