@@ -32,7 +32,7 @@ from diou_jax.train_step import create_state
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 
 
-def small_config(root: pathlib.Path, steps: int):
+def small_config(root: pathlib.Path, steps: int, every: int):
     """A detector whose step takes some tens of milliseconds on a CPU, and a checkpoint every few of them."""
     config = shapes.get_config()
     config.data.root = str(root / "data")
@@ -43,7 +43,7 @@ def small_config(root: pathlib.Path, steps: int):
     config.train.rpn_pre_nms_top_n = config.train.rpn_post_nms_top_n = 32
     config.solver.max_iter, config.solver.steps = steps, (0, steps * 3 // 4)
     config.solver.scale_with_devices = False
-    config.checkpoint.every = config.log.every = 5
+    config.checkpoint.every, config.log.every = every, 5
     config.log.compilation_cache = str(root / "cache")
     return config
 
@@ -97,18 +97,17 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 def main() -> None:
     """Prints a line a kill and what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--root", type=pathlib.Path, help="folder for the runs; they are replaced"
-    )
+    parser.add_argument("--root", type=pathlib.Path, help="folder for the runs; they are replaced")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--every", type=int, default=5, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     kills, steps = (1, 25) if options.smoke else (options.kills, options.steps)
     root = (options.root or pathlib.Path(tempfile.mkdtemp())).absolute()
     root.mkdir(parents=True, exist_ok=True)
-    config = small_config(root, steps)
+    config = small_config(root, steps, options.every)
     file = root / "config.py"
     file.write_text(
         "import json\nfrom configs import base\n\n\ndef get_config():\n    config = base.get_config()\n"
