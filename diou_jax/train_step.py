@@ -129,7 +129,8 @@ def make_train_step(
         params, guard = optax.apply_updates(state.params, updates), state.guard
         good = jnp.array(True)
         if guarded:
-            good = jnp.isfinite(metrics["loss"]) & is_finite(gradient, updates)
+            # Updates may overflow where no gradient does; a gradient that is not finite shows in its norm.
+            good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & is_finite(updates)
             params, opt_state = choose(good, (params, opt_state), (state.params, state.opt_state))
             guard = count(guard, state.step, good)
         state = state.replace(
