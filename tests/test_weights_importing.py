@@ -101,6 +101,8 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
     tensors = random_tensors(variables, 0)
     run_import(config, tensors, tmp_path)
     assert "tensors used" in capsys.readouterr().out
+    lines = (tmp_path / "run" / "import.txt").read_text().splitlines()[1:]
+    assert lines == [f"used {name} {value.shape}" for name, value in tensors.items()]
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 0
         assert checkpoints.metadata()["class_names"][1:3] == ["ellipse", "rectangle"]
@@ -168,6 +170,9 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     imported, report = sources.import_tensors(source, blank, allow=("RPN.", "Box_Head.fc2", "Mask_Head"))
     assert (imported["params"]["rpn"]["conv"]["bias"] == 0).all()
     assert sum("allowed" in line for line in report) == 3
+    lines = sources.account(source, variables).splitlines()
+    assert "missing Box_Head.fc2.weight (16, 16)" in lines and "unknown Mask_Head.conv.weight (3,)" in lines
+    assert any(line.startswith("misshapen RPN.FPN_RPN_conv.bias (3,), not ") for line in lines)
 
 
 def test_a_body_alone_leaves_the_rest(tiny_config):

@@ -1,6 +1,7 @@
 """From a weight file to a checkpoint, and back to the original's file."""
 
 import os
+import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +18,9 @@ from diou_jax.run_config import keep_config
 from diou_jax.train_step import create_state
 from diou_jax.weights import momentum
 from diou_jax.weights.original import export_original
-from diou_jax.weights.sources import import_tensors
+from diou_jax.weights.sources import account, import_tensors
+
+ACCOUNT = "import.txt"
 
 
 def import_file(
@@ -50,8 +53,9 @@ def import_file(
         if checkpoints.latest() is not None:
             raise UserError(f"{workdir} holds a run at step {checkpoints.latest()} already; name another --workdir")
         keep_config(workdir, config.to_dict(), resuming=False)
+        (pathlib.Path(workdir) / ACCOUNT).write_text(account(source, variables))
         checkpoints.save(state, step, {"class_names": class_names, "category_ids": category_ids})
-    for line in [*report, f"written to {workdir} as step {step}"]:
+    for line in [*report, f"written to {workdir} as step {step}; {ACCOUNT} there lists every tensor"]:
         say(line)
 
 

@@ -12,7 +12,7 @@ from flax import traverse_util
 from diou_jax.errors import UserError
 from diou_jax.preprocess import PIXEL_MEANS
 from diou_jax.weights import detectron, files, imagenet, torchvision
-from diou_jax.weights.original import fit, misfit
+from diou_jax.weights.original import fit, misfit, original_tensors
 
 BODY = "Conv_Body.conv_body."
 STEM = "Conv_Body.conv_body.res1.conv1.weight"
@@ -138,3 +138,19 @@ def import_tensors(
         report.append(f"not used: {', '.join(unused[:8])}" + (f" and {len(unused) - 8} more" if unused[8:] else ""))
     flat = traverse_util.flatten_dict(dict(variables), sep="/") | {k: jnp.asarray(v) for k, v in values.items()}
     return traverse_util.unflatten_dict(flat, sep="/"), report + [f"allowed: {k} {v}" for k, v in allowed.items()]
+
+
+def account(source: Source, variables: Mapping) -> str:
+    """Every tensor of a source and of a network, a line each: what became of it, name, shape; the original's names."""
+    wanted = {tensor.name: tensor.shape for tensor in original_tensors(variables).values()}
+    given = {name: value.shape for name, value in source.tensors.items()}
+    lines = [f"# {source.kind}"]
+    for name, shape in wanted.items():
+        if name not in given:
+            lines.append(f"missing {name} {shape}")
+        else:
+            fits = given[name] == shape
+            lines.append(f"used {name} {shape}" if fits else f"misshapen {name} {given[name]}, not {shape}")
+    lines += [f"unknown {name} {shape}" for name, shape in given.items() if name not in wanted]
+    lines += [f"unused {name}" for name in source.unused]
+    return "\n".join(lines) + "\n"
