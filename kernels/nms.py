@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels import nms_gpu
+from kernels.order import descending
 from kernels.platform import choose
 
 TILE = 128
@@ -68,9 +69,8 @@ def nms(
 
 def _by_priority(scores, exists):
     """The order (P, N) in which boxes are visited, those that do not exist last, and `exists` in that order."""
-    # As integers whose order is the scores': one key of a kind that GPUs sort fast.
-    bits = jax.lax.bitcast_convert_type(-scores.astype(jnp.float32) + 0.0, jnp.int32)
-    key = jnp.where(exists, jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits), 0x7FFFFFFF)
+    # Plus 0, which makes 0 of -0.
+    key = jnp.where(exists, descending(scores.astype(jnp.float32) + 0.0), jnp.iinfo(jnp.int32).max)
     index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
     _, order = jax.lax.sort((key, index), num_keys=1, is_stable=True)
     return order, jnp.arange(scores.shape[1]) < exists.sum(1)[:, None]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diou_jax.boxes import clip, decode, to_original
 from kernels.nms import nms
+from kernels.top_k import top_k
 
 
 @flax.struct.dataclass
@@ -104,7 +105,7 @@ def suppress(
     # Rows are class-major, and top_k takes the lower row of equals.
     ranked = jnp.where(keep, scores, -1.0).reshape(batch, -1)
     limit = min(detections_per_im, ranked.shape[1])
-    best, index = jax.lax.top_k(ranked, limit)
+    best, index = top_k(ranked, limit)
     found = best >= 0
     boxes = jnp.take_along_axis(boxes.reshape(batch, -1, 4), index[..., None], 1)
 

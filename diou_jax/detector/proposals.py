@@ -9,6 +9,7 @@ import numpy as np
 
 from diou_jax.boxes import clip, decode
 from kernels.nms import nms
+from kernels.top_k import top_k
 
 
 @flax.struct.dataclass
@@ -77,11 +78,11 @@ def propose(
     batch = len(boxes)
     scores = jnp.where(keep, scores, -1.0).reshape(batch, -1)
     count = min(collect_top_n, sum(min(post_nms_top_n, scores.shape[1]) for _, scores in levels))
-    scores, index = jax.lax.top_k(scores, count)
+    scores, index = top_k(scores, count)
     boxes = jnp.take_along_axis(boxes.reshape(batch, -1, 4), index[..., None], 1)
     valid = scores >= 0
     if not per_image and batch * count > collect_top_n:
-        _, best = jax.lax.top_k(scores.reshape(-1), collect_top_n)
+        _, best = top_k(scores.reshape(-1), collect_top_n)
         valid &= jnp.zeros(batch * count, bool).at[best].set(True).reshape(valid.shape)
     return Proposals(jnp.where(valid[..., None], boxes, 0.0), jnp.where(valid, scores, 0.0), valid)
 
@@ -91,7 +92,7 @@ def _best_anchors(logits, deltas, anchors, exists, limit, scale, *, top_n, min_s
     # The probability, not the logit: it saturates, and what then ties is ordered by index.
     scores = jax.nn.sigmoid(logits)
     scores = jnp.where(exists & ~jnp.isnan(scores), scores, -1.0)
-    scores, index = jax.lax.top_k(scores, min(top_n, scores.shape[1]))
+    scores, index = top_k(scores, min(top_n, scores.shape[1]))
     anchors = jnp.asarray(anchors)
     anchors = anchors[index] if anchors.ndim == 2 else jnp.take_along_axis(anchors, index[..., None], 1)
     boxes = decode(anchors, jnp.take_along_axis(deltas, index[..., None], 1))

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from kernels.top_k import top_k
+
 
 def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Up to `limit` of the True places of a mask, uniformly, in random order.
@@ -18,7 +20,6 @@ def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Ar
       Indices, int32 (min(limit, N),), and whether each is a draw, bool: True first, then False where the mask has
       fewer places.
     """
-    # Floats, not integers: backends have a fast top_k for them, and else sort the whole array.
     order = jnp.where(mask, jax.random.uniform(key, mask.shape), -1.0)
-    order, indices = jax.lax.top_k(order, min(limit, len(mask)))
+    order, indices = top_k(order, min(limit, len(mask)))
     return indices, order >= 0

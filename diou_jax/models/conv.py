@@ -1,5 +1,9 @@
-"""A convolution and what follows it: a frozen affine layer folded into it, GroupNorm, or a bias."""
+"""A convolution and what follows it: a frozen affine layer folded into it, GroupNorm, or a bias; a sum; a ReLU.
 
+They are one module because they are one kernel of cuDNN, which then neither writes nor reads what lies between.
+"""
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +27,7 @@ class Conv(nn.Module):
         and folded into the kernel; "group", a `GroupNorm`; "bias", a trained bias.
       kernel_init: of the kernel.
       group_norm: keyword arguments of `GroupNorm`, as pairs.
+      relu: whether a ReLU ends it.
       dtype: of the arithmetic; parameters are float32.
     """
 
@@ -33,16 +38,20 @@ class Conv(nn.Module):
     follow: str = "bias"
     kernel_init: Callable = nn.initializers.he_normal()
     group_norm: tuple[tuple[str, Any], ...] = ()
+    relu: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, extent: jax.Array | None = None, cell: int = 1) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, extent: jax.Array | None = None, cell: int = 1, *, residual: jax.Array | None = None
+    ) -> jax.Array:
         """Applies it to (B, H, W, C).
 
         Args:
           x: the map, zero where it does not exist, unless the kernel is 1x1.
           extent: as in `masking.inside`; it concerns GroupNorm's statistics only.
           cell: pixels of the image per cell of the output.
+          residual: like the output; added before the ReLU.
         """
         kernel = self.param(
             "kernel", self.kernel_init, (self.size, self.size, x.shape[-1] // self.groups, self.features)
@@ -58,22 +67,54 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, groups=self.groups)
         if self.follow == "group":
-            return GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, extent, cell)
-        return y + bias.astype(self.dtype)
+            y = GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, extent, cell)
+        else:
+            y = y + bias.astype(self.dtype)
+        if residual is not None:
+            y = y + residual
+        return relu(y) if self.relu else y
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, groups: int) -> jax.Array:
     """Convolves (B, H, W, C) with a kernel (size, size, C / groups, features), padded by size // 2 on every side."""
-    size, _, _, features = kernel.shape
-    if size == 1 and groups == 1:
-        # As a matrix product its gradient takes half as long on a CPU.
-        x = x[:, ::stride, ::stride]
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], features)
+    general = functools.partial(_general, stride=stride, groups=groups)
+    if len(kernel) == 1 and groups == 1:
+        # As a matrix product its gradient takes half as long on a CPU; cuDNN adds, rectifies and strides in passing.
+        return jax.lax.platform_dependent(x, kernel, cuda=general, default=functools.partial(_pointwise, stride=stride))
+    return general(x, kernel)
+
+
+def _general(x, kernel, *, stride, groups):
+    padding = len(kernel) // 2
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        [(size // 2, size // 2)] * 2,
+        [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _pointwise(x, kernel, *, stride):
+    x = x[:, ::stride, ::stride]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """The larger of `x` and zero; its gradient knows the result only, so that `x` need never be stored."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = jnp.maximum(x, 0)
+    return y, y
+
+
+def _relu_backward(y, gradient):
+    # "> 0" means the same, but XLA would ask it of x again, and so keep x.
+    return (jnp.where(y != 0, gradient, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)

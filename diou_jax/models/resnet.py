@@ -37,13 +37,12 @@ class Bottleneck(nn.Module):
         """(B, H, W, C) at `stride` pixels per cell to (B, H', W', features)."""
         first, second = (self.stride, 1) if self.stride_1x1 else (1, self.stride)
         out = stride * self.stride
-        y = self.conv(self.width, 1, first, name="conv1")(x, extent, stride * first)
-        y = mask_outside(nn.relu(y), extent, stride * first)
-        y = self.conv(self.width, 3, second, groups=self.groups, name="conv2")(y, extent, out)
-        y = self.conv(self.features, 1, name="conv3")(nn.relu(y), extent, out)
+        y = self.conv(self.width, 1, first, relu=True, name="conv1")(x, extent, stride * first)
+        y = mask_outside(y, extent, stride * first)
+        y = self.conv(self.width, 3, second, groups=self.groups, relu=True, name="conv2")(y, extent, out)
         if self.project:
             x = self.conv(self.features, 1, self.stride, name="shortcut")(x, extent, out)
-        return nn.relu(x + y)
+        return self.conv(self.features, 1, relu=True, name="conv3")(y, extent, out, residual=x)
 
 
 class ResNet(nn.Module):
@@ -86,7 +85,7 @@ class ResNet(nn.Module):
         def freeze(x, stage):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
 
-        x = nn.relu(conv(self.stem_width, 7, 2, name="conv1")(mask_outside(x, extent, 1), extent, 2))
+        x = conv(self.stem_width, 7, 2, relu=True, name="conv1")(mask_outside(x, extent, 1), extent, 2)
         x = freeze(max_pool(x), 1)
         features = 256 if self.num_groups > 1 else 4 * self.width_per_group
         stride, maps = 4, []

@@ -1,0 +1,48 @@
+"""The largest of many numbers, in order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from kernels.order import descending
+
+# XLA sorts as many within the shared memory of a block, in one kernel. A longer row takes a kernel for each of the sorting
+# network's distances that reach beyond a block: 36 in all for the anchors of an image.
+LENGTH = 4096
+
+
+def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The `k` largest along the last axis of float32 (..., N) as `jax.lax.top_k` finds them, of equals the first.
+
+    On NVIDIA GPUs, whole rows are never sorted: pieces of up to `LENGTH` are, in rounds, and only the `k` best of each
+    piece see the next round.
+
+    Returns:
+      Values, float32 (..., k), and indices, int32 (..., k).
+    """
+    whole = functools.partial(_whole, k=k)
+    if x.shape[-1] <= LENGTH or 2 * k > LENGTH:
+        return whole(x)
+    return jax.lax.platform_dependent(x, cuda=functools.partial(by_rounds, k=k), default=whole)
+
+
+def _whole(x, *, k):
+    return tuple(jax.lax.top_k(x, k))
+
+
+def by_rounds(x: jax.Array, *, k: int, length: int = LENGTH) -> tuple[jax.Array, jax.Array]:
+    """`top_k` by sorts of rows of at most `length`, which is at least twice `k`."""
+    *lead, count = x.shape
+    keys = descending(x), jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    pieces = None
+    while pieces != 1:
+        pieces = -(-count // length)
+        # Equal pieces; each is longer than k, so every round leaves less than it found.
+        size = -(-count // pieces)
+        ends = jnp.iinfo(jnp.int32).max
+        keys = (jnp.pad(key, [(0, 0)] * len(lead) + [(0, pieces * size - count)], constant_values=ends) for key in keys)
+        keys = jax.lax.sort([key.reshape(*lead, pieces, size) for key in keys], num_keys=2, is_stable=False)
+        keys = [key[..., :k].reshape(*lead, -1) for key in keys]
+        count = keys[0].shape[-1]
+    return jnp.take_along_axis(x, keys[1], -1), keys[1]
