@@ -16,16 +16,10 @@ import optax
 import timing
 
 from diou_jax import preprocess
-from diou_jax.boxes import to_input, to_original
-from diou_jax.detector.anchor_targets import anchor_targets
-from diou_jax.detector.faster_rcnn import STRIDES
-from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.boxes import to_input
 from diou_jax.detector.proposals import propose
-from diou_jax.detector.roi_targets import sample_rois
 from diou_jax.guard import choose, is_finite
-from diou_jax.losses import box_loss
 from diou_jax.train_step import replicate, to_devices
-from kernels.roi_align import roi_align, roi_levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +52,11 @@ def compile(function: Callable, *args) -> Program:
 def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, Any]]:
     """The parts in the order of the step, with forward pass and result, which is the next one's input.
 
-    They tell `FasterRCNN.losses` and the update of `make_train_step` once more, cut where a clock can stand.
+    They are those of `FasterRCNN.losses` and of the update of `make_train_step`, called one by one.
     """
     params, affine = state.params, state.affine or {}
     extent = batch.extent if detector.mask_padding_train else None
     keys = jax.random.split(jax.random.key(0), len(batch.image))
-    scale = batch.scale[:, None, None]
     result = None
 
     def network(name, method):
@@ -94,17 +87,9 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     yield part("RPN", rpn, (params["rpn"], pyramid))
     rpn_outputs = result
 
-    anchors, exists = detector._anchors(pyramid, batch.extent)
-
-    def match(_, fixed):
-        batch, exists, keys = fixed
-        targets = lambda *image: anchor_targets(  # noqa: E731
-            np.concatenate(anchors), *image, **dataclasses.asdict(detector.anchor_rules)
-        )
-        boxes = to_input(batch.boxes, batch.scale[:, None, None])
-        return jax.vmap(targets)(jnp.concatenate(exists, 1), boxes, batch.valid & ~batch.crowd, batch.size, keys)
-
-    yield part("anchor targets", match, None, (batch, exists, keys))
+    anchors, exists = detector.anchors(pyramid, batch.extent)
+    label = lambda _, fixed: detector.label_anchors(anchors, *fixed)  # noqa: E731
+    yield part("anchor targets", label, None, (exists, batch, keys))
     targets = result
 
     def choose_proposals(_, fixed):
@@ -113,55 +98,16 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
         return propose(*outputs, anchors, exists, batch.size, batch.scale, **rules)
 
     yield part("proposals", choose_proposals, None, (rpn_outputs, batch, exists))
-
-    def sample(_, fixed):
-        proposals, batch, keys = fixed
-        rules = {"reg_weights": detector.reg_weights, **dataclasses.asdict(detector.roi_rules)}
-        return jax.vmap(lambda *image: sample_rois(*image, **rules))(
-            to_original(proposals.boxes, batch.scale[:, None, None]),
-            proposals.valid,
-            batch.boxes,
-            batch.classes,
-            batch.crowd,
-            batch.valid,
-            keys,
-        )
-
-    yield part("RoI sampling", sample, None, (result, batch, keys))
+    yield part("RoI sampling", lambda _, fixed: detector.sample(*fixed), None, (result, batch, keys))
     sampled = result
-
-    def pool(maps, rois):
-        rules, strides = detector.pooling_rules, STRIDES[:4]
-        levels = roi_levels(
-            rois, strides=strides, canonical_scale=rules.canonical_scale, canonical_level=rules.canonical_level
-        )
-        sampling = {"resolution": rules.resolution, "sampling_ratio": rules.sampling_ratio}
-        return roi_align(maps, rois, strides=strides, extent=extent, levels=levels, **sampling)
-
-    yield part("RoIAlign", pool, pyramid[:4], to_input(sampled.rois, scale))
+    rois = to_input(sampled.rois, batch.scale[:, None, None])
+    yield part("RoIAlign", lambda maps, rois: detector.pool(maps, rois, extent), pyramid[:4], rois)
     head = network("box_head", lambda net, pooled, _: net.box_head(pooled))
     yield part("box head", head, (params["box_head"], result))
 
     def losses(outputs, fixed):
-        (logits, deltas), (class_logits, class_deltas) = outputs
-        targets, sampled = fixed
-        rules = detector.loss_rules
-        rpn = rpn_losses(
-            logits,
-            deltas,
-            targets,
-            box_loss=detector._rpn_box_loss(),
-            batch_size_per_im=detector.anchor_rules.batch_size_per_im,
-        )
-        head = head_losses(
-            class_logits, class_deltas, sampled, box_loss=box_loss(rules.box), reg_weights=detector.reg_weights
-        )
-        return (
-            rpn["loss_rpn_cls"]
-            + rules.rpn_box_weight * rpn["loss_rpn_bbox"]
-            + head["loss_cls"]
-            + rules.box_weight * head["loss_bbox"]
-        )
+        (rpn_outputs, head_outputs), (targets, sampled) = outputs, fixed
+        return detector.compare(rpn_outputs, targets, head_outputs, sampled)[0]
 
     yield part("losses", losses, (rpn_outputs, result), (targets, sampled))
 

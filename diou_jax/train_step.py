@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import flax.struct
 import jax
@@ -80,6 +80,7 @@ def make_train_step(
     iter_size: int,
     log_every: int,
     guarded: bool = True,
+    devices: Sequence[jax.Device] | None = None,
 ):
     """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
 
@@ -95,6 +96,7 @@ def make_train_step(
       iter_size: SOLVER.ITER_SIZE; the batch's leading axis is devices, then iter_size times the device's images.
       log_every: length of the window of the metrics.
       guarded: whether updates are looked at before they are taken; False measures what that costs.
+      devices: that it runs on; None: all of this process, with those of the others.
     """
 
     def minibatch_gradient(params, state, batch, keys):
@@ -142,7 +144,7 @@ def make_train_step(
         )
         return state, state.window
 
-    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
 
 
 def _extend(window, metrics, done, good):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels import nms_gpu
+from kernels.iou import product
 from kernels.order import descending
 from kernels.platform import choose
 
@@ -82,28 +83,22 @@ def suppresses(a: Sequence[jax.Array], b: Sequence[jax.Array], threshold, *, ove
     bx1, by1, bx2, by2 = b
     width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1) + 1, 0)
     height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1) + 1, 0)
-    intersection = _product(width, height)
-    area, other_area = _product(ax2 - ax1 + 1, ay2 - ay1 + 1), _product(bx2 - bx1 + 1, by2 - by1 + 1)
+    intersection = product(width, height)
+    area, other_area = product(ax2 - ax1 + 1, ay2 - ay1 + 1), product(bx2 - bx1 + 1, by2 - by1 + 1)
     value = intersection / (area + other_area - intersection)
     if overlap == "diou":
         across = jnp.maximum(ax2, bx2) - jnp.minimum(ax1, bx1)
         down = jnp.maximum(ay2, by2) - jnp.minimum(ay1, by1)
-        diagonal = _product(across, across) + _product(down, down)
+        diagonal = product(across, across) + product(down, down)
         dx = (ax1 + ax2) / 2 - (bx1 + bx2) / 2
         dy = (ay1 + ay2) / 2 - (by1 + by2) / 2
-        distance = _product(dx, dx) + _product(dy, dy)
+        distance = product(dx, dx) + product(dy, dy)
         penalty = jnp.where(diagonal > 0, distance / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
         if beta != 1.0:
             # A power, by the two functions that the GPU kernel has as well.
             penalty = jnp.where(penalty > 0, jnp.exp(beta * jnp.log(jnp.where(penalty > 0, penalty, 1.0))), 0.0)
         value = value - penalty
     return value >= threshold
-
-
-def _product(a, b):
-    """A rounded product: no compiler may fuse it with the sum that it goes into, or twin and kernel would differ."""
-    product = a * b
-    return jnp.where(product > -jnp.inf, product, jnp.nan)
 
 
 def keep_xla(boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable) -> jax.Array:

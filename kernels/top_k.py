@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from kernels.order import descending
 
-# XLA sorts as many within the shared memory of a block, in one kernel. A longer row takes a kernel for each of the sorting
-# network's distances that reach beyond a block: 36 in all for the anchors of an image.
+# XLA sorts as many within the shared memory of a block, in one kernel. A longer row takes a kernel for each distance of
+# the sorting network that reaches beyond a block: 36 in all for the anchors of an image.
 LENGTH = 4096
 
 

@@ -1,7 +1,5 @@
 """Golden files: rpn_targets, and the RPN's labels in model_train."""
 
-import functools
-
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -31,8 +29,9 @@ def call(anchors, boxes, size, *, exists=None, seed=0, **rules):
     padded = np.concatenate([boxes, np.full((ROWS - len(boxes), 4), 50)]).astype(np.float32)
     exists = np.ones(len(anchors), bool) if exists is None else exists
     valid = np.arange(ROWS) < len(boxes)
-    targets = compiled(anchors, exists, padded, valid, np.asarray(size), jax.random.key(seed), **RULES | rules)
-    return np.asarray(targets.labels), np.asarray(targets.deltas)
+    image = exists, padded, valid, np.asarray(size), jax.random.key(seed)
+    targets = compiled(anchors, *(x[None] for x in image), **RULES | rules)
+    return np.asarray(targets.labels[0]), np.asarray(targets.deltas[0])
 
 
 def call_golden(data, case, **options):
@@ -190,11 +189,12 @@ def test_a_sample_is_within_its_limits_and_its_deltas_lead_to_boxes(anchors, box
 def test_a_batch_of_images_equals_one_after_the_other(anchors):
     boxes = np.array([[[10, 10, 40, 40]], [[60, 20, 120, 90]]], np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
-    one = functools.partial(anchor_targets, **RULES | {"batch_size_per_im": 64})
-    exists, valid, size = np.ones(len(anchors), bool), np.ones(1, bool), np.array([96, 128])
-    batched = jax.jit(jax.vmap(one, in_axes=(None, None, 0, None, None, 0)))
-    together = batched(anchors, exists, boxes, valid, size, keys)
+    exists, valid, size = np.ones((2, len(anchors)), bool), np.ones((2, 1), bool), np.array([[96, 128]] * 2)
+    images = exists, boxes, valid, size, keys
+    together = compiled(anchors, *images, **RULES | {"batch_size_per_im": 64})
+    own = compiled(np.stack([anchors, anchors]), *images, **RULES | {"batch_size_per_im": 64})
     for image in (0, 1):
-        alone = jax.jit(one)(anchors, exists, boxes[image], valid, size, keys[image])
-        np.testing.assert_array_equal(together.labels[image], alone.labels)
-        np.testing.assert_allclose(together.deltas[image], alone.deltas, atol=1e-6)
+        alone = compiled(anchors, *(x[image : image + 1] for x in images), **RULES | {"batch_size_per_im": 64})
+        for found in (together, own):
+            np.testing.assert_array_equal(found.labels[image], alone.labels[0])
+            np.testing.assert_allclose(found.deltas[image], alone.deltas[0], atol=1e-6)

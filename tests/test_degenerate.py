@@ -529,8 +529,9 @@ def test_targets_of_any_ground_truth(seed, share):
     crowd = rng.random(count) < 0.2
     key = jax.random.key(seed % 1000)
     anchors = np.concatenate(ANCHORS)
-    targets = compiled_anchor_targets(anchors, np.ones(len(anchors), bool), boxes, valid & ~crowd, LIMIT[0], key)
-    labels, deltas = np.asarray(targets.labels), np.asarray(targets.deltas, np.float64)
+    image = np.ones(len(anchors), bool), boxes, valid & ~crowd, LIMIT[0], key
+    targets = compiled_anchor_targets(anchors, *(x[None] for x in image))
+    labels, deltas = np.asarray(targets.labels[0]), np.asarray(targets.deltas[0], np.float64)
     assert (labels >= 0).sum() <= 64 and (labels == 1).sum() <= 32 and labels.min() >= -1 and labels.max() <= 1
     assert (deltas[labels != 1] == 0).all()
     # They overlap, so their centres are at most half of both sides apart.

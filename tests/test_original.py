@@ -20,7 +20,6 @@ from diou_jax.data import packing, transforms
 from diou_jax.data.buckets import Bucket
 from diou_jax.detector import faster_rcnn
 from diou_jax.detector.anchor_targets import AnchorTargets
-from diou_jax.detector.losses import head_losses, rpn_losses
 from diou_jax.detector.roi_targets import SampledRois
 from diou_jax.weights.original import import_original
 
@@ -165,25 +164,21 @@ def trained(step, trainer, weights, batch, labelled, sampled):
         own["input"] = preprocess_normalise(batch, means)
         return own["input"].at[1].set(step["data"][1].transpose(1, 2, 0))
 
-    def rpn_losses_of_stored(logits, deltas, targets, **options):
-        own["anchors"] = targets
-        return rpn_losses(logits, deltas, labelled, **options)
-
-    def classify_stored(self, variables, pyramid, rois, extent):
+    def pool_stored(self, pyramid, rois, extent):
         own["rois"] = rois
-        return classify(self, variables, pyramid, sampled.rois, extent)
+        return pool(self, pyramid, sampled.rois, extent)
 
-    def head_losses_of_stored(logits, deltas, targets, **options):
-        own["sampled"] = targets
-        return head_losses(logits, deltas, sampled, **options)
+    def compare_stored(self, outputs, anchor_targets, head_outputs, sampled_rois):
+        own.update(anchors=anchor_targets, sampled=sampled_rois)
+        return compare(self, outputs, labelled, head_outputs, sampled)
 
-    preprocess_normalise, classify = preprocess.normalise, faster_rcnn.FasterRCNN._classify
+    preprocess_normalise = preprocess.normalise
+    pool, compare = faster_rcnn.FasterRCNN.pool, faster_rcnn.FasterRCNN.compare
     variables = import_original(weights, trainer.network.variable_shapes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "normalise", normalise)
-        patch.setattr(faster_rcnn, "rpn_losses", rpn_losses_of_stored)
-        patch.setattr(faster_rcnn.FasterRCNN, "_classify", classify_stored)
-        patch.setattr(faster_rcnn, "head_losses", head_losses_of_stored)
+        patch.setattr(faster_rcnn.FasterRCNN, "pool", pool_stored)
+        patch.setattr(faster_rcnn.FasterRCNN, "compare", compare_stored)
 
         @jax.jit
         def losses(variables, batch, keys):

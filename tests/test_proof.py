@@ -24,7 +24,7 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.detector.anchor_targets import AnchorTargets, anchor_targets
 from diou_jax.detector.detections import detect
 from diou_jax.detector.faster_rcnn import STRIDES
-from diou_jax.detector.losses import head_losses, rpn_losses
+from diou_jax.detector.losses import head_losses
 from diou_jax.detector.proposals import propose
 from diou_jax.detector.roi_targets import SampledRois, sample_rois
 from diou_jax.losses import BOX_LOSSES
@@ -129,7 +129,7 @@ def maps(photo, detector, variables, batch):
         body = state["intermediates"]["body"]
         stem = max_pool(jax.nn.relu(body["conv1"]["__call__"][0]))
         logits, deltas = network.apply(variables, pyramid, method="propose")
-        anchors, exists = detector._anchors(pyramid, extent)
+        anchors, exists = detector.anchors(pyramid, extent)
         rules = dataclasses.asdict(detector.test_proposals)
         options = {"limit": extent, "scale": batch.scale, "per_image": True, **rules}
         levels = [
@@ -146,7 +146,8 @@ def maps(photo, detector, variables, batch):
             mutable=["intermediates"],
             capture_intermediates=lambda module, _: module.name == "fc2",
         )
-        own_logits, own_deltas = detector._classify(variables, pyramid, proposals.boxes, extent)
+        own = detector.pool(pyramid, proposals.boxes, extent)
+        own_logits, own_deltas = network.apply(variables, own, method="classify")
         return {
             "images": images,
             "stages": [stem, *body["__call__"][0]],
@@ -312,22 +313,12 @@ def trained(step, trainer, variables, sampled, labelled):
 
     def total(params, frozen, images):
         weights = {"params": params, **frozen}
-        network, rules = trainer.network, trainer.loss_rules
+        network = trainer.network
         pyramid = network.apply(weights, images, method="pyramid")
-        logits, deltas = network.apply(weights, pyramid, method="propose")
-        class_logits, class_deltas = trainer._classify(weights, pyramid, sampled.rois, None)
-        rpn = rpn_losses(
-            logits,
-            deltas,
-            labelled,
-            box_loss=trainer._rpn_box_loss(),
-            batch_size_per_im=trainer.anchor_rules.batch_size_per_im,
-        )
-        head = head_losses(
-            class_logits, class_deltas, sampled, box_loss=BOX_LOSSES[rules.box], reg_weights=trainer.reg_weights
-        )
-        loss = rpn["loss_rpn_cls"] + rpn["loss_rpn_bbox"] + head["loss_cls"] + rules.box_weight * head["loss_bbox"]
-        return loss, (rpn | head | {"total": loss}, (logits, deltas), (class_logits, class_deltas))
+        outputs = network.apply(weights, pyramid, method="propose")
+        head_outputs = network.apply(weights, trainer.pool(pyramid, sampled.rois, None), method="classify")
+        loss, losses = trainer.compare(outputs, labelled, head_outputs, sampled)
+        return loss, (losses | {"total": loss}, outputs, head_outputs)
 
     frozen = {name: values for name, values in variables.items() if name != "params"}
     images = jnp.asarray(step["data"].transpose(0, 2, 3, 1))
@@ -429,7 +420,7 @@ def geometry(step, trainer, trained):
     _, (_, (logits, deltas), _) = trained
     pyramid = [jnp.zeros((2, *(-(-side // stride) for side in step["data"].shape[2:]), 1)) for stride in STRIDES]
     extent = jnp.asarray([step["data"].shape[2:]] * 2)
-    anchors, exists = trainer._anchors(pyramid, extent)
+    anchors, exists = trainer.anchors(pyramid, extent)
     options = {"limit": step["im_info"][:, :2], "scale": step["im_info"][:, 2]}
     options |= dataclasses.asdict(trainer.train_proposals)
     find = jax.jit(functools.partial(propose, **options))
@@ -471,7 +462,8 @@ def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, g
     height, width, scale = step["im_info"][image]
     rules = dataclasses.asdict(trainer.anchor_rules) | {"batch_size_per_im": 10**6}
     find = jax.jit(functools.partial(anchor_targets, **rules))
-    ours = find(anchors, exists[image], to_input(boxes, scale), ~crowd, jnp.array([height, width]), jax.random.key(0))
+    only = exists[image], to_input(boxes, scale), ~crowd, jnp.array([height, width]), jax.random.key(0)
+    ours = jax.tree.map(lambda x: x[0], find(anchors, *(x[None] for x in only)))
     labels = labelled.labels[image]
     np.testing.assert_array_equal(ours.labels == 1, labels == 1)
     assert (np.asarray(ours.labels)[labels == 0] == 0).all()

@@ -56,6 +56,6 @@ def test_the_detectors_rows_are_cut_for_cuda(count, k):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_it_is_jaxs_own():
+def test_on_a_gpu_it_is_jaxs_own(hopper):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 5000, (16, 201600)) / 5000, jnp.float32)
     equal(jax.jit(functools.partial(top_k, k=2000))(x), jax.lax.top_k(x, 2000))

@@ -5,6 +5,7 @@ shapes. `diou_jax.build` makes a `FasterRCNN` from a config.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,11 @@ from diou_jax import preprocess
 from diou_jax.anchors import cell_anchors, grid_anchors, torchvision_cell_anchors, torchvision_grid_anchors
 from diou_jax.batch import Batch
 from diou_jax.boxes import to_edges, to_input, to_original
-from diou_jax.detector.anchor_targets import anchor_targets
+from diou_jax.detector.anchor_targets import AnchorTargets, anchor_targets
 from diou_jax.detector.detections import Detections, detect
 from diou_jax.detector.losses import head_losses, rpn_losses
-from diou_jax.detector.proposals import propose
-from diou_jax.detector.roi_targets import sample_rois
+from diou_jax.detector.proposals import Proposals, propose
+from diou_jax.detector.roi_targets import SampledRois, sample_rois
 from diou_jax.detector.rules import (
     AnchorRules,
     BoxRules,
@@ -76,74 +77,17 @@ class FasterRCNN:
           The total loss, a float32 scalar, and a dict of scalars: each loss under the original's name, and metrics.
         """
         extent = batch.extent if self.mask_padding_train else None
-        pyramid = self._pyramid(variables, batch, extent)
-        logits, deltas = self.network.apply(variables, pyramid, method="propose")
-        anchors, exists = self._anchors(pyramid, batch.extent)
-
-        scale, edges = batch.scale[:, None, None], self.box_rules.edges
-        shared = anchors[0].ndim == 2
-        targets = jax.vmap(
-            lambda anchors, exists, boxes, valid, size, key: anchor_targets(
-                anchors, exists, boxes, valid, size, key, **dataclasses.asdict(self.anchor_rules)
-            ),
-            in_axes=(None if shared else 0, 0, 0, 0, 0, 0),
-        )(
-            np.concatenate(anchors) if shared else jnp.concatenate(anchors, 1),
-            jnp.concatenate(exists, 1),
-            to_input(batch.boxes, scale, edges=edges),
-            batch.valid & ~batch.crowd,
-            batch.size,
-            jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys),
-        )
-        rpn = rpn_losses(
-            logits,
-            deltas,
-            targets,
-            box_loss=self._rpn_box_loss(),
-            batch_size_per_im=self.anchor_rules.batch_size_per_im,
-        )
-
+        pyramid = self.pyramid(variables, batch, extent)
+        outputs = self.network.apply(variables, pyramid, method="propose")
+        anchors, exists = self.anchors(pyramid, batch.extent)
+        targets = self.label_anchors(anchors, exists, batch, keys)
         proposals = propose(
-            logits, deltas, anchors, exists, batch.size, batch.scale, **dataclasses.asdict(self.train_proposals)
+            *outputs, anchors, exists, batch.size, batch.scale, **dataclasses.asdict(self.train_proposals)
         )
-        sampled = jax.vmap(
-            lambda proposals, valid, boxes, classes, crowd, valid_boxes, key: sample_rois(
-                proposals,
-                valid,
-                boxes,
-                classes,
-                crowd,
-                valid_boxes,
-                key,
-                reg_weights=self.reg_weights,
-                **dataclasses.asdict(self.roi_rules),
-            )
-        )(
-            to_original(proposals.boxes, scale, edges=edges),
-            proposals.valid,
-            batch.boxes,
-            batch.classes,
-            batch.crowd,
-            batch.valid,
-            jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys),
-        )
-        class_logits, class_deltas = self._classify(
-            variables, pyramid, to_input(sampled.rois, scale, edges=edges), extent
-        )
-        head = head_losses(
-            class_logits,
-            class_deltas,
-            sampled,
-            box_loss=box_loss(self.loss_rules.box),
-            reg_weights=self.reg_weights,
-        )
-        total = (
-            rpn["loss_rpn_cls"]
-            + self.loss_rules.rpn_box_weight * rpn["loss_rpn_bbox"]
-            + head["loss_cls"]
-            + self.loss_rules.box_weight * head["loss_bbox"]
-        )
-        return total, {"loss": total, **rpn, **head}
+        sampled = self.sample(proposals, batch, keys)
+        rois = to_input(sampled.rois, batch.scale[:, None, None], edges=self.box_rules.edges)
+        head_outputs = self.network.apply(variables, self.pool(pyramid, rois, extent), method="classify")
+        return self.compare(outputs, targets, head_outputs, sampled)
 
     def detect(self, variables, batch: Batch) -> Detections:
         """The detections in B images, in pixels of the original images, best first.
@@ -152,12 +96,11 @@ class FasterRCNN:
         the other images of the batch.
         """
         extent = batch.extent if self.mask_padding else None
-        pyramid = self._pyramid(variables, batch, extent)
-        logits, deltas = self.network.apply(variables, pyramid, method="propose")
-        anchors, exists = self._anchors(pyramid, batch.extent)
+        pyramid = self.pyramid(variables, batch, extent)
+        outputs = self.network.apply(variables, pyramid, method="propose")
+        anchors, exists = self.anchors(pyramid, batch.extent)
         proposals = propose(
-            logits,
-            deltas,
+            *outputs,
             anchors,
             exists,
             batch.extent if self.box_rules.clip_to_padding else batch.size,
@@ -165,12 +108,13 @@ class FasterRCNN:
             per_image=True,
             **dataclasses.asdict(self.test_proposals),
         )
-        class_logits, class_deltas = self._classify(variables, pyramid, proposals.boxes, extent)
+        pooled = self.pool(pyramid, proposals.boxes, extent)
+        logits, deltas = self.network.apply(variables, pooled, method="classify")
         return detect(
             proposals.boxes,
             proposals.valid & batch.present[:, None],
-            jax.nn.softmax(class_logits),
-            class_deltas,
+            jax.nn.softmax(logits),
+            deltas,
             batch.scale,
             batch.original_size,
             reg_weights=self.reg_weights,
@@ -178,11 +122,12 @@ class FasterRCNN:
             **dataclasses.asdict(self.detection_rules),
         )
 
-    def _pyramid(self, variables, batch, extent):
+    def pyramid(self, variables, batch: Batch, extent: jax.Array | None) -> list[jax.Array]:
+        """Feature maps [p2, ..., p6], (B, Hl, Wl, C), held at zero beyond `extent`, int (B, 2), unless it is None."""
         images = preprocess.normalise(batch, self.pixel_means)
         return self.network.apply(variables, images, extent, method="pyramid")
 
-    def _anchors(self, pyramid, extent):
+    def anchors(self, pyramid, extent: jax.Array) -> tuple[list[np.ndarray | jax.Array], list[jax.Array]]:
         """Each level's anchors, (N, 4) or (B, N, 4), and which of them lie on feature cells that exist, (B, N)."""
         anchors, exists = [], []
         for level, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
@@ -200,14 +145,40 @@ class FasterRCNN:
             exists.append(jnp.broadcast_to(inside, (*inside.shape[:3], len(cell))).reshape(len(extent), -1))
         return anchors, exists
 
-    def _classify(self, variables, pyramid, rois, extent):
-        """Box head outputs, float32 (B, R, K) and (B, R, K or 1, 4), of RoIs in pixels of the network's input."""
+    def label_anchors(self, anchors, exists, batch: Batch, keys: jax.Array) -> AnchorTargets:
+        """What the RPN is to learn; `anchors` and `exists` as from `anchors`."""
+        shared = anchors[0].ndim == 2
+        return anchor_targets(
+            np.concatenate(anchors) if shared else jnp.concatenate(anchors, 1),
+            jnp.concatenate(exists, 1),
+            to_input(batch.boxes, batch.scale[:, None, None], edges=self.box_rules.edges),
+            batch.valid & ~batch.crowd,
+            batch.size,
+            jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys),
+            **dataclasses.asdict(self.anchor_rules),
+        )
+
+    def sample(self, proposals: Proposals, batch: Batch, keys: jax.Array) -> SampledRois:
+        """The RoIs that the box head is to learn from, in pixels of the original images."""
+        rules = dataclasses.asdict(self.roi_rules)
+        return jax.vmap(lambda *image: sample_rois(*image, reg_weights=self.reg_weights, **rules))(
+            to_original(proposals.boxes, batch.scale[:, None, None], edges=self.box_rules.edges),
+            proposals.valid,
+            batch.boxes,
+            batch.classes,
+            batch.crowd,
+            batch.valid,
+            jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys),
+        )
+
+    def pool(self, pyramid, rois: jax.Array, extent: jax.Array | None) -> jax.Array:
+        """Features (B, R, resolution, resolution, C) of RoIs (B, R, 4) in pixels of the network's input."""
         rules = self.pooling_rules
         # By the size of the box, wherever its edges are.
         levels = roi_levels(
             rois, strides=STRIDES[:4], canonical_scale=rules.canonical_scale, canonical_level=rules.canonical_level
         )
-        pooled = roi_align(
+        return roi_align(
             pyramid[:4],
             to_edges(rois) if self.box_rules.edges else rois,
             resolution=rules.resolution,
@@ -216,9 +187,22 @@ class FasterRCNN:
             extent=extent,
             levels=levels,
         )
-        return self.network.apply(variables, pooled, method="classify")
 
-    def _rpn_box_loss(self):
-        loss = box_loss(self.loss_rules.rpn_box)
-        options = {"beta": 1 / 9} if self.loss_rules.rpn_box in ("smooth_l1", "sl1") else {}
-        return lambda deltas, targets: loss(deltas, targets, reg_weights=(1.0, 1.0, 1.0, 1.0), **options)
+    def compare(self, outputs, targets: AnchorTargets, head_outputs, sampled: SampledRois):
+        """What `losses` returns, from the outputs of RPN and box head and what they were to be."""
+        rules = self.loss_rules
+        rpn_options = {"beta": 1 / 9} if rules.rpn_box in ("smooth_l1", "sl1") else {}
+        rpn = rpn_losses(
+            *outputs,
+            targets,
+            box_loss=functools.partial(box_loss(rules.rpn_box), reg_weights=(1.0, 1.0, 1.0, 1.0), **rpn_options),
+            batch_size_per_im=self.anchor_rules.batch_size_per_im,
+        )
+        head = head_losses(*head_outputs, sampled, box_loss=box_loss(rules.box), reg_weights=self.reg_weights)
+        total = (
+            rpn["loss_rpn_cls"]
+            + rules.rpn_box_weight * rpn["loss_rpn_bbox"]
+            + head["loss_cls"]
+            + rules.box_weight * head["loss_bbox"]
+        )
+        return total, {"loss": total, **rpn, **head}

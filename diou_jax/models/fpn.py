@@ -46,8 +46,8 @@ class FPN(nn.Module):
         levels = [2, 3, 4, 5]
         pyramid, inner = [], None
         for x, stride, level in reversed(list(zip(maps, strides, levels, strict=True))):
-            above = None if inner is None else upsample(inner)
-            inner = conv(1, f"inner{level}")(x, extent, stride, residual=above)
+            lateral = conv(1, f"inner{level}")(x, extent, stride)
+            inner = lateral if inner is None else lateral + upsample(inner)
             posthoc = conv(3, f"output{level}")(mask_outside(inner, extent, stride), extent, stride)
             pyramid.insert(0, mask_outside(posthoc, extent, stride))
         return [*pyramid, pyramid[-1][:, ::2, ::2]]

@@ -1,0 +1,143 @@
+"""Matching for Hopper and newer GPUs: only boxes that exist are compared, no overlap is stored (Pallas, Mosaic GPU).
+
+A thread holds a few anchors, and all threads walk over the image's boxes. The first kernel leaves the largest overlap
+of each box in every block of anchors; the second, which knows the largest of all, computes the overlaps again, to the
+same bits, and sees which anchors reach it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from kernels.iou import iou
+
+THREADS = 128  # of a warpgroup
+ITEMS = 8  # anchors of a thread
+
+
+def match(
+    anchors: jax.Array, eligible: jax.Array, boxes: jax.Array, counts: jax.Array, *, interpret=None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The largest IoU of each anchor, its box, and whether the anchor is some box's best.
+
+    Args:
+      anchors: float32 (A, 4) or (B, A, 4).
+      eligible: bool (B, A).
+      boxes: float32 (B, G, 4); those that count for nothing lie where no anchor is.
+      counts: int32 (B,); boxes from this one on count for nothing.
+      interpret: parameters of Pallas' interpreter; None compiles.
+
+    Returns:
+      float32 (B, A), int32 (B, A) and bool (B, A).
+    """
+    images, count = eligible.shape
+    blocks = -(-count // (THREADS * ITEMS))
+    padded = blocks * THREADS * ITEMS
+    fill = [(0, 0), (0, padded - count)]
+    # Coordinates apart, so that a warp reads neighbours.
+    anchors = jnp.pad(jnp.moveaxis(anchors, -1, 0).reshape(-1, count), fill).reshape(-1)
+    eligible = jnp.pad(eligible, fill).astype(jnp.int32).reshape(-1)
+    operands = anchors, eligible, boxes.reshape(-1), counts
+    sizes = {"images": images, "blocks": blocks, "most": boxes.shape[1], "interpret": interpret}
+
+    best = _best_of_boxes(*operands, **sizes)
+    overlap, box, is_best = (x.reshape(images, padded)[:, :count] for x in _best_of_anchors(*operands, best, **sizes))
+    return overlap, box.astype(jnp.int32), is_best != 0
+
+
+def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
+    """Flat float32 (B * G,): the largest IoU of each box; anything from an image's count on."""
+    images, blocks, most = sizes["images"], sizes["blocks"], sizes["most"]
+    rows = -(-most // THREADS)
+
+    def match_boxes(anchors_ref, eligible_ref, boxes_ref, counts_ref, best_ref):
+        image, block = jax.lax.axis_index("image"), jax.lax.axis_index("block")
+        overlaps_of = _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, **sizes)
+        thread = _spread(jax.lax.iota(jnp.int32, THREADS), sizes["interpret"])
+        for row in range(rows):
+            first = row * THREADS
+
+            def visit(place, best, first=first):
+                largest = functools.reduce(jnp.maximum, overlaps_of(first + place))
+                return jnp.where(thread == place, largest.max(), best)
+
+            nothing = _spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
+            here = jnp.clip(counts_ref[image] - first, 0, THREADS)
+            best = jax.lax.fori_loop(0, here, visit, nothing)
+            best_ref[pl.ds(((image * blocks + block) * rows + row) * THREADS, THREADS)] = best
+
+    best = _kernel(match_boxes, [jax.ShapeDtypeStruct((images * blocks * rows * THREADS,), jnp.float32)], **sizes)(
+        anchors, eligible, boxes, counts
+    )
+    return best[0].reshape(images, blocks, -1).max(1)[:, :most].reshape(-1)
+
+
+def _best_of_anchors(anchors, eligible, boxes, counts, best, **sizes):
+    """Flat float32, of all anchors: their largest IoU, its box, and 1 where they reach a box's largest.
+
+    All floats, since a select of integers loses their sign in jax 0.10's Mosaic.
+    """
+    images, blocks, most = sizes["images"], sizes["blocks"], sizes["most"]
+
+    def match_anchors(anchors_ref, eligible_ref, boxes_ref, counts_ref, best_ref, *outs):
+        image, block = jax.lax.axis_index("image"), jax.lax.axis_index("block")
+        overlaps_of = _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, **sizes)
+        zero = _spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
+
+        def visit(index, found):
+            largest = best_ref[image * most + index]
+            # Never equal where nothing meets the box.
+            largest = jnp.where(largest > 0, largest, 2.0)
+            number = index.astype(jnp.float32)
+            news = []
+            for overlap, (old, box, is_best) in zip(overlaps_of(index), found, strict=True):
+                larger = overlap > old
+                is_best = jnp.where(overlap == largest, 1.0, is_best)
+                news.append((jnp.where(larger, overlap, old), jnp.where(larger, number, box), is_best))
+            return news
+
+        found = jax.lax.fori_loop(0, counts_ref[image], visit, [(zero, zero, zero)] * ITEMS)
+        for item, values in enumerate(found):
+            place = pl.ds(((image * blocks + block) * ITEMS + item) * THREADS, THREADS)
+            for out, value in zip(outs, values, strict=True):
+                out[place] = value
+
+    out = jax.ShapeDtypeStruct((images * blocks * ITEMS * THREADS,), jnp.float32)
+    return _kernel(match_anchors, [out] * 3, **sizes)(anchors, eligible, boxes, counts, best)
+
+
+def _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, *, images, blocks, most, interpret):
+    """A function from a box's index to the IoUs of this thread's anchors with it."""
+    length = blocks * ITEMS * THREADS
+    shared = anchors_ref.shape[0] == 4 * length
+    rows = 1 if shared else images
+    own = 0 if shared else image
+    starts = [(block * ITEMS + item) * THREADS for item in range(ITEMS)]
+    anchors = [[anchors_ref[pl.ds((i * rows + own) * length + start, THREADS)] for i in range(4)] for start in starts]
+    counted = [eligible_ref[pl.ds(image * length + start, THREADS)] != 0 for start in starts]
+
+    def overlaps_of(index):
+        box = [boxes_ref[(image * most + index) * 4 + i] for i in range(4)]
+        return [jnp.where(here, iou(anchor, box), 0.0) for here, anchor in zip(counted, anchors, strict=True)]
+
+    return overlaps_of
+
+
+def _kernel(body, outs, *, images, blocks, most, interpret):
+    del most
+    return plgpu.kernel(
+        body,
+        out_type=outs,
+        grid=(blocks, images),
+        grid_names=("block", "image"),
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
+        interpret=interpret,
+    )
+
+
+def _spread(x, interpret):
+    """One element a thread: Mosaic wants a layout where it infers none, and the interpreter of jax 0.10 knows none."""
+    return x if interpret else plgpu.layout_cast(x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=1))
