@@ -8,7 +8,7 @@
 Each kernel of the compiled step reads its operands and writes its results once, and multiplies what its convolutions
 and products ask for; at the given peaks, and with a fixed time to start each kernel, that takes the time "at least".
 It is a limit to compare programs by, not a prediction: libraries choose their algorithms on the device, and of a
-hand-written kernel or a gather only what goes in and out whole can be seen.
+hand-written kernel only what goes in and out whole can be seen.
 """
 
 import argparse
@@ -158,6 +158,15 @@ def sort_launches(length: int) -> int:
     return 1 + sum(stage - short + 1 for stage in range(short + 1, stages + 1))
 
 
+def bytes_moved(kind: str, result: int, operands: list[int]) -> int:
+    """Bytes that a kernel reads and writes, of results and operands of these sizes."""
+    if kind == "gather":  # reads no more of an array than it writes
+        return result + sum(min(result, operand) for operand in operands)
+    if kind == "scatter" and result in operands:  # in place
+        return 2 * (sum(operands) - result)
+    return result + sum(operands)
+
+
 def kernels(text: str) -> list[Kernel]:
     """The kernels of a compiled program in the order in which they run."""
     computations = read(text)
@@ -170,7 +179,6 @@ def kernels(text: str) -> list[Kernel]:
         if called(instruction):
             parts += inside(computations, called(instruction))
         work = sum(product_work(part, types) for part in parts)
-        traffic = size(instruction.type) + sum(size(types[name]) for name in instruction.operands)
         opcodes = {part.opcode for part in parts}
         sorts = [part for part in parts if part.opcode == "sort"]
         target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
@@ -181,6 +189,7 @@ def kernels(text: str) -> list[Kernel]:
         else:
             kinds = ("sort", "scatter", "gather", "reduce")
             kind = next((kind for kind in kinds if kind in opcodes), "elementwise")
+        traffic = bytes_moved(kind, size(instruction.type), [size(types[name]) for name in instruction.operands])
         origin = re.search(r'op_name="([^"]*)"', instruction.attributes)
         launches = sort_launches(arrays(sorts[0].type)[0][1][-1]) if sorts else 1
         found.append(Kernel(kind, origin[1].split("/", 1)[-1] if origin else "", traffic * launches, work, launches))

@@ -83,14 +83,13 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     fpn = network("fpn", lambda net, maps, frozen: net.fpn([*frozen, *maps], extent))
     yield part("FPN", fpn, (params["fpn"], result[frozen:]), result[:frozen])
     pyramid = result
-    rpn = network("rpn", lambda net, pyramid, _: net.rpn(pyramid))
-    yield part("RPN", rpn, (params["rpn"], pyramid))
-    rpn_outputs = result
-
     anchors, exists = detector.anchors(pyramid, batch.extent)
     label = lambda _, fixed: detector.label_anchors(anchors, *fixed)  # noqa: E731
     yield part("anchor targets", label, None, (exists, batch, keys))
     targets = result
+    rpn = network("rpn", lambda net, pyramid, sampled: net.rpn(pyramid, sampled))
+    yield part("RPN", rpn, (params["rpn"], pyramid), targets.sampled)
+    rpn_outputs = result
 
     def choose_proposals(_, fixed):
         outputs, batch, exists = fixed

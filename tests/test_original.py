@@ -135,6 +135,7 @@ def labelled(step):
     return AnchorTargets(
         np.concatenate([level.transpose(0, 2, 3, 1).reshape(2, -1) for level in labels], 1),
         np.concatenate([level.transpose(0, 2, 3, 1).reshape(2, -1, 4) for level in deltas], 1),
+        sampled=None,
     )
 
 

@@ -304,7 +304,7 @@ def labelled(step):
         labels.append(step[f"rpn_labels_int32_wide_fpn{level}"][crop].transpose(0, 2, 3, 1).reshape(2, -1))
         wide = step[f"rpn_bbox_targets_wide_fpn{level}"][crop]
         deltas.append(wide.transpose(0, 2, 3, 1).reshape(2, -1, 4))
-    return AnchorTargets(np.concatenate(labels, 1), np.concatenate(deltas, 1))
+    return AnchorTargets(np.concatenate(labels, 1), np.concatenate(deltas, 1), sampled=None)
 
 
 @pytest.fixture(scope="module")

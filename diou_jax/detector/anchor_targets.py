@@ -18,10 +18,12 @@ class AnchorTargets:
     Attributes:
       labels: int32 (B, A): 1 for an object, 0 for background, -1 for what is not sampled.
       deltas: float32 (B, A, 4) to the best box; 0 where the label is not 1.
+      sampled: int32 (B, S), the anchors whose label is not -1, in ascending order; A where there are fewer.
     """
 
     labels: jax.Array
     deltas: jax.Array
+    sampled: jax.Array
 
 
 def anchor_targets(
@@ -69,21 +71,22 @@ def anchor_targets(
     matches = match(jnp.asarray(anchors), eligible, boxes, valid)
     foreground = eligible & ((matches.overlap >= positive_overlap) | matches.is_best)
     background = eligible & ~foreground & (matches.overlap < negative_overlap)
-    labels = jax.vmap(
+    labels, sampled = jax.vmap(
         functools.partial(_sample, objects=int(batch_size_per_im * fg_fraction), total=batch_size_per_im)
     )(foreground, background, keys)
     deltas = encode(anchors, jnp.take_along_axis(boxes, matches.box[..., None], 1))
-    return AnchorTargets(labels, jnp.where((labels == 1)[..., None], deltas, 0.0))
+    return AnchorTargets(labels, jnp.where((labels == 1)[..., None], deltas, 0.0), sampled)
 
 
 def _sample(foreground, background, key, *, objects, total):
-    """The labels (A,) of one image: up to `objects` of the foreground, and background up to `total`."""
+    """The labels (A,) of one image and the anchors that have one: up to `objects` of the foreground, `total` in all."""
     fg_key, bg_key = jax.random.split(key)
     fg_index, fg_drawn = draw(foreground, objects, fg_key)
     bg_index, bg_drawn = draw(background, total, bg_key)
     bg_drawn &= jnp.arange(len(bg_index)) < total - fg_drawn.sum()
 
     nowhere = len(foreground)
+    fg_index, bg_index = jnp.where(fg_drawn, fg_index, nowhere), jnp.where(bg_drawn, bg_index, nowhere)
     labels = jnp.full(nowhere, -1, jnp.int32)
-    labels = labels.at[jnp.where(bg_drawn, bg_index, nowhere)].set(0, mode="drop")
-    return labels.at[jnp.where(fg_drawn, fg_index, nowhere)].set(1, mode="drop")
+    labels = labels.at[bg_index].set(0, mode="drop").at[fg_index].set(1, mode="drop")
+    return labels, jnp.sort(jnp.concatenate([fg_index, bg_index]))[:total]

@@ -78,9 +78,9 @@ class FasterRCNN:
         """
         extent = batch.extent if self.mask_padding_train else None
         pyramid = self.pyramid(variables, batch, extent)
-        outputs = self.network.apply(variables, pyramid, method="propose")
         anchors, exists = self.anchors(pyramid, batch.extent)
         targets = self.label_anchors(anchors, exists, batch, keys)
+        outputs = self.network.apply(variables, pyramid, targets.sampled, method="propose")
         proposals = propose(
             *outputs, anchors, exists, batch.size, batch.scale, **dataclasses.asdict(self.train_proposals)
         )

@@ -28,9 +28,11 @@ class Network(nn.Module):
         """Normalised images (B, H, W, 3), H and W multiples of 32, to [p2, ..., p6]."""
         return self.fpn(self.body(images, extent), extent)
 
-    def propose(self, pyramid: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+    def propose(
+        self, pyramid: Sequence[jax.Array], sampled: jax.Array | None = None
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Logits and deltas of every anchor; see `RPNHead`."""
-        return self.rpn(pyramid)
+        return self.rpn(pyramid, sampled)
 
     def classify(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits and deltas of every RoI; see `BoxHead`."""

@@ -1,14 +1,16 @@
 """The region proposal head, shared by all pyramid levels (Ren et al., 2015)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diou_jax.models.conv import Conv, convolve
+from diou_jax.models.conv import convolve, relu
 from diou_jax.models.initializers import normal
+from diou_jax.models.patches import put_patches, take_cells, take_patches
 
 
 class RPNHead(nn.Module):
@@ -25,38 +27,104 @@ class RPNHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+    def __call__(
+        self, pyramid: Sequence[jax.Array], sampled: jax.Array | None = None
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Levels (B, Hl, Wl, C), zero where they do not exist, to logits and deltas.
+
+        Args:
+          pyramid: of B images.
+          sampled: int32 (B, S), the anchors that a loss looks at, in ascending order, each once; beyond the last anchor
+            where there are fewer. The gradient is then computed for these alone, and that of any other anchor's outputs
+            must be zero. None: of all.
 
         Returns:
           float32 logits (B, Hl * Wl * anchors_per_cell) and deltas (B, Hl * Wl * anchors_per_cell, 4) of each level,
           in the order of `anchors.grid_anchors`.
         """
-        hidden = Conv(self.features, 3, kernel_init=normal(0.01), relu=True, dtype=self.dtype, name="conv")
+        hidden = Weights(3, self.features, name="conv")(pyramid[0].shape[-1])
         # Two layers of the original, and of its files, in one product: the map is read once.
-        objectness = Pointwise(self.anchors_per_cell, name="logits")(self.features)
-        boxes = Pointwise(4 * self.anchors_per_cell, name="deltas")(self.features)
-        kernel, bias = (jnp.concatenate(pair, -1).astype(self.dtype) for pair in zip(objectness, boxes, strict=True))
-        logits, deltas = [], []
-        for level in pyramid:
-            y = convolve(hidden(level), kernel, stride=1, groups=1) + bias
-            y = y.astype(jnp.float32)
-            logits.append(y[..., : self.anchors_per_cell].reshape(len(y), -1))
-            deltas.append(y[..., self.anchors_per_cell :].reshape(len(y), -1, 4))
-        return logits, deltas
+        objectness = Weights(1, self.anchors_per_cell, name="logits")(self.features)
+        boxes = Weights(1, 4 * self.anchors_per_cell, name="deltas")(self.features)
+        outputs = [jnp.concatenate(pair, -1) for pair in zip(objectness, boxes, strict=True)]
+        layers = jax.tree.map(lambda x: x.astype(self.dtype), Layers(*hidden, *outputs))
+        maps = [level.astype(self.dtype) for level in pyramid]
+        if sampled is None:
+            found = _everywhere(layers, maps)
+        else:
+            found = _with_sampled_gradient(layers, maps, self._cells(sampled))
+        split = self.anchors_per_cell
+        logits = [level[..., :split].reshape(len(level), -1) for level in found]
+        return logits, [level[..., split:].reshape(len(level), -1, 4) for level in found]
+
+    def _cells(self, sampled):
+        """The cells of the sampled anchors, each once; beyond any cell in the place of repetitions."""
+        cells = sampled // self.anchors_per_cell
+        repeated = jnp.pad(cells[:, 1:] == cells[:, :-1], ((0, 0), (1, 0)))
+        return jnp.where(repeated, np.iinfo(np.int32).max // 2, cells)
 
 
-class Pointwise(nn.Module):
-    """The parameters of a 1x1 convolution.
+class Weights(nn.Module):
+    """The parameters of a convolution.
 
     Attributes:
+      size: side of the kernel.
       features: output channels.
     """
 
+    size: int
     features: int
 
     @nn.compact
     def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
-        """The kernel (1, 1, channels, features) and the bias (features,), float32."""
-        kernel = self.param("kernel", normal(0.01), (1, 1, channels, self.features))
+        """The kernel (size, size, channels, features) and the bias (features,), float32."""
+        kernel = self.param("kernel", normal(0.01), (self.size, self.size, channels, self.features))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+class Layers(NamedTuple):
+    """Kernels and biases of the 3x3 convolution and of the outputs, logits first."""
+
+    hidden: jax.Array
+    hidden_bias: jax.Array
+    outputs: jax.Array
+    outputs_bias: jax.Array
+
+
+def _everywhere(layers, maps):
+    """float32 outputs (B, Hl, Wl, 5 * anchors_per_cell) of every cell."""
+    found = []
+    for level in maps:
+        x = relu(convolve(level, layers.hidden, stride=1, groups=1) + layers.hidden_bias)
+        x = convolve(x, layers.outputs, stride=1, groups=1) + layers.outputs_bias
+        found.append(x.astype(jnp.float32))
+    return found
+
+
+def _at_patches(layers, patches):
+    """float32 outputs (B, S, 5 * anchors_per_cell) of the cells in the middle of patches (B, S, 9, C)."""
+    x = patches.reshape(*patches.shape[:2], -1) @ layers.hidden.reshape(-1, layers.hidden.shape[-1])
+    x = relu(x + layers.hidden_bias)
+    return (x @ layers.outputs[0, 0] + layers.outputs_bias).astype(jnp.float32)
+
+
+@jax.custom_vjp
+def _with_sampled_gradient(layers, maps, cells):
+    """`_everywhere`, whose gradient comes from some hundred of its hundred thousand cells."""
+    del cells
+    return _everywhere(layers, maps)
+
+
+def _forward(layers, maps, cells):
+    return _everywhere(layers, maps), (layers, maps, cells)
+
+
+def _backward(residuals, gradients):
+    layers, maps, cells = residuals
+    _, pull = jax.vjp(_at_patches, layers, take_patches(maps, cells))
+    of_layers, of_patches = pull(take_cells(gradients, cells))
+    of_maps = put_patches(of_patches, cells, [level.shape for level in maps])
+    return of_layers, of_maps, np.zeros(cells.shape, jax.dtypes.float0)
+
+
+_with_sampled_gradient.defvjp(_forward, _backward)
