@@ -11,9 +11,10 @@ idle where they come too slowly. torchvision's data lie on the device, also wher
 figures are of one device, and the batch is what one device has.
 
 TFLOP/s are of one image's work times images per second. The work is "stated", two for each multiply-add that the
-layers' shapes ask for with stem and res2 frozen, and the share of the peak is of this; "counted" by JAX in the step
-before optimisation; and counted in the "compiled" one, where calls of libraries may hide it. None of the counts sees
-into hand-written kernels, and a loop's body counts once.
+layers' shapes ask for with stem and res2 frozen, as every detector of this kind needs them, though ours leaves out most
+of the RPN's backward pass; the share of the peak is of this; "counted" by JAX in the step before optimisation; and
+counted in the "compiled" one, where calls of libraries may hide it. None of the counts sees into hand-written kernels,
+and a loop's body counts once.
 """
 
 import argparse

@@ -46,9 +46,10 @@ class FPN(nn.Module):
         levels = [2, 3, 4, 5]
         pyramid, inner = [], None
         for x, stride, level in reversed(list(zip(maps, strides, levels, strict=True))):
-            lateral = conv(1, f"inner{level}")(x, extent, stride)
-            inner = lateral if inner is None else lateral + upsample(inner)
-            posthoc = conv(3, f"output{level}")(mask_outside(inner, extent, stride), extent, stride)
+            lateral = mask_outside(conv(1, f"inner{level}")(x, extent, stride), extent, stride)
+            # Masked apart, so that one pass over the map repeats, masks and adds.
+            inner = lateral if inner is None else lateral + mask_outside(upsample(inner), extent, stride)
+            posthoc = conv(3, f"output{level}")(inner, extent, stride)
             pyramid.insert(0, mask_outside(posthoc, extent, stride))
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
