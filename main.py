@@ -64,10 +64,12 @@ def main(_):
     import jax
 
     from diou_jax import check, evaluate, predict, train
+    from diou_jax.compilation import set_flags
     from diou_jax.errors import UserError
     from diou_jax.stop import Stopped
     from diou_jax.weights import importing
 
+    set_flags()
     config, workdir = CONFIG.value, WORKDIR.value
     try:
         if DISTRIBUTED.value:

@@ -23,6 +23,7 @@ import workload
 from jax.experimental import topologies
 
 from diou_jax import build
+from diou_jax.compilation import set_flags
 from diou_jax.train_step import create_state, make_train_step
 
 # For a machine without a GPU; figures of NVIDIA's H100 SXM5 data sheet and of the CUDA programming guide.
@@ -270,6 +271,7 @@ def main() -> None:
     parser.add_argument("--launch", type=float, default=2, help="microseconds to start a kernel")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
+    set_flags()
     if options.smoke:
         options.images, options.longest = [2], 3
     device = devices(options.smoke)

@@ -22,6 +22,7 @@ from workload import CLASSES, draw_batch, make_config, make_variables
 from configs import shapes
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
+from diou_jax.compilation import set_flags
 from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
 
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
+    set_flags()
     rounds, length = (3, 2) if options.smoke else (options.rounds, options.length)
     config = shapes_config() if options.shapes else make_config(smoke=options.smoke)
     detector = build.detector(config, CLASSES)

@@ -26,6 +26,7 @@ import workload
 
 from diou_jax import build
 from diou_jax.batch import Batch
+from diou_jax.compilation import set_flags
 from diou_jax.detector import faster_rcnn
 from diou_jax.detector.faster_rcnn import FasterRCNN
 
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--lone", type=int, default=100, help="calls by themselves")
     parser.add_argument("--smoke", action="store_true", help="a small network, each call once")
     options = parser.parse_args()
+    set_flags()
     if options.smoke:
         options.batches, options.bursts, options.length, options.lone = [2], 1, 1, 1
 
