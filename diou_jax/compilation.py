@@ -14,7 +14,7 @@ FLAGS = {
 
 
 def set_flags() -> None:
-    """Adds to the environment's XLA_FLAGS what it lacks of `FLAGS`. XLA reads them once, when the first program runs."""
+    """Adds to the environment's XLA_FLAGS what it lacks of `FLAGS`. XLA reads them once, for its first program."""
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
