@@ -2,13 +2,14 @@
 
     pip install -e '.[cuda13]'                              # brings the compiler; a GPU is used where there is one
     python benchmarks/ahead_of_time.py --images 2 16
+    python benchmarks/ahead_of_time.py --devices 8 --images 2
     python benchmarks/ahead_of_time.py --detect --longest 20
     python benchmarks/ahead_of_time.py --smoke              # a sketch of the network, compiled for the CPU
 
 Each kernel of the compiled step reads its operands and writes its results once, and multiplies what its convolutions
 and products ask for; at the given peaks, and with a fixed time to start each kernel, that takes the time "at least".
 It is a limit to compare programs by, not a prediction: libraries choose their algorithms on the device, and of a
-hand-written kernel only what goes in and out whole can be seen.
+hand-written kernel only what goes in and out whole can be seen. Sums over devices count as if they stayed on one.
 """
 
 import argparse
@@ -43,7 +44,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 BYTES |= {"u64": 8, "f64": 8}
 SORTED_AT_ONCE = 4096  # see kernels/top_k.py
-NO_KERNEL = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast"}
+NO_KERNEL = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "all-reduce-done"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,9 @@ def kernels(text: str) -> list[Kernel]:
         opcodes = {part.opcode for part in parts}
         sorts = [part for part in parts if part.opcode == "sort"]
         target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
-        if target:
+        if instruction.opcode.startswith("all-reduce"):
+            kind = "all-reduce"
+        elif target:
             kind = target[1].removeprefix("__cudnn$")
         elif work:
             kind = "product"
@@ -197,20 +200,21 @@ def kernels(text: str) -> list[Kernel]:
     return found
 
 
-def devices(smoke: bool):
-    """One device to compile for, and a word on it."""
+def devices(count: int, smoke: bool) -> list[jax.Device]:
+    """Devices to compile for."""
     if smoke or jax.default_backend() == "gpu":
-        return jax.devices()[:1]
+        return jax.devices()[:count]
     try:
-        return topologies.get_topology_desc("", "cuda", topology="1x1x1", target_config=H100).devices[:1]
+        found = topologies.get_topology_desc("", "cuda", topology=f"1x1x{count}", target_config=H100)
     except Exception as error:
         raise SystemExit(
             f"no compiler for NVIDIA GPUs here ({error}); pip install -e '.[cuda13]' brings one"
         ) from error
+    return found.devices
 
 
-def compile(images: int, device, options) -> jax.stages.Compiled:
-    """The train step, or detection, of this many images."""
+def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compiled:
+    """The train step, or detection on the first device, of this many images a device."""
     config = workload.make_config(smoke=options.smoke)
     config.train.batch_size = images
     config.test.diou_nms.enabled = True
@@ -219,15 +223,15 @@ def compile(images: int, device, options) -> jax.stages.Compiled:
     variables = workload.make_variables(config, detector.network)
     batch = workload.draw_batch(config, images)
     # Without a device there is nothing that algorithms could be timed on.
-    choices = {} if jax.default_backend() == device[0].platform else {"xla_gpu_autotune_level": "0"}
+    choices = {} if jax.default_backend() == devices[0].platform else {"xla_gpu_autotune_level": "0"}
     if options.detect:
-        place = jax.sharding.SingleDeviceSharding(device[0])
+        place = jax.sharding.SingleDeviceSharding(devices[0])
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (variables, batch))
         return jax.jit(detector.detect).lower(*shapes).compile(choices)
     optimizer = build.make_optimizer(config, rule)
-    shapes = create_state(variables, optimizer), jax.tree.map(lambda x: x[None], batch)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
-    step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=20, devices=device)
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), create_state(variables, optimizer))
+    shapes = state, jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), batch)
+    step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=20, devices=devices)
     return step.lower(*shapes).compile(choices)
 
 
@@ -253,6 +257,10 @@ def table(images: int, program: jax.stages.Compiled, options) -> None:
     for kind, chosen in sorted(kinds.items(), key=lambda item: -sum(map(least, item[1]))):
         row(kind, chosen)
     row("sum", found)
+    shared = [place for place, kernel in enumerate(found) if kernel.kind == "all-reduce"]
+    if options.devices > 1:
+        places = ", ".join(str(place + 1) for place in shared)
+        print(f"\nBetween devices: {len(shared)} sums, started as kernels {places} of {len(found)}")
     if options.longest:
         print()
         timing.head("kernel", "kernels", "GB", "TFLOP", "at least, ms")
@@ -264,6 +272,7 @@ def main() -> None:
     """Prints a table for each number of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[16])
+    parser.add_argument("--devices", type=int, default=1, help="that train together; images are of each")
     parser.add_argument("--detect", action="store_true", help="detection with DIoU-NMS in place of the train step")
     parser.add_argument("--longest", type=int, default=0, help="kernels to name")
     parser.add_argument("--peak-tflops", type=float, default=700)
@@ -274,13 +283,13 @@ def main() -> None:
     set_flags()
     if options.smoke:
         options.images, options.longest = [2], 3
-    device = devices(options.smoke)
+    found = devices(options.devices, options.smoke)
     step = "Detection" if options.detect else "The train step"
     height, width = workload.SMOKE_SIZE if options.smoke else workload.SIZE
-    print(timing.header(f"{step} as compiled for {device[0].device_kind}, {height} x {width}"))
+    print(timing.header(f"{step} as compiled for {found[0].device_kind}, {height} x {width}"))
     print(f"at {options.peak_tflops:g} TFLOP/s, {options.peak_tbs:g} TB/s, {options.launch:g} us to start a kernel")
     for images in options.images:
-        table(images, compile(images, device, options), options)
+        table(images, compile(images, found, options), options)
 
 
 if __name__ == "__main__":

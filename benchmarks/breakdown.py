@@ -18,7 +18,7 @@ import timing
 from diou_jax import preprocess
 from diou_jax.boxes import to_input
 from diou_jax.detector.proposals import propose
-from diou_jax.guard import choose, is_finite
+from diou_jax.guard import choose, is_sound
 from diou_jax.train_step import replicate, to_devices
 
 
@@ -115,7 +115,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
         norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         new = optax.apply_updates(state.params, updates), opt_state
-        return norm, choose(is_finite(gradient, updates), new, (state.params, state.opt_state))
+        return norm, choose(is_sound(norm, norm), new, (state.params, state.opt_state))
 
     yield part("optimiser", update, None, (filled(params, 1e-3), state))
 

@@ -40,6 +40,15 @@ BOX_RULES = {
 ON_ERROR = ("error", "warn")
 STYLES = ("auto", "caffe", "torchvision")
 SOURCES = ("coco", "tfds", "shapes")
+# Of solver's options, whose least is 0. `guard.is_sound` relies on them.
+LIMITS = {
+    "base_lr": 1e6,
+    "gamma": 1.0,
+    "warm_up_factor": 1.0,
+    "momentum": 1.0,
+    "weight_decay": 1.0,
+    "weight_decay_gn": 1.0,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -49,6 +58,15 @@ def check(config: ConfigDict) -> None:
         box_loss(name)
     if config.dtype not in DTYPES:
         raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
+    for name, most in LIMITS.items():
+        if not 0 <= config.solver[name] <= most:
+            raise UserError(f"solver.{name}={config.solver[name]!r}: it goes from 0 to {most:g}")
+    for name in ("weight_decay", "weight_decay_gn"):
+        if config.solver.base_lr * config.solver[name] > 1:
+            raise UserError(
+                f"solver.base_lr={config.solver.base_lr!r} and solver.{name}={config.solver[name]!r}: "
+                "with a product above 1 weights grow where they should decay"
+            )
     if config.checkpoint.on_error not in ON_ERROR:
         raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
     if config.data.source not in SOURCES:

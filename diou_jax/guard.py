@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 
 RECENT = 64
+# Of a gradient; squares of what is not much larger overflow.
+LARGEST_NORM = 1e18
 
 
 @flax.struct.dataclass
@@ -27,10 +29,13 @@ def no_faults() -> Guard:
     return Guard(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full(RECENT, -1, jnp.int32))
 
 
-def is_finite(*trees) -> jax.Array:
-    """Whether every value is, of floating arrays: a bool scalar. Values whose squares overflow in sum do not count."""
-    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.isfinite(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in leaves))
+def is_sound(loss: jax.Array, gradient_norm: jax.Array) -> jax.Array:
+    """Whether an update may be taken: a bool scalar.
+
+    Known before the update is, so that the optimiser's pass over the weights chooses as it writes. A finite update
+    follows: gradients below `LARGEST_NORM`, at rates that `build.check` accepts, carry no weight out of float32.
+    """
+    return jnp.isfinite(loss) & (gradient_norm < LARGEST_NORM)
 
 
 def count(guard: Guard, step: jax.Array, good: jax.Array) -> Guard:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diou_jax.batch import Batch
 from diou_jax.detector.faster_rcnn import FasterRCNN
-from diou_jax.guard import Guard, choose, count, is_finite, no_faults
+from diou_jax.guard import Guard, choose, count, is_sound, no_faults
 
 AXIS = "batch"
 
@@ -85,8 +85,8 @@ def make_train_step(
     """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
 
     Losses and their normalisers are each device's own; gradients are summed over `iter_size` minibatches and averaged
-    over devices, as the original does. An update that is not finite on any device is skipped on all. The state is
-    donated; ``metrics`` are the state's window, since the last multiple of `log_every`.
+    over devices, as the original does. An update from a loss or gradient that is not finite on any device is skipped
+    on all. The state is donated; ``metrics`` are the state's window, since the last multiple of `log_every`.
 
     Args:
       detector: network and rules.
@@ -131,8 +131,7 @@ def make_train_step(
         params, guard = optax.apply_updates(state.params, updates), state.guard
         good = jnp.array(True)
         if guarded:
-            # Updates may overflow where no gradient does; a gradient that is not finite shows in its norm.
-            good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & is_finite(updates)
+            good = is_sound(metrics["loss"], metrics["grad_norm"])
             params, opt_state = choose(good, (params, opt_state), (state.params, state.opt_state))
             guard = count(guard, state.step, good)
         state = state.replace(

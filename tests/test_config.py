@@ -72,6 +72,9 @@ def test_a_mistake_on_the_command_line_is_one_line_and_code_2(arguments, words, 
     [
         ([], ["instances_train2017.json does not exist", "configs/shapes.py"]),
         (["--config.model.loss_type=ciuo"], ["unknown box loss 'ciuo'", "smooth_l1, sl1, iou, giou, diou, ciou"]),
+        (["--config.solver.momentum=1.5"], ["solver.momentum=1.5", "from 0 to 1"]),
+        (["--config.solver.base_lr=-0.1"], ["solver.base_lr=-0.1", "from 0 to 1e+06"]),
+        (["--config.solver.base_lr=20.0", "--config.solver.weight_decay=0.1"], ["solver.weight_decay=0.1", "above 1"]),
         (["--mode=eval"], ["does not exist"]),
     ],
 )
