@@ -105,7 +105,9 @@ def _parse(line):
     type_, rest = _balanced(rest) if rest.startswith("(") else rest.split(" ", 1)
     opcode, rest = re.match(r"\s*([\w\-]+)(.*)", rest, re.DOTALL).groups()
     operands, attributes = _balanced(rest)
-    return Instruction(name.lstrip("%"), type_, opcode, tuple(re.findall(r"%([\w.\-]+)", operands)), attributes)
+    # A parameter has its number where others have operands.
+    names = re.findall(r"\d+" if opcode == "parameter" else r"%([\w.\-]+)", operands)
+    return Instruction(name.lstrip("%"), type_, opcode, tuple(names), attributes)
 
 
 def _balanced(text):
@@ -160,6 +162,18 @@ def sort_launches(length: int) -> int:
     return 1 + sum(stage - short + 1 for stage in range(short + 1, stages + 1))
 
 
+def bytes_read(computations, types: dict[str, str], instruction: Instruction) -> list[int]:
+    """Bytes of each operand, or of the slices of it that a fusion looks at."""
+    sizes = [size(types[name]) for name in instruction.operands]
+    body = computations[called(instruction)] if called(instruction) else []
+    for parameter in (part for part in body if part.opcode == "parameter"):
+        users = [part for part in body if part is not parameter and parameter.name in part.operands]
+        if users and all(part.opcode == "slice" for part in users):
+            number = int(parameter.operands[0])
+            sizes[number] = min(sizes[number], sum(size(part.type) for part in users))
+    return sizes
+
+
 def bytes_moved(kind: str, result: int, operands: list[int]) -> int:
     """Bytes that a kernel reads and writes, of results and operands of these sizes."""
     if kind == "gather":  # reads no more of an array than it writes
@@ -193,7 +207,7 @@ def kernels(text: str) -> list[Kernel]:
         else:
             kinds = ("sort", "scatter", "gather", "reduce")
             kind = next((kind for kind in kinds if kind in opcodes), "elementwise")
-        traffic = bytes_moved(kind, size(instruction.type), [size(types[name]) for name in instruction.operands])
+        traffic = bytes_moved(kind, size(instruction.type), bytes_read(computations, types, instruction))
         origin = re.search(r'op_name="([^"]*)"', instruction.attributes)
         launches = sort_launches(arrays(sorts[0].type)[0][1][-1]) if sorts else 1
         found.append(Kernel(kind, origin[1].split("/", 1)[-1] if origin else "", traffic * launches, work, launches))
