@@ -13,16 +13,20 @@ from diou_jax.batch_rule import BatchRule
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.data import catalog, reader, shapes, tfds
 from diou_jax.data.dataset import Dataset
+from diou_jax.detector.box_vote import SCORING_METHODS
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.detector.rules import (
     AnchorRules,
     BoxRules,
+    BoxVoteRules,
     DetectionRules,
     LossRules,
     PoolingRules,
     ProposalRules,
     RoiRules,
+    SoftNmsRules,
 )
+from diou_jax.detector.soft_nms import METHODS
 from diou_jax.errors import UserError
 from diou_jax.losses import box_loss
 from diou_jax.models.fpn import FPN
@@ -67,6 +71,17 @@ def check(config: ConfigDict) -> None:
                 f"solver.base_lr={config.solver.base_lr!r} and solver.{name}={config.solver[name]!r}: "
                 "with a product above 1 weights grow where they should decay"
             )
+    soft, vote = config.test.soft_nms, config.test.bbox_vote
+    if soft.method not in METHODS:
+        raise UserError(f"test.soft_nms.method={soft.method!r}: there are {', '.join(METHODS)}")
+    if vote.scoring_method not in SCORING_METHODS:
+        raise UserError(
+            f"test.bbox_vote.scoring_method={vote.scoring_method!r}: there are {', '.join(SCORING_METHODS)}"
+        )
+    positive = {"soft_nms.sigma": soft.sigma, "soft_nms.beta1": soft.beta1}
+    for name, value in (positive | {"bbox_vote.scoring_method_beta": vote.scoring_method_beta}).items():
+        if not value > 0:
+            raise UserError(f"test.{name}={value!r}: it must be positive")
     if config.checkpoint.on_error not in ON_ERROR:
         raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
     if config.data.source not in SOURCES:
@@ -266,6 +281,8 @@ def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0
             diou_nms=test.diou_nms.enabled,
             beta1=test.diou_nms.beta1,
             detections_per_im=test.detections_per_im,
+            soft_nms=_soft_nms_rules(test.soft_nms) if test.soft_nms.enabled else None,
+            bbox_vote=_box_vote_rules(test.bbox_vote) if test.bbox_vote.enabled else None,
         ),
         box_rules=BOX_RULES[config.model.box_convention],
         anchor_start_size=config.fpn.rpn_anchor_start_size,
@@ -284,6 +301,18 @@ def _proposal_rules(options, collect_scale):
         nms_thresh=options.rpn_nms_thresh,
         min_size=options.rpn_min_size,
         collect_top_n=int(options.rpn_post_nms_top_n * collect_scale + 0.5),
+    )
+
+
+def _soft_nms_rules(options):
+    return SoftNmsRules(method=options.method, sigma=options.sigma, beta1=options.beta1)
+
+
+def _box_vote_rules(options):
+    return BoxVoteRules(
+        vote_th=options.vote_th,
+        scoring_method=options.scoring_method,
+        scoring_method_beta=options.scoring_method_beta,
     )
 
 

@@ -23,6 +23,7 @@ from diou_jax.detector.anchor_targets import anchor_targets
 from diou_jax.detector.detections import detect
 from diou_jax.detector.proposals import propose
 from diou_jax.detector.roi_targets import sample_rois
+from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
 from diou_jax.losses import BOX_LOSSES, sigmoid_cross_entropy, softmax_cross_entropy
 from diou_jax.overlaps import EPSILON, OVERLAPS, pairwise_iou
 from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
@@ -432,7 +433,15 @@ DETECTION_RULES = {
     "detections_per_im": 30,
 }
 compiled_propose = jax.jit(functools.partial(propose, **PROPOSAL_RULES))
-compiled_detect = jax.jit(functools.partial(detect, **DETECTION_RULES))
+SUPPRESSION = {
+    "greedy": {},
+    "soft": {"soft_nms": SoftNmsRules(method="gaussian", sigma=0.5, beta1=0.8)},
+    "vote": {"bbox_vote": BoxVoteRules(vote_th=0.5, scoring_method="TEMP_AVG", scoring_method_beta=2.0)},
+}
+SUPPRESSION["both"] = SUPPRESSION["soft"] | SUPPRESSION["vote"]
+compiled_detect = {
+    name: jax.jit(functools.partial(detect, **DETECTION_RULES, **rules)) for name, rules in SUPPRESSION.items()
+}
 LIMIT = np.array([[96, 128], [60, 70]])
 
 
@@ -460,18 +469,19 @@ def test_proposals_from_any_outputs(seed):
     assert (found.boxes[..., 2:] >= found.boxes[..., :2]).all(), "a pixel or more"
 
 
+@pytest.mark.parametrize("suppression", SUPPRESSION)
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**32 - 1))
-def test_detections_from_any_outputs(seed):
+@given(seed=st.integers(0, 2**32 - 1))
+def test_detections_from_any_outputs(suppression, seed):
     rng = np.random.default_rng(seed)
     rois = np.sort(rng.uniform(0, 60, (2, 2, 40, 2)), 0).transpose(1, 2, 0, 3).reshape(2, 40, 4).astype(np.float32)
     valid = rng.random((2, 40)) < 0.8
     scores = rng.choice([0.0, 0.05, 0.5, 1.0, np.nan], (2, 40, 4)).astype(np.float32)
     deltas = oddities(rng, (2, 40, 4, 4), share=0.2)
-    found = compiled_detect(rois, valid, scores, deltas, np.array([0.5, 2.0], np.float32), LIMIT)
+    found = compiled_detect[suppression](rois, valid, scores, deltas, np.array([0.5, 2.0], np.float32), LIMIT)
     found = jax.tree.map(np.asarray, found)
     assert_sound(found.boxes, found.scores, found.valid, LIMIT)
-    assert (found.scores[found.valid] > 0.05).all()
+    assert (found.scores[found.valid] > (0.05 if suppression == "greedy" else 0)).all()
     assert (found.classes[found.valid] >= 1).all() and (found.classes <= 3).all() and (found.classes >= 0).all()
 
 
@@ -487,7 +497,7 @@ def test_equal_scores_go_by_index_and_low_ones_nowhere():
     rois[0, :3], valid[0, :3] = [[10, 10, 20, 20], [10, 10, 20, 20], [50, 50, 60, 60]], True
     for score, wanted in ((0.25, [1, 1, 2, 2, 3, 3]), (0.05, [])):
         scores, deltas = np.full((2, 40, 4), score, np.float32), np.zeros((2, 40, 4, 4), np.float32)
-        found = compiled_detect(rois, valid, scores, deltas, np.ones(2, np.float32), LIMIT)
+        found = compiled_detect["greedy"](rois, valid, scores, deltas, np.ones(2, np.float32), LIMIT)
         np.testing.assert_array_equal(np.asarray(found.classes)[found.valid], wanted)
         boxes = np.tile(rois[0, [0, 2]], (len(wanted) // 2, 1))
         np.testing.assert_array_equal(np.asarray(found.boxes)[found.valid], boxes)

@@ -8,7 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from diou_jax.detector.box_vote import SCORING_METHODS, box_vote
 from diou_jax.detector.detections import detect, suppress
+from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detector.soft_nms import soft_nms
+from kernels.nms import nms
 
 VARIANTS = {"greedy": (False, 1.0), "diou_b1.0": (True, 1.0), "diou_b0.9": (True, 0.9)}
 
@@ -25,7 +29,9 @@ RULES = {
 compiled = jax.jit(detect, static_argnames=tuple(RULES))
 
 
-@functools.partial(jax.jit, static_argnames=("nms_thresh", "diou_nms", "beta1", "detections_per_im"))
+@functools.partial(
+    jax.jit, static_argnames=("nms_thresh", "diou_nms", "beta1", "detections_per_im", "soft_nms", "bbox_vote")
+)
 def jitted_suppress(boxes, scores, **options):
     return suppress(boxes, scores, scores > 0.05, **options)
 
@@ -214,3 +220,38 @@ def test_more_detections_than_rois_may_be_asked_for():
     found = call(APART, np.tile([0, 0.6, 0.4], (1, 3, 1)), np.zeros((1, 3, 1, 4)), detections_per_im=1000)
     assert found.valid.shape == (1, 1000)
     assert found.valid.sum() == 6
+
+
+@pytest.mark.parametrize("soft", ["linear", "gaussian", ""])
+@pytest.mark.parametrize("scoring", ["", *SCORING_METHODS])
+def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, scoring):
+    """As the original has them in its loop over classes, here one class after the other."""
+    data = golden("postproc.npz")
+    count, classes = data["a/scores"].shape
+    boxes = data["a/boxes"].reshape(count, classes, 4).transpose(1, 0, 2)[1:]
+    scores = data["a/scores"].T[1:]
+    soft_rules = SoftNmsRules(method=soft, sigma=0.5, beta1=0.8) if soft else None
+    vote_rules = BoxVoteRules(vote_th=0.6, scoring_method=scoring, scoring_method_beta=1.5) if scoring else None
+    options = {"nms_thresh": 0.5, "diou_nms": True, "beta1": 1.0, "soft_nms": soft_rules, "bbox_vote": vote_rules}
+    found = rows(jitted_suppress(boxes[None], scores[None], detections_per_im=25, **options))
+
+    wanted = []
+    for number, (own, score) in enumerate(zip(boxes, scores, strict=True), 1):
+        candidate = score > 0.05
+        own, score = own[candidate], score[candidate]
+        if soft:
+            left, keep = soft_nms(own, score, 0.5, method=soft, sigma=0.5, beta1=0.8)
+        else:
+            left, keep = score, nms(own, score, 0.5, overlap="diou")
+        if scoring:
+            everyone = np.ones(len(own), bool)
+            moved, left = box_vote(
+                own, score, left, everyone, vote_th=0.6, scoring_method=scoring, scoring_method_beta=1.5
+            )
+        else:
+            moved = own
+        wanted += [[number, *box, value] for box, value in zip(moved[keep], left[keep], strict=True)]
+    wanted = np.float32(wanted)
+    assert len(wanted) > 25
+    wanted = wanted[np.argsort(-wanted[:, 5], kind="stable")][:25]
+    np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-4)

@@ -255,7 +255,7 @@ def test_detections(photo, maps, batch, detector, record_property, name, diou, b
         detector.detection_rules, nms_thresh=nms_thresh, diou_nms=diou, beta1=beta1, detections_per_im=limit
     )
     proposals = maps["proposals"]
-    found = jax.jit(functools.partial(detect, reg_weights=detector.reg_weights, **dataclasses.asdict(rules)))(
+    found = jax.jit(functools.partial(detect, reg_weights=detector.reg_weights, **vars(rules)))(
         proposals.boxes, proposals.valid, *maps["own"], batch.scale, batch.original_size
     )
     found = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(found.valid[0])], found)

@@ -1,5 +1,6 @@
 """From box head outputs to detections."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
@@ -7,6 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from diou_jax.boxes import clip, decode, to_original
+from diou_jax.detector.box_vote import box_vote
+from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detector.soft_nms import soft_nms as suppress_softly
 from kernels.nms import nms
 from kernels.top_k import top_k
 
@@ -42,6 +46,8 @@ def detect(
     diou_nms: bool,
     beta1: float,
     detections_per_im: int,
+    soft_nms: SoftNmsRules | None = None,
+    bbox_vote: BoxVoteRules | None = None,
     edges: bool = False,
 ) -> Detections:
     """The original's ``box_results_with_nms_and_limit``: suppression within each class, then the best of all.
@@ -60,6 +66,8 @@ def detect(
       nms_thresh: TEST.NMS.
       diou_nms, beta1: TEST.DIOU_NMS; without it, greedy suppression by IoU.
       detections_per_im: D.
+      soft_nms: TEST.SOFT_NMS, goes before `diou_nms`; None: off.
+      bbox_vote: TEST.BBOX_VOTE, among the candidates of each class; None: off.
       edges: how RoIs are scaled back, see `boxes.to_original`.
     """
     rois = to_original(rois, scale[:, None, None], edges=edges)
@@ -78,6 +86,8 @@ def detect(
         diou_nms=diou_nms,
         beta1=beta1,
         detections_per_im=detections_per_im,
+        soft_nms=soft_nms,
+        bbox_vote=bbox_vote,
     )
 
 
@@ -90,6 +100,8 @@ def suppress(
     diou_nms: bool,
     beta1: float,
     detections_per_im: int,
+    soft_nms: SoftNmsRules | None = None,
+    bbox_vote: BoxVoteRules | None = None,
 ) -> Detections:
     """The half of `detect` that follows decoding.
 
@@ -97,13 +109,22 @@ def suppress(
       boxes: float32 (B, K - 1, R, 4), of each class but the background, pixels of the original image.
       scores: float32 (B, K - 1, R), positive where a box is a candidate.
       candidate: bool (B, K - 1, R).
-      nms_thresh, diou_nms, beta1, detections_per_im: as in `detect`.
+      nms_thresh, diou_nms, beta1, detections_per_im, soft_nms, bbox_vote: as in `detect`.
     """
     batch, _, rois = scores.shape
     candidate &= jnp.isfinite(boxes).all(-1)
-    keep = nms(boxes, scores, nms_thresh, valid=candidate, overlap="diou" if diou_nms else "iou", beta=beta1)
+    kept_scores = scores
+    if soft_nms:
+        # Of a class no more than `detections_per_im` can stay, unless votes lift some over others.
+        most = None if bbox_vote and bbox_vote.scoring_method != "ID" else detections_per_im
+        rules = dataclasses.asdict(soft_nms)
+        kept_scores, keep = suppress_softly(boxes, scores, nms_thresh, valid=candidate, most=most, **rules)
+    else:
+        keep = nms(boxes, scores, nms_thresh, valid=candidate, overlap="diou" if diou_nms else "iou", beta=beta1)
+    if bbox_vote:
+        boxes, kept_scores = box_vote(boxes, scores, kept_scores, candidate, **dataclasses.asdict(bbox_vote))
     # Rows are class-major, and top_k takes the lower row of equals.
-    ranked = jnp.where(keep, scores, -1.0).reshape(batch, -1)
+    ranked = jnp.where(keep, kept_scores, -1.0).reshape(batch, -1)
     limit = min(detections_per_im, ranked.shape[1])
     best, index = top_k(ranked, limit)
     found = best >= 0

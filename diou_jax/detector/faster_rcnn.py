@@ -119,7 +119,7 @@ class FasterRCNN:
             batch.original_size,
             reg_weights=self.reg_weights,
             edges=self.box_rules.edges,
-            **dataclasses.asdict(self.detection_rules),
+            **vars(self.detection_rules),
         )
 
     def pyramid(self, variables, batch: Batch, extent: jax.Array | None) -> list[jax.Array]:

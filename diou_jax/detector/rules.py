@@ -63,14 +63,34 @@ class LossRules:
 
 
 @dataclasses.dataclass(frozen=True)
+class SoftNmsRules:
+    """How overlapping boxes lose score: the original's TEST.SOFT_NMS."""
+
+    method: str
+    sigma: float
+    beta1: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxVoteRules:
+    """How boxes vote on the detections: the original's TEST.BBOX_VOTE."""
+
+    vote_th: float
+    scoring_method: str
+    scoring_method_beta: float
+
+
+@dataclasses.dataclass(frozen=True)
 class DetectionRules:
-    """How box head outputs become detections: the original's TEST.*."""
+    """How box head outputs become detections: the original's TEST.*; without soft-NMS and votes where they are None."""
 
     score_thresh: float
     nms_thresh: float
     diou_nms: bool
     beta1: float
     detections_per_im: int
+    soft_nms: SoftNmsRules | None = None
+    bbox_vote: BoxVoteRules | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""Box voting: a detection moves to the mean of the boxes that agree with it.
+
+Gidaris and Komodakis, Object detection via a multi-region and semantic segmentation-aware CNN model, ICCV 2015.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from diou_jax.overlaps import pairwise_iou
+
+SCORING_METHODS = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
+# Problems that are looked at together: each takes a few N x N matrices.
+TOGETHER = 8
+
+# Not in TensorFloat-32: these are coordinates and scores.
+exact = functools.partial(jnp.matmul, precision="highest")
+
+
+def box_vote(
+    boxes: jax.Array,
+    scores: jax.Array,
+    kept_scores: jax.Array,
+    valid: jax.Array,
+    *,
+    vote_th: float,
+    scoring_method: str,
+    scoring_method_beta: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Boxes and scores of each box by the votes of the valid ones; leading axes are independent problems.
+
+    The voters of a box are those whose IoU with it is at least `vote_th`; it becomes their mean, weighted by score. Its
+    score, with n voters of scores s, IoUs o and exponent b:
+
+    ================  ==========================================================
+    ID                stays what it is
+    AVG               mean of s
+    IOU_AVG           mean of s weighted by o
+    TEMP_AVG          mean of ``s ** (1/b) / (s ** (1/b) + (1 - s) ** (1/b))``
+    GENERALIZED_AVG   ``mean(s ** b) ** (1/b)``
+    QUASI_SUM         ``sum(s) / n ** b``
+    ================  ==========================================================
+
+    Args:
+      boxes: float32 (..., N, 4), pixels, before suppression.
+      scores: float32 (..., N), of the votes, in [0, 1].
+      kept_scores: float32 (..., N), what suppression left of them.
+      valid: bool (..., N), the boxes that vote.
+      vote_th: TEST.BBOX_VOTE.VOTE_TH.
+      scoring_method: TEST.BBOX_VOTE.SCORING_METHOD.
+      scoring_method_beta: b, TEST.BBOX_VOTE.SCORING_METHOD_BETA, positive; the original always takes 1.
+
+    Returns:
+      boxes float32 (..., N, 4) and scores float32 (..., N). Those without a voter are returned as they are.
+
+    Raises:
+      ValueError: for another method.
+    """
+    if scoring_method not in SCORING_METHODS:
+        raise ValueError(f"scoring_method must be one of {', '.join(SCORING_METHODS)}, not {scoring_method!r}")
+
+    def vote(problem):
+        boxes, scores, kept_scores, valid = problem
+        boxes, scores = jnp.where(valid[:, None], boxes, 0.0), jnp.where(valid, scores, 0.0)
+        overlap = pairwise_iou(boxes, boxes)
+        votes = ((overlap >= vote_th) & valid).astype(jnp.float32)
+        total = exact(votes, scores)
+        elected = total > 0
+        mean = exact(votes * scores, boxes) / jnp.where(elected, total, 1.0)[:, None]
+        # Rounding must not carry a mean out of what it is the mean of, and so out of the image.
+        lowest = jnp.where(valid[:, None], boxes, jnp.inf).min(0)
+        highest = jnp.where(valid[:, None], boxes, -jnp.inf).max(0)
+        mean = jnp.clip(mean, lowest, highest)
+        score = kept_scores
+        if scoring_method != "ID":
+            score = _score(votes, overlap, scores, scoring_method, scoring_method_beta)
+        return jnp.where(elected[:, None], mean, problem[0]), jnp.where(elected, score, kept_scores)
+
+    lead = scores.ndim - 1
+    if scores.size == 0:
+        return boxes, kept_scores
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[lead:]), (boxes, scores, kept_scores, valid))
+    moved, score = jax.lax.map(vote, flat, batch_size=min(TOGETHER, len(flat[0])))
+    return moved.reshape(boxes.shape), score.reshape(scores.shape)
+
+
+def _score(votes, overlap, scores, method, beta):
+    """The scores (N,) by votes (N, N), 0 or 1 and a row for each box, with overlaps (N, N), of boxes of scores (N,)."""
+    if method == "IOU_AVG":
+        weights = votes * overlap
+        share = weights.sum(1)
+        return exact(weights, scores) / jnp.where(share > 0, share, 1.0)
+    number = jnp.maximum(votes.sum(1), 1.0)
+    if method == "AVG":
+        return exact(votes, scores) / number
+    if method == "TEMP_AVG":
+        return exact(votes, jax.nn.sigmoid((jnp.log(scores) - jnp.log1p(-scores)) / beta)) / number
+    if method == "GENERALIZED_AVG":
+        return (exact(votes, scores**beta) / number) ** (1 / beta)
+    return exact(votes, scores) / number**beta
