@@ -1,9 +1,14 @@
-"""What a 3x3 convolution sees of a few cells of a pyramid, and the way back."""
+"""What a 3x3 convolution sees of a few cells of a pyramid, and the way back.
 
+Cells are counted row by row and level by level.
+"""
+
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
 
@@ -13,18 +18,21 @@ def take_cells(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
 
     Args:
       maps: (B, Hl, Wl, C) of each level.
-      cells: int32 (B, S), counted row by row and level by level; what lies beyond the last reads zeros.
+      cells: int32 (B, S); what lies beyond the last reads zeros.
     """
-    return sum(_take(level, place) for level, place in zip(maps, _places(maps, cells, (0, 0)), strict=True))
+    rows, features = jnp.arange(len(cells))[:, None], 0
+    for level, (first, size) in zip(maps, _extents([level.shape for level in maps]), strict=True):
+        local = cells - first
+        place = jnp.where((local >= 0) & (local < size), local, size)
+        flat = level.reshape(len(level), size, -1)
+        features += flat.at[rows, place].get(mode="fill", fill_value=0)
+    return features
 
 
 def take_patches(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
     """The cells (B, S) with their eight neighbours on the same level, (B, S, 9, C); zeros beyond a map's edge."""
-    patches = []
-    for offset in OFFSETS:
-        places = _places(maps, cells, offset)
-        patches.append(sum(_take(level, place) for level, place in zip(maps, places, strict=True)))
-    return jnp.stack(patches, 2)
+    shapes = [level.shape for level in maps]
+    return jnp.stack([take_cells(maps, _neighbours(shapes, cells, offset)) for offset in OFFSETS], 2)
 
 
 def put_patches(patches: jax.Array, cells: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
@@ -33,33 +41,32 @@ def put_patches(patches: jax.Array, cells: jax.Array, shapes: Sequence[tuple[int
     An image's cells must differ, but for those beyond the last. Then no two rows of one addition meet, and every run
     adds in the same order.
     """
-    maps = [jnp.zeros(shape, patches.dtype) for shape in shapes]
+    extents = _extents(shapes)
+    rows, total = jnp.arange(len(cells))[:, None], sum(size for _, size in extents)
+    flat = jnp.zeros((len(cells), total, shapes[0][-1]), patches.dtype)
     for index, offset in enumerate(OFFSETS):
-        places = _places(maps, cells, offset)
-        maps = [_add(level, place, patches[:, :, index]) for level, place in zip(maps, places, strict=True)]
-    return maps
+        place = _neighbours(shapes, cells, offset)
+        flat = flat.at[rows, place].add(patches[:, :, index], mode="drop", unique_indices=True)
+    return [flat[:, first : first + size].reshape(shape) for shape, (first, size) in zip(shapes, extents, strict=True)]
 
 
-def _places(maps, cells, offset):
-    """For each level the places (B, S) in its flattened map that lie `offset` from the cells; its size where none."""
-    first = 0
-    for level in maps:
-        height, width = level.shape[1:3]
-        local = cells - first
-        y, x = local // width + offset[0], local % width + offset[1]
-        exists = (local >= 0) & (local < height * width) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        yield jnp.where(exists, y * width + x, height * width)
-        first += height * width
+def _extents(shapes):
+    """The first cell and the number of cells of each level."""
+    sizes = [math.prod(shape[1:3]) for shape in shapes]
+    return list(zip(np.cumsum([0, *sizes[:-1]]).tolist(), sizes, strict=True))
 
 
-def _take(level, place):
-    batch, height, width, channels = level.shape
-    rows = jnp.arange(batch)[:, None]
-    return level.reshape(batch, height * width, channels).at[rows, place].get(mode="fill", fill_value=0)
-
-
-def _add(level, place, values):
-    batch, height, width, channels = level.shape
-    rows = jnp.arange(batch)[:, None]
-    flat = level.reshape(batch, height * width, channels)
-    return flat.at[rows, place].add(values, mode="drop", unique_indices=True).reshape(level.shape)
+def _neighbours(shapes, cells, offset):
+    """The cells (B, S) that lie `offset` from these on the same level; one beyond the last where there is none."""
+    total = sum(_extents(shapes)[-1])
+    # Behind the levels another one, without a cell.
+    levels = [(first, *shape[1:3]) for shape, (first, _) in zip(shapes, _extents(shapes), strict=True)]
+    levels.append((total, 0, 1))
+    first, height, width = levels[0]
+    for (start, *_), (jump, taller, wider) in zip(levels[1:], np.diff(levels, axis=0).tolist(), strict=True):
+        beyond = cells >= start
+        first, height, width = first + jump * beyond, height + taller * beyond, width + wider * beyond
+    local = jnp.maximum(cells - first, 0)
+    y, x = jax.lax.div(local, width) + offset[0], jax.lax.rem(local, width) + offset[1]
+    exists = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return jnp.where(exists, first + y * width + x, total)

@@ -59,7 +59,7 @@ class RPNHead(nn.Module):
 
     def _cells(self, sampled):
         """The cells of the sampled anchors, each once; beyond any cell in the place of repetitions."""
-        cells = sampled // self.anchors_per_cell
+        cells = jax.lax.div(sampled, jnp.int32(self.anchors_per_cell))
         repeated = jnp.pad(cells[:, 1:] == cells[:, :-1], ((0, 0), (1, 0)))
         return jnp.where(repeated, np.iinfo(np.int32).max // 2, cells)
 
