@@ -57,10 +57,11 @@ def not_finite(detector: FasterRCNN, variables: dict, batch, step: int, *, seed:
     bad = _bad(variables)
     if not bad:
 
-        def loss(params):
+        def loss(params, variables, batch, keys):
             return detector.losses(dict(variables) | {"params": params}, batch, keys)
 
-        (_, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        examine = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, metrics), gradient = examine(variables["params"], variables, batch, keys)
         # The total is never the first to know.
         bad = _bad({name: value for name, value in metrics.items() if name != "loss"}) or _bad(gradient)
     return bad
