@@ -57,14 +57,15 @@ def test_problems_are_apart_and_what_is_not_valid_has_no_vote(method):
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 20, (2, 3, 30, 2))
     boxes = np.float32(np.concatenate([corner, corner + rng.uniform(20, 40, (2, 3, 30, 2))], -1))
-    scores, valid = np.float32(rng.uniform(0, 1, (2, 3, 30))), rng.random((2, 3, 30)) < 0.7
+    scores, valid = np.float32(rng.uniform(0, 1, (2, 3, 30))), np.arange(30) < 21
+    valid = rng.permuted(np.broadcast_to(valid, scores.shape), axis=-1)
     left = scores * np.float32(0.5)
     boxes[~valid & (rng.random(valid.shape) < 0.5)] = np.nan
     rules = {"vote_th": 0.5, "scoring_method": method, "scoring_method_beta": 2.0}
     moved, score = compiled(boxes, scores, left, valid, **rules)
     for place in np.ndindex(2, 3):
         exists = valid[place]
-        alone, value = box_vote(
+        alone, value = compiled(
             *(x[place][exists] for x in (boxes, scores, left)), np.ones(exists.sum(), bool), **rules
         )
         np.testing.assert_allclose(moved[place][exists], alone, rtol=1e-6)

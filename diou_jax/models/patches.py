@@ -20,12 +20,12 @@ def take_cells(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
       maps: (B, Hl, Wl, C) of each level.
       cells: int32 (B, S); what lies beyond the last reads zeros.
     """
-    rows, features = jnp.arange(len(cells))[:, None], 0
+    features = 0
     for level, (first, size) in zip(maps, _extents([level.shape for level in maps]), strict=True):
-        local = cells - first
-        place = jnp.where((local >= 0) & (local < size), local, size)
+        exists = (cells >= first) & (cells < first + size)
         flat = level.reshape(len(level), size, -1)
-        features += flat.at[rows, place].get(mode="fill", fill_value=0)
+        taken = jax.vmap(lambda x, place: x.at[place].get(mode="clip"))(flat, jnp.where(exists, cells - first, 0))
+        features += jnp.where(exists[..., None], taken, 0)
     return features
 
 
