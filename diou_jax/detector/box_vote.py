@@ -31,7 +31,7 @@ def box_vote(
     """Boxes and scores of each box by the votes of the valid ones; leading axes are independent problems.
 
     The voters of a box are those whose IoU with it is at least `vote_th`; it becomes their mean, weighted by score. Its
-    score, with n voters of scores s, IoUs o and exponent b:
+    score, with n voters of scores s, IoUs o and exponent b; all but the first forget what suppression took of it:
 
     ================  ==========================================================
     ID                stays what it is
