@@ -18,6 +18,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_programs():
+    """A file's compiled programs go with it: in one process those of all files can exhaust memory, and XLA dies."""
+    yield
+    jax.clear_caches()
+
+
 def find_golden(name: str) -> pathlib.Path:
     """The path of a file of numbers that the original produced, or a skip that says which one is absent."""
     for folder in (ROOT / "tests" / "golden", SHARED / "golden"):
