@@ -1,4 +1,4 @@
-"""IoU of boxes in inclusive pixels, the same to the last bit whatever it is fused with."""
+"""IoU of boxes in inclusive pixels: on one device the same to the last bit, whatever it is fused with."""
 
 from collections.abc import Sequence
 

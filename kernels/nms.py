@@ -59,10 +59,10 @@ def nms(
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
     operands = ordered, exists.sum(1, dtype=jnp.int32), jnp.asarray(threshold, jnp.float32)
     twin = functools.partial(keep_xla, suppresses=test)
-    if count > nms_gpu.MAX_BOXES:
-        kept = twin(*operands)
-    else:
+    if nms_gpu.fits(len(order), count):
         kept = choose(functools.partial(nms_gpu.keep, suppresses=test), twin, *operands)
+    else:
+        kept = twin(*operands)
     rows = jnp.arange(len(order))[:, None]
     keep = jnp.zeros_like(exists).at[rows, order].set(kept & exists, unique_indices=True)
     return keep.reshape(*lead, count)
@@ -85,8 +85,9 @@ def suppresses(a: Sequence[jax.Array], b: Sequence[jax.Array], threshold, *, ove
     height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1) + 1, 0)
     intersection = product(width, height)
     area, other_area = product(ax2 - ax1 + 1, ay2 - ay1 + 1), product(bx2 - bx1 + 1, by2 - by1 + 1)
-    value = intersection / (area + other_area - intersection)
+    union = area + other_area - intersection
     if overlap == "diou":
+        value = intersection / union
         across = jnp.maximum(ax2, bx2) - jnp.minimum(ax1, bx1)
         down = jnp.maximum(ay2, by2) - jnp.minimum(ay1, by1)
         diagonal = product(across, across) + product(down, down)
@@ -97,8 +98,29 @@ def suppresses(a: Sequence[jax.Array], b: Sequence[jax.Array], threshold, *, ove
         if beta != 1.0:
             # A power, by the two functions that the GPU kernel has as well.
             penalty = jnp.where(penalty > 0, jnp.exp(beta * jnp.log(jnp.where(penalty > 0, penalty, 1.0))), 0.0)
-        value = value - penalty
-    return value >= threshold
+        return value - penalty >= threshold
+    return _reaches(intersection, union, threshold)
+
+
+def _reaches(a, b, threshold):
+    """Whether the rounded quotient of `a` and `b`, a positive number, is at least `threshold`; without dividing.
+
+    GPUs divide to two units in the last place, so that a quotient that equals the threshold may fall below it. The
+    quotient is rounded up to the threshold from half a unit below, and ``a - threshold * b`` is exact where that
+    matters, as every product is one of halves of 12 bits.
+    """
+    bits = jax.lax.bitcast_convert_type(threshold, jnp.int32)
+    below = jax.lax.bitcast_convert_type(bits - 1, jnp.float32)
+    half = jnp.where(threshold > 0, (threshold - below) * 0.5, 0.0)
+    b_high, high = _upper_bits(b), _upper_bits(threshold)
+    b_low, low = b - b_high, threshold - high
+    rest = a - b_high * high - b_high * low - b_low * high - b_low * low
+    return (rest >= -half * b) & (b > 0)
+
+
+def _upper_bits(x):
+    """The float of the upper 12 bits of a float32's 24."""
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(-4096), jnp.float32)
 
 
 def keep_xla(boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable) -> jax.Array:

@@ -23,13 +23,25 @@ MAX_BOXES = THREADS * BITS
 ROWS = 4  # at once, so that a column is read for several
 
 
+def fits(problems: int, count: int) -> bool:
+    """Whether `keep` takes so many problems of so many boxes: it counts their words in 32 bits."""
+    return count <= MAX_BOXES and _layout(problems, count)[2] * THREADS < 2**31
+
+
+def _layout(problems, count):
+    """Words of a problem, groups of problems side by side, and rows of words in all."""
+    width = next(words for words in (32, 64, 128) if words * BITS >= count)
+    groups = -(-problems // (THREADS // width))
+    return width, groups, groups * (width * BITS + 1)
+
+
 def keep(
     boxes: jax.Array, counts: jax.Array, threshold: jax.Array, suppresses: Callable, *, interpret=None
 ) -> jax.Array:
     """Which boxes stay.
 
     Args:
-      boxes: float32 (P, N, 4) by descending priority, N at most `MAX_BOXES`.
+      boxes: float32 (P, N, 4) by descending priority, as many as `fits`.
       counts: int32 (P,), how many of them exist; those come first.
       threshold: float32 scalar.
       suppresses: ``(box, box, threshold) -> bool`` on tuples of four coordinates, symmetric and elementwise.
@@ -39,9 +51,8 @@ def keep(
       bool (P, N); boxes that do not exist may be True.
     """
     problems, count, _ = boxes.shape
-    width = next(words for words in (32, 64, 128) if words * BITS >= count)
+    width, groups, _ = _layout(problems, count)
     side_by_side = THREADS // width
-    groups = -(-problems // side_by_side)
     boxes = jnp.pad(boxes, ((0, groups * side_by_side - problems), (0, width * BITS - count), (0, 0)))
     counts = jnp.pad(counts, (0, groups * side_by_side - problems))
     threshold = jnp.asarray(threshold, jnp.float32).reshape(1)
@@ -69,7 +80,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
         word, place = thread & (width - 1), thread >> (width.bit_length() - 1)
         left = word < tile
         diagonal = jnp.where(left, word == 0, word == tile)
-        limit = threshold_ref[0]
+        limit = _spread(jnp.broadcast_to(threshold_ref[0], THREADS), interpret)
         first = group * side_by_side
         most = counts_ref[first]
         for k in range(1, side_by_side):

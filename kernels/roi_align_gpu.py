@@ -185,7 +185,8 @@ def _sample(start, side, limit, index, k):
     """Where sample `k` of bin `index` reads, moved onto the map, and its share of the bin along this axis."""
     position = start + index * side + (k + 0.5) * side / SAMPLES
     inside = (position >= -1) & (position <= limit)
-    return jnp.clip(position, 0.0, limit - 1), jnp.where(inside, 1 / SAMPLES, 0.0)
+    # A position that is not a number would spoil what its share of 0 should leave out.
+    return jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0), jnp.where(inside, 1 / SAMPLES, 0.0)
 
 
 def _taps(start, side, limit, index):

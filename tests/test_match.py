@@ -94,7 +94,7 @@ def test_it_lowers_for_cuda_at_the_detectors_size(own):
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(3))
 def test_on_a_gpu_it_finds_what_the_twin_finds_on_the_cpu(hopper, seed):
-    """Where sides are whole numbers, equal IoUs are equal however they are rounded."""
+    """With whole numbers for sides; ties between other quotients are the device's, which divides to two units."""
     images = draw(seed, 16, 268569, 128, side=1000)
     with jax.default_device(jax.devices("cpu")[0]):
         wanted = jax.device_get(match(*images))
