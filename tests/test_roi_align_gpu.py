@@ -71,6 +71,16 @@ def test_pooling_equals_the_twin(small, dtype, resolution):
     assert_equal_but_for_rounding(values, wanted)
 
 
+def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_twin(small):
+    shapes, features, _, extent = small
+    rois = np.float32([[np.nan] * 4, [np.nan, 0, 20, 20], [-np.inf, 0, 10, 20], [0, 0, np.inf, 20]])
+    level, frame = place(np.stack([rois, rois]), shapes, resolution=3, extent=extent)
+    values = roi_align_gpu.pool(features, level, frame, resolution=3, interpret=interpreter())
+    wanted = pool_xla(features, level, frame, resolution=3, sampling_ratio=2)
+    assert np.isfinite(np.asarray(wanted)).all()
+    assert_equal_but_for_rounding(values, wanted)
+
+
 @pytest.mark.parametrize(("dtype", "resolution"), [(jnp.float32, 14), (jnp.bfloat16, 3)])
 def test_the_gradient_equals_the_twin(small, dtype, resolution):
     shapes, _, rois, extent = small
