@@ -13,7 +13,7 @@ from diou_jax.batch_rule import BatchRule
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.data import catalog, reader, shapes, tfds
 from diou_jax.data.dataset import Dataset
-from diou_jax.detector.box_vote import SCORING_METHODS
+from diou_jax.detector import box_vote, soft_nms
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.detector.rules import (
     AnchorRules,
@@ -26,7 +26,6 @@ from diou_jax.detector.rules import (
     RoiRules,
     SoftNmsRules,
 )
-from diou_jax.detector.soft_nms import METHODS
 from diou_jax.errors import UserError
 from diou_jax.losses import box_loss
 from diou_jax.models.fpn import FPN
@@ -72,16 +71,14 @@ def check(config: ConfigDict) -> None:
                 "with a product above 1 weights grow where they should decay"
             )
     soft, vote = config.test.soft_nms, config.test.bbox_vote
-    if soft.method not in METHODS:
-        raise UserError(f"test.soft_nms.method={soft.method!r}: there are {', '.join(METHODS)}")
-    if vote.scoring_method not in SCORING_METHODS:
-        raise UserError(
-            f"test.bbox_vote.scoring_method={vote.scoring_method!r}: there are {', '.join(SCORING_METHODS)}"
-        )
-    positive = {"soft_nms.sigma": soft.sigma, "soft_nms.beta1": soft.beta1}
-    for name, value in (positive | {"bbox_vote.scoring_method_beta": vote.scoring_method_beta}).items():
-        if not value > 0:
-            raise UserError(f"test.{name}={value!r}: it must be positive")
+    if soft.method not in soft_nms.METHODS:
+        raise UserError(f"test.soft_nms.method={soft.method!r}: there are {', '.join(soft_nms.METHODS)}")
+    if vote.scoring_method not in box_vote.SCORING_METHODS:
+        there = ", ".join(box_vote.SCORING_METHODS)
+        raise UserError(f"test.bbox_vote.scoring_method={vote.scoring_method!r}: there are {there}")
+    for group, name in (("soft_nms", "sigma"), ("soft_nms", "beta1"), ("bbox_vote", "scoring_method_beta")):
+        if not config.test[group][name] > 0:
+            raise UserError(f"test.{group}.{name}={config.test[group][name]!r}: it must be positive")
     if config.checkpoint.on_error not in ON_ERROR:
         raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
     if config.data.source not in SOURCES:

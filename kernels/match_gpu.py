@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.iou import iou
+from kernels.warpgroup import THREADS, spread
 
-THREADS = 128  # of a warpgroup
 ITEMS = 8  # anchors of a thread
 
 
@@ -56,7 +56,7 @@ def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
     def match_boxes(anchors_ref, eligible_ref, boxes_ref, counts_ref, best_ref):
         image, block = jax.lax.axis_index("image"), jax.lax.axis_index("block")
         overlaps_of = _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, **sizes)
-        thread = _spread(jax.lax.iota(jnp.int32, THREADS), sizes["interpret"])
+        thread = spread(jax.lax.iota(jnp.int32, THREADS), sizes["interpret"])
         for row in range(rows):
             first = row * THREADS
 
@@ -64,7 +64,7 @@ def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
                 largest = functools.reduce(jnp.maximum, overlaps_of(first + place))
                 return jnp.where(thread == place, largest.max(), best)
 
-            nothing = _spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
+            nothing = spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
             here = jnp.clip(counts_ref[image] - first, 0, THREADS)
             best = jax.lax.fori_loop(0, here, visit, nothing)
             best_ref[pl.ds(((image * blocks + block) * rows + row) * THREADS, THREADS)] = best
@@ -85,7 +85,7 @@ def _best_of_anchors(anchors, eligible, boxes, counts, best, **sizes):
     def match_anchors(anchors_ref, eligible_ref, boxes_ref, counts_ref, best_ref, *outs):
         image, block = jax.lax.axis_index("image"), jax.lax.axis_index("block")
         overlaps_of = _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, **sizes)
-        zero = _spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
+        zero = spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
 
         def visit(index, found):
             largest = best_ref[image * most + index]
@@ -136,8 +136,3 @@ def _kernel(body, outs, *, images, blocks, most, interpret):
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
         interpret=interpret,
     )
-
-
-def _spread(x, interpret):
-    """One element a thread: Mosaic wants a layout where it infers none, and the interpreter of jax 0.10 knows none."""
-    return x if interpret else plgpu.layout_cast(x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=1))

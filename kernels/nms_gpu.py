@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-THREADS = 128  # of a warpgroup, words of a row
+from kernels.warpgroup import THREADS, spread
+
 BITS = 32  # of a word, boxes of a tile
 MAX_BOXES = THREADS * BITS
 ROWS = 4  # at once, so that a column is read for several
@@ -76,11 +77,11 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
     def nms_words(columns_ref, rows_ref, counts_ref, threshold_ref, words):
         group, tile = jax.lax.axis_index("group"), jax.lax.axis_index("tile")
         folded = width - tile
-        thread = _spread(jax.lax.iota(jnp.int32, THREADS), interpret)
+        thread = spread(jax.lax.iota(jnp.int32, THREADS), interpret)
         word, place = thread & (width - 1), thread >> (width.bit_length() - 1)
         left = word < tile
         diagonal = jnp.where(left, word == 0, word == tile)
-        limit = _spread(jnp.broadcast_to(threshold_ref[0], THREADS), interpret)
+        limit = spread(jnp.broadcast_to(threshold_ref[0], THREADS), interpret)
         first = group * side_by_side
         most = counts_ref[first]
         for k in range(1, side_by_side):
@@ -122,7 +123,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
                     hits = [suppresses(row, column, limit) for row in rows]
                     return [old | jnp.where(hit, flag, 0) for old, hit in zip(found, hits, strict=True)]
 
-                nothing = _spread(jnp.zeros(THREADS, jnp.int32), interpret)
+                nothing = spread(jnp.zeros(THREADS, jnp.int32), interpret)
                 found = jax.lax.fori_loop(0, BITS, add_bit, [nothing] * ROWS)
                 for k in range(ROWS):
                     row = step * ROWS + k
@@ -152,8 +153,8 @@ def _scan(words, counts, width, interpret):
         problem = jax.lax.axis_index("problem")
         group = problem // side_by_side
         start = group * stride * THREADS + (problem - group * side_by_side) * width
-        thread = _spread(jax.lax.iota(jnp.int32, THREADS), interpret)
-        nothing = _spread(jnp.zeros(THREADS, jnp.int32), interpret)
+        thread = spread(jax.lax.iota(jnp.int32, THREADS), interpret)
+        nothing = spread(jnp.zeros(THREADS, jnp.int32), interpret)
 
         def fetch(tile):
             base = start + tile * BITS * THREADS
@@ -190,8 +191,3 @@ def _scan(words, counts, width, interpret):
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # `shared` has its own
         interpret=interpret,
     )(words, counts).reshape(problems, THREADS)
-
-
-def _spread(x, interpret):
-    """One element a thread: Mosaic wants a layout where it infers none, and the interpreter of jax 0.10 knows none."""
-    return x if interpret else plgpu.layout_cast(x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=1))

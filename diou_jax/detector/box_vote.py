@@ -15,7 +15,7 @@ SCORING_METHODS = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI
 TOGETHER = 8
 
 # Not in TensorFloat-32: these are coordinates and scores.
-exact = functools.partial(jnp.matmul, precision="highest")
+_matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def box_vote(
@@ -65,9 +65,9 @@ def box_vote(
         boxes, scores = jnp.where(valid[:, None], boxes, 0.0), jnp.where(valid, scores, 0.0)
         overlap = pairwise_iou(boxes, boxes)
         votes = ((overlap >= vote_th) & valid).astype(jnp.float32)
-        total = exact(votes, scores)
+        total = _matmul(votes, scores)
         elected = total > 0
-        mean = exact(votes * scores, boxes) / jnp.where(elected, total, 1.0)[:, None]
+        mean = _matmul(votes * scores, boxes) / jnp.where(elected, total, 1.0)[:, None]
         # Rounding must not carry a mean out of what it is the mean of, and so out of the image.
         lowest = jnp.where(valid[:, None], boxes, jnp.inf).min(0)
         highest = jnp.where(valid[:, None], boxes, -jnp.inf).max(0)
@@ -90,12 +90,12 @@ def _score(votes, overlap, scores, method, beta):
     if method == "IOU_AVG":
         weights = votes * overlap
         share = weights.sum(1)
-        return exact(weights, scores) / jnp.where(share > 0, share, 1.0)
+        return _matmul(weights, scores) / jnp.where(share > 0, share, 1.0)
     number = jnp.maximum(votes.sum(1), 1.0)
     if method == "AVG":
-        return exact(votes, scores) / number
+        return _matmul(votes, scores) / number
     if method == "TEMP_AVG":
-        return exact(votes, jax.nn.sigmoid((jnp.log(scores) - jnp.log1p(-scores)) / beta)) / number
+        return _matmul(votes, jax.nn.sigmoid((jnp.log(scores) - jnp.log1p(-scores)) / beta)) / number
     if method == "GENERALIZED_AVG":
-        return (exact(votes, scores**beta) / number) ** (1 / beta)
-    return exact(votes, scores) / number**beta
+        return (_matmul(votes, scores**beta) / number) ** (1 / beta)
+    return _matmul(votes, scores) / number**beta
