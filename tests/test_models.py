@@ -1,4 +1,4 @@
-"""The network. Golden file: init_stats; test_proof.py has the rest."""
+"""The network. Golden file: init_stats; test_proof_detection.py has the rest."""
 
 import functools
 

@@ -1,63 +1,31 @@
 """The proof through the doors that users take: the original's file, a photo, `Detector`; photos and boxes, `losses`.
 
-What lies between (every map, RoI, score and gradient) is compared in ``test_proof.py``. Each test records the largest
+What lies between (every map, RoI, score and gradient) is compared in ``test_proof_*.py``. Each test records the largest
 deviation that it met; ``pytest -o junit_family=xunit1 --junitxml FILE`` keeps them. Golden files: model_r50fpn,
 model_train.
 """
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import original
 import pytest
-from conftest import find_golden
+from original import BOX, LEVELS, LOSS, SCORE, largest, load, pair_of_a_class
 
-from configs import base, ciou
-from diou_jax import Detector, build, preprocess
+from configs import base
+from diou_jax import Detector, preprocess
 from diou_jax.anchors import cell_anchors, grid_anchors
 from diou_jax.data import packing, transforms
 from diou_jax.data.buckets import Bucket
 from diou_jax.detector import faster_rcnn
-from diou_jax.detector.anchor_targets import AnchorTargets
-from diou_jax.detector.roi_targets import SampledRois
 from diou_jax.weights.original import import_original
 
-LEVELS = range(2, 7)
-SCORE, BOX = 1e-4, 0.02  # BOX in pixels
-LOSS = 1e-5  # relative
 RESIZED = {"target": 256, "max_size": 384}  # how the golden photos were
-
-
-def load(name):
-    with np.load(find_golden(name)) as file:
-        return dict(file)
-
-
-def largest(ours, theirs):
-    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max(initial=0.0))
-
-
-def pair(ours, theirs, *, within):
-    """Which row of `theirs` (M, 5), class and box, is the partner of each of `ours` (M, 5): sets in any order."""
-    assert len(ours) == len(theirs)
-    np.testing.assert_array_equal(np.sort(ours[:, 0]), np.sort(theirs[:, 0]))
-    free, partner = np.ones(len(theirs), bool), np.zeros(len(ours), int)
-    for row, (label, *box) in enumerate(ours):
-        distance = np.where(free & (theirs[:, 0] == label), np.abs(theirs[:, 1:] - box).max(1), np.inf)
-        partner[row] = distance.argmin()
-        assert distance[partner[row]] < within, ours[row]
-        free[partner[row]] = False
-    return partner
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """The original's tensors by its names, which both files were made with."""
-    spec = importlib.util.spec_from_file_location("make_weights", find_golden("make_weights.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.weights("public")
+    return original.weights()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +49,7 @@ def test_the_originals_file_finds_the_originals_detections(detector, record_prop
     found = detector(photo["image_u8_bgr"], nms=nms)
     ours = np.column_stack([found.classes, found.boxes])[:limit]
     theirs = photo[f"dets_{name}"]
-    partner = pair(ours, theirs[:, :5], within=BOX)
+    partner = pair_of_a_class(ours, theirs[:, :5], within=BOX)
     deviations = {
         "pixels": largest(ours[:, 1:], theirs[partner, 1:5]),
         "score": largest(found.scores[:limit], theirs[partner, 5]),
@@ -98,11 +66,7 @@ def step():
 
 @pytest.fixture(scope="module")
 def trainer():
-    """With the rules that the stored step was made with."""
-    config = ciou.get_config()
-    config.train.rpn_pre_nms_top_n, config.train.rpn_post_nms_top_n = 400, 500
-    config.train.batch_size_per_im = 64
-    return build.detector(config, 81)
+    return original.trainer()
 
 
 @pytest.fixture(scope="module")
@@ -126,30 +90,12 @@ def batch(step):
 
 @pytest.fixture(scope="module")
 def labelled(step):
-    """The stored RPN targets of the anchors that exist, in our order."""
-    labels, deltas = [], []
-    for level in LEVELS:
-        height, width = (-(-side // 2**level) for side in step["data"].shape[2:])
-        labels.append(step[f"rpn_labels_int32_wide_fpn{level}"][:, :, :height, :width])
-        deltas.append(step[f"rpn_bbox_targets_wide_fpn{level}"][:, :, :height, :width])
-    return AnchorTargets(
-        np.concatenate([level.transpose(0, 2, 3, 1).reshape(2, -1) for level in labels], 1),
-        np.concatenate([level.transpose(0, 2, 3, 1).reshape(2, -1, 4) for level in deltas], 1),
-        sampled=None,
-    )
+    return original.labelled_anchors(step)
 
 
 @pytest.fixture(scope="module")
 def sampled(step):
-    """The stored RoIs, in pixels of the network's input, with their targets; 64 of each photo."""
-    labels = step["labels_int32"]
-    deltas = np.take_along_axis(step["bbox_targets"], 4 * labels[:, None] + np.arange(4), 1)
-    return SampledRois(
-        rois=step["rois"][:, 1:].reshape(2, 64, 4),
-        labels=labels.reshape(2, 64),
-        deltas=deltas.reshape(2, 64, 4),
-        valid=np.ones((2, 64), bool),
-    )
+    return original.sampled_rois(step)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +179,7 @@ def test_rois_drawn_in_a_training_step(trained, sampled, record_property, image)
     assert ours.valid.all()
     objects, wanted = ours.labels > 0, theirs.labels > 0
     found = np.column_stack([ours.labels, own["rois"][image]])[objects]
-    partner = pair(found, np.column_stack([theirs.labels, theirs.rois])[wanted], within=BOX)
+    partner = pair_of_a_class(found, np.column_stack([theirs.labels, theirs.rois])[wanted], within=BOX)
     deviations = {
         "pixels": largest(found[:, 1:], theirs.rois[wanted][partner]),
         "deltas": largest(ours.deltas[objects], theirs.deltas[wanted][partner]),

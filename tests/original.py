@@ -1,0 +1,104 @@
+"""What the original computed for two photos, and how ours is held against it.
+
+Golden files: model_r50fpn, a detection from a photo's bytes; model_train, a training step from the network's input,
+which for the first photo equals what its bytes give (the second photo's bytes are not stored).
+"""
+
+import importlib.util
+
+import numpy as np
+from conftest import find_golden
+
+from configs import ciou
+from diou_jax import build
+from diou_jax.detector.anchor_targets import AnchorTargets
+from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.detector.roi_targets import SampledRois
+
+LEVELS = range(2, 7)
+SCORE, BOX = 1e-4, 0.02  # BOX in pixels
+LOSS, GRADIENT = 1e-5, 1e-3  # relative
+MAP = 2e-5  # of the largest value
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    """The arrays of a golden file."""
+    with np.load(find_golden(name)) as file:
+        return dict(file)
+
+
+def weights() -> dict[str, np.ndarray]:
+    """The original's tensors by its names, which both files were made with."""
+    spec = importlib.util.spec_from_file_location("make_weights", find_golden("make_weights.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.weights("public")
+
+
+def trainer() -> FasterRCNN:
+    """With the rules that the stored step was made with."""
+    config = ciou.get_config()
+    config.train.rpn_pre_nms_top_n, config.train.rpn_post_nms_top_n = 400, 500
+    config.train.batch_size_per_im = 64
+    return build.detector(config, 81)
+
+
+def sampled_rois(step: dict[str, np.ndarray]) -> SampledRois:
+    """The stored RoIs, in pixels of the network's input, and their targets: 64 of each photo."""
+    np.testing.assert_array_equal(step["rois"][:, 0], np.repeat([0, 1], 64))
+    labels = step["labels_int32"]
+    deltas = np.take_along_axis(step["bbox_targets"], 4 * labels[:, None] + np.arange(4), 1)
+    shape = (2, 64)
+    return SampledRois(
+        rois=step["rois"][:, 1:].reshape(*shape, 4),
+        labels=labels.reshape(shape),
+        deltas=deltas.reshape(*shape, 4),
+        valid=np.ones(shape, bool),
+    )
+
+
+def labelled_anchors(step: dict[str, np.ndarray]) -> AnchorTargets:
+    """The stored RPN targets of the anchors that exist, in our order: the original's channels follow the cells."""
+    labels, deltas = [], []
+    for level in LEVELS:
+        height, width = (-(-side // 2**level) for side in step["data"].shape[2:])
+        crop = np.s_[:, :, :height, :width]
+        labels.append(step[f"rpn_labels_int32_wide_fpn{level}"][crop].transpose(0, 2, 3, 1).reshape(2, -1))
+        wide = step[f"rpn_bbox_targets_wide_fpn{level}"][crop]
+        deltas.append(wide.transpose(0, 2, 3, 1).reshape(2, -1, 4))
+    return AnchorTargets(np.concatenate(labels, 1), np.concatenate(deltas, 1), sampled=None)
+
+
+def largest(ours, theirs) -> float:
+    """The largest difference of two arrays of one shape; ours must be finite."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert np.isfinite(ours).all()
+    return float(np.abs(ours - theirs).max(initial=0.0))
+
+
+def relative(ours, theirs) -> float:
+    """The largest difference over the largest value."""
+    return largest(ours, theirs) / float(np.abs(theirs).max())
+
+
+def pair(ours, theirs, *, within: float) -> np.ndarray:
+    """Which row of `theirs` (M, D) is the partner of each of `ours` (M, D), every coordinate `within` so much.
+
+    Neighbours in score may swap, so sets are compared; each row must find a partner of its own.
+    """
+    assert len(ours) == len(theirs)
+    free, partner = np.ones(len(theirs), bool), np.zeros(len(ours), int)
+    for row, box in enumerate(ours):
+        distance = np.where(free, np.abs(theirs - box).max(1), np.inf)
+        partner[row] = distance.argmin()
+        assert distance[partner[row]] < within, (row, box)
+        free[partner[row]] = False
+    return partner
+
+
+def pair_of_a_class(ours, theirs, *, within: float) -> np.ndarray:
+    """`pair` of rows (M, 5), class and box, where partners must be of one class: it is a dimension of its own."""
+    np.testing.assert_array_equal(np.sort(ours[:, 0]), np.sort(theirs[:, 0]))
+    apart = np.array([1000, 1, 1, 1, 1])
+    return pair(ours * apart, theirs * apart, within=within)

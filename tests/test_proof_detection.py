@@ -1,0 +1,214 @@
+"""The proof of a detection: the original's weights, imported, give the original's numbers, in float32.
+
+Every test records the largest deviation that it met; ``pytest -o junit_family=xunit1 --junitxml FILE`` keeps them.
+Golden file: model_r50fpn, all from the photo's bytes.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import original
+import pytest
+from original import BOX, LEVELS, MAP, SCORE, largest, load, pair, pair_of_a_class, relative
+
+from configs import base
+from diou_jax import build, preprocess
+from diou_jax.boxes import clip, decode, to_original
+from diou_jax.data import packing
+from diou_jax.data.buckets import Bucket
+from diou_jax.detector.detections import detect
+from diou_jax.detector.faster_rcnn import STRIDES
+from diou_jax.detector.proposals import propose
+from diou_jax.models.resnet import max_pool
+from diou_jax.weights.original import import_original
+from kernels.roi_align import roi_align, roi_levels
+
+
+@pytest.fixture(scope="module")
+def config():
+    return base.get_config()
+
+
+@pytest.fixture(scope="module")
+def variables(config):
+    return import_original(original.weights(), build.network(config, 81).variable_shapes())
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return load("model_r50fpn.npz")
+
+
+@pytest.fixture(scope="module")
+def detector(config):
+    return build.detector(config, 81)
+
+
+@pytest.fixture(scope="module")
+def batch(photo):
+    """The photo's bytes as the loader would hand them over."""
+    image, padded = photo["image_u8_bgr"], photo["data"].shape[2:]
+    bucket = Bucket(*padded, *image.shape[:2])
+    target = round(float(photo["im_scale_f64"][0]) * min(image.shape[:2]))
+    example = packing.example(image, bucket, target=target, max_size=max(padded))
+    return jax.tree.map(jnp.asarray, packing.pack([example], bucket))
+
+
+@pytest.fixture(scope="module")
+def maps(photo, detector, variables, batch):
+    """From the photo's bytes to the RoIs, and the box head on ours and on the stored RoIs."""
+
+    @jax.jit
+    def forward(variables, batch, stored_rois):
+        network, extent = detector.network, batch.extent
+        images = preprocess.normalise(batch, detector.pixel_means)
+        pyramid, state = network.apply(
+            variables,
+            images,
+            extent,
+            method="pyramid",
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name in ("conv1", "body"),
+        )
+        body = state["intermediates"]["body"]
+        stem = max_pool(jax.nn.relu(body["conv1"]["__call__"][0]))
+        logits, deltas = network.apply(variables, pyramid, method="propose")
+        anchors, exists = detector.anchors(pyramid, extent)
+        rules = dataclasses.asdict(detector.test_proposals)
+        options = {"limit": extent, "scale": batch.scale, "per_image": True, **rules}
+        levels = [
+            propose([a], [b], [c], [d], **options) for a, b, c, d in zip(logits, deltas, anchors, exists, strict=True)
+        ]
+        proposals = propose(logits, deltas, anchors, exists, **options)
+        pooled = roi_align(
+            pyramid[:4], stored_rois, extent=extent, strides=STRIDES[:4], **dataclasses.asdict(detector.pooling_rules)
+        )
+        (stored_logits, stored_deltas), state = network.apply(
+            variables,
+            pooled,
+            method="classify",
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name == "fc2",
+        )
+        own = detector.pool(pyramid, proposals.boxes, extent)
+        own_logits, own_deltas = network.apply(variables, own, method="classify")
+        return {
+            "images": images,
+            "stages": [stem, *body["__call__"][0]],
+            "pyramid": pyramid,
+            "logits": logits,
+            "deltas": deltas,
+            "levels": levels,
+            "proposals": proposals,
+            "own": (jax.nn.softmax(own_logits), own_deltas),
+            "pooled": pooled[0, :64],
+            "hidden": jax.nn.relu(state["intermediates"]["box_head"]["fc2"]["__call__"][0]),
+            "stored": (jax.nn.softmax(stored_logits), stored_deltas),
+        }
+
+    return forward(variables, batch, photo["rois"][None, :, 1:])
+
+
+def test_the_networks_input(photo, maps, record_property):
+    deviation = largest(maps["images"], photo["data"].transpose(0, 2, 3, 1))
+    record_property("grey_levels", deviation)
+    assert deviation < 1e-4
+    np.testing.assert_array_equal(load("model_train.npz")["data"][0], photo["data"][0])
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_stages(photo, maps, record_property, number):
+    theirs = photo[f"c{number}_chstride16"].transpose(0, 2, 3, 1)
+    deviation = relative(maps["stages"][number - 1][..., ::16], theirs)
+    record_property("relative", deviation)
+    assert deviation < MAP
+
+
+@pytest.mark.parametrize(("level", "channel_stride"), [(2, 8), (3, 4), (4, 1), (5, 1), (6, 1)])
+def test_pyramid(photo, maps, record_property, level, channel_stride):
+    theirs = photo[f"fpn_p{level}_chstride{channel_stride}"].transpose(0, 2, 3, 1)
+    deviation = relative(maps["pyramid"][level - 2][..., ::channel_stride], theirs)
+    record_property("relative", deviation)
+    assert deviation < MAP
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rpn_outputs(photo, maps, record_property, level):
+    """Anchors are the original's channels; flat, they follow the cells."""
+    logits = photo[f"rpn_cls_logits_fpn{level}"].transpose(0, 2, 3, 1).reshape(1, -1)
+    deltas = photo[f"rpn_bbox_pred_fpn{level}"].transpose(0, 2, 3, 1).reshape(1, -1, 4)
+    deviations = relative(maps["logits"][level - 2], logits), relative(maps["deltas"][level - 2], deltas)
+    probability = largest(jax.nn.sigmoid(maps["logits"][level - 2]), jax.nn.sigmoid(logits))
+    record_property("relative", deviations)
+    record_property("probability", probability)
+    assert max(deviations) < MAP
+    assert probability < SCORE
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rois_of_every_level(photo, maps, record_property, level):
+    found = jax.tree.map(lambda x: np.asarray(x[0]), maps["levels"][level - 2])
+    ours, scores = found.boxes[found.valid], found.scores[found.valid]
+    theirs = photo[f"rpn_rois_fpn{level}"][:, 1:]
+    partner = pair(ours, theirs, within=BOX)
+    deviations = largest(ours, theirs[partner]), largest(scores, photo[f"rpn_rois_prob_fpn{level}"][partner, 0])
+    record_property("pixels", deviations[0])
+    record_property("score", deviations[1])
+    assert deviations[1] < SCORE
+
+
+def test_the_roi_set_and_its_levels(photo, maps, record_property):
+    proposals = maps["proposals"]
+    assert proposals.valid.all()
+    ours, theirs = np.asarray(proposals.boxes[0]), photo["rois"][:, 1:]
+    partner = pair(ours, theirs, within=BOX)
+    record_property("pixels", largest(ours, theirs[partner]))
+    levels = np.concatenate([np.full(len(photo[f"rois_fpn{level}"]), level - 2) for level in range(2, 6)])
+    levels = levels[photo["rois_idx_restore_int32"]]
+    np.testing.assert_array_equal(roi_levels(jnp.asarray(ours)), levels[partner])
+
+
+def test_the_box_head_on_the_stored_rois(photo, maps, batch, detector, record_property):
+    """Features are ours, from the photo's bytes; only the RoIs are the file's, for their order."""
+    (scores, deltas), rois = maps["stored"], photo["rois"][None, :, 1:]
+    boxes = decode(to_original(rois, batch.scale[:, None, None])[0, :, None], deltas[0], weights=detector.reg_weights)
+    boxes = clip(boxes, *photo["im_shape"][:2].astype(np.float32))
+    deviations = {
+        "pooled_relative": relative(maps["pooled"], photo["roi_feat_first64"].transpose(0, 2, 3, 1)),
+        "hidden_relative": relative(maps["hidden"][0, :, ::4], photo["box_feat_chstride4"]),
+        # At test the original's cls_score is a probability already.
+        "score": max(largest(scores[0], photo[name]) for name in ("cls_score", "scores")),
+        "deltas_relative": relative(deltas[0].reshape(1000, -1), photo["bbox_pred"]),
+        "pixels": largest(boxes.reshape(1000, -1), photo["pred_boxes"]),
+    }
+    for name, deviation in deviations.items():
+        record_property(name, deviation)
+    assert max(deviations["pooled_relative"], deviations["hidden_relative"], deviations["deltas_relative"]) < MAP
+    assert deviations["score"] < SCORE
+    assert deviations["pixels"] < BOX
+
+
+@pytest.mark.parametrize(
+    ("suffix", "nms_thresh", "limit"), [("", 0.5, 100), ("_nolimit", 0.5, 3000), ("_t0.3_lim300", 0.3, 300)]
+)
+@pytest.mark.parametrize(
+    ("name", "diou", "beta1"), [("greedy", False, 1.0), ("diou_b1.0", True, 1.0), ("diou_b0.9", True, 0.9)]
+)
+def test_detections(photo, maps, batch, detector, record_property, name, diou, beta1, suffix, nms_thresh, limit):
+    rules = dataclasses.replace(
+        detector.detection_rules, nms_thresh=nms_thresh, diou_nms=diou, beta1=beta1, detections_per_im=limit
+    )
+    proposals = maps["proposals"]
+    found = jax.jit(functools.partial(detect, reg_weights=detector.reg_weights, **vars(rules)))(
+        proposals.boxes, proposals.valid, *maps["own"], batch.scale, batch.original_size
+    )
+    found = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(found.valid[0])], found)
+    theirs = photo[f"dets_{name}{suffix}"]
+    partner = pair_of_a_class(np.column_stack([found.classes, found.boxes]), theirs[:, :5], within=BOX)
+    deviations = largest(found.boxes, theirs[partner, 1:5]), largest(found.scores, theirs[partner, 5])
+    record_property("pixels", deviations[0])
+    record_property("score", deviations[1])
+    assert deviations[1] < SCORE
