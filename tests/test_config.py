@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from configs import base
+from configs import base, ciou
+from diou_jax import train
+from diou_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FULL_SIZE = ["smooth_l1", "iou", "giou", "diou", "ciou", "rpn_giou", "tutorial"]
@@ -72,12 +74,6 @@ def test_a_mistake_on_the_command_line_is_one_line_and_code_2(arguments, words, 
     [
         ([], ["instances_train2017.json does not exist", "configs/shapes.py"]),
         (["--config.model.loss_type=ciuo"], ["unknown box loss 'ciuo'", "smooth_l1, sl1, iou, giou, diou, ciou"]),
-        (["--config.solver.momentum=1.5"], ["solver.momentum=1.5", "from 0 to 1"]),
-        (["--config.solver.base_lr=-0.1"], ["solver.base_lr=-0.1", "from 0 to 1e+06"]),
-        (["--config.solver.base_lr=20.0", "--config.solver.weight_decay=0.1"], ["solver.weight_decay=0.1", "above 1"]),
-        (["--config.test.soft_nms.method=cubic"], ["test.soft_nms.method='cubic'", "linear, gaussian, hard"]),
-        (["--config.test.bbox_vote.scoring_method=MAX"], ["test.bbox_vote.scoring_method='MAX'", "ID, TEMP_AVG"]),
-        (["--config.test.soft_nms.sigma=0.0"], ["test.soft_nms.sigma=0.0", "positive"]),
         (["--mode=eval"], ["does not exist"]),
     ],
 )
@@ -88,6 +84,27 @@ def test_a_mistake_found_later_is_one_line_and_code_2_too(options, words, tmp_pa
     (message,) = done.stderr.strip().splitlines()
     assert message.startswith("error: ")
     assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"solver.momentum": 1.5}, ["solver.momentum=1.5", "from 0 to 1"]),
+        ({"solver.base_lr": -0.1}, ["solver.base_lr=-0.1", "from 0 to 1e+06"]),
+        ({"solver.base_lr": 20.0, "solver.weight_decay": 0.1}, ["solver.weight_decay=0.1", "above 1"]),
+        ({"test.soft_nms.method": "cubic"}, ["test.soft_nms.method='cubic'", "linear, gaussian, hard"]),
+        ({"test.bbox_vote.scoring_method": "MAX"}, ["test.bbox_vote.scoring_method='MAX'", "ID, TEMP_AVG"]),
+        ({"test.soft_nms.sigma": 0.0}, ["test.soft_nms.sigma=0.0", "positive"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_before_anything_is_read_or_written(options, words, tmp_path):
+    config = ciou.get_config()
+    config.data.root = str(tmp_path / "coco")
+    config.update_from_flattened_dict(options)
+    with pytest.raises(UserError) as error:
+        train.train(config, str(tmp_path / "run"))
+    assert all(word in str(error.value) for word in words), error.value
     assert not (tmp_path / "run").exists()
 
 

@@ -222,6 +222,13 @@ def test_more_detections_than_rois_may_be_asked_for():
     assert found.valid.sum() == 6
 
 
+alone = {
+    "soft": jax.jit(soft_nms, static_argnames=("method",)),
+    "diou": jax.jit(functools.partial(nms, overlap="diou")),
+    "vote": jax.jit(box_vote, static_argnames=("scoring_method",)),
+}
+
+
 @pytest.mark.parametrize("soft", ["linear", "gaussian", ""])
 @pytest.mark.parametrize("scoring", ["", *SCORING_METHODS])
 def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, scoring):
@@ -238,18 +245,15 @@ def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, sco
     wanted = []
     for number, (own, score) in enumerate(zip(boxes, scores, strict=True), 1):
         candidate = score > 0.05
-        own, score = own[candidate], score[candidate]
         if soft:
-            left, keep = soft_nms(own, score, 0.5, method=soft, sigma=0.5, beta1=0.8)
+            left, keep = alone["soft"](own, score, 0.5, method=soft, sigma=0.5, beta1=0.8, valid=candidate)
         else:
-            left, keep = score, nms(own, score, 0.5, overlap="diou")
+            left, keep = score, alone["diou"](own, score, 0.5, valid=candidate)
+        moved = own
         if scoring:
-            everyone = np.ones(len(own), bool)
-            moved, left = box_vote(
-                own, score, left, everyone, vote_th=0.6, scoring_method=scoring, scoring_method_beta=1.5
-            )
-        else:
-            moved = own
+            rules = {"vote_th": 0.6, "scoring_method": scoring, "scoring_method_beta": 1.5}
+            moved, left = alone["vote"](own, score, left, candidate, **rules)
+        keep = np.asarray(keep)
         wanted += [[number, *box, value] for box, value in zip(moved[keep], left[keep], strict=True)]
     wanted = np.float32(wanted)
     assert len(wanted) > 25

@@ -100,33 +100,53 @@ def test_a_finished_run_is_left_alone(finished, tiny_config, capsys):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_two_devices_average_what_each_finds_on_its_own_image(tiny_config):
-    """Each device has its own proposals, samples and normalisers; what is averaged are the gradients."""
+@pytest.fixture(scope="module")
+def plain(tiny_config):
+    """``plain(iter_size)``: a config whose update is the rate times the gradient, and its rule, data and optimiser."""
+
+    def make(iter_size):
+        config = tiny_config()
+        config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
+        config.solver.iter_size = iter_size
+        rule = build.rule(config)
+        batch, _ = build.train_reader(config, build.dataset(config, config.train.datasets), rule)(0)
+        return batch, build.make_optimizer(config, rule), float(build.rate(config, rule)(0))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def on_its_own(tiny_config):
+    """The detector, initial variables, and ``alone(params, batch, slot)``: losses and gradient of a batch's image."""
     config = tiny_config()
-    config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
-    rule = build.rule(config)
-    data = build.dataset(config, config.train.datasets)
-    detector = build.detector(config, len(data.class_names))
-    batch, _ = build.train_reader(config, data, rule)(0)
-    optimizer = build.make_optimizer(config, rule)
-    state = create_state(detector.network.init_variables(jax.random.key(0)), optimizer)
-    before = jax.device_get(state.params)
+    detector = build.detector(config, len(build.dataset(config, config.train.datasets).class_names))
 
     @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def losses(params, batch, key):
+        return detector.losses({"params": params}, batch, key[None])
+
     def alone(params, batch, slot):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 0), slot)
-        return jax.value_and_grad(lambda params: detector.losses({"params": params}, batch, key[None]), has_aux=True)(
-            params
-        )
+        (_, values), gradient = losses(params, jax.tree.map(lambda x: jnp.asarray(x[slot : slot + 1]), batch), key)
+        return values, gradient
 
-    ones = [alone(before, jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + 1]), batch), i) for i in (0, 1)]
-    rate = float(build.rate(config, rule)(0))
+    return detector, detector.network.init_variables(jax.random.key(0)), alone
+
+
+def test_two_devices_average_what_each_finds_on_its_own_image(plain, on_its_own):
+    """Each device has its own proposals, samples and normalisers; what is averaged are the gradients."""
+    batch, optimizer, rate = plain(1)
+    detector, variables, alone = on_its_own
+    state = create_state(variables, optimizer)
+    before = jax.device_get(state.params)
+    ones = [alone(before, batch, slot) for slot in (0, 1)]
     wanted = jax.tree.map(lambda p, a, b: p - rate * (a + b) / 2, before, *(gradient for _, gradient in ones))
 
     step = make_train_step(detector, optimizer, seed=7, iter_size=1, log_every=1)
     state, metrics = step(replicate(state), next(to_devices([batch], ahead=0)))
     for name in ("loss", "loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "bbox_iou"):
-        mean = np.mean([float(values[name]) for (_, values), _ in ones])
+        mean = np.mean([float(values[name]) for values, _ in ones])
         np.testing.assert_allclose(float(metrics[name]), mean, rtol=1e-5)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
@@ -140,27 +160,14 @@ def test_two_devices_average_what_each_finds_on_its_own_image(tiny_config):
         assert len(shards) == 2 and shards[0] == shards[1], "the replicas drifted apart"
 
 
-def test_summed_minibatches_make_one_update(tiny_config):
+def test_summed_minibatches_make_one_update(plain, on_its_own):
     """SOLVER.ITER_SIZE: gradients are summed, not averaged."""
-    config = tiny_config()
-    config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
-    config.solver.iter_size = 2
-    rule = build.rule(config)
-    data = build.dataset(config, config.train.datasets)
-    detector = build.detector(config, len(data.class_names))
-    batch, _ = build.train_reader(config, data, rule)(0)
+    batch, optimizer, rate = plain(2)
     assert batch.image.shape[0] == 2 * 2 * 1
-    optimizer = build.make_optimizer(config, rule)
-    state = create_state(detector.network.init_variables(jax.random.key(0)), optimizer)
+    detector, variables, alone = on_its_own
+    state = create_state(variables, optimizer)
     before = jax.device_get(state.params)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(jax.random.key(7), 0)))(jnp.arange(4))
-
-    @jax.jit
-    def gradient(params, batch, key):
-        return jax.grad(lambda params: detector.losses({"params": params}, batch, key[None])[0])(params)
-
-    ones = [gradient(before, jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + 1]), batch), keys[i]) for i in range(4)]
-    rate = float(build.rate(config, rule)(0))
+    ones = [alone(before, batch, slot)[1] for slot in range(4)]
     wanted = jax.tree.map(lambda p, *g: p - rate * sum(g) / 2, before, *ones)
     step = make_train_step(detector, optimizer, seed=7, iter_size=2, log_every=1)
     state, _ = step(replicate(state), next(to_devices([batch], ahead=0)))
