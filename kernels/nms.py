@@ -4,15 +4,15 @@ Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``. Thi
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from kernels import nms_gpu
-from kernels.iou import product
 from kernels.order import descending
 from kernels.platform import choose
+from kernels.suppression import suppresses
 
 TILE = 128
 
@@ -31,16 +31,16 @@ def nms(
     Boxes are visited by descending score, equal scores by ascending index. A box that is reached unsuppressed is kept
     and suppresses every later one whose overlap with it is at least `threshold`. The overlap is IoU, or DIoU-NMS'
     ``IoU - (d / c) ** beta``: d is the squared distance of the centres, c the squared diagonal of the smallest box
-    around both, measured without the inclusive pixel, as the original does; where c is 0, so is the penalty (Zheng et
-    al., AAAI 2020, eq. 12).
+    around both, measured without the inclusive pixel, as the original does; where d is 0, so is the penalty (Zheng et
+    al., AAAI 2020, eq. 12). Every device keeps the same boxes, see `kernels.suppression`.
 
     Args:
-      boxes: float (..., N, 4), pixels.
+      boxes: float (..., N, 4), pixels, up to 1e9. One that has no area or is not finite suppresses none.
       scores: float (..., N). A box whose score is NaN is never kept.
-      threshold: TEST.NMS or RPN_NMS_THRESH.
+      threshold: TEST.NMS or RPN_NMS_THRESH; above 1, all stay.
       valid: bool (..., N); boxes that are not valid are neither kept nor suppress others. None: all are.
       overlap: "iou" or "diou".
-      beta: TEST.DIOU_NMS.BETA1, exponent of DIoU's penalty.
+      beta: TEST.DIOU_NMS.BETA1, positive exponent of DIoU's penalty.
 
     Returns:
       bool (..., N), True where a box is kept, in the order of the input.
@@ -75,52 +75,6 @@ def _by_priority(scores, exists):
     index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
     _, order = jax.lax.sort((key, index), num_keys=1, is_stable=True)
     return order, jnp.arange(scores.shape[1]) < exists.sum(1)[:, None]
-
-
-def suppresses(a: Sequence[jax.Array], b: Sequence[jax.Array], threshold, *, overlap: str, beta: float) -> jax.Array:
-    """Whether boxes `a` suppress boxes `b`, each four float32 arrays of coordinates, broadcast; symmetric."""
-    ax1, ay1, ax2, ay2 = a
-    bx1, by1, bx2, by2 = b
-    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1) + 1, 0)
-    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1) + 1, 0)
-    intersection = product(width, height)
-    area, other_area = product(ax2 - ax1 + 1, ay2 - ay1 + 1), product(bx2 - bx1 + 1, by2 - by1 + 1)
-    union = area + other_area - intersection
-    if overlap == "diou":
-        value = intersection / union
-        across = jnp.maximum(ax2, bx2) - jnp.minimum(ax1, bx1)
-        down = jnp.maximum(ay2, by2) - jnp.minimum(ay1, by1)
-        diagonal = product(across, across) + product(down, down)
-        dx = (ax1 + ax2) / 2 - (bx1 + bx2) / 2
-        dy = (ay1 + ay2) / 2 - (by1 + by2) / 2
-        distance = product(dx, dx) + product(dy, dy)
-        penalty = jnp.where(diagonal > 0, distance / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
-        if beta != 1.0:
-            # A power, by the two functions that the GPU kernel has as well.
-            penalty = jnp.where(penalty > 0, jnp.exp(beta * jnp.log(jnp.where(penalty > 0, penalty, 1.0))), 0.0)
-        return value - penalty >= threshold
-    return _reaches(intersection, union, threshold)
-
-
-def _reaches(a, b, threshold):
-    """Whether the rounded quotient of `a` and `b`, a positive number, is at least `threshold`; without dividing.
-
-    GPUs divide to two units in the last place, so that a quotient that equals the threshold may fall below it. The
-    quotient is rounded up to the threshold from half a unit below, and ``a - threshold * b`` is exact where that
-    matters, as every product is one of halves of 12 bits.
-    """
-    bits = jax.lax.bitcast_convert_type(threshold, jnp.int32)
-    below = jax.lax.bitcast_convert_type(bits - 1, jnp.float32)
-    half = jnp.where(threshold > 0, (threshold - below) * 0.5, 0.0)
-    b_high, high = _upper_bits(b), _upper_bits(threshold)
-    b_low, low = b - b_high, threshold - high
-    rest = a - b_high * high - b_high * low - b_low * high - b_low * low
-    return (rest >= -half * b) & (b > 0)
-
-
-def _upper_bits(x):
-    """The float of the upper 12 bits of a float32's 24."""
-    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(-4096), jnp.float32)
 
 
 def keep_xla(boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable) -> jax.Array:

@@ -21,7 +21,7 @@ from kernels.warpgroup import THREADS, spread
 
 BITS = 32  # of a word, boxes of a tile
 MAX_BOXES = THREADS * BITS
-ROWS = 4  # at once, so that a column is read for several
+ROWS = 8  # at once, so that what is worked out for a column serves several
 
 
 def fits(problems: int, count: int) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from lowering import interpreter, lower_for_cuda
 
 from kernels import nms_gpu
-from kernels.nms import keep_xla, nms, suppresses
+from kernels.nms import keep_xla, nms
+from kernels.suppression import suppresses
 
 KINDS = [("iou", 1.0), ("diou", 1.0), ("diou", 0.9)]
 
@@ -78,43 +79,13 @@ def test_beyond_its_size_the_twin_takes_over(shape):
     assert "mosaic_gpu" not in lower_for_cuda(lambda b, s: nms(b, s, 0.5), boxes, scores)
 
 
-def assert_greedy(boxes, keep, threshold, beta, slack):
-    """That one problem's kept boxes are DIoU-NMS' but for overlaps that are `slack` from the threshold, in float64."""
-    low, high = np.float64(boxes[:, None]), np.float64(boxes[None])
-    shared = np.maximum(np.minimum(low[..., 2:], high[..., 2:]) - np.maximum(low[..., :2], high[..., :2]) + 1, 0).prod(
-        -1
-    )
-    area = (boxes[:, 2:] - boxes[:, :2] + np.float64(1)).prod(-1)
-    around = np.maximum(low[..., 2:], high[..., 2:]) - np.minimum(low[..., :2], high[..., :2])
-    apart = (low[..., :2] + low[..., 2:] - high[..., :2] - high[..., 2:]) / 2
-    diagonal = (around**2).sum(-1)
-    penalty = np.where(diagonal > 0, (apart**2).sum(-1) / np.where(diagonal > 0, diagonal, 1), 0) ** beta
-    value = shared / (area[:, None] + area - shared) - penalty
-    index = np.arange(len(boxes))
-    value[~keep[:, None] | (index[:, None] >= index)] = -np.inf  # only kept boxes suppress, and only later ones
-    most = value.max(0)
-    assert (most[keep] < threshold + slack).all()
-    assert (most[~keep] >= threshold - slack).all()
-
-
-def test_a_wrong_box_is_noticed():
-    boxes, _ = draw(2, 1, 200, side=300)
-    test = functools.partial(suppresses, overlap="diou", beta=0.9)
-    keep = np.asarray(keep_xla(boxes, jnp.asarray([200]), jnp.float32(0.5), suppresses=test))[0]
-    assert_greedy(boxes[0], keep, 0.5, 0.9, 1e-6)
-    for wrong in (np.flatnonzero(keep)[5], np.flatnonzero(~keep)[5]):
-        with pytest.raises(AssertionError):
-            assert_greedy(boxes[0], keep ^ (np.arange(200) == wrong), 0.5, 0.9, 1e-6)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(("overlap", "beta"), KINDS)
 @pytest.mark.parametrize("shape", [(80, 2000), (80, 1000), (2, 4096), (7, 333)])
 def test_on_a_gpu_it_keeps_what_the_twin_keeps(hopper, shape, overlap, beta):
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
     kernel = jax.jit(functools.partial(nms_gpu.keep, suppresses=test))
-    # On the CPU, which divides as IEEE has it. IoU is compared without dividing; DIoU divides, and GPUs do that to two
-    # units in the last place.
+    # On the CPU, which rounds as IEEE has it. So does the GPU: nothing is divided.
     cpu = jax.devices("cpu")[0]
     twin = jax.jit(functools.partial(keep_xla, suppresses=test))
     for seed in range(5):
@@ -126,12 +97,7 @@ def test_on_a_gpu_it_keeps_what_the_twin_keeps(hopper, shape, overlap, beta):
         wanted = np.asarray(twin(*jax.device_put(operands, cpu)))
         exists = np.arange(shape[1]) < np.asarray(counts)[:, None]
         first = np.asarray(kernel(*operands))
-        if overlap == "iou":
-            np.testing.assert_array_equal(first & exists, wanted & exists)
-        else:
-            assert (first != wanted)[exists].mean() < 1e-3
-            for own, kept, number in zip(boxes, first, np.asarray(counts), strict=True):
-                if number:
-                    assert_greedy(own[:number], kept[:number], float(operands[2]), beta, 1e-6)
+        np.testing.assert_array_equal(first & exists, wanted & exists)
+        np.testing.assert_array_equal(np.asarray(twin(*operands)) & exists, wanted & exists)
         jnp.full(64 << 20, -1, jnp.int32).block_until_ready()  # poisons the memory that the next call gets
         np.testing.assert_array_equal(np.asarray(kernel(*operands)) & exists, first & exists)
