@@ -44,6 +44,21 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 BYTES |= {"u64": 8, "f64": 8}
 SORTED_AT_ONCE = 4096  # see kernels/top_k.py
+# Where an operation comes from, by the first of these scopes in its name; what bears none is "other".
+PARTS = {
+    "input": "images",
+    "body": "backbone",
+    "fpn": "FPN",
+    "anchor_targets": "anchor targets",
+    "rpn": "RPN",
+    "proposals": "proposals",
+    "roi_sampling": "RoI sampling",
+    "roi_align": "RoIAlign",
+    "box_head": "box head",
+    "losses": "losses",
+    "detections": "detections",
+    "optimiser": "optimiser",
+}
 NO_KERNEL = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "all-reduce-done"}
 
 
@@ -75,6 +90,17 @@ class Kernel:
     traffic: int
     work: int
     launches: int = 1
+
+    @property
+    def part(self) -> str:
+        """Of `PARTS`."""
+        scope = re.search(rf"\b({'|'.join(PARTS)})\b", self.origin)
+        return PARTS[scope[1]] if scope else "other"
+
+    @property
+    def backward(self) -> bool:
+        """Whether it is of the backward pass."""
+        return "transpose(" in self.origin
 
 
 def arrays(type_: str) -> list[tuple[str, list[int]]]:
@@ -138,10 +164,10 @@ def product_work(instruction: Instruction, types: dict[str, str]) -> int:
     """Two for each multiply-add of a ``dot`` or a convolution, 0 of all else."""
     shape = lambda name: arrays(types[name])[0][1]  # noqa: E731
     result = arrays(instruction.type)[0][1] if arrays(instruction.type) else []
-    if instruction.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)[1]
+    if instruction.opcode == "dot" or 'custom_call_target="__cublas' in instruction.attributes:
+        contracted = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([\d,"]*)', instruction.attributes)[1]
         left = shape(instruction.operands[0])
-        return 2 * math.prod(result) * math.prod(left[int(axis)] for axis in contracted.split(",") if axis)
+        return 2 * math.prod(result) * math.prod(left[int(axis)] for axis in re.findall(r"\d+", contracted))
     target = re.search(r'custom_call_target="__cudnn\$conv(\w+)"', instruction.attributes)
     if target is None and instruction.opcode != "convolution":
         return 0
@@ -200,7 +226,7 @@ def kernels(text: str) -> list[Kernel]:
         target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
         if instruction.opcode.startswith("all-reduce"):
             kind = "all-reduce"
-        elif target:
+        elif target and not target[1].startswith("__cublas"):
             kind = target[1].removeprefix("__cudnn$")
         elif work:
             kind = "product"
@@ -236,8 +262,9 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
     detector = build.detector(config, workload.CLASSES, collect_scale=rule.collect_scale)
     variables = workload.make_variables(config, detector.network)
     batch = workload.draw_batch(config, images)
-    # Without a device there is nothing that algorithms could be timed on.
-    choices = {} if jax.default_backend() == devices[0].platform else {"xla_gpu_autotune_level": "0"}
+    # Without a device there is nothing that algorithms could be timed on, and tiles of Triton's products must be.
+    untimed = {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False}
+    choices = {} if jax.default_backend() == devices[0].platform else untimed
     if options.detect:
         place = jax.sharding.SingleDeviceSharding(devices[0])
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (variables, batch))
@@ -250,27 +277,49 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
 
 
 def table(images: int, program: jax.stages.Compiled, options) -> None:
-    """Prints the kinds of kernels, their sum, and the longest ones."""
+    """Prints the kinds of kernels, the parts of the step, and the longest kernels."""
+
+    def limits(kernel):
+        return kernel.traffic / options.peak_tbs / 1e12, kernel.work / options.peak_tflops / 1e12
 
     def least(kernel):
-        moving, computing = kernel.traffic / options.peak_tbs / 1e12, kernel.work / options.peak_tflops / 1e12
-        return (max(moving, computing) + kernel.launches * options.launch * 1e-6) * 1e3
+        return (max(limits(kernel)) + kernel.launches * options.launch * 1e-6) * 1e3
 
-    def row(name, chosen):
+    def total(chosen):
+        return float(sum(map(least, chosen)))
+
+    def row(name, chosen, *cells):
         traffic, work = (sum(getattr(kernel, field) for kernel in chosen) for field in ("traffic", "work"))
         launches = sum(kernel.launches for kernel in chosen)
-        timing.line(name, launches, traffic / 1e9, work / 1e12, float(sum(map(least, chosen))))
+        timing.line(name, launches, traffic / 1e9, work / 1e12, *cells, total(chosen))
+
+    def groups(name):
+        found_of = collections.defaultdict(list)
+        for kernel in found:
+            found_of[getattr(kernel, name)].append(kernel)
+        return sorted(found_of.items(), key=lambda item: -total(item[1]))
 
     found = kernels(program.as_text())
     memory = program.memory_analysis().temp_size_in_bytes / 1e9
     print(f"\n{images} images; {memory:.2f} GB beside what goes in and out\n")
     timing.head("kind", "kernels", "GB", "TFLOP", "at least, ms")
-    kinds = collections.defaultdict(list)
-    for kernel in found:
-        kinds[kernel.kind].append(kernel)
-    for kind, chosen in sorted(kinds.items(), key=lambda item: -sum(map(least, item[1]))):
+    for kind, chosen in groups("kind"):
         row(kind, chosen)
     row("sum", found)
+    print()
+    timing.head(
+        "part", "kernels", "GB", "TFLOP", "moving, ms", "computing", "starting", "backward", "share", "at least, ms"
+    )
+    for part, chosen in [*groups("part"), ("sum", found)]:
+        # Each kernel's time is that of what it takes longest for.
+        moving, computing = (
+            sum(limits(kernel)[which] for kernel in chosen if max(limits(kernel)) == limits(kernel)[which])
+            for which in (0, 1)
+        )
+        starting = sum(kernel.launches for kernel in chosen) * options.launch / 1e3
+        backward = total([kernel for kernel in chosen if kernel.backward])
+        share = f"{100 * total(chosen) / total(found):.1f} %"
+        row(part, chosen, moving * 1e3, computing * 1e3, starting, backward, share)
     shared = [place for place, kernel in enumerate(found) if kernel.kind == "all-reduce"]
     if options.devices > 1:
         places = ", ".join(str(place + 1) for place in shared)

@@ -11,6 +11,7 @@ from diou_jax.batch import Batch
 PIXEL_MEANS = (102.9801, 115.9465, 122.7717)  # of blue, green, red; the original's PIXEL_MEANS
 
 
+@jax.named_scope("input")
 def normalise(batch: Batch, means: Sequence[float] = PIXEL_MEANS) -> jax.Array:
     """The network's input, float32 (B, H, W, 3), `means` subtracted, zero beyond each image's `size`.
 

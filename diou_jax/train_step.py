@@ -126,6 +126,10 @@ def make_train_step(
             metrics = jax.tree.map(lambda x: x.mean(0), metrics)
 
         gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
+        return update(state, gradient, metrics)
+
+    @jax.named_scope("optimiser")
+    def update(state, gradient, metrics):
         metrics["grad_norm"] = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params, guard = optax.apply_updates(state.params, updates), state.guard

@@ -21,7 +21,6 @@ from kernels.warpgroup import THREADS, spread
 
 BITS = 32  # of a word, boxes of a tile
 MAX_BOXES = THREADS * BITS
-ROWS = 8  # at once, so that what is worked out for a column serves several
 
 
 def fits(problems: int, count: int) -> bool:
@@ -71,6 +70,9 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
     partner leaves beyond its end.
     """
     side_by_side, padded, stride = THREADS // width, width * BITS, width * BITS + 1
+    # Rows at once, so that what is worked out for a column serves several; more of them would take more registers than
+    # leave room for a third block.
+    at_once = 4 if side_by_side == 4 else 8
     # A thread holds a word's columns: coordinate and bit outside, the words of all problems of a group side by side.
     columns = boxes.reshape(groups, side_by_side, width, BITS, 4).transpose(0, 4, 3, 1, 2).reshape(-1)
 
@@ -113,9 +115,9 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
 
         @pl.when(tile * BITS < most)
         def _():
-            @pl.loop(0, BITS // ROWS)
+            @pl.loop(0, BITS // at_once)
             def _(step):
-                rows = [row_box(step * ROWS + k) for k in range(ROWS)]
+                rows = [row_box(step * at_once + k) for k in range(at_once)]
 
                 def add_bit(bit, found):
                     column = column_box(bit)
@@ -124,9 +126,9 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
                     return [old | jnp.where(hit, flag, 0) for old, hit in zip(found, hits, strict=True)]
 
                 nothing = spread(jnp.zeros(THREADS, jnp.int32), interpret)
-                found = jax.lax.fori_loop(0, BITS, add_bit, [nothing] * ROWS)
-                for k in range(ROWS):
-                    row = step * ROWS + k
+                found = jax.lax.fori_loop(0, BITS, add_bit, [nothing] * at_once)
+                for k in range(at_once):
+                    row = step * at_once + k
                     later = found[k] & jnp.where(diagonal, jnp.int32(-2) << row, -1)
                     words[pl.ds((group * stride + tile * BITS + row) * THREADS, THREADS)] = later
 

@@ -32,6 +32,7 @@ class Detections:
     valid: jax.Array
 
 
+@jax.named_scope("detections")
 def detect(
     rois: jax.Array,
     valid: jax.Array,

@@ -40,6 +40,8 @@ STRIDES = (4, 8, 16, 32, 64)
 class FasterRCNN:
     """A network and the rules around it; hashable, holds no arrays.
 
+    The parts of the story have named scopes, by which profilers and benchmarks/ahead_of_time.py tell them apart.
+
     Attributes:
       network: the Flax modules.
       anchor_start_size: size in pixels of P2's anchors, doubled at each level.
@@ -145,6 +147,7 @@ class FasterRCNN:
             exists.append(jnp.broadcast_to(inside, (*inside.shape[:3], len(cell))).reshape(len(extent), -1))
         return anchors, exists
 
+    @jax.named_scope("anchor_targets")
     def label_anchors(self, anchors, exists, batch: Batch, keys: jax.Array) -> AnchorTargets:
         """What the RPN is to learn; `anchors` and `exists` as from `anchors`."""
         shared = anchors[0].ndim == 2
@@ -158,6 +161,7 @@ class FasterRCNN:
             **dataclasses.asdict(self.anchor_rules),
         )
 
+    @jax.named_scope("roi_sampling")
     def sample(self, proposals: Proposals, batch: Batch, keys: jax.Array) -> SampledRois:
         """The RoIs that the box head is to learn from, in pixels of the original images."""
         rules = dataclasses.asdict(self.roi_rules)
@@ -171,6 +175,7 @@ class FasterRCNN:
             jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys),
         )
 
+    @jax.named_scope("roi_align")
     def pool(self, pyramid, rois: jax.Array, extent: jax.Array | None) -> jax.Array:
         """Features (B, R, resolution, resolution, C) of RoIs (B, R, 4) in pixels of the network's input."""
         rules = self.pooling_rules
@@ -188,6 +193,7 @@ class FasterRCNN:
             levels=levels,
         )
 
+    @jax.named_scope("losses")
     def compare(self, outputs, targets: AnchorTargets, head_outputs, sampled: SampledRois):
         """What `losses` returns, from the outputs of RPN and box head and what they were to be."""
         rules = self.loss_rules

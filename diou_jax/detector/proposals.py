@@ -27,6 +27,7 @@ class Proposals:
     valid: jax.Array
 
 
+@jax.named_scope("proposals")
 def propose(
     logits: Sequence[jax.Array],
     deltas: Sequence[jax.Array],
