@@ -18,7 +18,7 @@ import timing
 from diou_jax import preprocess
 from diou_jax.boxes import to_input
 from diou_jax.detector.proposals import propose
-from diou_jax.guard import choose, is_sound
+from diou_jax.guard import choose, gradient_norm, is_sound
 from diou_jax.train_step import replicate, to_devices
 
 
@@ -112,7 +112,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
 
     def update(_, fixed):
         gradient, state = fixed
-        norm = optax.tree.norm(gradient)
+        norm = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         new = optax.apply_updates(state.params, updates), opt_state
         return norm, choose(is_sound(norm, norm), new, (state.params, state.opt_state))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diou_jax.batch import Batch
 from diou_jax.detector.faster_rcnn import FasterRCNN
-from diou_jax.guard import Guard, choose, count, is_sound, no_faults
+from diou_jax.guard import Guard, choose, count, gradient_norm, is_sound, no_faults
 
 AXIS = "batch"
 
@@ -130,7 +130,7 @@ def make_train_step(
 
     @jax.named_scope("optimiser")
     def update(state, gradient, metrics):
-        metrics["grad_norm"] = optax.tree.norm(gradient)
+        metrics["grad_norm"] = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params, guard = optax.apply_updates(state.params, updates), state.guard
         good = jnp.array(True)

@@ -47,7 +47,8 @@ def random_variables(network):
 
     def draw(path, like):
         if path[-1].key == "kernel":
-            return rng.normal(0, (2 / np.prod(like.shape[:-1])) ** 0.5, like.shape).astype(np.float32)
+            fan_in = np.prod(like.shape[1:]) if len(like.shape) == 4 else like.shape[0]
+            return rng.normal(0, (2 / fan_in) ** 0.5, like.shape).astype(np.float32)
         return rng.normal(path[-1].key == "scale", 0.2, like.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, network.variable_shapes())
@@ -83,7 +84,7 @@ def test_a_body_that_starts_from_nothing_keeps_the_scale_of_its_activations():
     body = ResNet(blocks=(1,), norm="group")
     params = quick(body.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     for kernel in (params["conv1"]["kernel"], params["res2_0"]["conv2"]["kernel"]):
-        assert kernel.std() == pytest.approx((2 / np.prod(kernel.shape[:3])) ** 0.5, rel=0.03)
+        assert kernel.std() == pytest.approx((2 / np.prod(kernel.shape[1:])) ** 0.5, rel=0.03)
 
 
 @pytest.mark.parametrize(

@@ -43,23 +43,23 @@ def test_size_and_strides(body, convolutions, channels):
     kernels = jax.tree.leaves(variables["params"])
     assert convolutions in (None, sum(kernel.size for kernel in kernels))
     # One frozen scale and one bias per output channel of each convolution, and nothing else.
-    assert sum(x.size for x in jax.tree.leaves(variables["affine"])) == 2 * sum(k.shape[-1] for k in kernels)
+    assert sum(x.size for x in jax.tree.leaves(variables["affine"])) == 2 * sum(len(k) for k in kernels)
 
 
 def test_cardinality_groups_the_3x3_convolutions_only():
     variables, _ = shapes_of(ResNet(blocks=(1, 1, 1, 1), num_groups=32, width_per_group=8))
     block = variables["params"]["res3_0"]
-    assert block["conv1"]["kernel"].shape == (1, 1, 256, 512)
-    assert block["conv2"]["kernel"].shape == (3, 3, 16, 512)
-    assert block["conv3"]["kernel"].shape == (1, 1, 512, 512)
+    assert block["conv1"]["kernel"].shape == (512, 1, 1, 256)
+    assert block["conv2"]["kernel"].shape == (512, 3, 3, 16)
+    assert block["conv3"]["kernel"].shape == (512, 1, 1, 512)
 
 
 def test_grouped_convolution_is_one_convolution_per_group():
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 12))
+    kernel = jax.random.normal(jax.random.key(1), (12, 3, 3, 2))
     whole = quick(functools.partial(convolve, stride=1, groups=4))(x, kernel)
     single = quick(functools.partial(convolve, stride=1, groups=1))
-    parts = [single(x[..., 2 * g : 2 * g + 2], kernel[..., 3 * g : 3 * g + 3]) for g in range(4)]
+    parts = [single(x[..., 2 * g : 2 * g + 2], kernel[3 * g : 3 * g + 3]) for g in range(4)]
     np.testing.assert_allclose(whole, np.concatenate(parts, -1), atol=1e-5)
 
 
@@ -67,9 +67,9 @@ def test_grouped_convolution_is_one_convolution_per_group():
 @pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
 def test_1x1_convolution_as_a_product_equals_xlas_convolution(stride, shape):
     x = jax.random.normal(jax.random.key(0), (2, *shape, 5))
-    kernel = jax.random.normal(jax.random.key(1), (1, 1, 5, 4))
+    kernel = jax.random.normal(jax.random.key(1), (4, 1, 1, 5))
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "OHWI", "NHWC")
     )
     np.testing.assert_allclose(convolve(x, kernel, stride=stride, groups=1), expected, atol=1e-5)
 

@@ -74,7 +74,7 @@ def test_layouts():
     tensors = draw(network)
     variables = import_original(tensors, network.variable_shapes())
     ours, theirs = variables["params"]["body"]["conv1"]["kernel"], tensors["Conv_Body.conv_body.res1.conv1.weight"]
-    assert ours[2, 5, 1, 3] == theirs[3, 1, 2, 5]
+    assert ours[3, 2, 5, 1] == theirs[3, 1, 2, 5]
     ours, theirs = variables["params"]["box_head"]["fc1"]["kernel"], tensors["Box_Head.fc1.weight"]
     assert ours.reshape(3, 3, 8, 12)[2, 1, 7, 4] == theirs.reshape(12, 8, 3, 3)[4, 7, 2, 1]
     ours, theirs = variables["params"]["box_head"]["deltas"]["kernel"], tensors["Box_Outs.bbox_pred.weight"]

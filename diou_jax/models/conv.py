@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diou_jax.models.initializers import he_normal
 from diou_jax.models.norms import GroupNorm
 
 AFFINE = "affine"  # the variable collection of the frozen layers: no gradient, decay or optimiser reaches it
@@ -18,6 +19,9 @@ AFFINE = "affine"  # the variable collection of the frozen layers: no gradient, 
 
 class Conv(nn.Module):
     """A convolution with torch's symmetric padding, and what follows it.
+
+    Its kernel is (features, size, size, C / groups), which is how cuDNN has it and its gradient. Were it stored another
+    way round, the optimiser could not update it in place.
 
     Attributes:
       features: output channels.
@@ -36,7 +40,7 @@ class Conv(nn.Module):
     stride: int = 1
     groups: int = 1
     follow: str = "bias"
-    kernel_init: Callable = nn.initializers.he_normal()
+    kernel_init: Callable = he_normal
     group_norm: tuple[tuple[str, Any], ...] = ()
     relu: bool = False
     dtype: Any = jnp.float32
@@ -54,7 +58,7 @@ class Conv(nn.Module):
           residual: like the output; added before the ReLU.
         """
         kernel = self.param(
-            "kernel", self.kernel_init, (self.size, self.size, x.shape[-1] // self.groups, self.features)
+            "kernel", self.kernel_init, (self.features, self.size, self.size, x.shape[-1] // self.groups)
         )
         bias = None
         if self.follow == "affine":
@@ -62,7 +66,7 @@ class Conv(nn.Module):
                 AFFINE, "scale", lambda: jax.random.uniform(self.make_rng("params"), (self.features,))
             )
             bias = self.variable(AFFINE, "bias", jnp.zeros, (self.features,)).value
-            kernel = kernel * scale.value
+            kernel = kernel * scale.value[:, None, None, None]
         elif self.follow == "bias":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, groups=self.groups)
@@ -76,29 +80,29 @@ class Conv(nn.Module):
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, groups: int) -> jax.Array:
-    """Convolves (B, H, W, C) with a kernel (size, size, C / groups, features), padded by size // 2 on every side."""
+    """Convolves (B, H, W, C) with a kernel (features, size, size, C / groups), padded by size // 2 on every side."""
     general = functools.partial(_general, stride=stride, groups=groups)
-    if len(kernel) == 1 and groups == 1:
+    if kernel.shape[1] == 1 and groups == 1:
         # As a matrix product its gradient takes half as long on a CPU; cuDNN adds, rectifies and strides in passing.
         return jax.lax.platform_dependent(x, kernel, cuda=general, default=functools.partial(_pointwise, stride=stride))
     return general(x, kernel)
 
 
 def _general(x, kernel, *, stride, groups):
-    padding = len(kernel) // 2
+    padding = kernel.shape[1] // 2
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
         feature_group_count=groups,
     )
 
 
 def _pointwise(x, kernel, *, stride):
     x = x[:, ::stride, ::stride]
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+    return (x.reshape(-1, x.shape[-1]) @ kernel[:, 0, 0].T).reshape(*x.shape[:-1], len(kernel))
 
 
 @jax.custom_vjp

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diou_jax.models.conv import Conv
-from diou_jax.models.initializers import xavier_fill
+from diou_jax.models.initializers import xavier_fill_convolution
 from diou_jax.models.masking import mask_outside
 
 
@@ -36,7 +36,7 @@ class FPN(nn.Module):
                 self.features,
                 size,
                 follow=self.norm,
-                kernel_init=xavier_fill,
+                kernel_init=xavier_fill_convolution,
                 group_norm=self.group_norm,
                 dtype=self.dtype,
                 name=name,

@@ -1,14 +1,23 @@
-"""The original's initial distributions."""
+"""The original's initial distributions.
+
+A convolution's kernel is (features, size, size, channels), a dense layer's (channels, features).
+"""
 
 import jax
 import jax.numpy as jnp
 from flax.linen import initializers
 
+CONVOLUTION = {"in_axis": -1, "out_axis": 0}
+
 # Caffe2's XavierFill: uniform within sqrt(3 / fan_in).
 xavier_fill = initializers.variance_scaling(1.0, "fan_in", "uniform")
+xavier_fill_convolution = initializers.variance_scaling(1.0, "fan_in", "uniform", **CONVOLUTION)
 
 # torch's default for a convolution: uniform within sqrt(1 / fan_in). What a ResNet without pretrained weights gets.
-torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform", **CONVOLUTION)
+
+# For convolutions that are trained through ReLUs from random weights.
+he_normal = initializers.he_normal(**CONVOLUTION)
 
 
 def normal(std: float):

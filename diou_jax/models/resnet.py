@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diou_jax.models.conv import Conv
-from diou_jax.models.initializers import torch_default
+from diou_jax.models.initializers import he_normal, torch_default
 from diou_jax.models.masking import mask_outside
 
 
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
 
         def conv(*args, **kwargs):
             # A body that starts from random weights is trained through ReLUs; frozen affine layers expect loaded ones.
-            init = nn.initializers.he_normal() if self.norm == "group" else torch_default
+            init = he_normal if self.norm == "group" else torch_default
             return Conv(
                 *args, **kwargs, follow=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype
             )

@@ -46,7 +46,7 @@ class RPNHead(nn.Module):
         # Two layers of the original, and of its files, in one product: the map is read once.
         objectness = Weights(1, self.anchors_per_cell, name="logits")(self.features)
         boxes = Weights(1, 4 * self.anchors_per_cell, name="deltas")(self.features)
-        outputs = [jnp.concatenate(pair, -1) for pair in zip(objectness, boxes, strict=True)]
+        outputs = [jnp.concatenate(pair) for pair in zip(objectness, boxes, strict=True)]
         layers = jax.tree.map(lambda x: x.astype(self.dtype), Layers(*hidden, *outputs))
         maps = [level.astype(self.dtype) for level in pyramid]
         if sampled is None:
@@ -77,8 +77,8 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
-        """The kernel (size, size, channels, features) and the bias (features,), float32."""
-        kernel = self.param("kernel", normal(0.01), (self.size, self.size, channels, self.features))
+        """The kernel (features, size, size, channels) and the bias (features,), float32."""
+        kernel = self.param("kernel", normal(0.01), (self.features, self.size, self.size, channels))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
@@ -103,9 +103,9 @@ def _everywhere(layers, maps):
 
 def _at_patches(layers, patches):
     """float32 outputs (B, S, 5 * anchors_per_cell) of the cells in the middle of patches (B, S, 9, C)."""
-    x = patches.reshape(*patches.shape[:2], -1) @ layers.hidden.reshape(-1, layers.hidden.shape[-1])
+    x = patches.reshape(*patches.shape[:2], -1) @ layers.hidden.reshape(len(layers.hidden), -1).T
     x = relu(x + layers.hidden_bias)
-    return (x @ layers.outputs[0, 0] + layers.outputs_bias).astype(jnp.float32)
+    return (x @ layers.outputs[:, 0, 0].T + layers.outputs_bias).astype(jnp.float32)
 
 
 @jax.custom_vjp

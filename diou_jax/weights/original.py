@@ -43,7 +43,7 @@ def original_tensors(variables: Mapping) -> dict[str, Tensor]:
       variables: of the network; shapes are enough.
     """
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    channels = flat["params/fpn/output2/kernel"].shape[-1]
+    channels = flat["params/fpn/output2/kernel"].shape[0]
     return {path: Tensor(_name(path, flat), *_layout(path, value.shape, channels)) for path, value in flat.items()}
 
 
@@ -143,7 +143,7 @@ def _pyramid_module(module):
 def _layout(path, shape, channels):
     """The original's shape of our array of `shape`, and the conversions to ours and back."""
     if len(shape) == 4:
-        return (shape[3], shape[2], *shape[:2]), lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)
+        return (shape[0], shape[3], *shape[1:3]), lambda a: a.transpose(0, 2, 3, 1), lambda a: a.transpose(0, 3, 1, 2)
     if path.endswith("fc1/kernel"):
         # The original flattens pooled RoIs channel first, ours channel last.
         side = round((shape[0] / channels) ** 0.5)
