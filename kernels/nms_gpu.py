@@ -77,7 +77,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
     columns = boxes.reshape(groups, side_by_side, width, BITS, 4).transpose(0, 4, 3, 1, 2).reshape(-1)
 
     def nms_words(columns_ref, rows_ref, counts_ref, threshold_ref, words):
-        group, tile = jax.lax.axis_index("group"), jax.lax.axis_index("tile")
+        group, tile, step = (jax.lax.axis_index(name) for name in ("group", "tile", "step"))
         folded = width - tile
         thread = spread(jax.lax.iota(jnp.int32, THREADS), interpret)
         word, place = thread & (width - 1), thread >> (width.bit_length() - 1)
@@ -115,33 +115,31 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
 
         @pl.when(tile * BITS < most)
         def _():
-            @pl.loop(0, BITS // at_once)
-            def _(step):
-                rows = [row_box(step * at_once + k) for k in range(at_once)]
+            rows = [row_box(step * at_once + k) for k in range(at_once)]
 
-                def add_bit(bit, found):
-                    column = column_box(bit)
-                    flag = jnp.int32(1) << bit
-                    hits = [suppresses(row, column, limit) for row in rows]
-                    return [old | jnp.where(hit, flag, 0) for old, hit in zip(found, hits, strict=True)]
+            def add_bit(bit, found):
+                column = column_box(bit)
+                flag = jnp.int32(1) << bit
+                hits = [suppresses(row, column, limit) for row in rows]
+                return [old | jnp.where(hit, flag, 0) for old, hit in zip(found, hits, strict=True)]
 
-                nothing = spread(jnp.zeros(THREADS, jnp.int32), interpret)
-                found = jax.lax.fori_loop(0, BITS, add_bit, [nothing] * at_once)
-                for k in range(at_once):
-                    row = step * at_once + k
-                    later = found[k] & jnp.where(diagonal, jnp.int32(-2) << row, -1)
-                    words[pl.ds((group * stride + tile * BITS + row) * THREADS, THREADS)] = later
+            nothing = spread(jnp.zeros(THREADS, jnp.int32), interpret)
+            found = jax.lax.fori_loop(0, BITS, add_bit, [nothing] * at_once)
+            for k in range(at_once):
+                row = step * at_once + k
+                later = found[k] & jnp.where(diagonal, jnp.int32(-2) << row, -1)
+                words[pl.ds((group * stride + tile * BITS + row) * THREADS, THREADS)] = later
 
-                    @pl.when(tile > 0)
-                    def _(row=row, later=later):
-                        # What lies beyond the row's end falls left of the next row's diagonal.
-                        words[pl.ds((group * stride + folded * BITS + row) * THREADS + folded, THREADS)] = later
+                @pl.when(tile > 0)
+                def _(row=row, later=later):
+                    # What lies beyond the row's end falls left of the next row's diagonal.
+                    words[pl.ds((group * stride + folded * BITS + row) * THREADS + folded, THREADS)] = later
 
     return plgpu.kernel(
         nms_words,
         out_type=jax.ShapeDtypeStruct((groups * stride * THREADS,), jnp.int32),
-        grid=(width // 2 + 1, groups),
-        grid_names=("tile", "group"),
+        grid=(width // 2 + 1, BITS // at_once, groups),
+        grid_names=("tile", "step", "group"),
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
         interpret=interpret,
     )(jnp.pad(columns, (0, THREADS)), boxes.reshape(-1), counts, threshold)
