@@ -76,7 +76,13 @@ def check(config: ConfigDict) -> None:
     if vote.scoring_method not in box_vote.SCORING_METHODS:
         there = ", ".join(box_vote.SCORING_METHODS)
         raise UserError(f"test.bbox_vote.scoring_method={vote.scoring_method!r}: there are {there}")
-    for group, name in (("soft_nms", "sigma"), ("soft_nms", "beta1"), ("bbox_vote", "scoring_method_beta")):
+    positive = (
+        ("diou_nms", "beta1"),
+        ("soft_nms", "sigma"),
+        ("soft_nms", "beta1"),
+        ("bbox_vote", "scoring_method_beta"),
+    )
+    for group, name in positive:
         if not config.test[group][name] > 0:
             raise UserError(f"test.{group}.{name}={config.test[group][name]!r}: it must be positive")
     if config.checkpoint.on_error not in ON_ERROR:

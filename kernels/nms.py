@@ -46,10 +46,12 @@ def nms(
       bool (..., N), True where a box is kept, in the order of the input.
 
     Raises:
-      ValueError: for another overlap.
+      ValueError: for another overlap, or a `beta` that is not positive.
     """
     if overlap not in ("iou", "diou"):
         raise ValueError(f"overlap must be 'iou' or 'diou', not {overlap!r}")
+    if not beta > 0:
+        raise ValueError(f"beta must be positive, not {beta!r}")
     *lead, count, _ = boxes.shape
     if scores.size == 0:
         return jnp.zeros(scores.shape, bool)

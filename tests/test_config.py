@@ -96,6 +96,7 @@ def test_a_mistake_found_later_is_one_line_and_code_2_too(options, words, tmp_pa
         ({"test.soft_nms.method": "cubic"}, ["test.soft_nms.method='cubic'", "linear, gaussian, hard"]),
         ({"test.bbox_vote.scoring_method": "MAX"}, ["test.bbox_vote.scoring_method='MAX'", "ID, TEMP_AVG"]),
         ({"test.soft_nms.sigma": 0.0}, ["test.soft_nms.sigma=0.0", "positive"]),
+        ({"test.diou_nms.beta1": -1.0}, ["test.diou_nms.beta1=-1.0", "positive"]),
     ],
 )
 def test_a_value_that_cannot_be_is_named_before_anything_is_read_or_written(options, words, tmp_path):

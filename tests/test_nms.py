@@ -133,9 +133,10 @@ def test_properties(seed, threshold, overlap):
     np.testing.assert_array_equal(nms(boxes[order], scores[order], threshold, overlap=overlap), keep[order])
 
 
-def test_unknown_overlap():
-    with pytest.raises(ValueError, match="giou"):
-        nms(jnp.zeros((1, 4)), jnp.zeros(1), 0.5, overlap="giou")
+@pytest.mark.parametrize(("options", "words"), [({"overlap": "giou"}, "giou"), ({"beta": 0.0}, "beta.*0.0")])
+def test_options_that_cannot_be(options, words):
+    with pytest.raises(ValueError, match=words):
+        nms(jnp.zeros((1, 4)), jnp.zeros(1), 0.5, **options)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 2000), (1, 80, 1000)])

@@ -123,6 +123,15 @@ def test_every_mantissa_of_a_threshold():
     np.testing.assert_array_equal(found, part / union >= thresholds)
 
 
+def test_a_penalty_without_end_or_without_weight():
+    pairs = draw_pairs(1000)
+    for threshold in np.float32([0.3, 0.7]):
+        by_iou = np.asarray(decide("iou", 1.0)(*pairs, threshold))
+        np.testing.assert_array_equal(decide("diou", 1e30)(*pairs, threshold), by_iou)
+        # The power of next to nothing is 1, and no IoU exceeds that.
+        assert not decide("diou", 1e-30)(*pairs, threshold).any()
+
+
 def test_the_power():
     x = np.float32(np.exp2(np.random.default_rng(4).uniform(-30, 0, 10**5)))
     np.testing.assert_allclose(jax.jit(suppression._log2)(x), np.log2(np.float64(x)), atol=2e-6)
