@@ -267,6 +267,7 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
     choices = {} if jax.default_backend() == devices[0].platform else untimed
     if options.detect:
         place = jax.sharding.SingleDeviceSharding(devices[0])
+        variables = detector.network.folded(variables)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (variables, batch))
         return jax.jit(detector.detect).lower(*shapes).compile(choices)
     optimizer = build.make_optimizer(config, rule)

@@ -93,7 +93,7 @@ def main() -> None:
     timing.head(*COLUMNS)
     config = workload.make_config(smoke=options.smoke)
     detector = build.detector(config, workload.CLASSES)
-    variables = jax.device_put(workload.make_variables(config, detector.network))
+    variables = detector.network.folded(workload.make_variables(config, detector.network))
     for images in options.batches:
         ours = measure(detector, variables, workload.draw_batch(config, images), **repeats)
         peer = theirs.get(images)

@@ -20,7 +20,7 @@ from diou_jax.detector.detections import Detections
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
 from diou_jax.logging import RunLog, draw_curves, say
-from diou_jax.train_step import AXIS, to_devices
+from diou_jax.train_step import AXIS, replicate, to_devices
 from diou_jax.visualize import side_by_side, write_image
 
 NOTHING = Detections(
@@ -84,6 +84,7 @@ class Evaluator:
         dataset, config, began = self._dataset, self._config, time.perf_counter()
         # An image that could not be read and was to be skipped has no detections, but it counts.
         stream = batches(self._reader, 0, self._reader.steps, **build.loading(config))
+        variables = replicate(self.detector.network.folded(variables))
         found = detect_all(self._detect, variables, stream)
         if jax.process_index() > 0:
             return {}

@@ -58,6 +58,7 @@ class Detector:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(len(self.class_names)))
         self._detector = build.detector(config, len(self.class_names))
+        variables = self._detector.network.folded(variables)
         self._variables = jax.device_put(variables, jax.local_devices()[0])
         self._scale, self._max_size = config.test.scale, config.test.max_size
         self._stride, self._batch_size = config.fpn.coarsest_stride, config.test.ims_per_batch

@@ -163,9 +163,9 @@ def _extend(window, metrics, done, good):
     return {name: mean(window[name], metrics[name]) for name in METRICS} | {"skipped": skipped + ~good}
 
 
-def replicate(state: TrainState) -> TrainState:
-    """The state on all local devices, placed as the step returns it, so that the second step compiles nothing anew."""
-    return jax.device_put(state, NamedSharding(_mesh(), PartitionSpec()))
+def replicate(tree):
+    """A pytree on all local devices, placed as the step returns its state, so that the second step compiles nothing."""
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def _mesh() -> Mesh:

@@ -62,11 +62,12 @@ class Conv(nn.Module):
         )
         bias = None
         if self.follow == "affine":
-            scale = self.variable(
-                AFFINE, "scale", lambda: jax.random.uniform(self.make_rng("params"), (self.features,))
-            )
+            if self.is_initializing() or self.has_variable(AFFINE, "scale"):  # `folding.fold` leaves none
+                scale = self.variable(
+                    AFFINE, "scale", lambda: jax.random.uniform(self.make_rng("params"), (self.features,))
+                )
+                kernel = kernel * scale.value[:, None, None, None]
             bias = self.variable(AFFINE, "bias", jnp.zeros, (self.features,)).value
-            kernel = kernel * scale.value[:, None, None, None]
         elif self.follow == "bias":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, groups=self.groups)
