@@ -10,6 +10,9 @@ Each kernel of the compiled step reads its operands and writes its results once,
 and products ask for; at the given peaks, and with a fixed time to start each kernel, that takes the time "at least".
 It is a limit to compare programs by, not a prediction: libraries choose their algorithms on the device, and of a
 hand-written kernel only what goes in and out whole can be seen. Sums over devices count as if they stayed on one.
+
+The tables: by kind of kernel; by the part of the step, as the operation's name tells it, with what its kernels take
+longest for; and, with --longest, kernel by kernel.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Suppression for Hopper and newer GPUs, all problems in two launches (Pallas, Mosaic GPU).
 
-The first kernel writes, for every box, which later boxes it would suppress, 32 of them in a word. In a row of 128 words
-lie the rows of several problems side by side, one thread each. Only the triangle above the diagonal is needed: the
-threads left of it in tile t, a tile being 32 boxes, work for tile W - t, whose rows need as many words as those lack.
-What they leave to the left of the diagonal is never looked at.
+The first kernel writes, for every box, which later boxes it would suppress, 32 of them in a word; a block does a few
+boxes. In a row of 128 words lie the rows of several problems side by side, one thread each. Only the triangle above
+the diagonal is needed: the threads left of it in tile t, a tile being 32 boxes, work for tile W - t, whose rows need as
+many words as those lack. What they leave to the left of the diagonal is never looked at.
 
 The second has one warpgroup for each problem. It walks over the tiles: first it settles which boxes of a tile stay,
 from the 32 words on the diagonal, then their rows clear what follows. The rows are fetched a tile ahead, before it is

@@ -15,6 +15,10 @@ def fold(variables: dict, dtype: jnp.dtype) -> dict:
 
     Frozen scales are multiplied into the kernels, as `Conv` would do, and kernels and biases are rounded to `dtype`, as
     every layer would do. GroupNorm's parameters stay. Nothing can be trained or saved that way.
+
+    Args:
+      variables: a `Network`'s, float32.
+      dtype: of its arithmetic.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
     folded = {}
