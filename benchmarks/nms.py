@@ -108,7 +108,8 @@ def main() -> None:
             if torchvision is not None:
                 call, synchronize = in_torch(boxes, scores, threshold)
                 peer_time = measure(call, lambda _, wait=synchronize: wait(), bursts=bursts, length=1)
-            placed, by_iou = (jnp.asarray(boxes), jnp.asarray(scores)), None
+            placed = jnp.asarray(boxes), jnp.asarray(scores)
+            by_iou = None
             for overlap, beta in KINDS:
                 forms = [
                     jax.jit(functools.partial(form, threshold=threshold, overlap=overlap, beta=beta))
