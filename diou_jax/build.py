@@ -76,15 +76,10 @@ def check(config: ConfigDict) -> None:
     if vote.scoring_method not in box_vote.SCORING_METHODS:
         there = ", ".join(box_vote.SCORING_METHODS)
         raise UserError(f"test.bbox_vote.scoring_method={vote.scoring_method!r}: there are {there}")
-    positive = (
-        ("diou_nms", "beta1"),
-        ("soft_nms", "sigma"),
-        ("soft_nms", "beta1"),
-        ("bbox_vote", "scoring_method_beta"),
-    )
-    for group, name in positive:
-        if not config.test[group][name] > 0:
-            raise UserError(f"test.{group}.{name}={config.test[group][name]!r}: it must be positive")
+    for name in ("diou_nms.beta1", "soft_nms.sigma", "soft_nms.beta1", "bbox_vote.scoring_method_beta"):
+        group, option = name.split(".")
+        if not config.test[group][option] > 0:
+            raise UserError(f"test.{name}={config.test[group][option]!r}: it must be positive")
     if config.checkpoint.on_error not in ON_ERROR:
         raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
     if config.data.source not in SOURCES:

@@ -100,8 +100,9 @@ def excess(part: jax.Array, whole: jax.Array, threshold: jax.Array) -> jax.Array
 
 def _area(x1, y1, x2, y2):
     """The area of a box, not a number where it has none: then every comparison is False."""
-    area = (x2 - x1 + 1) * (y2 - y1 + 1)
-    return jnp.where((area > 0) & (x2 - x1 + 1 > 0), area, jnp.nan)
+    width = x2 - x1 + 1
+    area = width * (y2 - y1 + 1)
+    return jnp.where((area > 0) & (width > 0), area, jnp.nan)
 
 
 def _square(x, least):

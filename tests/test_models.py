@@ -195,3 +195,44 @@ def test_box_head_gives_every_class_a_box_or_one_to_all(class_agnostic, boxes):
     (logits, deltas), _ = jax.eval_shape(head.init_with_output, jax.random.key(0), pooled)
     assert logits.shape == (2, 3, 5)
     assert deltas.shape == (2, 3, boxes, 4)
+
+
+def outputs(network):
+    @quick
+    def run(variables, images, pooled):
+        pyramid = network.apply(variables, images, method="pyramid")
+        proposed = network.apply(variables, pyramid, method="propose")
+        return pyramid, proposed, network.apply(variables, pooled, method="classify")
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("norm", "fpn_norm"), [("affine", "bias"), ("group", "group")])
+def test_folded_variables_change_no_output(norm, fpn_norm, dtype):
+    network = narrow(norm=norm, fpn_norm=fpn_norm, dtype=dtype)
+    variables, run = random_variables(network), outputs(network)
+    random = np.random.default_rng(1)
+    images = random.normal(0, 1, (2, 64, 96, 3)).astype(np.float32)
+    pooled = jnp.asarray(random.normal(0, 1, (2, 4, 3, 3, 16)), dtype)
+    wanted, found = run(variables, images, pooled), run(network.folded(variables), images, pooled)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert_close(ours.astype(jnp.float32), theirs.astype(jnp.float32), relative=1e-6)
+
+
+def test_folded_no_kernel_is_left_to_round_or_scale():
+    network = narrow(fpn_norm="group", dtype=jnp.bfloat16)
+    variables = random_variables(network)
+    folded = network.folded(variables)
+    for path, value in traverse_util.flatten_dict(folded, sep="/").items():
+        assert value.dtype == (jnp.float32 if "/norm/" in path else jnp.bfloat16), path
+        assert not (path.startswith("affine/") and path.endswith("scale"))
+
+    def program(variables):
+        lowered = outputs(network).lower(variables, jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 1, 3, 3, 16)))
+        return lowered.as_text(dialect="hlo")
+
+    kernel = "f32[4,1,1,8]"  # of the first block
+    assert kernel in program(variables)
+    assert kernel not in program(folded)

@@ -31,5 +31,5 @@ def fold(variables: dict, dtype: jnp.dtype) -> dict:
         if leaf == "kernel" and scale is not None:
             value = value * scale[:, None, None, None]
         norm = f"params/{module}/kernel" not in flat
-        folded[path] = jnp.asarray(value) if norm else jnp.asarray(value, dtype)
+        folded[path] = value if norm else value.astype(dtype)
     return traverse_util.unflatten_dict(folded, sep="/")
