@@ -23,9 +23,9 @@ import time
 import jax
 import numpy as np
 
-from configs import shapes
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
+from diou_jax.configs import shapes
 from diou_jax.logging import read_metrics
 from diou_jax.train_step import create_state
 

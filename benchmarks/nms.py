@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.nms import keep_xla, nms
-from kernels.suppression import suppresses
+from diou_jax.kernels.nms import keep_xla, nms
+from diou_jax.kernels.suppression import suppresses
 
 ROWS = {"RPN": (5, 2000, 0.7), "final": (80, 1000, 0.5)}
 SMOKE_ROWS = {"RPN": (5, 100, 0.7), "final": (4, 60, 0.5)}

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.roi_align import pool_xla, roi_align, roi_frames, roi_levels, scatter_xla
+from diou_jax.kernels.roi_align import pool_xla, roi_align, roi_frames, roi_levels, scatter_xla
 
 STRIDES = (4, 8, 16, 32)
 SAMPLES = 2

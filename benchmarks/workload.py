@@ -4,9 +4,9 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from configs import ciou
 from diou_jax import build
 from diou_jax.batch import Batch
+from diou_jax.configs import ciou
 from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example, pack
 from diou_jax.models.network import Network

@@ -4,7 +4,7 @@ python main.py --config configs/ciou.py --workdir runs/ciou
 python main.py --config configs/ciou.py:r101 --workdir runs/ciou_r101
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

@@ -4,7 +4,7 @@ python main.py --config configs/diou.py --workdir runs/diou
 python main.py --config configs/diou.py:r101 --workdir runs/diou_r101
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

@@ -4,7 +4,7 @@ python main.py --config configs/giou.py --workdir runs/giou
 python main.py --config configs/giou.py:r101 --workdir runs/giou_r101
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

@@ -4,7 +4,7 @@ python main.py --config configs/iou.py --workdir runs/iou
 python main.py --config configs/iou.py:r101 --workdir runs/iou_r101
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

@@ -3,7 +3,7 @@
 python main.py --config configs/rpn_giou.py --workdir runs/rpn_giou
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

@@ -5,7 +5,7 @@
 Trains and evaluates within five minutes on two CPU cores.
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

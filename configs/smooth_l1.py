@@ -3,7 +3,7 @@
 python main.py --config configs/smooth_l1.py --workdir runs/smooth_l1
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

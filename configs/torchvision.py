@@ -3,7 +3,7 @@
 python main.py --config configs/torchvision.py --workdir runs/tv --mode import --source fasterrcnn_resnet50_fpn.pth
 """
 
-from configs import base
+from diou_jax.configs import base
 
 
 def get_config(body: str = "r50"):

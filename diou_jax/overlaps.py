@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kernels.iou import iou as inclusive_iou
+from diou_jax.kernels.iou import iou as inclusive_iou
 
 # The original's: it keeps the quotients of empty boxes at 0 and is lost in rounding for any box of real size.
 EPSILON = 1e-7

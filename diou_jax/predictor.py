@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import base
 from diou_jax import build
 from diou_jax.batch import Batch
 from diou_jax.checkpoint import Checkpoints
+from diou_jax.configs import base
 from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
 from diou_jax.data.packing import blank, example, pack
 from diou_jax.errors import UserError

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kernels import match_gpu
-from kernels.iou import iou
-from kernels.platform import choose
+from diou_jax.kernels import match_gpu
+from diou_jax.kernels.iou import iou
+from diou_jax.kernels.platform import choose
 
 
 class Matches(NamedTuple):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.iou import iou
-from kernels.warpgroup import THREADS, spread
+from diou_jax.kernels.iou import iou
+from diou_jax.kernels.warpgroup import THREADS, spread
 
 ITEMS = 8  # anchors of a thread
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from kernels import nms_gpu
-from kernels.order import descending
-from kernels.platform import choose
-from kernels.suppression import suppresses
+from diou_jax.kernels import nms_gpu
+from diou_jax.kernels.order import descending
+from diou_jax.kernels.platform import choose
+from diou_jax.kernels.suppression import suppresses
 
 TILE = 128
 
@@ -32,7 +32,7 @@ def nms(
     and suppresses every later one whose overlap with it is at least `threshold`. The overlap is IoU, or DIoU-NMS'
     ``IoU - (d / c) ** beta``: d is the squared distance of the centres, c the squared diagonal of the smallest box
     around both, measured without the inclusive pixel, as the original does; where d is 0, so is the penalty (Zheng et
-    al., AAAI 2020, eq. 12). Every device keeps the same boxes, see `kernels.suppression`.
+    al., AAAI 2020, eq. 12). Every device keeps the same boxes, see `diou_jax.kernels.suppression`.
 
     Args:
       boxes: float (..., N, 4), pixels, up to 1e9. One that has no area or is not finite suppresses none.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.warpgroup import THREADS, spread
+from diou_jax.kernels.warpgroup import THREADS, spread
 
 BITS = 32  # of a word, boxes of a tile
 MAX_BOXES = THREADS * BITS

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels import roi_align_gpu
-from kernels.platform import choose
+from diou_jax.kernels import roi_align_gpu
+from diou_jax.kernels.platform import choose
 
 
 def roi_levels(

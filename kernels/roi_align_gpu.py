@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.warpgroup import THREADS
+from diou_jax.kernels.warpgroup import THREADS
 
 SAMPLES = 2  # of a bin, along each axis
 TILE = 4  # side of a square of cells, whose 16 sums stay in registers

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from kernels.iou import product
+from diou_jax.kernels.iou import product
 
 # Squares of distances are at least so much, which is far below what coordinates in pixels can tell apart. A diagonal is
 # then never 0, and the quotient of both is next to 0 where a distance is.

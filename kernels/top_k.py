@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kernels.order import descending
+from diou_jax.kernels.order import descending
 
 # XLA sorts as many within the shared memory of a block, in one kernel. A longer row takes a kernel for each distance of
 # the sorting network that reaches beyond a block: 36 in all for the anchors of an image.

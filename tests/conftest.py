@@ -81,7 +81,7 @@ def shapes_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_config(shapes_root, tmp_path_factory):
     """``tiny_config()`` is a config whose training takes a second, once compiled; compiled programs are shared."""
-    from configs import shapes
+    from diou_jax.configs import shapes
 
     cache = tmp_path_factory.mktemp("cache")
 

@@ -9,8 +9,8 @@ import importlib.util
 import numpy as np
 from conftest import find_golden
 
-from configs import ciou
 from diou_jax import build
+from diou_jax.configs import ciou
 from diou_jax.detector.anchor_targets import AnchorTargets
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.detector.roi_targets import SampledRois

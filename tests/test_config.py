@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from configs import base, ciou
 from diou_jax import train
+from diou_jax.configs import base, ciou
 from diou_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -23,13 +23,13 @@ def run_main(*arguments):
 
 @pytest.mark.parametrize("name", [*FULL_SIZE, "shapes"])
 def test_every_config_has_just_the_options_of_the_base(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"diou_jax.configs.{name}").get_config()
     assert {path for path, _ in leaves(config)} == {path for path, _ in leaves(base.get_config())}
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_the_argument_picks_the_body(name):
-    config = importlib.import_module(f"configs.{name}").get_config("r101")
+    config = importlib.import_module(f"diou_jax.configs.{name}").get_config("r101")
     assert config.resnets.blocks == (3, 4, 23, 3)
 
 
@@ -45,7 +45,7 @@ def test_the_argument_picks_the_body(name):
     ],
 )
 def test_losses_of_the_configs(name, loss, weight, rpn_loss):
-    model = importlib.import_module(f"configs.{name}").get_config().model
+    model = importlib.import_module(f"diou_jax.configs.{name}").get_config().model
     assert (model.loss_type, model.loss_bbox_weight, model.rpn_loss_type) == (loss, weight, rpn_loss)
 
 

@@ -19,8 +19,8 @@ from diou_jax.detector.detections import detect
 from diou_jax.detector.proposals import propose
 from diou_jax.detector.roi_targets import sample_rois
 from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.kernels import nms as kernel
 from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
-from kernels import nms as kernel
 
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))
 

@@ -12,7 +12,7 @@ from diou_jax.detector.box_vote import SCORING_METHODS, box_vote
 from diou_jax.detector.detections import detect, suppress
 from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
 from diou_jax.detector.soft_nms import soft_nms
-from kernels.nms import nms
+from diou_jax.kernels.nms import nms
 
 VARIANTS = {"greedy": (False, 1.0), "diou_b1.0": (True, 1.0), "diou_b0.9": (True, 0.9)}
 

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
 from diou_jax import build
+from diou_jax.configs import base
 from diou_jax.data import catalog, packing, reader
 from diou_jax.data.buckets import Bucket
 from diou_jax.detector.losses import head_losses

@@ -229,7 +229,7 @@ flags.FLAGS.mark_as_parsed()
 sys.path[:0] = [{root!r}, {tests!r}]
 import json
 from ml_collections import ConfigDict
-from configs import base
+from diou_jax.configs import base
 from diou_jax import train
 config = base.get_config()
 config.update(json.loads({config!r}))

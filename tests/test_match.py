@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from lowering import interpreter, lower_for_cuda
 
-from kernels import match_gpu
-from kernels.match import match
+from diou_jax.kernels import match_gpu
+from diou_jax.kernels.match import match
 
 
 def draw(seed, images, anchors, boxes, *, own=False, side=60):

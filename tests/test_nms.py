@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowering import lower_for_cuda
 
-from kernels import nms as kernel
+from diou_jax.kernels import nms as kernel
 
 # Compiled once for each shape and overlap, whatever the threshold.
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from lowering import interpreter, lower_for_cuda
 
-from kernels import nms_gpu
-from kernels.nms import keep_xla, nms
-from kernels.suppression import suppresses
+from diou_jax.kernels import nms_gpu
+from diou_jax.kernels.nms import keep_xla, nms
+from diou_jax.kernels.suppression import suppresses
 
 KINDS = [("iou", 1.0), ("diou", 1.0), ("diou", 0.9)]
 

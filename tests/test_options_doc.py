@@ -4,7 +4,7 @@ import fnmatch
 import pathlib
 import re
 
-from configs import base
+from diou_jax.configs import base
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "options.md"
 

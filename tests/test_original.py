@@ -12,9 +12,9 @@ import original
 import pytest
 from original import BOX, LEVELS, LOSS, SCORE, largest, load, pair_of_a_class
 
-from configs import base
 from diou_jax import Detector, preprocess
 from diou_jax.anchors import cell_anchors, grid_anchors
+from diou_jax.configs import base
 from diou_jax.data import packing, transforms
 from diou_jax.data.buckets import Bucket
 from diou_jax.detector import faster_rcnn

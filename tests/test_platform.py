@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from lowering import lower_for_cuda
 
-from kernels.nms import nms
+from diou_jax.kernels.nms import nms
 
 
 def program():

@@ -17,7 +17,7 @@ from diou_jax.logging import read_metrics
 
 CONFIG = """
 import json
-from configs import base
+from diou_jax.configs import base
 def get_config():
     config = base.get_config()
     config.update(json.loads({content!r}))

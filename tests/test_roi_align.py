@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lowering import lower_for_cuda
 
-from kernels.roi_align import roi_align, roi_levels
+from diou_jax.kernels.roi_align import roi_align, roi_levels
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
 

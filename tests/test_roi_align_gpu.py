@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from lowering import interpreter, lower_for_cuda
 
-from kernels import roi_align_gpu
-from kernels.roi_align import pool_xla, roi_align, roi_frames, roi_levels, scatter_xla
+from diou_jax.kernels import roi_align_gpu
+from diou_jax.kernels.roi_align import pool_xla, roi_align, roi_frames, roi_levels, scatter_xla
 
 STRIDES = (4, 8, 16, 32)
 DTYPES = [jnp.float32, jnp.bfloat16]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels import suppression
-from kernels.suppression import excess, suppresses
+from diou_jax.kernels import suppression
+from diou_jax.kernels.suppression import excess, suppresses
 
 KINDS = [("iou", 1.0), ("diou", 1.0), ("diou", 0.9), ("diou", 0.6), ("diou", 2.0)]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lowering import lower_for_cuda
 
-from kernels.top_k import by_rounds, top_k
+from diou_jax.kernels.top_k import by_rounds, top_k
 
 
 def equal(found, wanted):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, torchvision
 from diou_jax import anchors, boxes, build
+from diou_jax.configs import base, torchvision
 from diou_jax.data.loader import batches
 from diou_jax.errors import UserError
 from diou_jax.predictor import Detector

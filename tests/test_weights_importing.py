@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
+from diou_jax.configs import base
 from diou_jax.errors import UserError
 from diou_jax.train_step import create_state
 from diou_jax.weights import detectron, imagenet, importing, sources

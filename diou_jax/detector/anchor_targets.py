@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diou_jax.boxes import encode
 from diou_jax.detector.sampling import draw
-from kernels.match import match
+from diou_jax.kernels.match import match
 
 
 @flax.struct.dataclass

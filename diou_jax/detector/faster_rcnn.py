@@ -29,9 +29,9 @@ from diou_jax.detector.rules import (
     ProposalRules,
     RoiRules,
 )
+from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.losses import box_loss
 from diou_jax.models.network import Network
-from kernels.roi_align import roi_align, roi_levels
 
 STRIDES = (4, 8, 16, 32, 64)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diou_jax.boxes import clip, decode
-from kernels.nms import nms
-from kernels.top_k import top_k
+from diou_jax.kernels.nms import nms
+from diou_jax.kernels.top_k import top_k
 
 
 @flax.struct.dataclass

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kernels.top_k import top_k
+from diou_jax.kernels.top_k import top_k
 
 
 def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
