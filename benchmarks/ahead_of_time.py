@@ -17,6 +17,7 @@ longest for; and, with --longest, kernel by kernel.
 
 import argparse
 import collections
+import os
 
 import jax
 import timing
@@ -26,6 +27,7 @@ from jax.experimental import topologies
 
 from diou_jax import build
 from diou_jax.compilation import set_flags
+from diou_jax.kernels import platform
 from diou_jax.train_step import create_state, make_train_step
 
 # For a machine without a GPU; figures of NVIDIA's H100 SXM5 data sheet and of the CUDA programming guide.
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     set_flags()
+    os.environ.setdefault(platform.SWITCH, "pallas")  # no device that they could be tried on
     if options.smoke:
         options.images, options.longest = [2], 3
     found = devices(options.devices, options.smoke)

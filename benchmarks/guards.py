@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from timing import head, header, line
-from workload import CLASSES, draw_batch, make_config, make_variables
+from workload import CLASSES, draw_batch, make_config, make_variables, prepare
 
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
-from diou_jax.compilation import set_flags
 from diou_jax.configs import shapes
 from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
 
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
-    set_flags()
+    prepare()
     rounds, length = (3, 2) if options.smoke else (options.rounds, options.length)
     config = shapes_config() if options.shapes else make_config(smoke=options.smoke)
     detector = build.detector(config, CLASSES)

@@ -26,7 +26,6 @@ import workload
 
 from diou_jax import build
 from diou_jax.batch import Batch
-from diou_jax.compilation import set_flags
 from diou_jax.detector import faster_rcnn
 from diou_jax.detector.faster_rcnn import FasterRCNN
 
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("--lone", type=int, default=100, help="calls by themselves")
     parser.add_argument("--smoke", action="store_true", help="a small network, each call once")
     options = parser.parse_args()
-    set_flags()
+    workload.prepare()
     if options.smoke:
         options.batches, options.bursts, options.length, options.lone = [2], 1, 1, 1
 

@@ -1,7 +1,7 @@
-"""Microseconds per image of RoIAlign from a pyramid, forward and backward: ours, its XLA twin, two peers.
+"""Microseconds per image of RoIAlign from a pyramid, forward and backward: kernel, XLA reference, two peers.
 
     python benchmarks/roi_align.py              # 800 x 1344 pixels, 256 channels; minutes on a GPU
-    python benchmarks/roi_align.py --smoke      # small, seconds on a CPU; ours is the twin there, its times mean little
+    python benchmarks/roi_align.py --smoke      # small, seconds on a CPU, where kernel and reference are one program
 
 The peers are the einsum form, every RoI on every level as two dense interpolation matrices, and torchvision's
 MultiScaleRoIAlign, if it can be imported. The first three must agree before they are timed. All are timed alike: bursts
@@ -17,40 +17,15 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 
-from diou_jax.kernels.roi_align import pool_xla, roi_align, roi_frames, roi_levels, scatter_xla
+from diou_jax.kernels import platform
+from diou_jax.kernels.roi_align import roi_align, roi_frames, roi_levels
+from diou_jax.kernels.trials import STRIDES, draw_pyramid
 
-STRIDES = (4, 8, 16, 32)
+KERNELS = ("roi_align", "roi_align_gradient")
 SAMPLES = 2
 CACHE = 256 * 2**20  # bytes, several times a GPU's
-
-
-def draw(seed: int, images: int, count: int, height: int, width: int, channels: int, resolution: int):
-    """Float32 features (NHWC), RoIs log-uniform in area and aspect as proposals about are, and a gradient."""
-    rng = np.random.default_rng(seed)
-    side = np.exp(rng.uniform(np.log(16), np.log(height), (images, count)))
-    stretch = np.exp(rng.uniform(-0.7, 0.7, (images, count)))
-    sides = np.minimum(np.stack([side * stretch, side / stretch], -1), [width - 1, height - 1])
-    corner = rng.uniform(0, 1, (images, count, 2)) * ([width - 1, height - 1] - sides)
-    rois = np.concatenate([corner, corner + sides], -1).astype(np.float32)
-    features = [rng.standard_normal((images, height // s, width // s, channels), np.float32) for s in STRIDES]
-    gradient = rng.standard_normal((images, count, resolution, resolution, channels), np.float32)
-    return features, rois, gradient
-
-
-def twin(features, rois, *, resolution):
-    """Our XLA path, and its gradient as it would be used."""
-    level = roi_levels(rois)
-    shapes = [feature.shape[1:3] for feature in features]
-    frame = roi_frames(rois, level, shapes, resolution=resolution, strides=STRIDES)
-    scatter = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=SAMPLES)
-    pool = functools.partial(pool_xla, resolution=resolution, sampling_ratio=SAMPLES)
-    pooled = jax.custom_vjp(pool)
-    pooled.defvjp(
-        lambda *arguments: (pool(*arguments), arguments[1:]),
-        lambda placed, gradient: (scatter(gradient, *placed), None, None),
-    )
-    return pooled(features, level, frame)
 
 
 def einsum(features, rois, *, resolution):
@@ -100,8 +75,9 @@ def measure(calls, wait, *, images: int, bursts: int, length: int) -> float:
     return statistics.median(times) * 1e6 / images
 
 
-def in_jax(form, inputs, dtype, resolution):
-    """Forward and backward calls of a form, one for each of the inputs, and the first results in float32."""
+def in_jax(form, names, inputs, dtype, resolution):
+    """Forward and backward calls of a form with these kernels, one for each of the inputs, and the first results."""
+    jax.clear_caches()
     pool = jax.jit(functools.partial(form, resolution=resolution))
 
     @jax.jit
@@ -114,7 +90,8 @@ def in_jax(form, inputs, dtype, resolution):
         placed.append((features, jnp.asarray(rois), jnp.asarray(gradient, dtype)))
     forward = [functools.partial(pool, features, rois) for features, rois, _ in placed]
     backward = [functools.partial(pull, *one) for one in placed]
-    results = [np.asarray(x, np.float32) for x in jax.tree.leaves((forward[0](), backward[0]()))]
+    with platform.only(names):
+        results = [np.asarray(x, np.float32) for x in jax.tree.leaves((forward[0](), backward[0]()))]
     return {"forward": forward, "backward": backward}, results
 
 
@@ -162,40 +139,38 @@ def main() -> None:
         options.images, options.rois = [1, 2], [16]
         height, width, channels, bursts, length = 128, 192, 8, 1, 1
 
-    try:
-        import torchvision
-    except ImportError:
-        torchvision = None
-    peer = "not installed" if torchvision is None else torchvision.__version__
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torchvision {peer}")
-    print(f"{height} x {width} pixels, {channels} channels, {options.resolution} x {options.resolution} bins")
-    print("microseconds per image, and how many times as long as ours")
-    names = ["ours", "twin", "einsum", "torchvision"]
-    print("dtype     images  rois  direction" + "".join(f"{name:>19}" for name in names))
+    print(timing.header(f"RoIAlign, microseconds per image, {height} x {width} pixels, {channels} channels"))
+    names = ("kernel", "XLA", "einsum", "torchvision")
+    ratios = tuple(f"{name} / kernel" for name in names[1:])
+    timing.head("dtype", "images", "RoIs", "direction", *names, *ratios)
     for dtype, images, count in itertools.product(options.dtypes, options.images, options.rois):
-        size = images * channels * sum(height * width // s**2 for s in STRIDES) * jnp.dtype(dtype).itemsize
-        sizes = (images, count, height, width, channels, options.resolution)
-        inputs = [draw(seed, *sizes) for seed in range(1 if options.smoke else -(-CACHE // size))]
+        pixels = images * channels * sum(height * width // s**2 for s in STRIDES) * jnp.dtype(dtype).itemsize
+        size = {"height": height, "width": width, "channels": channels, "resolution": options.resolution}
+        inputs = [
+            draw_pyramid(np.random.default_rng(seed), images, count, **size)
+            for seed in range(1 if options.smoke else -(-CACHE // pixels))
+        ]
         table = {"forward": [], "backward": []}
         wanted = None
-        for form in (ours, twin, einsum):
-            calls, results = in_jax(form, inputs, dtype, options.resolution)
+        for name, form, kernels in (("kernel", ours, KERNELS), ("XLA", ours, ()), ("einsum", einsum, ())):
+            calls, results = in_jax(form, kernels, inputs, dtype, options.resolution)
             wanted = results if wanted is None else wanted
             for result, right in zip(results, wanted, strict=True):
                 if not np.linalg.norm(result - right) <= 0.02 * np.linalg.norm(right):  # bfloat16 weights: 0.003
-                    raise SystemExit(f"{form.__name__} and ours differ")
+                    raise SystemExit(f"{name} and kernel differ")
             for direction, row in table.items():
                 row.append(
                     measure(calls[direction], jax.block_until_ready, images=images, bursts=bursts, length=length)
                 )
-        if torchvision is not None:
+        if timing.has_torchvision():
             calls, synchronize = in_torch(inputs, dtype, options.resolution)
             for direction, row in table.items():
                 wait = lambda _: synchronize()  # noqa: B023, E731
                 row.append(measure(calls[direction], wait, images=images, bursts=bursts, length=length))
         for direction, row in table.items():
-            cells = "".join(f"{value:11.1f} ({value / row[0]:5.2f})" for value in row)
-            print(f"{dtype:9} {images:6d}  {count:4d}  {direction:9}{cells}", flush=True)
+            row += [None] * (len(names) - len(row))
+            times = [None if time is None else time / row[0] for time in row[1:]]
+            timing.line(dtype, images, count, direction, *row, *times)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,15 @@ def spread(seconds: np.ndarray) -> str:
     return f"{median:.2f} ({low:.2f}, {high:.2f})"
 
 
+def has_torchvision() -> bool:
+    """Whether the peer can be imported; a build that does not fit the installed torch cannot."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
 def header(title: str) -> str:
     """What a reader must know to repeat a table: devices, versions, date and command."""
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

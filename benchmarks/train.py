@@ -33,7 +33,7 @@ from absl import flags
 from input import draw
 
 from diou_jax import build
-from diou_jax.compilation import cache_compilations, set_flags
+from diou_jax.compilation import cache_compilations
 from diou_jax.data import loader
 from diou_jax.errors import UserError
 from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
@@ -200,7 +200,7 @@ def main() -> None:
         "--smoke", action="store_true", help="a small network and drawn images, once, with the breakdown"
     )
     options = parser.parse_args()
-    set_flags()
+    workload.prepare()
     flags.FLAGS.mark_as_parsed()  # grain reads absl's flags
     cv2.setNumThreads(0)
 

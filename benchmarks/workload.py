@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from diou_jax import build
 from diou_jax.batch import Batch
+from diou_jax.compilation import earn_kernels, set_flags
 from diou_jax.configs import ciou
 from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example, pack
@@ -17,6 +18,13 @@ OBJECTS = 8  # COCO has 7.3 boxes in an image that has any
 RATE = 1e-6
 SIZE, SMOKE_SIZE = (800, 1344), (64, 96)
 CANVAS = 640  # pixels of COCO's longest files, lying or standing
+
+
+def prepare() -> None:
+    """What a run does before it holds the device, see `diou_jax.compilation`."""
+    set_flags()
+    for line in earn_kernels("~/.cache/diou_jax"):
+        print(line)
 
 
 def make_config(*, smoke: bool) -> ConfigDict:

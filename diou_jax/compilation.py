@@ -1,9 +1,15 @@
 """How programs are compiled, and that they are kept on disk from one start to the next."""
 
+import functools
 import os
 import pathlib
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from diou_jax.kernels import platform, verdicts
+from diou_jax.logging import say
 
 # XLA's flags that differ from its defaults, with what each brings and costs.
 FLAGS = {
@@ -18,6 +24,31 @@ def set_flags() -> None:
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
+
+
+def prepare(folder: str) -> None:
+    """What a program does before it holds a device: sees which kernels to use, and keeps compiled programs in `folder`.
+
+    In a run of several processes all take the kernels that every one of them would take: they run one program.
+
+    Args:
+      folder: of verdicts on kernels and compiled programs; empty: nothing is kept.
+    """
+    lines = earn_kernels(folder)
+    cache_compilations(folder)
+    if jax.process_count() > 1:
+        mine = np.array([name in platform.accepted() for name in platform.NAMES])
+        agreed = np.all(multihost_utils.process_allgather(mine), axis=0)
+        platform.accept(name for name, everywhere in zip(platform.NAMES, agreed, strict=True) if everywhere)
+    if jax.process_index() == 0:
+        for line in lines:
+            say(line)
+
+
+@functools.cache
+def earn_kernels(folder: str) -> list[str]:
+    """`verdicts.earn`, once a process."""
+    return verdicts.earn(pathlib.Path(folder).expanduser() if folder else None)
 
 
 def cache_compilations(folder: str) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diou_jax import build, coco_results
 from diou_jax.batch import Batch
 from diou_jax.checkpoint import Checkpoints
-from diou_jax.compilation import cache_compilations
+from diou_jax.compilation import prepare
 from diou_jax.data.dataset import Dataset
 from diou_jax.data.loader import batches
 from diou_jax.data.transforms import decode
@@ -41,7 +41,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: there is no checkpoint, or the data is missing.
     """
     build.check(config)
-    cache_compilations(config.log.compilation_cache)
+    prepare(config.log.compilation_cache)
     evaluator = Evaluator(config, workdir)
     with Checkpoints(workdir, create=False) as checkpoints:
         variables = checkpoints.restore_variables(evaluator.detector.network.variable_shapes())

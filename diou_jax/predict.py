@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diou_jax import visualize
-from diou_jax.compilation import cache_compilations
+from diou_jax.compilation import prepare
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.transforms import decode_upright
 from diou_jax.errors import UserError
@@ -50,7 +50,7 @@ def predict(
     folder = source if source.is_dir() else source.parent
     if output.resolve() == folder.resolve():
         raise UserError(f"--output {output} is where the images are; they would be overwritten")
-    cache_compilations(config.log.compilation_cache)
+    prepare(config.log.compilation_cache)
     detector = Detector.from_checkpoint(workdir, config)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
-from diou_jax.compilation import cache_compilations
+from diou_jax.compilation import prepare
 from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.loader import batches
 from diou_jax.diagnosis import Diverged, give_up
@@ -40,7 +40,7 @@ def train(config: ConfigDict, workdir: str) -> None:
       Stopped: a signal ended the run; a checkpoint is written.
     """
     build.check(config)
-    cache_compilations(config.log.compilation_cache)
+    prepare(config.log.compilation_cache)
     with Checkpoints(workdir, keep=config.checkpoint.keep, strict=config.checkpoint.on_error == "error") as checkpoints:
         run = Run(config, workdir, checkpoints)
         if run.start >= run.rule.max_iter:

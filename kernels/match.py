@@ -39,7 +39,7 @@ def match(anchors: jax.Array, eligible: jax.Array, boxes: jax.Array, valid: jax.
     # Where no anchor is: numbers that overflow nowhere.
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1).astype(jnp.int32)
-    return Matches(*choose(match_gpu.match, match_xla, anchors, eligible, boxes, counts))
+    return Matches(*choose("match", match_gpu.match, match_xla, anchors, eligible, boxes, counts))
 
 
 def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -60,11 +60,11 @@ def nms(
     ordered = jnp.take_along_axis(boxes.reshape(-1, count, 4).astype(jnp.float32), order[..., None], 1)
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
     operands = ordered, exists.sum(1, dtype=jnp.int32), jnp.asarray(threshold, jnp.float32)
-    twin = functools.partial(keep_xla, suppresses=test)
+    reference = functools.partial(keep_xla, suppresses=test)
     if nms_gpu.fits(len(order), count):
-        kept = choose(functools.partial(nms_gpu.keep, suppresses=test), twin, *operands)
+        kept = choose("nms", functools.partial(nms_gpu.keep, suppresses=test), reference, *operands)
     else:
-        kept = twin(*operands)
+        kept = reference(*operands)
     rows = jnp.arange(len(order))[:, None]
     keep = jnp.zeros_like(exists).at[rows, order].set(kept & exists, unique_indices=True)
     return keep.reshape(*lead, count)

@@ -1,29 +1,78 @@
-"""Which of a kernel and its XLA twin a program takes."""
+"""Which of a kernel and its XLA reference a program takes.
 
+The environment's ``DIOU_JAX_KERNELS`` decides: ``auto``, the default, takes the kernels that have earned their place on
+this kind of device (`diou_jax.kernels.verdicts`), ``pallas`` takes all of them untried, ``xla`` none.
+"""
+
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
+NAMES = ("nms", "roi_align", "roi_align_gradient", "match")
 # Compute capabilities that Mosaic GPU does not compile for: it needs Hopper's instructions.
 TOO_OLD = ("5.", "6.", "7.", "8.")
 SWITCH = "DIOU_JAX_KERNELS"
 
+_earned: frozenset[str] = frozenset()
 
-def choose(kernel: Callable, twin: Callable, *operands):
-    """``kernel(*operands)`` where the program runs on a GPU of compute capability 9.0 or more, ``twin`` elsewhere.
 
-    Decided when the program is lowered for its platform, so it can be called under jit; what is lowered for CUDA on a
-    machine without a GPU has the kernel. The environment's ``DIOU_JAX_KERNELS=xla`` asks for the twins everywhere.
+def switch() -> str:
+    """The value of DIOU_JAX_KERNELS.
 
     Raises:
-      ValueError: if DIOU_JAX_KERNELS is set to anything but "xla" and "auto".
+      ValueError: it is none of "auto", "pallas" and "xla".
     """
-    wanted = os.environ.get(SWITCH, "auto")
-    if wanted not in ("auto", "xla"):
-        raise ValueError(f"environment variable {SWITCH} is {wanted!r}; set it to 'xla' or 'auto', or unset it")
-    if wanted == "xla" or any(
-        getattr(device, "compute_capability", "").startswith(TOO_OLD) for device in jax.local_devices()
-    ):
-        return twin(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=kernel, default=twin)
+    value = os.environ.get(SWITCH, "auto")
+    if value not in ("auto", "pallas", "xla"):
+        raise ValueError(f"environment variable {SWITCH} is {value!r}; set it to 'auto', 'pallas' or 'xla'")
+    return value
+
+
+def accept(names: Iterable[str]) -> None:
+    """Makes these the kernels that ``auto`` takes, in every program that is traced from now on."""
+    global _earned
+    names = frozenset(names)
+    unknown = names - set(NAMES)
+    if unknown:
+        raise ValueError(f"unknown kernels {sorted(unknown)}; there are {', '.join(NAMES)}")
+    _earned = names
+
+
+def accepted() -> frozenset[str]:
+    """The kernels that ``auto`` takes."""
+    return _earned
+
+
+@contextlib.contextmanager
+def only(names: Iterable[str]) -> Iterator[None]:
+    """Programs that are traced inside take exactly these kernels, whatever the environment says."""
+    before, environment = _earned, os.environ.get(SWITCH)
+    os.environ[SWITCH] = "auto"
+    accept(names)
+    try:
+        yield
+    finally:
+        accept(before)
+        os.environ.pop(SWITCH)
+        if environment is not None:
+            os.environ[SWITCH] = environment
+
+
+def choose(name: str, kernel: Callable, reference: Callable, *operands):
+    """``kernel(*operands)`` where it is wanted and the program runs on an NVIDIA GPU, else ``reference(*operands)``.
+
+    The platform is that for which the program is lowered, so this can be called under jit, and a program that is
+    lowered for CUDA on a machine without a GPU can have the kernel. A GPU older than Hopper never has it.
+
+    Args:
+      name: of `NAMES`.
+      kernel, reference: equal functions of the operands.
+      *operands: arrays.
+    """
+    wanted = switch()
+    old = any(getattr(device, "compute_capability", "").startswith(TOO_OLD) for device in jax.local_devices())
+    if old or wanted == "xla" or (wanted == "auto" and name not in _earned):
+        return reference(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=kernel, default=reference)

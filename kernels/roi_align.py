@@ -117,10 +117,10 @@ def roi_frames(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _pool(features, level, frame, shapes, resolution, sampling_ratio):
     kernel = functools.partial(roi_align_gpu.pool, resolution=resolution)
-    twin = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
+    reference = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
     if not roi_align_gpu.supported(features[0], resolution=resolution, sampling_ratio=sampling_ratio):
-        return twin(features, level, frame)
-    return choose(kernel, twin, features, level, frame)
+        return reference(features, level, frame)
+    return choose("roi_align", kernel, reference, features, level, frame)
 
 
 def _pool_forward(features, level, frame, shapes, resolution, sampling_ratio):
@@ -129,11 +129,11 @@ def _pool_forward(features, level, frame, shapes, resolution, sampling_ratio):
 
 def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
     kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
-    twin = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
+    reference = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
     if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
-        of_features = choose(kernel, twin, gradient, *saved)
+        of_features = choose("roi_align_gradient", kernel, reference, gradient, *saved)
     else:
-        of_features = twin(gradient, *saved)
+        of_features = reference(gradient, *saved)
     level, frame = saved
     return tuple(of_features), np.zeros(level.shape, jax.dtypes.float0), jnp.zeros_like(frame)
 

@@ -1,8 +1,11 @@
-"""Two fake CPU devices for every test, and the places of the reference numbers."""
+"""Two fake CPU devices and all kernels for every test, and the places of the reference numbers."""
 
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+# Tests of a kernel mean the kernel, whether it has earned its place on this machine or not.
+os.environ.setdefault("DIOU_JAX_KERNELS", "pallas")
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Matching: the twin against float64, the kernel against the twin, interpreted, lowered, and on a GPU.
+"""Matching: the reference against float64, the kernel against the reference, interpreted, lowered, and on a GPU.
 
 Where a memory checker exists: ``compute-sanitizer python -m pytest -n 0 -m gpu tests/test_match.py``.
 """
@@ -67,7 +67,7 @@ def interpreted(images):
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_interpreted_it_finds_what_the_twin_finds(own):
+def test_interpreted_it_finds_what_the_reference_finds(own):
     """Two blocks of anchors, the second not full."""
     interpreted(draw(1, 2, 1100, 5, own=own))
 
@@ -93,7 +93,7 @@ def test_it_lowers_for_cuda_at_the_detectors_size(own):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(3))
-def test_on_a_gpu_it_finds_what_the_twin_finds_on_the_cpu(hopper, seed):
+def test_on_a_gpu_it_finds_what_the_reference_finds_on_the_cpu(hopper, seed):
     """With whole numbers for sides; ties between other quotients are the device's, which divides to two units."""
     images = draw(seed, 16, 268569, 128, side=1000)
     with jax.default_device(jax.devices("cpu")[0]):

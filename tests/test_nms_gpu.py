@@ -1,4 +1,4 @@
-"""The Mosaic GPU kernels against their XLA twin: interpreted at small sizes, lowered at the detector's, run on a GPU.
+"""The Mosaic GPU kernels against their reference: interpreted at small sizes, lowered at the detector's, run on a GPU.
 
 Where a memory checker exists: ``compute-sanitizer python -m pytest -n 0 -m gpu tests/test_nms_gpu.py``.
 """
@@ -38,7 +38,7 @@ def interpreted(boxes, counts, overlap, beta):
 
 
 @pytest.mark.parametrize(("overlap", "beta"), KINDS)
-def test_interpreted_it_keeps_what_the_twin_keeps(overlap, beta):
+def test_interpreted_it_keeps_what_the_reference_keeps(overlap, beta):
     """Four problems a row, in two rows."""
     interpreted(draw(1, 5, 70)[0], (70, 0, 1, 33, 64), overlap, beta)
 
@@ -74,7 +74,7 @@ def test_it_lowers_for_cuda_at_the_detectors_sizes(shape, overlap, beta):
 
 
 @pytest.mark.parametrize("shape", [(2, nms_gpu.MAX_BOXES + 1), (4096, nms_gpu.MAX_BOXES)])
-def test_beyond_its_size_the_twin_takes_over(shape):
+def test_beyond_its_size_the_reference_takes_over(shape):
     boxes, scores = jax.ShapeDtypeStruct((*shape, 4), jnp.float32), jax.ShapeDtypeStruct(shape, jnp.float32)
     assert "mosaic_gpu" not in lower_for_cuda(lambda b, s: nms(b, s, 0.5), boxes, scores)
 
@@ -82,22 +82,22 @@ def test_beyond_its_size_the_twin_takes_over(shape):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("overlap", "beta"), KINDS)
 @pytest.mark.parametrize("shape", [(80, 2000), (80, 1000), (2, 4096), (7, 333)])
-def test_on_a_gpu_it_keeps_what_the_twin_keeps(hopper, shape, overlap, beta):
+def test_on_a_gpu_it_keeps_what_the_reference_keeps(hopper, shape, overlap, beta):
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
     kernel = jax.jit(functools.partial(nms_gpu.keep, suppresses=test))
     # On the CPU, which rounds as IEEE has it. So does the GPU: nothing is divided.
     cpu = jax.devices("cpu")[0]
-    twin = jax.jit(functools.partial(keep_xla, suppresses=test))
+    reference = jax.jit(functools.partial(keep_xla, suppresses=test))
     for seed in range(5):
         rng = np.random.default_rng(seed)
         boxes, _ = draw(seed, *shape, side=800)
         boxes += rng.random(boxes.shape, np.float32) * (seed % 2)
         counts = jnp.asarray(rng.integers(0, shape[1] + 1, shape[0]), jnp.int32)
         operands = jnp.asarray(boxes), counts, jnp.float32(0.3 + 0.1 * seed)
-        wanted = np.asarray(twin(*jax.device_put(operands, cpu)))
+        wanted = np.asarray(reference(*jax.device_put(operands, cpu)))
         exists = np.arange(shape[1]) < np.asarray(counts)[:, None]
         first = np.asarray(kernel(*operands))
         np.testing.assert_array_equal(first & exists, wanted & exists)
-        np.testing.assert_array_equal(np.asarray(twin(*operands)) & exists, wanted & exists)
+        np.testing.assert_array_equal(np.asarray(reference(*operands)) & exists, wanted & exists)
         jnp.full(64 << 20, -1, jnp.int32).block_until_ready()  # poisons the memory that the next call gets
         np.testing.assert_array_equal(np.asarray(kernel(*operands)) & exists, first & exists)

@@ -1,10 +1,13 @@
-"""The switch between kernels and their XLA twins."""
+"""The switch between kernels and their XLA references."""
+
+import os
 
 import jax
 import jax.numpy as jnp
 import pytest
 from lowering import lower_for_cuda
 
+from diou_jax.kernels import platform
 from diou_jax.kernels.nms import nms
 
 
@@ -13,15 +16,42 @@ def program():
     return lower_for_cuda(lambda boxes, scores: nms(boxes, scores, 0.5), boxes, scores)
 
 
-@pytest.mark.parametrize(("value", "kernels"), [(None, True), ("auto", True), ("xla", False)])
-def test_the_environment_may_ask_for_the_twins(monkeypatch, value, kernels):
+@pytest.fixture(autouse=True)
+def nothing_accepted():
+    platform.accept(())
+    yield
+    platform.accept(())
+
+
+@pytest.mark.parametrize(("value", "kernels"), [(None, False), ("auto", False), ("pallas", True), ("xla", False)])
+def test_the_environment_decides_where_nothing_has_been_tried(monkeypatch, value, kernels):
     monkeypatch.delenv("DIOU_JAX_KERNELS", raising=False)
     if value:
         monkeypatch.setenv("DIOU_JAX_KERNELS", value)
     assert ("mosaic_gpu" in program()) == kernels
 
 
+@pytest.mark.parametrize(("accepted", "kernels"), [((), False), (("match",), False), (("nms", "match"), True)])
+def test_auto_takes_what_has_earned_its_place(monkeypatch, accepted, kernels):
+    monkeypatch.setenv("DIOU_JAX_KERNELS", "auto")
+    platform.accept(accepted)
+    assert ("mosaic_gpu" in program()) == kernels
+
+
+@pytest.mark.parametrize("value", [None, "xla"])
+def test_a_trial_sets_the_switch_and_puts_it_back(monkeypatch, value):
+    monkeypatch.delenv("DIOU_JAX_KERNELS", raising=False)
+    if value:
+        monkeypatch.setenv("DIOU_JAX_KERNELS", value)
+    with platform.only(("nms",)):
+        assert "mosaic_gpu" in program()
+    assert os.environ.get("DIOU_JAX_KERNELS") == value
+    assert platform.accepted() == frozenset()
+
+
 def test_what_it_does_not_know_is_named(monkeypatch):
     monkeypatch.setenv("DIOU_JAX_KERNELS", "triton")
-    with pytest.raises(ValueError, match=r"DIOU_JAX_KERNELS is 'triton'; set it to 'xla' or 'auto'"):
+    with pytest.raises(ValueError, match=r"DIOU_JAX_KERNELS is 'triton'; set it to 'auto', 'pallas' or 'xla'"):
         program()
+    with pytest.raises(ValueError, match="unknown kernels"):
+        platform.accept(("triton",))

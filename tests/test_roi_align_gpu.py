@@ -1,4 +1,4 @@
-"""The Mosaic GPU kernels against their XLA twins: interpreted at small sizes, lowered at the detector's, run on a GPU.
+"""The Mosaic GPU kernels against their references: interpreted at small sizes, lowered at the detector's, run on a GPU.
 
 Where a memory checker exists: ``compute-sanitizer python -m pytest -n 0 -m gpu tests/test_roi_align_gpu.py``.
 """
@@ -59,7 +59,7 @@ def small():
 
 
 @pytest.mark.parametrize(("dtype", "resolution"), [(jnp.float32, 7), (jnp.bfloat16, 3)])
-def test_pooling_equals_the_twin(small, dtype, resolution):
+def test_pooling_equals_the_reference(small, dtype, resolution):
     shapes, features, rois, extent = small
     level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)
     assert len(np.unique(level)) >= 3
@@ -71,7 +71,7 @@ def test_pooling_equals_the_twin(small, dtype, resolution):
     assert_equal_but_for_rounding(values, wanted)
 
 
-def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_twin(small):
+def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_reference(small):
     shapes, features, _, extent = small
     rois = np.float32([[np.nan] * 4, [np.nan, 0, 20, 20], [-np.inf, 0, 10, 20], [0, 0, np.inf, 20]])
     level, frame = place(np.stack([rois, rois]), shapes, resolution=3, extent=extent)
@@ -82,7 +82,7 @@ def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_twin(small):
 
 
 @pytest.mark.parametrize(("dtype", "resolution"), [(jnp.float32, 14), (jnp.bfloat16, 3)])
-def test_the_gradient_equals_the_twin(small, dtype, resolution):
+def test_the_gradient_equals_the_reference(small, dtype, resolution):
     shapes, _, rois, extent = small
     level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)
     gradient = jax.random.normal(jax.random.key(1), (*level.shape, resolution, resolution, 128), dtype)
@@ -195,7 +195,7 @@ def assert_close(values, wanted):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("count", "resolution"), [(512, 7), (1000, 7), (512, 14)])
-def test_on_a_gpu_both_kernels_equal_the_twin(hopper, dtype, count, resolution):
+def test_on_a_gpu_both_kernels_equal_the_reference(hopper, dtype, count, resolution):
     shapes, features, gradient, level, frame = full_size(count + resolution, dtype, count=count, resolution=resolution)
     pool = jax.jit(functools.partial(roi_align_gpu.pool, resolution=resolution))
     poison(gradient)
@@ -204,8 +204,8 @@ def test_on_a_gpu_both_kernels_equal_the_twin(hopper, dtype, count, resolution):
     assert_close(values, wanted)
     poison(*features)
     values = jax.jit(functools.partial(roi_align_gpu.scatter, shapes=shapes))(gradient, level, frame)
-    twin = jax.jit(functools.partial(scatter_xla, shapes=shapes, sampling_ratio=2))
-    for map_values, map_wanted in zip(values, twin(gradient, level, frame), strict=True):
+    reference = jax.jit(functools.partial(scatter_xla, shapes=shapes, sampling_ratio=2))
+    for map_values, map_wanted in zip(values, reference(gradient, level, frame), strict=True):
         assert_close(map_values, map_wanted)
 
 

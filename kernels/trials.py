@@ -1,0 +1,199 @@
+"""Each kernel beside its XLA reference at the detector's own sizes: are they equal, and which is faster.
+
+    python -m diou_jax.kernels.trials          # all of them, one line of JSON before and one after each
+
+A kernel that fails takes its process with it, and `diou_jax.kernels.verdicts` runs this file in one of its own. The
+sizes are those of R-50-FPN at 800 x 1344 pixels with 2 images, whatever the run: a verdict then holds for every run.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diou_jax.kernels import platform
+from diou_jax.kernels.match import match
+from diou_jax.kernels.nms import nms
+from diou_jax.kernels.roi_align import roi_align
+
+HEIGHT, WIDTH, IMAGES = 800, 1344, 2
+STRIDES = (4, 8, 16, 32)
+CALLS = 4  # before the clock starts: a program is captured in a command buffer at its second or third call
+BURSTS, LENGTH = 5, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One use of one kernel.
+
+    Attributes:
+      kernel: its name, of `platform.NAMES`.
+      function: of arrays; calls the kernel where `platform` allows it, and gives arrays.
+      inputs: draws the arguments of `function`, numpy arrays or trees of them.
+      tolerance: by which a value may differ from the reference's, as a share of it, plus a tenth of this share of the
+        largest value. 0 demands equal bits.
+    """
+
+    kernel: str
+    function: Callable[..., Any]
+    inputs: Callable[[np.random.Generator], Sequence[Any]]
+    tolerance: float = 0.0
+
+
+def draw_clusters(random: np.random.Generator, images: int, problems: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 boxes (images, problems, count, 4) around 40 objects an image, as proposals lie, and scores."""
+    shape = (images, problems, count)
+    objects = random.uniform(0, [WIDTH, HEIGHT], (images, 1, 40, 2))
+    which = random.integers(0, 40, shape)
+    centre = np.take_along_axis(np.broadcast_to(objects, (images, problems, 40, 2)), which[..., None], 2)
+    size = np.exp(random.normal(4.5, 0.7, (images, problems, 40, 2)))
+    size = np.take_along_axis(size, which[..., None], 2) * np.exp(random.normal(0, 0.15, (*shape, 2)))
+    centre = centre + random.normal(0, 0.1, (*shape, 2)) * size
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], -1)
+    return boxes.astype(np.float32), random.random(shape, np.float32)
+
+
+def draw_pyramid(
+    random: np.random.Generator, images: int, rois: int, *, height: int, width: int, channels: int, resolution: int
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Float32 feature maps (NHWC), RoIs log-uniform in area and aspect, as proposals about are, and a gradient."""
+    side = np.exp(random.uniform(np.log(16), np.log(height), (images, rois)))
+    stretch = np.exp(random.uniform(-0.7, 0.7, (images, rois)))
+    sides = np.minimum(np.stack([side * stretch, side / stretch], -1), [width - 1, height - 1])
+    corner = random.uniform(0, 1, (images, rois, 2)) * ([width - 1, height - 1] - sides)
+    boxes = np.concatenate([corner, corner + sides], -1).astype(np.float32)
+    features = [random.standard_normal((images, height // s, width // s, channels), np.float32) for s in STRIDES]
+    gradient = random.standard_normal((images, rois, resolution, resolution, channels), np.float32)
+    return features, boxes, gradient
+
+
+def _draw_nms(problems, count):
+    return lambda random: draw_clusters(random, IMAGES, problems, count)
+
+
+def _draw_roi_align(dtype):
+    def draw(random):
+        size = {"height": HEIGHT, "width": WIDTH, "channels": 256, "resolution": 7}
+        features, rois, gradient = draw_pyramid(random, IMAGES, 512, **size)
+        return [feature.astype(dtype) for feature in features], rois, gradient.astype(dtype)
+
+    return draw
+
+
+def _pool(features, rois, gradient):
+    del gradient
+    return roi_align(features, rois, resolution=7, sampling_ratio=2, strides=STRIDES)
+
+
+def _pool_gradient(features, rois, gradient):
+    _, backward = jax.vjp(lambda features: _pool(features, rois, gradient), features)
+    return backward(gradient)[0]
+
+
+def _draw_match(random):
+    cells = sum((HEIGHT // stride) * (WIDTH // stride) for stride in (*STRIDES, 64))
+    (anchors, boxes), _ = draw_clusters(random, 2, 1, 3 * cells)
+    inside = (anchors[0].min(-1) >= 0) & (anchors[0, :, 2] < WIDTH) & (anchors[0, :, 3] < HEIGHT)
+    valid = np.arange(128) < random.integers(1, 40, (IMAGES, 1))
+    return anchors[0], np.tile(inside, (IMAGES, 1)), boxes[0, : IMAGES * 128].reshape(IMAGES, 128, 4), valid
+
+
+TRIALS = {
+    "nms of proposals": Trial("nms", lambda boxes, scores: nms(boxes, scores, 0.7), _draw_nms(5, 2000)),
+    "nms of detections": Trial(
+        "nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou"), _draw_nms(80, 1000)
+    ),
+    "match": Trial("match", match, _draw_match),
+    "roi_align, float32": Trial("roi_align", _pool, _draw_roi_align(np.float32), 1e-4),
+    "roi_align_gradient, float32": Trial("roi_align_gradient", _pool_gradient, _draw_roi_align(np.float32), 1e-4),
+    "roi_align, bfloat16": Trial("roi_align", _pool, _draw_roi_align(jnp.bfloat16), 2**-6),
+    "roi_align_gradient, bfloat16": Trial("roi_align_gradient", _pool_gradient, _draw_roi_align(jnp.bfloat16), 2**-6),
+}
+
+
+def deviation(found: Any, right: Any, tolerance: float) -> float:
+    """By how many times the tolerance two trees of arrays differ most; 0 where all bits are equal, inf for NaN."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
+        a, b = (np.asarray(x) for x in (a, b))
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return float("inf")
+        if a.tobytes() == b.tobytes():
+            continue
+        a, b = (x.astype(np.float64) for x in (a, b))
+        if tolerance == 0 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return float("inf")
+        scale = tolerance * (np.abs(b) + 0.1 * np.abs(b).max())
+        worst = max(worst, float((np.abs(a - b) / np.maximum(scale, np.finfo(np.float64).tiny)).max()))
+    return worst
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """Runs a trial on the first device.
+
+    Returns:
+      ``deviation``, of the kernel from its reference, see `deviation`; ``stable``, whether the kernel gave the same
+      bits at every call; ``kernel_ms`` and ``reference_ms``, the median of bursts of calls.
+    """
+    arguments = jax.device_put(trial.inputs(np.random.default_rng(0)))
+    results, milliseconds, stable = [], [], True
+    for names in ((trial.kernel,), ()):
+        jax.clear_caches()
+        with platform.only(names):
+            call = jax.jit(lambda *arguments: trial.function(*arguments)).lower(*arguments).compile()
+        first = jax.device_get(call(*arguments))
+        for _ in range(CALLS - 1):
+            stable &= deviation(jax.device_get(call(*arguments)), first, 0.0) == 0
+        results.append(first)
+        milliseconds.append(_milliseconds(call, arguments))
+    return {
+        "deviation": deviation(*results, trial.tolerance),
+        "stable": stable,
+        "kernel_ms": milliseconds[0],
+        "reference_ms": milliseconds[1],
+    }
+
+
+def _milliseconds(call, arguments):
+    bursts = []
+    for _ in range(BURSTS):
+        start = time.perf_counter()
+        for _ in range(LENGTH):
+            result = call(*arguments)
+        jax.block_until_ready(result)
+        bursts.append((time.perf_counter() - start) / LENGTH * 1e3)
+    return statistics.median(bursts)
+
+
+def main() -> None:
+    """Writes ``{"begins": trial}``, then the trial's result or ``error``, a line each, to a file descriptor."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--module", default="diou_jax.kernels.trials", help="has the table TRIALS")
+    parser.add_argument("--trials", nargs="+", help="their names; all of them by default")
+    parser.add_argument("--output", type=int, default=1, help="file descriptor: compilers print to the standard ones")
+    options = parser.parse_args()
+    trials = importlib.import_module(options.module).TRIALS
+    with os.fdopen(options.output, "w", buffering=1, closefd=False) as output:
+        for name in options.trials or trials:
+            print(json.dumps({"begins": name}), file=output)
+            try:
+                result = run(trials[name])
+            except Exception as error:
+                result = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            print(json.dumps({"trial": name, **result}), file=output)
+            if "error" in result:
+                sys.exit(1)  # an error of the device stays, and the next trial would have it, too
+
+
+if __name__ == "__main__":
+    main()
