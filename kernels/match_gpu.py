@@ -15,7 +15,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from diou_jax.kernels.iou import iou
 from diou_jax.kernels.warpgroup import THREADS, spread
 
-ITEMS = 8  # anchors of a thread
+ITEMS = 8  # anchors of a thread, which share the reading of a box; benchmarks/tune.py tries other numbers
 
 
 def match(

@@ -20,6 +20,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from diou_jax.kernels.warpgroup import THREADS, spread
 
 BITS = 32  # of a word, boxes of a tile
+# Rows that a thread works on at once, by the number of problems side by side: what is worked out for a column serves
+# all of them, but more would take more registers than leave room for a third block. benchmarks/tune.py tries others.
+ROWS = {1: 8, 2: 8, 4: 4}
 MAX_BOXES = THREADS * BITS
 
 
@@ -70,9 +73,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
     partner leaves beyond its end.
     """
     side_by_side, padded, stride = THREADS // width, width * BITS, width * BITS + 1
-    # Rows at once, so that what is worked out for a column serves several; more of them would take more registers than
-    # leave room for a third block.
-    at_once = 4 if side_by_side == 4 else 8
+    at_once = ROWS[side_by_side]
     # A thread holds a word's columns: coordinate and bit outside, the words of all problems of a group side by side.
     columns = boxes.reshape(groups, side_by_side, width, BITS, 4).transpose(0, 4, 3, 1, 2).reshape(-1)
 
