@@ -110,7 +110,7 @@ def main() -> None:
     config = small_config(root, steps, options.every)
     file = root / "config.py"
     file.write_text(
-        "import json\nfrom configs import base\n\n\ndef get_config():\n    config = base.get_config()\n"
+        "import json\nfrom diou_jax.configs import base\n\n\ndef get_config():\n    config = base.get_config()\n"
         f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
     )
     whole, killed = root / "whole", root / "killed"

@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--bursts", type=int, default=20)
     parser.add_argument("--length", type=int, default=10, help="calls of a burst")
     parser.add_argument("--lone", type=int, default=100, help="calls by themselves")
+    parser.add_argument("--no-peer", action="store_true", help="leave torchvision out")
     parser.add_argument("--smoke", action="store_true", help="a small network, each call once")
     options = parser.parse_args()
     workload.prepare()
@@ -87,7 +88,11 @@ def main() -> None:
     size = workload.SMOKE_SIZE if options.smoke else workload.SIZE
     repeats = {name: getattr(options, name) for name in ("bursts", "length", "lone", "candidates")}
     # Before ours, which keep the device's memory once they have it.
-    theirs = {} if options.smoke else {n: peers.measure(peers.detect, n, size, **repeats) for n in options.batches}
+    theirs = (
+        {}
+        if options.smoke or options.no_peer
+        else {n: peers.measure(peers.detect, n, size, **repeats) for n in options.batches}
+    )
     print(timing.header(f"Inference, {size[0]} x {size[1]}, {options.candidates} candidates an image, one device"))
     timing.head(*COLUMNS)
     config = workload.make_config(smoke=options.smoke)

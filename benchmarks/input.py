@@ -16,6 +16,7 @@ import time
 
 import cv2
 import numpy as np
+import timing
 from absl import flags
 
 from diou_jax.data import catalog, loader
@@ -70,6 +71,8 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["coco_2017_train"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0, help="per setting")
+    parser.add_argument("--drawn", type=int, default=0, help="JPEGs to draw in place of --root")
+    parser.add_argument("--settings", type=int, nargs=2, action="append", metavar=("THREADS", "WORKERS"))
     parser.add_argument("--smoke", action="store_true", help="drawn images, two settings, half a second each")
     options = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain reads absl's flags
@@ -77,17 +80,20 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if options.smoke:
-            draw(pathlib.Path(folder), 16)
-            options.root, options.datasets, options.seconds = folder, ["drawn"], 0.5
+            options.drawn, options.seconds = 16, 0.5
+        if options.drawn:
+            draw(pathlib.Path(folder), options.drawn)
+            options.root, options.datasets = folder, ["drawn"]
         dataset = catalog.load(options.datasets, options.root)
         reader = train_reader(dataset, scales=(800,), max_size=1333, batch_size=options.batch, seed=0)
-        print(f"{dataset.name}, {len(dataset)} images, batches of {options.batch}, {os.cpu_count()} cores")
-        print(f"decoding alone, one thread: {measure_decoding(reader, 16 if options.smoke else 256):.0f} images/s")
-        print("threads  workers  first batch  images/s")
-        settings = [(1, 0), (2, 0)] if options.smoke else [(1, 0), (2, 0), (4, 0), (1, 1), (1, 2), (1, 4), (2, 2)]
-        for threads, workers in settings:
+        decoding = measure_decoding(reader, 16 if options.smoke else 256)
+        print(timing.header(f"Input, batches of {options.batch}, {os.cpu_count()} cores, {len(dataset)} images"))
+        print(f"decoding alone, one thread: {decoding:.0f} images/s\n")
+        timing.head("threads", "workers", "first batch, s", "images/s")
+        settings = [(1, 0), (2, 0), (4, 0), (1, 1), (1, 2), (1, 4), (2, 2)]
+        for threads, workers in options.settings or settings[: 2 if options.smoke else None]:
             first, rate = measure(reader, threads=threads, workers=workers, seconds=options.seconds)
-            print(f"{threads:7d}  {workers:7d}  {first:9.2f} s  {rate:8.0f}", flush=True)
+            timing.line(threads, workers, first, rate)
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=5, help="steps of a burst")
     parser.add_argument("--peak-tflops", type=float, default=790, help="of bfloat16 matrix products, measured")
     parser.add_argument("--peak-tbs", type=float, default=4.3, help="TB/s of a copy in device memory, measured")
+    parser.add_argument("--no-peer", action="store_true", help="leave torchvision out")
     parser.add_argument("--breakdown", type=int, nargs="?", const=16, help="images of the table of parts")
     parser.add_argument(
         "--smoke", action="store_true", help="a small network and drawn images, once, with the breakdown"
@@ -214,7 +215,11 @@ def main() -> None:
         repeats = {"bursts": options.bursts, "length": options.length}
         batches = sorted({*options.batches, *filter(None, [options.breakdown])})
         # Before ours, which keep the device's memory once they have it.
-        theirs = {} if options.smoke else {n: peers.measure(peers.train, n, size, **repeats) for n in batches}
+        theirs = (
+            {}
+            if options.smoke or options.no_peer
+            else {n: peers.measure(peers.train, n, size, **repeats) for n in batches}
+        )
         print(timing.header(f"Training, {size[0]} x {size[1]}, per device"))
         print(f"stated: {STATED} TFLOP an image; peak: {options.peak_tflops:g} TFLOP/s\n")
         dataset = load(options)

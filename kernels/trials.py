@@ -100,12 +100,23 @@ def _pool_gradient(features, rois, gradient):
     return backward(gradient)[0]
 
 
-def _draw_match(random):
-    cells = sum((HEIGHT // stride) * (WIDTH // stride) for stride in (*STRIDES, 64))
-    (anchors, boxes), _ = draw_clusters(random, 2, 1, 3 * cells)
-    inside = (anchors[0].min(-1) >= 0) & (anchors[0, :, 2] < WIDTH) & (anchors[0, :, 3] < HEIGHT)
-    valid = np.arange(128) < random.integers(1, 40, (IMAGES, 1))
-    return anchors[0], np.tile(inside, (IMAGES, 1)), boxes[0, : IMAGES * 128].reshape(IMAGES, 128, 4), valid
+def draw_match(
+    random: np.random.Generator, images: int, *, boxes: int | None = None, cells: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The arguments of `match`: three anchors a cell, those inside the image eligible, and 128 boxes an image.
+
+    Args:
+      random: draws.
+      images: B.
+      boxes: of the 128 that are valid; None draws their number for each image.
+      cells: of all levels; None takes those of the pyramid.
+    """
+    cells = cells or sum((HEIGHT // stride) * (WIDTH // stride) for stride in (*STRIDES, 64))
+    (anchors, truth), _ = draw_clusters(random, 2, 1, max(3 * cells, 128 * images))
+    anchors = anchors[0, : 3 * cells]
+    inside = (anchors.min(-1) >= 0) & (anchors[:, 2] < WIDTH) & (anchors[:, 3] < HEIGHT)
+    valid = np.arange(128) < (random.integers(1, 40, (images, 1)) if boxes is None else np.full((images, 1), boxes))
+    return anchors, np.tile(inside, (images, 1)), truth[0, : images * 128].reshape(images, 128, 4), valid
 
 
 TRIALS = {
@@ -113,7 +124,7 @@ TRIALS = {
     "nms of detections": Trial(
         "nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou"), _draw_nms(80, 1000)
     ),
-    "match": Trial("match", match, _draw_match),
+    "match": Trial("match", match, lambda random: draw_match(random, IMAGES)),
     "roi_align, float32": Trial("roi_align", _pool, _draw_roi_align(np.float32), 1e-4),
     "roi_align_gradient, float32": Trial("roi_align_gradient", _pool_gradient, _draw_roi_align(np.float32), 1e-4),
     "roi_align, bfloat16": Trial("roi_align", _pool, _draw_roi_align(jnp.bfloat16), 2**-6),

@@ -1,0 +1,267 @@
+"""One command that proves and measures everything on one GPU of Hopper's generation or newer.
+
+    python benchmarks/gpu.py --minutes 8 --out FOLDER
+    python benchmarks/gpu.py --minutes 8 --out FOLDER --golden GOLDEN --stages device kernels golden
+    python benchmarks/gpu.py --rehearse --out FOLDER      # all stages in small, on a CPU
+
+Every stage is another benchmark in a process of its own with a time limit: an abort or a hang costs that stage. Each
+line is written at once to FOLDER/report.md, and each row of a table to FOLDER/results.jsonl. A stage that does not fit
+into what is left of the time is skipped, and the summary says so. Nothing asks the network.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+LINES = 60  # of the last table
+ARITHMETIC_IS_WRONG = 3  # exit code of device.py
+PALLAS, XLA = {"DIOU_JAX_KERNELS": "pallas"}, {"DIOU_JAX_KERNELS": "xla"}
+NONDETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_exclude_nondeterministic_ops=false"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A benchmark of this folder, or another program of the project.
+
+    Attributes:
+      name: for --stages.
+      shows: in words.
+      command: after ``python``, from the project's root; {out} and {golden} stand for the folders.
+      seconds: its limit.
+      least: seconds that must be left for it to start.
+      rehearsal: the command of --rehearse; None where `command` with --smoke is one.
+      environment: added to this process'.
+      quoted: beginning of the line that the last table quotes, where the stage prints no table of its own.
+    """
+
+    name: str
+    shows: str
+    command: str
+    seconds: float
+    least: float
+    rehearsal: str | None = None
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    quoted: str | None = None
+
+
+# A small detector for a few steps, in place of the whole run.
+SHAPES_REHEARSAL = (
+    "main.py --config configs/shapes.py --workdir {out}/shapes --config.data.root={out}/data "
+    "--config.solver.max_iter=20 --config.solver.steps=(0,15) --config.log.every=10"
+)
+STAGES = (
+    Stage("device", "versions, eager arithmetic, ceilings", "benchmarks/device.py", 60, 10),
+    Stage("kernels", "kernels beside their references", "benchmarks/kernel_checks.py --dump {out}/dump", 200, 40,
+          environment=PALLAS),
+    Stage("golden", "the whole detector beside the original's numbers", "benchmarks/golden.py --golden {golden}", 90,
+          30, environment=PALLAS),
+    Stage("nms", "suppression", "benchmarks/nms.py --images 2 16", 90, 20),
+    Stage("roi_align", "RoIAlign", "benchmarks/roi_align.py --images 2 16 --rois 512 --dtypes bfloat16", 90, 25),
+    Stage("match", "matching of anchors", "benchmarks/match.py --images 2 16", 40, 10),
+    Stage("train", "train step with the kernels, torchvision, where its time goes",
+          "benchmarks/train.py --batches 2 16 --breakdown 16 --bursts 10", 200, 60, environment=PALLAS),
+    Stage("inference", "detection with the kernels, torchvision",
+          "benchmarks/inference.py --batches 1 16 --bursts 10 --lone 30", 120, 40, environment=PALLAS),
+    Stage("train_xla", "train step without the kernels",
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40, environment=XLA),
+    Stage("grid", "the order of pooling's blocks", "benchmarks/tune.py --constants POOL_ORDER", 90, 30),
+    Stage("nondeterministic", "train step without the deterministic flag",
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40,
+          environment=PALLAS | NONDETERMINISTIC),
+    Stage("guards", "the guard's cost", "benchmarks/guards.py", 60, 25, environment=PALLAS),
+    Stage("resume", "killed and resumed, bit for bit",
+          "benchmarks/faults.py --root {out}/faults --kills 1 --steps 100 --every 10", 150, 60, environment=PALLAS,
+          quoted="state identical"),
+    Stage("shapes", "configs/shapes.py whole, with its AP",
+          "main.py --config configs/shapes.py --workdir {out}/shapes --config.data.root={out}/data", 200, 60,
+          rehearsal=SHAPES_REHEARSAL, environment=PALLAS, quoted="copypaste: "),
+    Stage("input", "JPEG files to batches, all cores",
+          "benchmarks/input.py --drawn 256 --settings 4 0 --settings 16 0 --settings 1 8 --settings 1 16", 60, 20),
+)  # fmt: skip
+
+
+class Report:
+    """report.md and results.jsonl of a run; every line is on disk as soon as it is known. A context."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Starts both files anew."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._text = (folder / "report.md").open("w", buffering=1)
+        self._rows = (folder / "results.jsonl").open("w", buffering=1)
+        self._stage, self._columns, self._quoted, self._results = "", None, None, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._text.close()
+        self._rows.close()
+
+    def begin(self, stage: Stage, command: str) -> None:
+        """A new stage."""
+        self._stage, self._columns, self._quoted = stage.name, None, stage.quoted
+        self.line(f"\n# {stage.name}: {stage.shows}\n\n`{command}`\n")
+
+    def line(self, text: str) -> None:
+        """A line of a stage's output; the rows of Markdown tables become results."""
+        print(text, flush=True)
+        print(text, file=self._text)
+        cells = [cell.strip() for cell in text.strip().strip("|").split("|")] if text.startswith("|") else None
+        if self._quoted and text.startswith(self._quoted):
+            self._results = [row for row in self._results if row["stage"] != self._stage]
+            self._results.append({"stage": self._stage, "": text})
+        if cells is None:
+            self._columns = None
+        elif self._columns is None:
+            self._columns = cells
+        elif self._stage and set("".join(cells)) - {"-"}:
+            row = {"stage": self._stage} | dict(zip(self._columns, map(as_number, cells), strict=False))
+            self._results.append(row)
+            print(json.dumps(row), file=self._rows)
+
+    def end(self, status: str, seconds: float) -> None:
+        """How a stage ended."""
+        self._columns = None
+        self.line(f"\n{self._stage}: {status}, {seconds:.0f} s")
+        print(json.dumps({"stage": self._stage, "status": status, "seconds": round(seconds, 1)}), file=self._rows)
+        self._stage = ""  # what follows is no stage's
+
+    def rows(self, stage: str) -> list[dict]:
+        """The results of a stage so far."""
+        return [row for row in self._results if row["stage"] == stage]
+
+
+def as_number(cell: str) -> float | str:
+    """A table's cell; whole numbers stay whole."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return cell
+
+
+def run(stage: Stage, command: list[str], environment: dict[str, str], seconds: float, say: Callable) -> str:
+    """Runs a stage, each line of its output as it comes; says how it ended."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # so that its own children end with it
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read():
+        for line in process.stdout:
+            lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    end = time.monotonic() + seconds
+    try:
+        for line in until(lines, end):
+            say(line)
+        code = process.wait(timeout=max(end - time.monotonic(), 1))
+    except (TimeoutError, subprocess.TimeoutExpired):
+        return f"stopped after {seconds:.0f} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.join(timeout=5)
+        process.stdout.close()
+    if code == ARITHMETIC_IS_WRONG and stage.name == "device":
+        return "wrong arithmetic"
+    return "done" if code == 0 else f"failed, {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
+
+
+def until(lines: queue.Queue, end: float) -> Iterator[str]:
+    """Lines up to None; raises TimeoutError at `end`."""
+    while True:
+        try:
+            line = lines.get(timeout=max(end - time.monotonic(), 0.001))
+        except queue.Empty:
+            raise TimeoutError from None
+        if line is None:
+            return
+        yield line
+
+
+def command_of(stage: Stage, options) -> list[str]:
+    """What runs a stage."""
+    words = stage.command
+    if options.rehearse:
+        words = stage.rehearsal or stage.command.split()[0] + " --smoke"
+    golden = options.golden or options.out
+    return [sys.executable, *(word.format(out=options.out, golden=golden) for word in words.split())]
+
+
+def summary(statuses: dict[str, tuple[str, float]], report: Report) -> list[str]:
+    """At most `LINES` lines: how each stage ended, and its first rows."""
+    lines = ["", "| stage | ended | s | result |", "|---|---|---|---|"]
+    room = LINES - len(lines) - len(statuses)
+    for name, (status, seconds) in statuses.items():
+        cells = [list(row.items())[1:8] for row in report.rows(name)]
+        rows = [", ".join(f"{key} {value}".strip() for key, value in row) for row in cells]
+        share = max(room // len(statuses), 1)
+        lines.append(f"| {name} | {status} | {seconds:.0f} | {rows[0] if rows else ''} |")
+        lines += [f"| | | | {row} |" for row in rows[1 : 1 + share]]
+    return lines[:LINES]
+
+
+def main() -> None:
+    """Runs the stages in their order, and prints the table last; exit code 1 where one did not end well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of all stages together")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the report")
+    parser.add_argument("--golden", type=pathlib.Path, help="folder of the original's numbers, see golden.py")
+    parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], help="these only")
+    parser.add_argument("--rehearse", action="store_true", help="in small, on the CPU")
+    options = parser.parse_args()
+    options.out = options.out.absolute()
+    options.golden = options.golden and options.golden.absolute()
+    # A script's folder is searched first, the project's root is not.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    shared = {"PYTHONPATH": path} | ({"JAX_PLATFORMS": "cpu"} if options.rehearse else {})
+    with Report(options.out) as report:
+        report.line(f"{datetime.datetime.now():%Y-%m-%d %H:%M}, {options.minutes:g} minutes")
+        end, statuses = time.monotonic() + 60 * options.minutes, {}
+        for stage in STAGES:
+            if options.stages and stage.name not in options.stages:
+                continue
+            command = command_of(stage, options)
+            report.begin(stage, " ".join(["python", *command[1:]]))
+            began, left = time.monotonic(), end - time.monotonic()
+            if left < stage.least:
+                status = f"skipped, {max(left, 0):.0f} s were left and it needs {stage.least:.0f}"
+            else:
+                status = run(stage, command, shared | stage.environment, min(stage.seconds, left), report.line)
+            statuses[stage.name] = status, time.monotonic() - began
+            report.end(*statuses[stage.name])
+            if status == "wrong arithmetic":
+                report.line("The device's arithmetic is wrong: nothing else is measured.")
+                break
+        for line in summary(statuses, report):
+            report.line(line)
+    sys.exit(any(status != "done" for status, _ in statuses.values()))
+
+
+if __name__ == "__main__":
+    main()
