@@ -210,8 +210,8 @@ def _legend(axes, found) -> int:
     if any(curve.data for curve in found):
         # Colour and style are explained apart, as there are too many pairs of them.
         # matplotlib leaves out labels that begin with an underscore, and reads formulas between dollars.
-        names = {curve.data: curve.data.replace("$", r"\$") for curve in found}
-        entries = {f"\N{THIN SPACE}{names[curve.data]:.32}": (curve.color, "-") for curve in found}
+        names = {curve.data: curve.data[:32].replace("$", r"\$") for curve in found}
+        entries = {f"\N{THIN SPACE}{names[curve.data]}": (curve.color, "-") for curve in found}
         entries |= {curve.label: ("#777777", curve.style) for curve in found}
     columns = max(min(len(entries), WIDTH // (max(map(len, entries)) + 6)), 1)
     axes.legend(

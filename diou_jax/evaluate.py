@@ -105,7 +105,7 @@ class Evaluator:
             picture = draw(dataset, index, found[index])
             name = f"{step:07d}_{picture_files.flat(dataset.image_name(index))}"
             picture_files.write(self._folder / "pictures" / name, picture)
-            log.image(step, f"detections/{index}", picture)
+            log.image(step, f"detections/{dataset.name}/{index}", picture)
         return metrics
 
 

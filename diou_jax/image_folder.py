@@ -58,7 +58,11 @@ def find_images(source: pathlib.Path) -> Found:
     """
     if source.is_dir():
         return _search(source)
-    kind = _kind(regular_file(source))
+    if not os.path.exists(source):
+        raise UserError(f"--input {printable(source)} does not exist")
+    if not os.path.isfile(source):
+        regular_file(source)
+    kind = _kind(source)
     if kind in MENDS:
         raise UserError(f"--input {printable(source)} is a {kind}: {MENDS[kind]}")
     return Found([source], [], [])
@@ -77,7 +81,7 @@ def _search(source):
             continue
         seen.add((status.st_dev, status.st_ino))
         below.sort()
-        for path in (pathlib.Path(folder, name) for name in names):
+        for path in (pathlib.Path(folder, name) for name in sorted(names)):
             by_kind.setdefault(_kind(path), []).append(path)
     passed_over = [_summary(kind, by_kind[kind]) for kind in (DRAWN, VIDEO, OTHER) if kind in by_kind]
     images = sorted(by_kind.get(IMAGE, []))
@@ -111,6 +115,6 @@ def _content(path: pathlib.Path) -> str | None:
 
 
 def _summary(kind, paths):
-    endings = Counter(path.suffix.lower() or path.name for path in paths)
+    endings = Counter((path.suffix or path.name).lower() for path in paths)
     listed = ", ".join(f"{printable(ending)} {count}" for ending, count in endings.most_common(5))
     return f"{len(paths)} {PLURALS[kind] if len(paths) > 1 else kind} ({listed})"
