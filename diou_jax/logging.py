@@ -1,6 +1,7 @@
 """What a run leaves behind to read: a progress line, metrics.jsonl, TensorBoard, curves."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
+from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
@@ -95,7 +97,8 @@ class RunLog:
         """A uint8 BGR (H, W, 3) picture for TensorBoard, reduced, as each step that was evaluated keeps its own."""
         if self._board:
             encoded = picture_files.encode(image, quality=BOARD_QUALITY, longest_side=BOARD_SIDE)
-            value = Summary.Image(height=len(image), width=image.shape[1], colorspace=3, encoded_image_string=encoded)
+            width, height = Image.open(io.BytesIO(encoded)).size
+            value = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
             # tensorboardX's own `add_image` knows PNG only.
             self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=value)]), step)
 

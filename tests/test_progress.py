@@ -27,7 +27,7 @@ def test_a_log_file_gets_a_line_now_and_then(clock, capsys):
     lines = said.out.splitlines()
     assert 4 <= len(lines) <= 5 and said.err == ""
     assert all(line.startswith("evaluation, step 9: ") for line in lines)
-    assert lines[1].startswith("evaluation, step 9: 300/5000 images  5.00 img/s  15:40 left")
+    assert lines[1].startswith("evaluation, step 9: 300/5000 images   5.00 img/s  15:40 left")
 
 
 def test_what_is_done_soon_says_nothing_into_a_log_file(clock, capsys):
