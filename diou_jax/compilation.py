@@ -31,6 +31,6 @@ def cache_compilations(folder: str) -> None:
     if not folder:
         return
     path = pathlib.Path(folder).expanduser()
-    make_folder(path, "log.compilation_cache")
+    make_folder(path, "log.compilation_cache", mend="name another folder, or none with ''")
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -1,5 +1,6 @@
 """The curves of a run, drawn from metrics.jsonl."""
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -106,6 +107,8 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
         draft.write_bytes(content)
         os.replace(draft, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
         logging.warning("%s could not be drawn: %s", path, error)
         return None
     return path

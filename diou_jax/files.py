@@ -55,14 +55,14 @@ def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
     return path
 
 
-def make_folder(path: str | os.PathLike, option: str) -> pathlib.Path:
-    """The folder `path`, made with those above it; raises UserError, naming the `option`, where it cannot be."""
+def make_folder(path: str | os.PathLike, option: str, *, mend: str = "name another folder") -> pathlib.Path:
+    """The folder `path`, made with those above it; raises UserError, with `option` and `mend`, where it cannot be."""
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{option} {printable(path)} cannot be made: {reason}; name another folder") from None
+        raise UserError(f"{option} {printable(path)} cannot be made: {reason}; {mend}") from None
     return path
 
 

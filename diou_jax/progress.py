@@ -31,7 +31,7 @@ def images_progress(total: int, *, title: str, active: bool = True) -> tqdm:
     """
     options = {"total": total, "desc": title, "disable": not active, "leave": False}
     if sys.stderr.isatty():
-        return tqdm(unit=" images", dynamic_ncols=True, **options)
+        return tqdm(unit="image", dynamic_ncols=True, **options)
     layout = "{desc}: {n_fmt}/{total_fmt} images  {rate_noinv_fmt}  {remaining} left"
     return _Lines(
         unit=" img",

@@ -56,6 +56,9 @@ def test_no_reader_waits_for_a_pipe(pipe, tmp_path):
     for read in (files.read, coco.read_json):
         with pytest.raises(UserError, match="no regular file but a pipe"):
             read(pipe)
+        (tmp_path / "empty").touch()
+        with pytest.raises(UserError, match="it is empty"):
+            read(tmp_path / "empty")
 
 
 def test_a_pipe_is_no_place_to_export_to(tiny_config, pipe, tmp_path):

@@ -3,11 +3,14 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import diou_jax
 from diou_jax import build, evaluate, predict
@@ -153,7 +156,13 @@ def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, det
         assert name in line and f"not read: {line}" in said
 
 
-def test_what_was_drawn_is_never_taken_for_an_image(config, workdir, images, tmp_path):
+@pytest.fixture
+def compiled(detector, monkeypatch):
+    """Prediction takes a detector whose programs are there already."""
+    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_: detector)
+
+
+def test_what_was_drawn_is_never_taken_for_an_image(config, workdir, compiled, images, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     cv2.imwrite(str(photos / "a.png"), images[1][0])
@@ -165,7 +174,7 @@ def test_what_was_drawn_is_never_taken_for_an_image(config, workdir, images, tmp
     assert [entry["file"] for entry in results(tmp_path / "all")["images"]] == ["photos/a.png", "photos/b.jpg"]
 
 
-def test_images_of_equal_names_and_of_any_name_have_their_own_pictures(config, workdir, images, tmp_path):
+def test_images_of_equal_names_and_of_any_name_have_their_own_pictures(config, workdir, compiled, images, tmp_path):
     names = ["cam1/f.png", "cam2/f.png", "cam2/f.bmp", "f.png", "ä 画.png", f"{'x' * 251}.png"]
     names += [os.fsdecode(b"\xff\n.png")]
     for name in names:
@@ -180,7 +189,7 @@ def test_images_of_equal_names_and_of_any_name_have_their_own_pictures(config, w
         assert (tmp_path / "out" / entry["picture"]).is_file() and pathlib.Path(entry["path"]).is_file()
 
 
-def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, tmp_path, capsys):
+def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, compiled, tmp_path, capsys):
     for name, content, reason in (("a.jpg", b"\xff\xd8 no more", "not an image"), ("b.png", b"", "it is empty")):
         (tmp_path / name).write_bytes(content)
         assert not predict.predict(config, workdir, tmp_path / name, tmp_path / "out")
@@ -188,7 +197,20 @@ def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, tmp_pa
         assert results(tmp_path / "out")["images"] == [] and len(results(tmp_path / "out")["unreadable"]) == 1
 
 
-def test_a_full_disk_is_named(config, workdir, images, tmp_path, monkeypatch):
+def test_the_command_fails_where_nothing_could_be_read(config, workdir, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
+    options = f"--workdir {workdir} --mode predict --input {tmp_path}/a.jpg --output {tmp_path}/out"
+    content = json.dumps(config.to_dict())
+    code = "import json\nfrom diou_jax.configs import base\ndef get_config():\n    config = base.get_config()\n"
+    (tmp_path / "config.py").write_text(f"{code}    config.update(json.loads({content!r}))\n    return config\n")
+    command = [sys.executable, "main.py", "--config", str(tmp_path / "config.py"), *options.split()]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, ""), done.stderr
+    assert "a.jpg: not an image that can be decoded" in done.stdout
+
+
+def test_a_full_disk_is_named(config, workdir, compiled, images, tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "a.png"), images[1][0])
 
     def full(path, image):
