@@ -1,16 +1,20 @@
 import io
+import json
 import os
 import pathlib
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diou_jax import picture_files
+from diou_jax import evaluate, picture_files
 from diou_jax.data.transforms import decode_upright
+from diou_jax.detector.detections import Detections
+from diou_jax.logging import RunLog
 
 
 def photo(height=480, width=640):
@@ -70,3 +74,34 @@ def test_names_stay_readable():
     assert picture_files.beside(pathlib.PurePath("cam1/f.png")) == pathlib.PurePath("cam1/f.png.jpg")
     assert picture_files.flat("/data/images/val/f.png").startswith("val_f.png_")
     assert picture_files.flat("f.png").startswith("f.png_")
+
+
+def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, monkeypatch):
+    names = ["cam1/f.png", "cam2/f.png", "cam1/f.bmp", "ä 画/f.png"]
+    box = {"category_id": 1, "bbox": [2, 2, 30, 30], "area": 900, "iscrowd": 0}
+    content = {
+        "images": [{"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(names)],
+        "annotations": [box | {"id": i, "image_id": i} for i in range(len(names))],
+        "categories": [{"id": 1, "name": "Stück"}],
+    }
+    for name in names:
+        path = tmp_path / "data" / "images" / "val" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, photo(48, 64))[1].tobytes())
+    (tmp_path / "data" / "annotations").mkdir()
+    (tmp_path / "data" / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    config = tiny_config()
+    config.data.root, config.log.images = str(tmp_path / "data"), len(names)
+    found = Detections(np.float32([[2, 2, 31, 31]]), np.float32([0.9]), np.int32([1]), np.array([True]))
+    monkeypatch.setattr(evaluate, "detect_all", lambda *_: dict.fromkeys(range(len(names)), found))
+
+    evaluator = evaluate.Evaluator(config, str(tmp_path / "run"))
+    variables = evaluator.detector.network.init_variables(jax.random.key(0))
+    with RunLog(tmp_path / "run") as log:
+        evaluator(variables, 4, log)
+    pictures = sorted((tmp_path / "run" / "pictures").iterdir())
+    assert len(pictures) == len(names)
+    assert sum(path.name.startswith("0000004_cam1_f.") for path in pictures) == 2
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.format == "JPEG" and picture_files.is_drawn(picture)
