@@ -81,7 +81,8 @@ def main(_):
         if MODE.value in ("eval", "train_and_eval"):
             evaluate.evaluate(config, workdir)
         if MODE.value == "predict":
-            predict.predict(config, workdir, INPUT.value, OUTPUT.value, draw_threshold=DRAW_THRESHOLD.value)
+            options = {"draw_threshold": DRAW_THRESHOLD.value}
+            sys.exit(0 if predict.predict(config, workdir, INPUT.value, OUTPUT.value, **options) else 1)
         if MODE.value == "check":
             sys.exit(0 if check.check(config) else 1)
         if MODE.value == "import":

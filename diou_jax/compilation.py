@@ -11,6 +11,8 @@ from jax.experimental import multihost_utils
 from diou_jax.kernels import platform, verdicts
 from diou_jax.logging import say
 
+from diou_jax.files import make_folder
+
 # XLA's flags that differ from its defaults, with what each brings and costs.
 FLAGS = {
     # A resumed run gives the same bits only if every kernel does. By benchmarks/ahead_of_time.py it costs the step of
@@ -52,10 +54,14 @@ def earn_kernels(folder: str) -> list[str]:
 
 
 def cache_compilations(folder: str) -> None:
-    """Keeps what takes longer than a second to compile in `folder`, or nowhere if that is empty."""
+    """Keeps what takes longer than a second to compile in `folder`, or nowhere if that is empty.
+
+    Raises:
+      UserError: the folder cannot be made.
+    """
     if not folder:
         return
     path = pathlib.Path(folder).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path, "log.compilation_cache", mend="name another folder, or none with ''")
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -9,19 +9,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from diou_jax import build, coco_results
+from diou_jax import build, coco_results, picture_files
 from diou_jax.batch import Batch
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import prepare
+from diou_jax.curves import draw_curves
 from diou_jax.data.dataset import Dataset
 from diou_jax.data.loader import batches
 from diou_jax.data.transforms import decode
 from diou_jax.detector.detections import Detections
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
-from diou_jax.logging import RunLog, draw_curves, say
+from diou_jax.logging import RunLog, say
+from diou_jax.progress import images_progress
 from diou_jax.train_step import AXIS, replicate, to_devices
-from diou_jax.visualize import side_by_side, write_image
+from diou_jax.visualize import side_by_side
 
 NOTHING = Detections(
     boxes=np.zeros((0, 4), np.float32),
@@ -85,7 +87,9 @@ class Evaluator:
         # An image that could not be read and was to be skipped has no detections, but it counts.
         stream = batches(self._reader, 0, self._reader.steps, **build.loading(config))
         variables = replicate(self.detector.network.folded(variables))
-        found = detect_all(self._detect, variables, stream)
+        title, first = f"evaluation, step {step}", jax.process_index() == 0
+        with images_progress(len(dataset), title=title, active=first) as progress:
+            found = detect_all(self._detect, variables, stream, progress.update)
         if jax.process_index() > 0:
             return {}
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
@@ -99,9 +103,9 @@ class Evaluator:
         log.scalars(step, metrics)
         for index in sorted(seen)[: config.log.images]:
             picture = draw(dataset, index, found[index])
-            name = f"{step:07d}_{pathlib.Path(dataset.image_name(index)).stem}.png"
-            write_image(self._folder / "pictures" / name, picture)
-            log.image(step, f"detections/{index}", picture)
+            name = f"{step:07d}_{picture_files.flat(dataset.image_name(index))}"
+            picture_files.write(self._folder / "pictures" / name, picture)
+            log.image(step, f"detections/{dataset.name}/{index}", picture)
         return metrics
 
 
@@ -110,13 +114,16 @@ def detect_function(detector: FasterRCNN):
     return jax.pmap(detector.detect, AXIS, in_axes=(None, 0))
 
 
-def detect_all(detect: Callable, variables: dict, stream: Iterable[Batch]) -> dict[int, Detections]:
+def detect_all(
+    detect: Callable, variables: dict, stream: Iterable[Batch], progress: Callable[[int], object] = lambda images: None
+) -> dict[int, Detections]:
     """The valid detections in every image that is present in a stream of host batches.
 
     Args:
       detect: from `detect_function`.
       variables: of the network.
       stream: batches of this process.
+      progress: called with the number of images, over all processes, of each batch that is done.
 
     Returns:
       Numpy `Detections` without the leading axis, by the image's row in its data set; in every process those of all.
@@ -132,6 +139,7 @@ def detect_all(detect: Callable, variables: dict, stream: Iterable[Batch]) -> di
         for slot in np.flatnonzero(present):
             one = jax.tree.map(lambda x, slot=slot: x[slot], detections)
             found[int(rows[slot])] = jax.tree.map(lambda x, valid=one.valid: x[valid], one)
+        progress(int(present.sum()))
 
     waiting = None
     for batch in to_devices(stream, ahead=1):

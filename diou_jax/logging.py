@@ -1,6 +1,7 @@
 """What a run leaves behind to read: a progress line, metrics.jsonl, TensorBoard, curves."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -11,7 +12,14 @@ from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
+from PIL import Image
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
+
+from diou_jax import picture_files
+
+# Of TensorBoard's pictures: longer side in pixels, and JPEG's.
+BOARD_SIDE, BOARD_QUALITY = 1280, 80
 
 METRICS_FILE, EVENTS_FILE = "metrics.jsonl", "events.jsonl"
 
@@ -86,9 +94,13 @@ class RunLog:
             self._file = path.open("a")
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A uint8 BGR (H, W, 3) picture for TensorBoard."""
+        """A uint8 BGR (H, W, 3) picture for TensorBoard, reduced, as each step that was evaluated keeps its own."""
         if self._board:
-            self._board.add_image(name, image[..., ::-1], step, dataformats="HWC")
+            encoded = picture_files.encode(image, quality=BOARD_QUALITY, longest_side=BOARD_SIDE)
+            width, height = Image.open(io.BytesIO(encoded)).size
+            value = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+            # tensorboardX's own `add_image` knows PNG only.
+            self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=value)]), step)
 
 
 class Progress:
@@ -124,19 +136,27 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Prints a line of progress at once, also into a file."""
-    print(line, file=sys.stdout, flush=True)
+    """Prints a line of progress at once, also into a file; what its encoding lacks is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout, flush=True)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
-    """The rows of metrics.jsonl; a line that was cut off is left out, and of repeated evaluations all but the last."""
+    """The rows of metrics.jsonl; a line that was cut off is left out, and of repeated evaluations all but the last.
+
+    An evaluation is repeated where the step is the same, and the data set if rows name one.
+    """
     path = pathlib.Path(workdir) / METRICS_FILE
     rows = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-    last = {row["step"]: number for number, row in enumerate(rows) if "eval/AP" in row}
-    return [row for number, row in enumerate(rows) if "eval/AP" not in row or last[row["step"]] == number]
+    last = {(row["step"], row.get("dataset")): number for number, row in enumerate(rows) if "eval/AP" in row}
+    return [
+        row
+        for number, row in enumerate(rows)
+        if "eval/AP" not in row or last[row["step"], row.get("dataset")] == number
+    ]
 
 
 def _drop_rows(path: pathlib.Path, step: int) -> None:
@@ -144,36 +164,3 @@ def _drop_rows(path: pathlib.Path, step: int) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(draft, path)
-
-
-def draw_curves(workdir: str | os.PathLike) -> pathlib.Path:
-    """Draws losses, rate and AP over the steps to `workdir`/curves.png and returns its path."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = read_metrics(workdir)
-    training = [row for row in rows if "loss" in row]
-    evaluations = [row for row in rows if "eval/AP" in row]
-    panels = {
-        "loss": ["loss", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_rpn_bbox"],
-        "box losses per RoI, unweighted": ["bbox_iou", "bbox_giou", "bbox_sl1"],
-        "rate": ["rate"],
-        "box AP": ["eval/AP", "eval/AP50", "eval/AP75"],
-    }
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for name in names:
-            source = evaluations if name.startswith("eval/") else training
-            points = [(row["step"], row[name]) for row in source if row.get(name) is not None]
-            if points:
-                x, y = zip(*points, strict=True)
-                label = name.removeprefix("eval/")
-                axes.plot(x, y, marker="o" if source is evaluations else None, label=label)
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(loc="upper right")  # looking for the best place takes time, and warns of it
-    path = pathlib.Path(workdir) / "curves.png"
-    figure.savefig(path, dpi=90)
-    return path

@@ -7,17 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from diou_jax import visualize
+from diou_jax import picture_files, visualize
 from diou_jax.compilation import prepare
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.transforms import decode_upright
 from diou_jax.errors import UserError
+from diou_jax.files import printable, regular_file, writable_folder
+from diou_jax.image_folder import find_images
 from diou_jax.logging import say
 from diou_jax.predictor import Detector, Result
+from diou_jax.progress import images_progress
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 RESULTS_FILE = "detections.json"
 
 # Images in memory at once.
@@ -31,31 +32,34 @@ def predict(
     output: str | os.PathLike,
     *,
     draw_threshold: float = 0.5,
-) -> None:
+) -> bool:
     """Runs the newest checkpoint of `workdir` over an image or a folder of them.
 
     Args:
       config: of the network.
       workdir: of its run.
       source: an image, or a folder that is searched with those below it.
-      output: folder for a picture of each image, under its name below `source`, and for ``detections.json``: boxes in
-        inclusive pixels, scores, classes and names of all detections, and the files that could not be read.
+      output: folder for a JPEG picture of each image, under its name below `source` and ``.jpg``, and for
+        ``detections.json``: of each image its path, its picture, and boxes in inclusive pixels, scores, classes and
+        names of all detections; and the files that could not be read.
       draw_threshold: pictures show higher scores only.
+
+    Returns:
+      Whether an image could be read.
 
     Raises:
       UserError: there is no checkpoint, no image, or `output` cannot be written or would overwrite the images.
     """
     source, output = pathlib.Path(source), pathlib.Path(output)
-    files = find_images(source)
+    found = find_images(source)
     folder = source if source.is_dir() else source.parent
-    if output.resolve() == folder.resolve():
-        raise UserError(f"--output {output} is where the images are; they would be overwritten")
+    pictures = {path: picture_files.beside(path.relative_to(folder)) for path in found.images}
+    _keep_images(found.images, pictures, folder, output)
     prepare(config.log.compilation_cache)
     detector = Detector.from_checkpoint(workdir, config)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be made: {error.strerror}") from None
+    writable_folder(output, "--output")
+    for line in found.passed_over:
+        say(f"passed over: {line}")
 
     def show(path, image, result):
         shown = result.scores > draw_threshold
@@ -66,57 +70,71 @@ def predict(
             result.scores[shown],
             class_names=detector.class_names,
         )
-        visualize.write_image(output / path.relative_to(folder).with_suffix(f"{path.suffix}.png"), picture)
+        picture_files.write(output / pictures[path], picture)
+        return as_entry(path, folder, pictures[path], image, result)
 
-    entries, unreadable = [], []
+    entries, unreadable = [], list(found.unreadable)
     try:
-        with ThreadPoolExecutor() as pool, tqdm(total=len(files), unit="image") as progress:
-            for start in range(0, len(files), CHUNK):
-                paths = files[start : start + CHUNK]
-                found = dict(zip(paths, pool.map(read_image, paths)))
-                images = {path: image for path, image in found.items() if isinstance(image, np.ndarray)}
-                unreadable += [str(error) for error in found.values() if isinstance(error, BadImageError)]
+        with ThreadPoolExecutor() as pool, images_progress(len(found.images), title="prediction") as progress:
+            for start in range(0, len(found.images), CHUNK):
+                paths = found.images[start : start + CHUNK]
+                read = dict(zip(paths, pool.map(read_image, paths)))
+                images = {path: image for path, image in read.items() if isinstance(image, np.ndarray)}
+                unreadable += [str(error) for error in read.values() if isinstance(error, BadImageError)]
                 results = detector(list(images.values()))
-                list(pool.map(show, images, images.values(), results))
-                names = [path.relative_to(folder).as_posix() for path in images]
-                entries += map(as_entry, names, images.values(), results)
+                entries += pool.map(show, images, images.values(), results)
                 progress.update(len(paths))
+    except OSError as error:
+        raise UserError(f"--output {printable(output)} cannot be written: {error.strerror}") from None
     finally:
         # Also what was found until somebody stopped it.
-        (output / RESULTS_FILE).write_text(as_json(entries, unreadable))
-    say(f"{len(entries)} images, {sum(len(entry['scores']) for entry in entries)} detections: {output / RESULTS_FILE}")
+        _write_results(output / RESULTS_FILE, entries, unreadable)
+    detections = sum(len(entry["scores"]) for entry in entries)
+    say(f"{len(entries)} images, {detections} detections: {printable(output / RESULTS_FILE)}")
     for line in unreadable:
         say(f"not read: {line}")
+    return bool(entries)
 
 
-def find_images(source: pathlib.Path) -> list[pathlib.Path]:
-    """The image files that `source` is or holds, sorted; raises UserError where there are none."""
-    if not source.exists():
-        raise UserError(f"--input {source} does not exist")
-    files = (
-        sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if source.is_dir()
-        else [source]
-    )
-    if not files:
-        raise UserError(f"--input {source} holds no image files ({', '.join(SUFFIXES)})")
-    return files
+def _keep_images(images, pictures, folder, output):
+    """Raises UserError where a picture would take the place of an image, or stand among them."""
+    if output.resolve() == folder.resolve():
+        raise UserError(f"--output {printable(output)} is where the images are; name another, or they would be mixed")
+    taken = {path.resolve() for path in images} & {(output / picture).resolve() for picture in pictures.values()}
+    if taken:
+        raise UserError(f"--output {printable(output)}: the image {printable(min(taken))} would be overwritten")
+
+
+def _write_results(path, entries, unreadable):
+    """Writes the json whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        draft.write_text(as_json(entries, unreadable))
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be written: {error.strerror}") from None
 
 
 def read_image(path: pathlib.Path) -> np.ndarray | BadImageError:
     """An image as its viewer shows it, uint8 (H, W, 3) BGR, or what is wrong with the file."""
     try:
-        return decode_upright(path.read_bytes(), str(path))
+        return decode_upright(regular_file(path).read_bytes(), printable(path))
     except OSError as error:
-        return BadImageError(f"{path}: cannot be read ({error.strerror})")
+        return BadImageError(f"{printable(path)}: cannot be read ({error.strerror})")
     except BadImageError as error:
         return error
+    except UserError as error:
+        return BadImageError(str(error))
 
 
-def as_entry(name: str, image: np.ndarray, result: Result) -> dict:
-    """What the json says of one image."""
+def as_entry(
+    path: pathlib.Path, folder: pathlib.Path, picture: pathlib.PurePath, image: np.ndarray, result: Result
+) -> dict:
+    """What the json says of the image at `path`; `picture` is relative to the json, ``file`` to `folder`."""
     return {
-        "file": name,
+        "file": path.relative_to(folder).as_posix(),
+        "path": path.as_posix(),
+        "picture": picture.as_posix(),
         "width": image.shape[1],
         "height": image.shape[0],
         "boxes": np.round(result.boxes.astype(np.float64), 3).tolist(),

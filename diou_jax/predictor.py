@@ -17,6 +17,7 @@ from diou_jax.configs import base
 from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
 from diou_jax.data.packing import blank, example, pack
 from diou_jax.errors import UserError
+from diou_jax.files import regular_file
 from diou_jax.run_config import CONFIG_FILE
 from diou_jax.weights.importing import class_table
 from diou_jax.weights.sources import import_tensors
@@ -190,7 +191,7 @@ def _read_config(file: pathlib.Path) -> ConfigDict:
     """A run's config over today's defaults, so that runs of before an option was there can be read."""
     config = base.get_config()
     try:
-        config.update(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        config.update(json.loads(regular_file(file).read_text()))
+    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
         raise UserError(f"{file} is no config of a run ({error}); give the config") from None
     return config

@@ -21,6 +21,8 @@ def damage(folder: pathlib.Path, file: pathlib.Path) -> str | None:
     Raises:
       OSError, ValueError: `file` is missing or damaged itself.
     """
+    if not file.is_file():
+        raise FileNotFoundError(file)
     sealed = json.loads(file.read_text())
     present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     for name, (size, digest) in sealed.items():

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import prepare
+from diou_jax.curves import draw_curves
 from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.loader import batches
 from diou_jax.diagnosis import Diverged, give_up
 from diou_jax.errors import UserError
 from diou_jax.evaluate import Evaluator
-from diou_jax.logging import Progress, RunLog, draw_curves, read_metrics, say
+from diou_jax.logging import Progress, RunLog, read_metrics, say
 from diou_jax.run_config import keep_config
 from diou_jax.stop import Stopped, StopRequest
 from diou_jax.train_step import TrainState, create_state, make_train_step, replicate, to_devices

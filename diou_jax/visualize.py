@@ -1,8 +1,6 @@
 """Pictures of detections beside ground truth."""
 
 import colorsys
-import os
-import pathlib
 from collections.abc import Sequence
 
 import cv2
@@ -88,18 +86,6 @@ def side_by_side(
     right = _captioned(right, f"{captions[1]}: {len(truth_boxes)}")
     gap = np.full((len(left), 4, 3), DARK, np.uint8)
     return np.hstack([left, gap, right])
-
-
-def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes a uint8 BGR picture in the format of the path's ending, whole or not at all; makes the folder."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done, encoded = cv2.imencode(path.suffix, image)
-    if not done:
-        raise ValueError(f"{path}: OpenCV could not encode it")
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(encoded.tobytes())
-    os.replace(draft, path)
 
 
 def _fit(image):

@@ -24,11 +24,10 @@ def load(root, *names):
     return {name: functools.partial(catalog.load, [name], root) for name in names}
 
 
-def test_a_good_data_set_is_clean(check, capsys):
+def test_a_good_data_set_is_clean(check):
     report = check()
     assert report.clean
     assert report.text() == "seven: 7 images, 7 boxes that count\ntotal: 0 problems, 0 notes, 7 images"
-    assert "7/7" in capsys.readouterr().err
 
 
 KINDS = {

@@ -158,7 +158,6 @@ def test_a_missing_image_is_named(load):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "{",
         "[]",
         '{"images": [], "annotations": []}',

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import struct
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from diou_jax.logging import Progress, RunLog, draw_curves, read_metrics
+from diou_jax.logging import BOARD_SIDE, Progress, RunLog, read_metrics, say
 
 
 def test_rows_are_json_and_what_is_not_finite_is_null(tmp_path):
@@ -67,18 +68,54 @@ def test_evaluating_beside_a_training_run_loses_none_of_its_rows(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 1, 2]
 
 
-def tensorboard_points(workdir):
-    """(step, name) of what TensorBoard shows: a start of a session hides earlier points from its step on."""
-    points = []
+def tensorboard_events(workdir):
     for file in sorted((workdir / "tensorboard").iterdir()):
         data = file.read_bytes()
         while data:
             (size,) = struct.unpack("<Q", data[:8])  # TFRecord: length, its checksum, the event, its checksum
-            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
-            if event.session_log.status == SessionLog.START:
-                points = [point for point in points if point[0] < event.step]
-            points += [(event.step, value.tag) for value in event.summary.value]
+            yield Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+
+
+def tensorboard_points(workdir):
+    """(step, name) of what TensorBoard shows: a start of a session hides earlier points from its step on."""
+    points = []
+    for event in tensorboard_events(workdir):
+        if event.session_log.status == SessionLog.START:
+            points = [point for point in points if point[0] < event.step]
+        points += [(event.step, value.tag) for value in event.summary.value]
     return points
+
+
+def test_pictures_for_tensorboard_are_small_jpegs(tmp_path):
+    blobs = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    picture = cv2.resize(blobs, (2052, 1000), interpolation=cv2.INTER_CUBIC)
+    with RunLog(tmp_path) as log:
+        log.image(3, "detections/val/0", picture)
+    (event,) = [event for event in tensorboard_events(tmp_path) if event.summary.value]
+    (value,) = event.summary.value
+    assert (event.step, value.tag) == (3, "detections/val/0")
+    shown = cv2.imdecode(np.frombuffer(value.image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert max(shown.shape) == BOARD_SIDE and (value.image.height, value.image.width) == shown.shape[:2]
+    assert value.image.encoded_image_string[:2] == b"\xff\xd8" and len(value.image.encoded_image_string) < 200_000
+    wanted = cv2.resize(picture, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(shown.astype(int) - wanted).mean() < 4, "blue stays blue"
+
+
+def test_evaluations_of_several_data_sets_at_a_step_all_count(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.scalars(5, {"eval/AP": 0.5})
+    rows = [{"step": 5, "dataset": name, "eval/AP": ap} for name, ap in (("a", 0.1), ("b", 0.2), ("a", 0.3))]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    assert [row["eval/AP"] for row in read_metrics(tmp_path)] == [0.5, 0.2, 0.3]
+
+
+def test_a_line_that_the_console_cannot_print_is_escaped(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", console)
+    say("café \udcff")
+    assert console.buffer.getvalue() == b"caf\\xe9 \\udcff\n"
 
 
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
@@ -112,12 +149,3 @@ def test_the_progress_line_says_what_is_left(monkeypatch):
     assert (
         progress.line(101, 0.0, {"rate": 0.02, "loss": 1.5}, {"loss": "loss"}) == "step 101/1100  rate 0.02  loss 1.500"
     )
-
-
-def test_curves_are_drawn(tmp_path):
-    with RunLog(tmp_path) as log:
-        for step in (10, 20):
-            log.scalars(step, {"loss": 3 - step / 10, "loss_cls": math.nan, "rate": 0.1, "bbox_iou": 0.1})
-        log.scalars(20, {"eval/AP": 0.5, "eval/AP50": 0.7, "eval/AP75": 0.6})
-    image = cv2.imread(str(draw_curves(tmp_path)))
-    assert image.shape[0] > 400 and image.std() > 5

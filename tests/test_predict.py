@@ -1,11 +1,16 @@
 """The Python callable and ``--mode predict``; evaluation is the oracle."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import diou_jax
 from diou_jax import build, evaluate, predict
@@ -42,7 +47,9 @@ def test_it_finds_what_evaluation_finds(config, detector, images):
     data, photos = images
     reader = build.eval_reader(config, data)
     detect = evaluate.detect_function(detector._detector)
-    wanted = evaluate.detect_all(detect, detector._variables, batches(reader, 0, reader.steps))
+    seen = []
+    wanted = evaluate.detect_all(detect, detector._variables, batches(reader, 0, reader.steps), seen.append)
+    assert len(seen) == reader.steps and sum(seen) == len(data)
     results = detector(photos)
     assert len(results) == len(photos) and sum(map(len, results)) > len(photos)
     for row, result in enumerate(results):
@@ -120,6 +127,10 @@ def workdir(config, detector, tmp_path_factory):
     return folder
 
 
+def results(output):
+    return json.loads((output / "detections.json").read_text())
+
+
 def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, detector, images, tmp_path, capsys):
     photos = tmp_path / "photos"
     (photos / "below").mkdir(parents=True)
@@ -128,16 +139,87 @@ def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, det
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 no more")
     (photos / "empty.png").write_bytes(b"")
     (photos / "notes.txt").write_text("not an image")
-    predict.predict(config, workdir, photos, tmp_path / "out", draw_threshold=0.1)
-    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    os.mkfifo(photos / "pipe.jpg")
+    assert predict.predict(config, workdir, photos, tmp_path / "out", draw_threshold=0.1)
+    content = results(tmp_path / "out")
     assert [entry["file"] for entry in content["images"]] == ["a.png", "below/b.jpg"]
     wanted = detector(images[1][0])
     np.testing.assert_allclose(content["images"][0]["boxes"], wanted.boxes, atol=1e-3)
     assert content["images"][0]["names"] == list(wanted.names)
-    assert len(content["unreadable"]) == 2
-    assert cv2.imread(str(tmp_path / "out" / "a.png.png")).size and (tmp_path / "out/below/b.jpg.png").exists()
+    assert [entry["path"] for entry in content["images"]] == [f"{photos}/a.png", f"{photos}/below/b.jpg"]
+    assert [entry["picture"] for entry in content["images"]] == ["a.png.jpg", "below/b.jpg.jpg"]
+    for entry in content["images"]:
+        assert cv2.imread(str(tmp_path / "out" / entry["picture"])).size
     said = capsys.readouterr().out
-    assert "broken.jpg" in said and "empty.png" in said and "2 images" in said
+    assert "2 images" in said and "passed over: 1 file of another kind (.txt 1)" in said
+    for name, line in zip(("broken.jpg", "empty.png", "pipe.jpg"), content["unreadable"], strict=True):
+        assert name in line and f"not read: {line}" in said
+
+
+@pytest.fixture
+def compiled(detector, monkeypatch):
+    """Prediction takes a detector whose programs are there already."""
+    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_: detector)
+
+
+def test_what_was_drawn_is_never_taken_for_an_image(config, workdir, compiled, images, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), images[1][0])
+    cv2.imwrite(str(photos / "b.jpg"), images[1][1])
+    for output in (photos / "found", photos / "found", photos / "once more", tmp_path):
+        predict.predict(config, workdir, photos, output)
+        assert [entry["file"] for entry in results(output)["images"]] == ["a.png", "b.jpg"]
+    predict.predict(config, workdir, tmp_path, tmp_path / "all")
+    assert [entry["file"] for entry in results(tmp_path / "all")["images"]] == ["photos/a.png", "photos/b.jpg"]
+
+
+def test_images_of_equal_names_and_of_any_name_have_their_own_pictures(config, workdir, compiled, images, tmp_path):
+    names = ["cam1/f.png", "cam2/f.png", "cam2/f.bmp", "f.png", "ä 画.png", f"{'x' * 251}.png"]
+    names += [os.fsdecode(b"\xff\n.png")]
+    for name in names:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, images[1][0])[1].tobytes())
+    predict.predict(config, workdir, tmp_path / "in", tmp_path / "out")
+    entries = results(tmp_path / "out")["images"]
+    assert sorted(entry["file"] for entry in entries) == sorted(names)
+    assert len({entry["picture"] for entry in entries}) == len(names)
+    for entry in entries:
+        assert (tmp_path / "out" / entry["picture"]).is_file() and pathlib.Path(entry["path"]).is_file()
+
+
+def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, compiled, tmp_path, capsys):
+    for name, content, reason in (("a.jpg", b"\xff\xd8 no more", "not an image"), ("b.png", b"", "it is empty")):
+        (tmp_path / name).write_bytes(content)
+        assert not predict.predict(config, workdir, tmp_path / name, tmp_path / "out")
+        assert reason in capsys.readouterr().out
+        assert results(tmp_path / "out")["images"] == [] and len(results(tmp_path / "out")["unreadable"]) == 1
+
+
+def test_the_command_fails_where_nothing_could_be_read(config, workdir, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
+    options = f"--workdir {workdir} --mode predict --input {tmp_path}/a.jpg --output {tmp_path}/out"
+    content = json.dumps(config.to_dict())
+    code = "import json\nfrom diou_jax.configs import base\ndef get_config():\n    config = base.get_config()\n"
+    (tmp_path / "config.py").write_text(f"{code}    config.update(json.loads({content!r}))\n    return config\n")
+    command = [sys.executable, "main.py", "--config", str(tmp_path / "config.py"), *options.split()]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, ""), done.stderr
+    assert "a.jpg: not an image that can be decoded" in done.stdout
+
+
+def test_a_full_disk_is_named(config, workdir, compiled, images, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), images[1][0])
+
+    def full(path, image):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diou_jax.picture_files.write", full)
+    with pytest.raises(UserError, match=r"out cannot be written: No space left"):
+        predict.predict(config, workdir, tmp_path / "a.png", tmp_path / "out")
+    assert results(tmp_path / "out")["images"] == []
 
 
 def test_mistakes_are_named(config, workdir, images, tmp_path):
@@ -146,8 +228,19 @@ def test_mistakes_are_named(config, workdir, images, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image files"):
         predict.predict(config, workdir, tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    with pytest.raises(UserError, match="is a video: only images are read"):
+        predict.predict(config, workdir, tmp_path / "clip.mp4", tmp_path / "out")
     cv2.imwrite(str(tmp_path / "empty" / "a.png"), images[1][0])
-    with pytest.raises(UserError, match="would be overwritten"):
+    with pytest.raises(UserError, match="is where the images are"):
         predict.predict(config, workdir, tmp_path / "empty", tmp_path / "empty")
     with pytest.raises(UserError, match="there is no checkpoint"):
         predict.predict(config, tmp_path / "no_run", tmp_path / "empty", tmp_path / "out")
+    for place in ("/proc/none", "/proc", tmp_path / "clip.mp4"):
+        with pytest.raises(UserError, match=rf"--output {place} cannot be"):
+            predict.predict(config, workdir, tmp_path / "empty", place)
+    # The picture of empty/a.png would be empty/out/a.png.jpg, which somebody's image has as its name.
+    (tmp_path / "empty" / "out").mkdir()
+    cv2.imwrite(str(tmp_path / "empty" / "out" / "a.png.jpg"), images[1][1])
+    with pytest.raises(UserError, match=r"a\.png\.jpg would be overwritten"):
+        predict.predict(config, workdir, tmp_path / "empty", tmp_path / "empty" / "out")

@@ -77,7 +77,7 @@ def test_a_run_leaves_what_it_promises(finished, tiny_config):
     assert rows[-1]["step"] == 8 and "eval/AP50" in rows[-1] and "eval/AP/ring" in rows[-1]
     assert json.loads((finished / "config.json").read_text())["model"]["loss_type"] == "ciou"
     assert isinstance(json.loads((finished / "bbox_val_results.json").read_text()), list)
-    assert len(list((finished / "pictures").glob("*.png"))) == 2
+    assert len(list((finished / "pictures").glob("*.jpg"))) == 2
     assert (finished / "curves.png").stat().st_size > 10_000
     assert sorted(int(path.name) for path in (finished / "checkpoints").iterdir()) == [3, 6, 8]
     assert list((finished / "tensorboard").iterdir())

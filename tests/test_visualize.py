@@ -1,10 +1,9 @@
 import itertools
 
-import cv2
 import numpy as np
 import pytest
 
-from diou_jax.visualize import LARGEST, LINE, SMALLEST, class_color, draw, side_by_side, write_image
+from diou_jax.visualize import LARGEST, LINE, SMALLEST, class_color, draw, side_by_side
 
 NAMES = ("__background__", "cup", "hat", "traffic light")
 
@@ -108,14 +107,3 @@ def test_detections_lie_beside_the_ground_truth():
     assert is_color(right, 2)[:, middle:].any() and not is_color(right, 2)[:, :middle].any()
     # The captions count.
     assert (left[:30, :middle] != empty[:30, :middle]).any() and (left[:30, middle:] == empty[:30, middle:]).all()
-
-
-@pytest.mark.parametrize("ending", [".png", ".jpg"])
-def test_pictures_are_written_whole(tmp_path, ending):
-    path = tmp_path / "new" / f"picture{ending}"
-    image = draw(gray(), np.array([[100, 200, 299, 399]]), [1], class_names=NAMES)
-    write_image(path, image)
-    read = cv2.imread(str(path))
-    difference = np.abs(read.astype(int) - image)
-    assert difference.max() == 0 if ending == ".png" else difference.mean() < 2
-    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -77,7 +77,7 @@ def test_safetensors(tmp_path):
     ("content", "words"),
     [
         (b"hello, this is text", "no weight file"),
-        (b"", "no weight file"),
+        (b"", "it is empty"),
         (pickle.dumps({"blobs": {}}), "holds no tensors"),
         (pickle.dumps([1, 2, 3]), "not tensors by name"),
         (pickle.dumps({"blobs": {"x": np.ones(3)}})[:-20], "damaged"),

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from diou_jax.data import transforms
 from diou_jax.data.dataset import BadImageError, Dataset, Faults
 from diou_jax.errors import UserError
+from diou_jax.progress import images_progress
 
 # Images handed to the threads at once, so that an interrupt need not wait for all.
 CHUNK = 512
@@ -127,7 +127,7 @@ def check_dataset(dataset: Dataset, *, name: str = "", max_boxes: int = 128, thr
     section = Section(name or dataset.name, len(dataset), len(dataset.records.boxes))
     section.problems.merge(dataset.faults)
     _check_ground_truth(dataset, max_boxes, section)
-    progress = tqdm(total=len(dataset), desc=section.name, unit="image")
+    progress = images_progress(len(dataset), title=section.name)
     with progress, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(dataset), CHUNK):
             indices = range(start, min(start + CHUNK, len(dataset)))

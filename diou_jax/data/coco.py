@@ -12,6 +12,7 @@ import numpy as np
 
 from diou_jax.data.dataset import BACKGROUND, EXAMPLES, BadImageError, Dataset, Faults, clean_boxes, make_records
 from diou_jax.errors import UserError
+from diou_jax.files import regular_file
 
 # No image is larger once encoded, and a file is read whole.
 MAX_BYTES = 2**30
@@ -111,7 +112,7 @@ def load(
 def read_json(annotation_file: str | os.PathLike) -> dict:
     """The content of a COCO annotation file; raises UserError if it is not one."""
     try:
-        with open(annotation_file, encoding="utf-8") as file:
+        with open(regular_file(annotation_file), encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
         raise UserError(f"{annotation_file}: cannot be read ({error.strerror})") from None

@@ -16,6 +16,7 @@ from absl import app, flags
 from diou_jax.data import catalog, coco
 from diou_jax.data.tfds import ANNOTATIONS
 from diou_jax.errors import UserError
+from diou_jax.files import regular_file
 
 COCO = flags.DEFINE_string("coco", "data/coco", "The folder that holds annotations/ and images/.")
 OUTPUT = flags.DEFINE_string("output", None, "Where coco/2017/<version> is made.")
@@ -80,7 +81,7 @@ class Coco(tfds.core.GeneratorBasedBuilder):
         for image in _by_id(content["images"]):
             path = os.path.join(images, image["file_name"])
             try:
-                data = pathlib.Path(path).read_bytes()
+                data = regular_file(path).read_bytes()
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror})") from None
             if not data.startswith(b"\xff\xd8"):

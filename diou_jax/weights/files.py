@@ -3,7 +3,6 @@
 import codecs
 import dataclasses
 import os
-import pathlib
 import pickle
 import re
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diou_jax.errors import UserError
+from diou_jax.files import regular_file
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike) -> WeightFile:
     Raises:
       UserError: the file is missing, damaged, holds no tensors, wants to run code, or its reader is not installed.
     """
-    path = pathlib.Path(path)
+    path = regular_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -13,6 +13,7 @@ from diou_jax.checkpoint import Checkpoints
 from diou_jax.data import coco_classes
 from diou_jax.data.dataset import BACKGROUND
 from diou_jax.errors import UserError
+from diou_jax.files import writable_file
 from diou_jax.logging import say
 from diou_jax.run_config import keep_config
 from diou_jax.train_step import create_state
@@ -95,6 +96,7 @@ def export_torch(config: ConfigDict, workdir: str | os.PathLike, output: str | o
         import torch
     except ImportError:
         raise UserError("writing torch's files needs torch: pip install -e '.[torch]'") from None
+    writable_file(output, "--output")
     with Checkpoints(workdir, create=False) as checkpoints:
         num_classes = len(checkpoints.metadata()["class_names"])
         variables = checkpoints.restore_variables(build.network(config, num_classes).variable_shapes())

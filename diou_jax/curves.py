@@ -1,0 +1,256 @@
+"""The curves of a run, drawn from metrics.jsonl."""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from diou_jax.logging import read_metrics
+
+CURVES_FILE = "curves.png"
+
+COLUMNS, PANEL_SIZE, DPI = 2, (6.0, 3.1), 90
+
+# Letters of a legend that fit above a panel.
+WIDTH = 90
+
+# Of Okabe and Ito, which the colour-blind can tell apart as well; less the yellow, which is too light for a line.
+COLORS = ("#222222", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+STYLES = ("-", "--", ":")
+
+# From so many points on, a curve is drawn through means over a fiftieth of them, with the points faint behind it.
+MANY = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Quantities that share an axis.
+
+    Attributes:
+      title: of the panel.
+      names: labels of the curves, by their names in a row of metrics.
+      log: whether the axis is logarithmic: for what falls by powers of ten, and parts of different size.
+      noisy: whether the curve is smoothed where there are many points.
+    """
+
+    title: str
+    names: Mapping[str, str]
+    log: bool = False
+    noisy: bool = True
+
+
+PANELS = (
+    Panel(
+        "losses",
+        {
+            "loss": "total",
+            "loss_cls": "classes",
+            "loss_bbox": "boxes",
+            "loss_rpn_cls": "RPN objects",
+            "loss_rpn_bbox": "RPN boxes",
+        },
+        log=True,
+    ),
+    Panel("box AP", {"eval/AP": "AP", "eval/AP50": "AP50", "eval/AP75": "AP75"}, noisy=False),
+    Panel(
+        "box losses per RoI, unweighted",
+        {"bbox_iou": "IoU", "bbox_giou": "GIoU", "bbox_sl1": "smooth L1"},
+        log=True,
+    ),
+    Panel("norm of the gradient", {"grad_norm": ""}, log=True),
+    Panel("learning rate", {"rate": ""}, log=True, noisy=False),
+    Panel("images per second", {"images_per_second": ""}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Points of one quantity.
+
+    Attributes:
+      label: of the quantity.
+      data: name of the data set, where it is one of several.
+      steps: (N,).
+      values: (N,), NaN where a row has none.
+      color: for matplotlib.
+      style: likewise.
+    """
+
+    label: str
+    data: str
+    steps: np.ndarray
+    values: np.ndarray
+    color: str
+    style: str
+
+
+def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
+    """Draws losses, AP, rate and speed over the steps to `workdir`/curves.png, each in a panel of its own.
+
+    Returns:
+      The picture's path; None where it could not be written, which the log says and no run ends for.
+    """
+    path = pathlib.Path(workdir) / CURVES_FILE
+    draft = path.with_suffix(".tmp")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # the name of a data set may be in letters that the font lacks
+            content = _picture(read_metrics(workdir))
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        logging.warning("%s could not be drawn: %s", path, error)
+        return None
+    return path
+
+
+def curves(panel: Panel, rows: Sequence[Mapping]) -> list[Curve]:
+    """The curves of a panel, without those that have no points.
+
+    Each data set that rows of evaluation name has its own; rows that name none have theirs together.
+    """
+    mine = [row for row in rows if "step" in row and panel.names.keys() & row.keys()]
+    sets = list(dict.fromkeys(row.get("dataset") for row in mine))
+    several = len(sets) > 1
+    found = []
+    for which, data in enumerate(sets):
+        for number, (name, label) in enumerate(panel.names.items()):
+            points = [(row["step"], row[name]) for row in mine if row.get("dataset") == data and name in row]
+            steps, values = np.array([[_number(x) for x in point] for point in points]).reshape(-1, 2).T
+            if np.isfinite(values).any():
+                # Colours tell data sets apart where there are several, else quantities.
+                color, style = (COLORS[which % len(COLORS)], STYLES[number]) if several else (COLORS[number], "-")
+                name = str(data or "unnamed") if several else ""
+                found.append(Curve(label, name, steps, values, color, style))
+    return found
+
+
+def _number(value) -> float:
+    """NaN for null, and for what somebody else has written into the file."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Means over a window of a fiftieth of the points, shorter at both ends; what is not finite does not count."""
+    window = np.ones(max(len(values) // 50, 1) | 1)
+    finite = np.isfinite(values)
+    count = np.convolve(finite, window, "same")
+    total = np.convolve(np.where(finite, values, 0), window, "same")
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _picture(rows: Sequence[Mapping]) -> bytes:
+    """A PNG file with the panels that have curves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    filled = [(panel, found) for panel in PANELS if (found := curves(panel, rows))]
+    lines = max(math.ceil(len(filled) / COLUMNS), 1)
+    figure = Figure(figsize=(COLUMNS * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained", dpi=DPI)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    canvas = FigureCanvasAgg(figure)
+    first = None
+    for place, (panel, found) in enumerate(filled, start=1):
+        axes = figure.add_subplot(lines, COLUMNS, place, sharex=first)
+        first = first or axes
+        for curve in found:
+            _plot(axes, curve, smoothed=panel.noisy and len(curve.steps) >= MANY)
+        _dress(axes, panel, found)
+    canvas.draw()
+    file = io.BytesIO()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(128).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _plot(axes, curve, *, smoothed):
+    if smoothed:
+        axes.plot(curve.steps, curve.values, color=curve.color, linewidth=0.6, alpha=0.3)
+    axes.plot(
+        curve.steps,
+        smooth(curve.values) if smoothed else curve.values,
+        color=curve.color,
+        linestyle=curve.style,
+        label=curve.label,
+        linewidth=1.6,
+        marker="o" if len(curve.steps) < 30 else None,
+        markersize=3.5,
+    )
+
+
+def _dress(axes, panel, found):
+    """Scales, grid and title; a legend of several curves stands between title and axes, where it hides none."""
+    from matplotlib.ticker import MaxNLocator
+
+    if panel.log:
+        _log_scale(axes, np.concatenate([curve.values for curve in found]))
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("step", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.tick_params(which="both", labelsize=8.5)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    lines = _legend(axes, found) if len(found) > 1 else 0
+    axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", pad=6 + 14 * lines)
+
+
+def _legend(axes, found) -> int:
+    """Says what lines mean, above the axes; returns how many lines of text that takes."""
+    from matplotlib.lines import Line2D
+
+    entries = {curve.label: (curve.color, curve.style) for curve in found}
+    if any(curve.data for curve in found):
+        # Colour and style are explained apart, as there are too many pairs of them.
+        # matplotlib leaves out labels that begin with an underscore, and reads formulas between dollars.
+        names = {curve.data: curve.data[:32].replace("$", r"\$") for curve in found}
+        entries = {f"\N{THIN SPACE}{names[curve.data]}": (curve.color, "-") for curve in found}
+        entries |= {curve.label: ("#777777", curve.style) for curve in found}
+    columns = max(min(len(entries), WIDTH // (max(map(len, entries)) + 6)), 1)
+    axes.legend(
+        handles=[
+            Line2D([], [], color=color, linestyle=style, label=label) for label, (color, style) in entries.items()
+        ],
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=columns,
+        fontsize=8.5,
+        frameon=False,
+        borderaxespad=0.1,
+        borderpad=0.2,
+        columnspacing=1.4,
+    )
+    return math.ceil(len(entries) / columns)
+
+
+def _log_scale(axes, values):
+    """A logarithmic axis from one of 1, 2, 5, 10, ... to another, with numbers a reader need not decode."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set_ylim(_round(positive.min(), math.floor), _round(positive.max(), math.ceil))
+    decades = np.log10(positive.max() / positive.min())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _round(value, direction):
+    """`value` up or down to 1, 2 or 5 times a power of ten, a little further so that no curve lies on the frame."""
+    value *= 1.02 if direction is math.ceil else 1 / 1.02
+    power = 10.0 ** math.floor(math.log10(value))
+    steps = [power * factor for factor in (1, 2, 5, 10)]
+    return min(s for s in steps if s >= value) if direction is math.ceil else max(s for s in steps if s <= value)

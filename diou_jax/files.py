@@ -1,0 +1,88 @@
+"""Files and folders that a user names, looked at before they are opened or written."""
+
+import os
+import pathlib
+import stat
+import tempfile
+
+from diou_jax.errors import UserError
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def regular_file(path: str | os.PathLike) -> pathlib.Path:
+    """`path`, if there is a regular file or a link to one.
+
+    Anything else is never opened: a pipe is waited on for ever, and a device may have no end. A file of no size is
+    refused too, as the kernel's own files below /proc have none and some of them are waited on as well.
+
+    Raises:
+      UserError: it is something else, empty, missing or out of reach.
+    """
+    path = pathlib.Path(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{printable(path)}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{printable(path)}: cannot be read ({error})") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in _KINDS if test(status.st_mode)), "something else")
+        raise UserError(f"{printable(path)}: cannot be read (it is no regular file but {kind})")
+    if status.st_size == 0:
+        raise UserError(f"{printable(path)}: cannot be read (it is empty)")
+    return path
+
+
+def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
+    """`path`, if a regular file can be written there; `option` is named where not.
+
+    Raises:
+      UserError: something that is no regular file has the name, or its folder is missing or cannot be written.
+    """
+    path = pathlib.Path(path)
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"{option} {printable(path)} is there already and is no regular file; name another")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {printable(path)} cannot be written: there is no folder {printable(path.parent)}")
+    _probe(path.parent, f"{option} {printable(path)}")
+    return path
+
+
+def make_folder(path: str | os.PathLike, option: str, *, mend: str = "name another folder") -> pathlib.Path:
+    """The folder `path`, made with those above it; raises UserError, with `option` and `mend`, where it cannot be."""
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {printable(path)} cannot be made: {reason}; {mend}") from None
+    return path
+
+
+def writable_folder(path: str | os.PathLike, option: str) -> pathlib.Path:
+    """As `make_folder`; raises UserError also where no file can be written into it."""
+    path = make_folder(path, option)
+    _probe(path, f"{option} {printable(path)}")
+    return path
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A path for one line of any console: what cannot be printed is escaped."""
+    text = os.fsdecode(path)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _probe(folder, what):
+    """Writes a nameless file, as permission bits tell neither of the superuser nor of what the kernel refuses."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise UserError(f"{what} cannot be written: {error.strerror}; name another") from None

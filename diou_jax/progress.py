@@ -1,0 +1,44 @@
+"""How far a pass over images is: a bar on a terminal, a line now and then in a log file."""
+
+import sys
+
+from tqdm import tqdm
+
+from diou_jax.logging import say
+
+# Seconds between two lines where nobody watches.
+INTERVAL = 30.0
+
+
+class _Lines(tqdm):
+    """Says each state on a line of its own, none before the first `INTERVAL` is over."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """As tqdm's; clears nothing at the end, as a line stays."""
+        del pos
+        if msg is None:
+            say(str(self))
+        return False
+
+
+def images_progress(total: int, *, title: str, active: bool = True) -> tqdm:
+    """Shows how many of `total` images are done, their rate and the time left; a context manager with ``update(n)``.
+
+    Args:
+      total: number of images.
+      title: what is done with them.
+      active: false in processes that keep quiet.
+    """
+    options = {"total": total, "desc": title, "disable": not active, "leave": False}
+    if sys.stderr.isatty():
+        return tqdm(unit="image", dynamic_ncols=True, **options)
+    layout = "{desc}: {n_fmt}/{total_fmt} images  {rate_noinv_fmt}  {remaining} left"
+    return _Lines(
+        unit=" img",
+        bar_format=layout,
+        mininterval=INTERVAL,
+        maxinterval=INTERVAL,
+        delay=INTERVAL,
+        miniters=1,
+        **options,
+    )

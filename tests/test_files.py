@@ -1,0 +1,101 @@
+"""What is no regular file is refused before anybody waits for it, and folders that cannot be written are named."""
+
+import os
+import pathlib
+import pickle
+import socket
+
+import pytest
+
+from diou_jax.compilation import cache_compilations
+from diou_jax.data import coco
+from diou_jax.errors import UserError
+from diou_jax.files import make_folder, printable, regular_file, writable_file, writable_folder
+from diou_jax.weights import files, importing
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_a_file_and_a_link_to_one_are_taken(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    assert regular_file(tmp_path / "file").read_text() == regular_file(str(tmp_path / "link")).read_text() == "x"
+
+
+def test_what_is_no_file_is_named(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the names of sockets are short
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "nowhere").symlink_to("missing")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "empty").touch()
+    with socket.socket(socket.AF_UNIX) as endpoint:
+        endpoint.bind("socket")
+        for name, reason in {
+            "pipe": "a pipe",
+            "link": "a pipe",
+            "socket": "a socket",
+            "/dev/zero": "a device",
+            ".": "a folder",
+            "nowhere": "No such file",
+            "round": "symbolic links",
+            "missing": "No such file",
+            "empty": "it is empty",
+            "/proc/kmsg": "",
+            "pipe/below": "Not a directory",
+            "nul\0": "null",
+        }.items():
+            with pytest.raises(UserError, match=f"cannot be read .*{reason}"):
+                regular_file(name)
+
+
+def test_no_reader_waits_for_a_pipe(pipe, tmp_path):
+    for read in (files.read, coco.read_json):
+        with pytest.raises(UserError, match="no regular file but a pipe"):
+            read(pipe)
+        (tmp_path / "empty").touch()
+        with pytest.raises(UserError, match="it is empty"):
+            read(tmp_path / "empty")
+
+
+def test_a_pipe_is_no_place_to_export_to(tiny_config, pipe, tmp_path):
+    pytest.importorskip("torch")
+    with pytest.raises(UserError, match="no regular file"):
+        importing.export_torch(tiny_config(), tmp_path, pipe)
+    with pytest.raises(UserError, match="there is no folder"):
+        importing.export_torch(tiny_config(), tmp_path, tmp_path / "missing" / "model.pth")
+    with pytest.raises(UserError, match="cannot be written"):
+        writable_file("/proc/model.pth", "--output")
+    (tmp_path / "before.pth").write_text("replaced")
+    assert writable_file(tmp_path / "before.pth", "--output").read_text() == "replaced"
+
+
+def test_weights_are_read_as_before(tmp_path):
+    import numpy as np
+
+    (tmp_path / "blobs.pkl").write_bytes(pickle.dumps({"blobs": {"w": np.ones(2)}}))
+    assert files.read(tmp_path / "blobs.pkl").tensors.keys() == {"w"}
+
+
+@pytest.mark.parametrize("place", ["/proc/none/of/these", "file/below", "file", "nul\0"])
+def test_folders_that_cannot_be_made_are_named_with_their_option(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("file").touch()
+    with pytest.raises(UserError, match=r"log\.compilation_cache .* cannot be made"):
+        cache_compilations(place)
+    with pytest.raises(UserError, match=r"--output .* cannot be made"):
+        make_folder(place, "--output")
+
+
+def test_a_folder_is_tried_by_writing(tmp_path):
+    with pytest.raises(UserError, match="--output /proc cannot be written"):
+        writable_folder("/proc", "--output")
+    assert list(writable_folder(tmp_path / "a" / "b", "--output").iterdir()) == []
+
+
+def test_any_path_is_one_printable_line():
+    name = b"caf\xc3\xa9 \xff\n\x1b[31m.jpg"
+    assert printable(os.fsdecode(name)) == r"café \udcff\n\x1b[31m.jpg"
