@@ -20,8 +20,8 @@ class RunLog:
     """Writes the log of a run in `workdir`; in other processes than the first of a distributed run, nothing.
 
     `metrics.jsonl` has one JSON object a line. Rows of training hold ``step``, the losses, ``rate`` and
-    ``images_per_second``; rows of evaluation hold ``step`` and ``eval/...``. A number that is not finite is written as
-    null. A context manager.
+    ``images_per_second``; rows of evaluation hold ``step``, the name of their ``dataset`` and ``eval/...``. A number
+    that is not finite is written as null. A context manager.
 
     Attributes:
       workdir: the folder.
@@ -58,17 +58,19 @@ class RunLog:
             self._file.close()
             self._board.close()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of metrics.jsonl and a point of each TensorBoard curve."""
+    def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
+        """One row of metrics.jsonl and a point of each TensorBoard curve; those of an evaluation name its data set."""
         if not self._file:
             return
         values = {name: float(value) for name, value in values.items()}
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        about = {"step": step} if dataset is None else {"step": step, "dataset": dataset}
+        self._file.write(json.dumps(about | row) + "\n")
         self._file.flush()
         for name, value in values.items():
             if math.isfinite(value):
-                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+                tag = f"train/{name}" if dataset is None else f"eval/{dataset}/{name.removeprefix('eval/')}"
+                self._board.add_scalar(tag.encode("utf-8", "backslashreplace").decode(), value, step)
 
     def event(self, step: int, text: str) -> None:
         """Something that should not have happened: a line of events.jsonl, and a warning."""
@@ -125,7 +127,9 @@ class Progress:
 
 def say(line: str) -> None:
     """Prints a line of progress at once, also into a file."""
-    print(line, file=sys.stdout, flush=True)
+    encoding = sys.stdout.encoding or "utf-8"
+    # Names of classes may hold what the console cannot show.
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout, flush=True)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
@@ -135,8 +139,12 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     for line in path.read_text().splitlines():
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-    last = {row["step"]: number for number, row in enumerate(rows) if "eval/AP" in row}
-    return [row for number, row in enumerate(rows) if "eval/AP" not in row or last[row["step"]] == number]
+    last = {(row["step"], row.get("dataset")): number for number, row in enumerate(rows) if "eval/AP" in row}
+    return [
+        row
+        for number, row in enumerate(rows)
+        if "eval/AP" not in row or last[row["step"], row.get("dataset")] == number
+    ]
 
 
 def _drop_rows(path: pathlib.Path, step: int) -> None:
@@ -154,6 +162,7 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path:
     rows = read_metrics(workdir)
     training = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "eval/AP" in row]
+    datasets = list(dict.fromkeys(row.get("dataset") for row in evaluations))
     panels = {
         "loss": ["loss", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_rpn_bbox"],
         "box losses per RoI, unweighted": ["bbox_iou", "bbox_giou", "bbox_sl1"],
@@ -163,13 +172,16 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path:
     figure = Figure(figsize=(12, 7), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for name in names:
-            source = evaluations if name.startswith("eval/") else training
-            points = [(row["step"], row[name]) for row in source if row.get(name) is not None]
-            if points:
-                x, y = zip(*points, strict=True)
-                label = name.removeprefix("eval/")
-                axes.plot(x, y, marker="o" if source is evaluations else None, label=label)
+        judged = title == "box AP"
+        for dataset in datasets if judged else [None]:
+            for name in names:
+                source = [row for row in evaluations if row.get("dataset") == dataset] if judged else training
+                points = [(row["step"], row[name]) for row in source if row.get(name) is not None]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    prefix = f"{dataset} " if judged and dataset and len(datasets) > 1 else ""
+                    label = prefix + name.removeprefix("eval/")
+                    axes.plot(x, y, marker="o" if judged else None, label=label)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if axes.lines:
