@@ -61,7 +61,7 @@ NOTES = {
     "png named jpg": ["image files that are PNG inside"],
     "webp": ["image files that are WEBP inside"],
     "tiff": ["image files that are TIFF inside"],
-    "turned by 180 degrees": ["images whose metadata would turn or mirror them, taken as stored"],
+    "turned by 180 degrees": ["images turned as their metadata say"],
     "turned by 90 degrees": ["images whose metadata would turn or mirror them, taken as stored"],
 }
 
