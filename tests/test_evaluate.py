@@ -16,17 +16,18 @@ from diou_jax.errors import UserError
 from diou_jax.logging import RunLog, read_metrics
 
 CLASSES = ("__background__", "disc", "square")
+PLAIN = ({"id": 1, "name": "disc"}, {"id": 2, "name": "square"})
 SWAPPED = ({"id": 7, "name": "square"}, {"id": 9, "name": "disc"})
 COUNT = 4
 
 
-def write_set(root, name, categories=({"id": 1, "name": "disc"}, {"id": 2, "name": "square"}), *, file=None, edit=None):
+def write_set(root, name, categories=PLAIN, *, edit=None):
     """`COUNT` images, numbered from 1, with a disc in the even ones and a square in the others."""
-    folder = root / "images" / (file or name)
+    folder = root / "images" / name
     folder.mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     ids = {category["name"]: category["id"] for category in categories}
-    content = {"images": [], "annotations": [], "categories": list(categories)}
+    content = {"images": [], "annotations": [], "categories": [dict(category) for category in categories]}
     for number in range(COUNT):
         cv2.imwrite(str(folder / f"{number}.png"), np.full((64, 64, 3), 40 * number, np.uint8))
         content["images"].append({"id": number + 1, "file_name": f"{number}.png", "height": 64, "width": 64})
