@@ -77,7 +77,7 @@ def main(_):
                 COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_timeout_seconds=HEARTBEAT
             )
         if MODE.value in ("train", "train_and_eval"):
-            train.train(config, workdir)
+            train.train(config, workdir, then_evaluate=MODE.value == "train_and_eval")
         if MODE.value in ("eval", "train_and_eval"):
             evaluate.evaluate(config, workdir)
         if MODE.value == "predict":

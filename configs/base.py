@@ -104,7 +104,8 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     train.max_rollbacks = 2  # how often it does, before it stops
 
     test = config.test = ml_collections.ConfigDict()
-    test.datasets = ("coco_2017_val",)
+    test.datasets = ("coco_2017_val",)  # each is evaluated by itself, under its name
+    test.max_dets = 100  # detections of a class that COCOeval counts in an image, more than 10
     test.every = 0  # steps of training between evaluations; 0: only at the end
     test.scale = 800
     test.max_size = 1333

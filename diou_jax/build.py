@@ -80,6 +80,8 @@ def check(config: ConfigDict) -> None:
         group, option = name.split(".")
         if not config.test[group][option] > 0:
             raise UserError(f"test.{name}={config.test[group][option]!r}: it must be positive")
+    if not config.test.max_dets > 10:
+        raise UserError(f"test.max_dets={config.test.max_dets!r}: it must be more than 10, as AR10 comes with it")
     if config.checkpoint.on_error not in ON_ERROR:
         raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
     if config.data.source not in SOURCES:

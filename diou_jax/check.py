@@ -19,7 +19,9 @@ def check(config: ConfigDict) -> bool:
       UserError: an option has no meaning.
     """
     build.check(config)
-    names = dict.fromkeys(tuple(datasets) for datasets in (config.train.datasets, config.test.datasets))
+    names = dict.fromkeys(
+        tuple(datasets) for datasets in (config.train.datasets, *((name,) for name in config.test.datasets))
+    )
     report = check_datasets(
         {" + ".join(some): functools.partial(build.dataset, config, some) for some in names},
         max_boxes=config.data.max_boxes,

@@ -171,7 +171,9 @@ class Checkpoints:
         return self.restore_variables(_tree(self._manager.item_metadata(self.latest())["variables"]))
 
     def metadata(self) -> dict:
-        """The newest checkpoint's."""
+        """The newest checkpoint's; raises UserError where there is none."""
+        if self.latest() is None:
+            raise UserError(_nothing(self.directory))
         return self._manager.restore(self.latest(), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
 
     @contextlib.contextmanager

@@ -11,14 +11,35 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from diou_jax.data.coco import read_json
+from diou_jax.data import annotations
+from diou_jax.data.annotations import id_key, id_rank
 from diou_jax.errors import UserError
 
 # COCOeval's twelve numbers, in its order: over IoU 0.50 to 0.95, at one IoU, by size, by detections per image.
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+# COCOeval's limit of detections, for each image and class.
+MAX_DETS = 100
+
+# What each of `STATISTICS` is of: precision or recall, IoU (None: all), size, position among the limits of detections.
+_PARTS = (
+    ("precision", None, "all", 2),
+    ("precision", 0.5, "all", 2),
+    ("precision", 0.75, "all", 2),
+    ("precision", None, "small", 2),
+    ("precision", None, "medium", 2),
+    ("precision", None, "large", 2),
+    ("recall", None, "all", 0),
+    ("recall", None, "all", 1),
+    ("recall", None, "all", 2),
+    ("recall", None, "small", 2),
+    ("recall", None, "medium", 2),
+    ("recall", None, "large", 2),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +57,9 @@ class Summary:
     """What COCOeval found.
 
     Attributes:
-      statistics: the numbers named by `STATISTICS`, in [0, 1]; -1 where there is no ground truth of that kind.
-      lines: the twelve lines that pycocotools prints of them.
+      statistics: the numbers named by `STATISTICS`, in [0, 1], where the 100 of AR100 is the limit of detections; -1
+        where there is no ground truth of that kind.
+      lines: the twelve lines of them, as pycocotools prints them.
       classes: by rising category id.
     """
 
@@ -86,7 +108,7 @@ def to_results(
     boxes = np.asarray(boxes, np.float64)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], 1)
     return [
-        {"image_id": image_id, "category_id": int(category_ids[label]), "bbox": box, "score": score}
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
         for box, score, label in zip(xywh.tolist(), np.asarray(scores).tolist(), classes, strict=True)
     ]
 
@@ -95,25 +117,29 @@ def write_results(path: str | os.PathLike, results: Iterable[Mapping]) -> None:
     """Writes a COCO results file, whole or not at all: a result a line, by image, an image's in the order given."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(result, allow_nan=False) for result in sorted(results, key=lambda r: _rank(r["image_id"]))]
+    lines = [json.dumps(result, allow_nan=False) for result in sorted(results, key=lambda r: id_rank(r["image_id"]))]
     draft = path.with_name(path.name + ".tmp")
     draft.write_text("[\n" + ",\n".join(lines) + "\n]\n")
     os.replace(draft, path)
 
 
 def evaluate(
-    results: Sequence[Mapping], annotation_files: Sequence[str | os.PathLike], image_ids: Collection | None = None
+    results: Sequence[Mapping],
+    annotation_files: Sequence[str | os.PathLike],
+    image_ids: Collection | None = None,
+    *,
+    max_dets: int = MAX_DETS,
 ) -> Summary:
     """Judges boxes by pycocotools' COCOeval.
 
-    Fields that annotation files may lack and pycocotools needs are filled in: no ``iscrowd`` is no crowd, no ``area``
-    is the box's, ids may be strings or repeat from file to file. Annotations without a box, or of images and categories
-    that the files do not list, do not count.
+    Annotation files are read as training reads them, by `diou_jax.data.annotations`; as in COCOeval, ``ignore`` has no
+    effect, and a box without extent or outside its image counts. A warning says where `max_dets` leaves something out.
 
     Args:
       results: as `to_results` makes them, or read from a results file; possibly none.
       annotation_files: COCO json files, read as one.
       image_ids: the images that count; by default all that the files list.
+      max_dets: detections that count in an image, for each class; more than 10.
 
     Raises:
       UserError: a file is not COCO json, two files share an image or disagree on a category, or a result names an image
@@ -121,86 +147,62 @@ def evaluate(
     """
     truth = _read_truth(annotation_files)
     _check_known(results, truth)
-    counted = truth.images if image_ids is None else truth.images & set(image_ids)
+    counted = truth.images if image_ids is None else truth.images & set(map(id_key, image_ids))
     # COCOeval compares and sorts image ids; their ranks serve where the ids themselves are strings, or mixed.
-    number = {image_id: rank for rank, image_id in enumerate(sorted(counted, key=_rank), start=1)}
-    boxes = _index(truth.annotations, number, truth.categories)
-    evaluation = COCOeval(boxes, _index(results, number, truth.categories), "bbox")
+    number = {image_id: rank for rank, image_id in enumerate(sorted(counted, key=id_rank), start=1)}
+    boxes, found = _index(truth.boxes, number, truth.categories), _index(results, number, truth.categories)
+    _report_limit(boxes, found, max_dets)
+    evaluation = COCOeval(boxes, found, "bbox")
+    evaluation.params.maxDets = [1, 10, max_dets]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        evaluation.summarize()
-    return Summary(
-        statistics=dict(zip(STATISTICS, map(float, evaluation.stats), strict=True)),
-        lines=tuple(line for line in printed.getvalue().splitlines() if line.strip()),
-        classes=tuple(_class_results(evaluation, truth.categories)),
-    )
+    statistics, lines = _summarize(evaluation)
+    return Summary(statistics, lines, tuple(_class_results(evaluation, truth.categories)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Truth:
-    """What annotation files say: the ids of their images, names by category id, annotations with all their fields."""
+    """What annotation files say: the keys of their images, names by category id, boxes with all that COCOeval reads."""
 
     images: set
     categories: dict[int, str]
-    annotations: list[dict]
+    boxes: list[dict]
 
 
 def _read_truth(annotation_files: Sequence[str | os.PathLike]) -> _Truth:
-    listed_in, categories, annotations = {}, {}, []
+    listed_in, categories, boxes = {}, {}, []
     for file in annotation_files:
-        content = read_json(file)
-        for image_id in _ids(content, "images", file):
-            if image_id in listed_in:
-                raise UserError(f"image {image_id!r} is in {listed_in[image_id]} and in {file}; evaluate one at a time")
-            listed_in[image_id] = file
-        for category_id, category in _ids(content, "categories", file).items():
-            name = str(category.get("name", category_id))
-            if categories.setdefault(category_id, name) != name:
+        read = annotations.read(file)
+        for key in read.images:
+            if key in listed_in:
+                raise UserError(f"image {key!r} is in {listed_in[key]} and in {file}; evaluate one at a time")
+            listed_in[key] = file
+        for category, name in read.categories.items():
+            if categories.setdefault(category, name) != name:
                 raise UserError(
-                    f"{file}: category {category_id} is {name!r}, elsewhere it is {categories[category_id]!r}; "
+                    f"{file}: category {category} is {name!r}, elsewhere it is {categories[category]!r}; "
                     "each category id must have one name"
                 )
-        annotations += content["annotations"]
-    complete = [_complete(annotation, listed_in, categories) for annotation in annotations]
-    return _Truth(set(listed_in), categories, [annotation for annotation in complete if annotation])
-
-
-def _ids(content: Mapping, kind: str, file: str | os.PathLike) -> dict:
-    """The images or categories of a file by their id, the first where several have the same."""
-    entries = {}
-    for entry in content[kind]:
-        if not isinstance(entry.get("id"), (int, str)):
-            raise UserError(f"{file}: one of its {kind} has the id {entry.get('id')!r}; it must be an integer")
-        entries.setdefault(entry["id"], entry)
-    return entries
-
-
-def _complete(annotation: Mapping, images: Collection, categories: Collection) -> dict | None:
-    """The fields that COCOeval reads, or None for an annotation that cannot count."""
-    try:
-        box = [float(value) for value in annotation["bbox"]]
-        _, _, width, height = box
-        known = annotation["image_id"] in images and annotation["category_id"] in categories
-        if not known or not all(map(math.isfinite, box)):
-            return None
-        return {
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "bbox": box,
-            "area": width * height if annotation.get("area") is None else float(annotation["area"]),
-            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
-        }
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
+        columns = read.boxes
+        boxes += [
+            {"image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+            for image, category, box, area, crowd in zip(
+                columns.images,
+                columns.categories.tolist(),
+                columns.xywh.tolist(),
+                columns.areas.tolist(),
+                columns.crowd.astype(int).tolist(),
+                strict=True,
+            )
+        ]
+    return _Truth(set(listed_in), categories, boxes)
 
 
 def _check_known(results: Sequence[Mapping], truth: _Truth) -> None:
     """Raises UserError for a result of an image or category that is not in the annotation files."""
     for kind, known in (("image", truth.images), ("category", truth.categories)):
-        unknown = [result[f"{kind}_id"] for result in results if result[f"{kind}_id"] not in known]
+        unknown = [result[f"{kind}_id"] for result in results if id_key(result[f"{kind}_id"]) not in known]
         if unknown:
             raise UserError(
                 f"results: {len(unknown)} are of a {kind} that the annotation files do not list, the first of "
@@ -215,15 +217,15 @@ def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int,
     annotation 0 for no match, and files may number from 0.
     """
     index = COCO()
-    chosen = [entry for entry in entries if entry["image_id"] in number]
+    chosen = [(number[key], entry) for entry in entries if (key := id_key(entry["image_id"])) in number]
     index.dataset = {
         "images": [{"id": image_id} for image_id in number.values()],
         "categories": [{"id": category_id} for category_id in categories],
         "annotations": [
             {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
             | dict(entry)
-            | {"id": position, "image_id": number[entry["image_id"]]}
-            for position, entry in enumerate(chosen, start=1)
+            | {"id": position, "image_id": image_id, "category_id": id_key(entry["category_id"])}
+            for position, (image_id, entry) in enumerate(chosen, start=1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -231,22 +233,47 @@ def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int,
     return index
 
 
+def _report_limit(boxes: COCO, found: COCO, max_dets: int) -> None:
+    """Warns of images with more objects or more detections of a class than count."""
+    for what, index in (("objects", boxes), ("detections", found)):
+        counts = Counter((a["image_id"], a["category_id"]) for a in index.dataset["annotations"] if not a["iscrowd"])
+        images = {image_id for (image_id, _), count in counts.items() if count > max_dets}
+        if images:
+            logging.warning(
+                "%d images have up to %d %s of a class; test.max_dets=%d lets no more than %d detections count",
+                len(images),
+                max(counts.values()),
+                what,
+                max_dets,
+                max_dets,
+            )
+
+
+def _summarize(evaluation: COCOeval) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The twelve numbers by name, and their lines; pycocotools' own summary knows no other limit than 100."""
+    params, statistics, lines = evaluation.params, {}, []
+    for name, (kind, iou, size, limit) in zip(STATISTICS, _PARTS, strict=True):
+        # Precision is (IoU thresholds, recalls, classes, sizes, limits), recall lacks the second axis.
+        values = evaluation.eval[kind][..., params.areaRngLbl.index(size), limit]
+        values = values if iou is None else values[params.iouThrs == iou]
+        value = float(np.mean(values[values > -1])) if (values > -1).any() else -1.0
+        title = "Average Precision  (AP)" if kind == "precision" else "Average Recall     (AR)"
+        span = f"{params.iouThrs[0]:0.2f}:{params.iouThrs[-1]:0.2f}" if iou is None else f"{iou:0.2f}"
+        lines.append(
+            f" {title} @[ IoU={span:<9} | area={size:>6s} | maxDets={params.maxDets[limit]:>3d} ] = {value:0.3f}"
+        )
+        statistics[f"AR{params.maxDets[2]}" if name == "AR100" else name] = value
+    return statistics, tuple(lines)
+
+
 def _class_results(evaluation: COCOeval, categories: Mapping[int, str]) -> Iterable[ClassResult]:
     """Each category's row, in the order of COCOeval's."""
-    annotations = evaluation.cocoGt.dataset["annotations"]
-    boxes = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
-    shared = {name for name, count in Counter(categories.values()).items() if count > 1}
+    boxes = Counter(a["category_id"] for a in evaluation.cocoGt.dataset["annotations"] if not a["iscrowd"])
     # (IoU thresholds, recalls, classes, areas, limits of detections); -1 without ground truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     for column, category_id in enumerate(evaluation.params.catIds):
-        name = categories[category_id]
         ap, ap50 = (
             float(part[part >= 0].mean()) if (part >= 0).any() else math.nan
             for part in (precision[:, :, column], precision[0, :, column])
         )
-        yield ClassResult(f"{name} ({category_id})" if name in shared else name, ap, ap50, boxes[category_id])
-
-
-def _rank(image_id: int | str) -> tuple:
-    """What image ids are sorted by: integers before strings, as in `diou_jax.data.coco`."""
-    return isinstance(image_id, str), image_id
+        yield ClassResult(categories[category_id], ap, ap50, boxes[category_id])

@@ -8,10 +8,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from diou_jax.files import make_folder
 from diou_jax.kernels import platform, verdicts
 from diou_jax.logging import say
-
-from diou_jax.files import make_folder
 
 # XLA's flags that differ from its defaults, with what each brings and costs.
 FLAGS = {

@@ -2,10 +2,11 @@
 
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -14,7 +15,8 @@ from diou_jax.batch import Batch
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.curves import draw_curves
-from diou_jax.data.dataset import Dataset
+from diou_jax.data.check import check_image
+from diou_jax.data.dataset import Dataset, align_classes
 from diou_jax.data.loader import batches
 from diou_jax.data.transforms import decode
 from diou_jax.detector.detections import Detections
@@ -33,80 +35,138 @@ NOTHING = Detections(
 )
 
 
-def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
+# So many images of a test set are read before anything is computed.
+PROBES = 20
+
+
+def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
     """Evaluates the newest checkpoint in `workdir` on the config's test sets; see `Evaluator`.
 
     Returns:
-      The row of metrics, ``eval/...``.
+      Their rows of metrics.
 
     Raises:
-      UserError: there is no checkpoint, or the data is missing.
+      UserError: there is no checkpoint, the data is missing, or its classes are not the checkpoint's.
     """
     build.check(config)
     prepare(config.log.compilation_cache)
-    evaluator = Evaluator(config, workdir)
     with Checkpoints(workdir, create=False) as checkpoints:
+        evaluator = Evaluator(config, workdir, checkpoints.metadata()["class_names"])
         variables = checkpoints.restore_variables(evaluator.detector.network.variable_shapes())
         step = checkpoints.latest()
     with RunLog(workdir, active=jax.process_index() == 0) as log:
-        metrics = evaluator(variables, step, log)
-    if metrics:
+        rows = evaluator(variables, step, log)
+    if rows:
         draw_curves(workdir)
-    return metrics
+    return rows
 
 
 class Evaluator:
-    """Finds everything in a config's test sets and has it judged.
+    """Finds everything in a config's test sets, one after the other, and has each judged by itself.
 
     Attributes:
-      detector: of the config, for the classes of the test sets.
+      detector: of the config, for the classes that were trained.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str):
-        """Reads the annotations; raises UserError where they are missing."""
-        self._config, self._folder = config, pathlib.Path(workdir)
-        self._dataset = build.dataset(config, config.test.datasets)
-        if not self._dataset.annotation_files:
-            raise UserError(f"{self._dataset.name} has no annotation file to evaluate by; set data.val_annotations")
-        self.detector = build.detector(config, len(self._dataset.class_names))
-        self._detect = detect_function(self.detector)
-        self._reader = build.eval_reader(config, self._dataset)
+    def __init__(self, config: ConfigDict, workdir: str, class_names: Sequence[str]):
+        """Reads the annotations and looks at some of the images, so that nothing is computed in vain.
 
-    def __call__(self, variables: dict, step: int, log: RunLog) -> dict[str, float]:
-        """Prints the twelve COCO lines, AP by class and the ``copypaste`` lines; leaves results file and pictures.
+        Args:
+          config: of the run.
+          workdir: where results and pictures go.
+          class_names: K names by the network's classes, background first. Test sets may number them as they like.
+
+        Raises:
+          UserError: data is missing or damaged, or has other classes.
+        """
+        self._config, self._folder = config, pathlib.Path(workdir)
+        datasets = [build.dataset(config, (name,)) for name in dict.fromkeys(config.test.datasets)]
+        if not datasets:
+            raise UserError("test.datasets=(): name one or more data sets to evaluate on")
+        for dataset in datasets:
+            if not dataset.annotation_files:
+                raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
+        self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
+        for dataset in self._datasets:
+            _refuse_unreadable(dataset)
+        self._readers = [build.eval_reader(config, dataset) for dataset in self._datasets]
+        if config.test.detections_per_im > config.test.max_dets:
+            logging.warning(
+                "test.detections_per_im=%d exceeds test.max_dets=%d: no more than these count of a class in an image",
+                config.test.detections_per_im,
+                config.test.max_dets,
+            )
+        self.detector = build.detector(config, len(class_names))
+        self._detect = detect_function(self.detector)
+
+    def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
+        """Prints COCO's lines, AP by class and the ``copypaste`` lines; leaves results files and pictures.
 
         Args:
           variables: of the network, after `step` updates.
           step: for names and rows.
-          log: takes the row of metrics and the pictures.
+          log: takes the rows of metrics and the pictures.
 
         Returns:
-          The row, ``eval/...``; nothing in other processes than the first.
+          A row for each data set that has ground truth, ``dataset`` and ``eval/...``; none in other processes than the
+          first.
+
+        Raises:
+          UserError: no image of a data set could be read.
         """
-        dataset, config, began = self._dataset, self._config, time.perf_counter()
-        # An image that could not be read and was to be skipped has no detections, but it counts.
-        stream = batches(self._reader, 0, self._reader.steps, **build.loading(config))
         variables = replicate(self.detector.network.folded(variables))
-        title, first = f"evaluation, step {step}", jax.process_index() == 0
+        pairs = zip(self._datasets, self._readers, strict=True)
+        rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
+        return [row for row in rows if row]
+
+    def _evaluate(self, dataset, reader, variables, step, log) -> dict:
+        config, began = self._config, time.perf_counter()
+        # An image that could not be read and was to be skipped has no detections, but it counts.
+        stream = batches(reader, 0, reader.steps, **build.loading(config))
+        title, first = f"{dataset.name}, step {step}", jax.process_index() == 0
         with images_progress(len(dataset), title=title, active=first) as progress:
             found = detect_all(self._detect, variables, stream, progress.update)
+        if not found:
+            raise UserError(
+                f"{dataset.name}: none of its {len(dataset)} images could be read, {dataset.image_name(0)} first"
+            )
         if jax.process_index() > 0:
             return {}
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
-        say(f"step {step}: {len(dataset)} images of {dataset.name} in {time.perf_counter() - began:.1f} s")
+        duration = time.perf_counter() - began
 
         results = [result for index in range(len(dataset)) for result in as_results(dataset, index, found[index])]
-        coco_results.write_results(self._folder / f"bbox_{dataset.name}_results.json", results)
-        summary = coco_results.evaluate(results, dataset.annotation_files, dataset.records.image_ids.tolist())
-        say(summary.report(dataset.name))
-        metrics = summary.metrics()
-        log.scalars(step, metrics)
-        for index in sorted(seen)[: config.log.images]:
+        file = self._folder / f"bbox_{dataset.name}_results.json"
+        coco_results.write_results(file, results)
+        if dataset.annotated:
+            ids, max_dets = dataset.records.image_ids.tolist(), config.test.max_dets
+            summary = coco_results.evaluate(results, dataset.annotation_files, ids, max_dets=max_dets)
+            metrics, report = summary.metrics(), summary.report(dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name)
+        else:
+            metrics, report = {}, f"{dataset.name} has no annotations, so there is no AP: {file} is for the server"
+        say(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
+        say(report)
+        self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
+        return {"dataset": dataset.name, **metrics} if metrics else {}
+
+    def _draw(self, dataset, found, indices, step, log):
+        for index in indices:
             picture = draw(dataset, index, found[index])
-            name = f"{step:07d}_{picture_files.flat(dataset.image_name(index))}"
+            name = f"{step:07d}_{dataset.name}_{picture_files.flat(dataset.image_name(index))}"
             picture_files.write(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{dataset.name}/{index}", picture)
-        return metrics
+
+
+def _refuse_unreadable(dataset: Dataset) -> None:
+    """Raises UserError where none of some images, spread over the data set, can be read."""
+    problems = []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, PROBES).astype(int)).tolist():
+        problem, _ = check_image(dataset, index)
+        if problem is None:
+            return
+        problems.append(problem)
+    raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
 
 
 def detect_function(detector: FasterRCNN):

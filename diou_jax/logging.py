@@ -28,8 +28,8 @@ class RunLog:
     """Writes the log of a run in `workdir`; in other processes than the first of a distributed run, nothing.
 
     `metrics.jsonl` has one JSON object a line. Rows of training hold ``step``, the losses, ``rate`` and
-    ``images_per_second``; rows of evaluation hold ``step`` and ``eval/...``. A number that is not finite is written as
-    null. A context manager.
+    ``images_per_second``; rows of evaluation hold ``step``, the name of their ``dataset`` and ``eval/...``. A number
+    that is not finite is written as null. A context manager.
 
     Attributes:
       workdir: the folder.
@@ -66,17 +66,19 @@ class RunLog:
             self._file.close()
             self._board.close()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of metrics.jsonl and a point of each TensorBoard curve."""
+    def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
+        """One row of metrics.jsonl and a point of each TensorBoard curve; those of an evaluation name its data set."""
         if not self._file:
             return
         values = {name: float(value) for name, value in values.items()}
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        about = {"step": step} if dataset is None else {"step": step, "dataset": dataset}
+        self._file.write(json.dumps(about | row) + "\n")
         self._file.flush()
         for name, value in values.items():
             if math.isfinite(value):
-                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+                tag = f"train/{name}" if dataset is None else f"eval/{dataset}/{name.removeprefix('eval/')}"
+                self._board.add_scalar(tag.encode("utf-8", "backslashreplace").decode(), value, step)
 
     def event(self, step: int, text: str) -> None:
         """Something that should not have happened: a line of events.jsonl, and a warning."""

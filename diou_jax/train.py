@@ -32,8 +32,13 @@ SHOWN = {
 }
 
 
-def train(config: ConfigDict, workdir: str) -> None:
+def train(config: ConfigDict, workdir: str, *, then_evaluate: bool = False) -> None:
     """Trains to `solver.max_iter`, from the newest checkpoint in `workdir` or from the start.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      then_evaluate: an evaluation will follow, so that its data must be sound before anything is computed.
 
     Raises:
       UserError: the config, the data or the work folder does not allow it, and nothing has been overwritten; or the
@@ -43,7 +48,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     build.check(config)
     prepare(config.log.compilation_cache)
     with Checkpoints(workdir, keep=config.checkpoint.keep, strict=config.checkpoint.on_error == "error") as checkpoints:
-        run = Run(config, workdir, checkpoints)
+        run = Run(config, workdir, checkpoints, then_evaluate=then_evaluate)
         if run.start >= run.rule.max_iter:
             say(f"{workdir} is trained: step {run.start} of {run.rule.max_iter}")
             return
@@ -58,7 +63,7 @@ class Run:
       start: updates done before.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str, checkpoints: Checkpoints):
+    def __init__(self, config: ConfigDict, workdir: str, checkpoints: Checkpoints, *, then_evaluate: bool = False):
         """Reads the data, and the newest checkpoint or the weights to start from."""
         self.config, self._workdir, self._checkpoints = config, workdir, checkpoints
         self._first = jax.process_index() == 0
@@ -71,7 +76,8 @@ class Run:
         self._optimizer = build.make_optimizer(config, self.rule)
         self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=self.rule.collect_scale)
         self._reader = build.train_reader(config, self._dataset, self.rule)
-        self._evaluator = Evaluator(config, workdir) if config.test.every else None
+        evaluates = config.test.every or then_evaluate
+        self._evaluator = Evaluator(config, workdir, self._dataset.class_names) if evaluates else None
         self._metadata = {
             "class_names": self._dataset.class_names,
             "category_ids": self._dataset.category_ids,
@@ -135,8 +141,9 @@ class Run:
                 self._report(step, metrics)
                 self._checkpoints.check()
             saved = (step % config.checkpoint.every == 0 or step == last) and self._save(step, final=step == last)
-            if self._evaluator and step % config.test.every == 0 and step < last:
-                self._look(step, self._evaluator(self._state.variables, step, self._log))
+            if config.test.every and step % config.test.every == 0 and step < last:
+                for row in self._evaluator(self._state.variables, step, self._log):
+                    self._look(step, row)
                 self._progress.restart(step)
             if (number := self._stop.signal(meeting=meeting)) and step < last:
                 if not saved:

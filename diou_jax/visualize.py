@@ -63,6 +63,7 @@ def draw(
     taken = [box for box in rectangles if (box[2] - box[0]) * (box[3] - box[1]) < SMALL_AREA]
     for i, rectangle in enumerate(rectangles):
         text = class_names[int(classes[i])] + ("" if scores is None else f" {scores[i]:.2f}")
+        text = text.encode("utf-8", "backslashreplace").decode()  # OpenCV takes no half of a surrogate pair
         _label(canvas, rectangle, text + (" (crowd)" if crowd[i] else ""), colors[i], taken)
     return canvas
 

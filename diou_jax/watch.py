@@ -17,17 +17,18 @@ class Watch:
 
     def __init__(self, rows: Iterable[Mapping[str, float]] = ()):
         """Takes in the rows that there are."""
-        self._best, self._loss, self._equal = 0.0, None, 1
+        self._best, self._loss, self._equal = {}, None, 1
         for row in rows:
             self.look(row)
 
     def look(self, row: Mapping[str, float]) -> str | None:
         """What is wrong with a new row."""
-        return self._look_at_ap(row["eval/AP"]) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
+        return self._look_at_ap(row) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
 
-    def _look_at_ap(self, ap):
-        ap = ap or 0.0
-        best, self._best = self._best, max(self._best, ap)
+    def _look_at_ap(self, row):
+        ap, dataset = row["eval/AP"] or 0.0, row.get("dataset")
+        best = self._best.get(dataset, 0.0)
+        self._best[dataset] = max(best, ap)
         if best >= WORTH and ap < SHARE * best:
             return f"AP fell to {ap:.3f} from {best:.3f}: the run has collapsed"
         return None

@@ -65,11 +65,11 @@ def by_pillow(image, kind, **options):
     return file.getvalue()
 
 
-def turned(orientation):
-    """A JPEG whose metadata ask for an orientation, a number of Exif's."""
+def turned(orientation, stored=PICTURE):
+    """A JPEG of an image whose metadata ask for an orientation, a number of Exif's."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return by_pillow(Image.fromarray(PICTURE[..., ::-1]), "JPEG", exif=exif)
+    return by_pillow(Image.fromarray(stored[..., ::-1]), "JPEG", exif=exif)
 
 
 def claiming(width, height):
@@ -115,6 +115,6 @@ READABLE = {
     "png named jpg": encoded(PICTURE, ".png"),
     "webp": encoded(PICTURE, ".webp"),
     "tiff": encoded(PICTURE, ".tiff"),
-    "turned by 180 degrees": turned(3),
+    "turned by 180 degrees": turned(3, PICTURE[::-1, ::-1]),
     "turned by 90 degrees": turned(6),
 }

@@ -26,15 +26,22 @@ def write(root, split, ids, images=None, categories=("cat",)):
         ("coco_2014_val", "val2014", "val2014"),
         ("coco_2014_minival", "minival2014", "val2014"),
         ("coco_2014_valminusminival", "valminusminival2014", "val2014"),
+        ("coco_2014_test", "image_info_test2014", "test2014"),
+        ("coco_2015_test", "image_info_test2015", "test2015"),
+        ("coco_2015_test-dev", "image_info_test-dev2015", "test2015"),
+        ("coco_2017_test", "image_info_test2017", "test2017"),
+        ("coco_2017_test-dev", "image_info_test-dev2017", "test2017"),
         ("cells", "cells", "cells"),
     ],
 )
 @pytest.mark.parametrize("folder", ["images/", ""])
 def test_names_lead_to_detectrons_layout(tmp_path, name, split, images, folder):
     write(tmp_path, split, [3], images=folder + images)
+    file = tmp_path / "annotations" / f"instances_{split}.json"
+    file = file.rename(file.with_name(f"{split}.json")) if split.startswith("image_info") else file
     dataset = catalog.load([name], tmp_path)
     assert dataset.name == name
-    assert dataset.annotation_files == (str(tmp_path / "annotations" / f"instances_{split}.json"),)
+    assert dataset.annotation_files == (str(file),)
     assert dataset.image_name(0) == str(tmp_path / folder / images / "3.jpg")
 
 

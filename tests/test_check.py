@@ -60,7 +60,7 @@ NOTES = {
     "png named jpg": ["image files that are PNG inside"],
     "webp": ["image files that are WEBP inside"],
     "tiff": ["image files that are TIFF inside"],
-    "turned by 180 degrees": ["images whose metadata would turn or mirror them, taken as stored"],
+    "turned by 180 degrees": ["images turned as their metadata say"],
     "turned by 90 degrees": ["images whose metadata would turn or mirror them, taken as stored"],
 }
 
@@ -144,3 +144,15 @@ def test_a_defect_names_the_image(check, monkeypatch):
     with pytest.raises(ZeroDivisionError) as error:
         check()
     assert os.path.basename(error.value.__notes__[0]) == "0.jpg"
+
+
+def test_what_an_evaluation_would_refuse_is_a_problem_and_what_it_mends_a_note(tmp_path):
+    swapped = [{"id": 0, "name": "dog"}, {"id": 5, "name": "cat"}]
+    for name, categories in (("seven", None), ("swapped", swapped), ("fewer", swapped[:1])):
+        write_set(tmp_path, name, **({"categories": categories} if categories else {}))
+    write_set(tmp_path, "sizes", images={ODD: {"height": None}})
+    _, swap, few, sizes = check_datasets(load(tmp_path, "seven", "swapped", "fewer", "sizes")).sections
+    assert not swap.problems.counts
+    assert list(swap.notes.counts) == ["data sets that number the categories in their own way, and are matched by name"]
+    assert "without 'cat'" in few.problems.examples["data sets whose categories are not those of the first"][0]
+    assert sizes.notes.counts == {"images without a proper height and width, taken from their files": 1}

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from diou_jax.data import coco, transforms
+from diou_jax.coco_results import evaluate
+from diou_jax.data import annotations, coco, reader, transforms
 from diou_jax.data.dataset import BadImageError
 from diou_jax.errors import UserError
 
@@ -103,7 +104,10 @@ def test_ignored_and_small_ground_truth_is_left_out_without_a_word(load):
         ({"bbox": [1, 2, 0, 3]}, "boxes without area"),
         ({"bbox": [1, 2, -5, 3]}, "boxes without area"),
         ({"area": 0}, "boxes without area"),
-        ({"area": float("nan")}, "boxes without area"),
+        ({"bbox": "1234"}, "annotations without a box of four numbers"),
+        ({"bbox": [True, 2, 5, 5]}, "annotations without a box of four numbers"),
+        ({"iscrowd": "perhaps"}, "annotations whose 'iscrowd' is neither 0 nor 1"),
+        ({"ignore": [1]}, "annotations whose 'ignore' is neither 0 nor 1"),
         ({"bbox": [60, 2, 5, 5]}, "boxes outside their image"),
         ({"bbox": [-20, -20, 10, 10]}, "boxes outside their image"),
         ({"bbox": [3, 3, 1, 9]}, "boxes thinner than two pixels"),
@@ -118,9 +122,74 @@ def test_odd_annotations_are_dropped_counted_and_named(load, caplog, change, kin
     assert message.startswith(f"mine: 2 {kind}, the first: annotation 77")
 
 
-def test_an_area_that_is_not_stated_is_the_boxs_own(load):
+@pytest.mark.parametrize("area", [..., None, [200], "large", float("nan"), float("inf"), -1, True, 10**400])
+def test_an_area_that_is_not_stated_is_the_boxs_own_in_training_and_evaluation(load, tmp_path, area):
     box = {key: value for key, value in BOX.items() if key not in ("area", "iscrowd")}
-    assert len(load(annotations=[box]).records.boxes) == 1
+    box |= {} if area is ... else {"area": area}
+    dataset = load(annotations=[box], min_area=200)
+    assert len(dataset.records.boxes) == 1 and not dataset.faults.counts
+    assert len(load(annotations=[box], min_area=201).records.boxes) == 0
+    assert annotations.read(tmp_path / "ann.json").boxes.areas.tolist() == [200]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"image_id": "1"},
+        {"image_id": 1.0},
+        {"category_id": "3"},
+        {"category_id": 3.0},
+        {"bbox": ["1", "2.0", 10.0, " 20 "]},
+        {"area": "200"},
+        {"iscrowd": None},
+        {"iscrowd": "0"},
+        {"iscrowd": False},
+        {"iscrowd": 0.0},
+        {"ignore": None},
+        {"ignore": "0"},
+    ],
+)
+def test_values_that_say_the_same_are_the_same(load, tmp_path, same):
+    plain, dataset = load(), load(annotations=[BOX | same])
+    for name in ("boxes", "classes", "crowd"):
+        np.testing.assert_array_equal(getattr(dataset.records, name), getattr(plain.records, name))
+    assert not dataset.faults.counts
+    (row,) = [row for row in evaluate([], [tmp_path / "ann.json"]).classes if row.name == "cat"]
+    assert row.boxes == 1
+
+
+@pytest.mark.parametrize("crowd", [1, True, "1", 1.0, "true"])
+def test_a_crowd_is_one_however_it_is_written(load, tmp_path, crowd):
+    assert load(annotations=[BOX | {"iscrowd": crowd}]).records.crowd.tolist() == [True]
+    assert [row.boxes for row in evaluate([], [tmp_path / "ann.json"]).classes] == [0, 0]
+
+
+def test_results_bear_the_ids_of_the_file(load, tmp_path):
+    images = [IMAGE | {"id": "17", "file_name": "a.jpg"}, IMAGE | {"id": 4.0, "file_name": "b.jpg"}]
+    dataset = load(images, [BOX | {"image_id": 17}, BOX | {"image_id": "4"}])
+    assert dataset.records.image_ids.tolist() == [4, "17"]
+    assert np.diff(dataset.records.offsets).tolist() == [1, 1]
+    results = [{"image_id": i, "category_id": 3, "bbox": BOX["bbox"], "score": 1.0} for i in (4, "17")]
+    summary = evaluate(results, [tmp_path / "ann.json"], dataset.records.image_ids.tolist())
+    assert summary.statistics["AP"] == pytest.approx(1)
+
+
+def test_classes_of_one_name_are_told_apart(load):
+    assert load(categories=[CATEGORIES[0], CATEGORIES[0] | {"id": 9}]).class_names[1:] == ("dog (7)", "dog (9)")
+
+
+def test_a_file_without_annotations_is_for_a_server(tmp_path):
+    for content in ({}, {"annotations": None}):
+        (tmp_path / "ann.json").write_text(json.dumps({"images": [IMAGE], "categories": CATEGORIES} | content))
+        dataset = coco.load(tmp_path / "ann.json", tmp_path)
+        assert len(dataset) == 1 and not dataset.annotated
+        with pytest.raises(UserError, match=r"ann\.json has no list of 'annotations' to learn from"):
+            reader.train_reader(dataset, scales=(64,), max_size=64, batch_size=1, seed=0)
+
+
+def test_backslashes_are_named_where_they_are_the_reason(load):
+    with pytest.raises(BadImageError, match=r"backslashes, which part folders on Windows alone"):
+        load([IMAGE | {"file_name": "deep\\1.jpg"}]).read(0)
 
 
 def test_second_entries_of_an_id_and_images_without_size_are_dropped(load):
@@ -131,8 +200,8 @@ def test_second_entries_of_an_id_and_images_without_size_are_dropped(load):
     assert dataset.faults.counts == {
         "categories with the id of an earlier one": 1,
         "images with the id of an earlier one": 1,
-        "images without a proper height and width": 1,
-        "annotations of unknown images": 1,
+        "images without a proper height and width, nor a file that tells it": 1,
+        "annotations of images that cannot be used": 1,
     }
 
 
@@ -186,9 +255,12 @@ def test_missing_paths_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("key", [None, 1.5, True, [1]])
-def test_ids_of_other_types_are_refused(load, key):
-    with pytest.raises(UserError, match=r"ann\.json: images\[0\] has the id"):
+def test_ids_of_other_types_are_named(load, key):
+    assert load([IMAGE | {"id": key}, IMAGE]).faults.counts == {"images without a proper id": 1}
+    with pytest.raises(UserError, match=r"no usable images: 1 images without a proper id, the first: images\[0\]"):
         load([IMAGE | {"id": key}])
+    with pytest.raises(UserError, match=r"ann\.json: categories\[0\] has the id"):
+        load(categories=[{"id": key, "name": "x"}])
 
 
 @pytest.mark.parametrize("content, what", [({"images": []}, "usable images"), ({"categories": []}, "categories")])

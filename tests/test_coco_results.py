@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from diou_jax.coco_results import STATISTICS, evaluate, to_results, write_results
 from diou_jax.errors import UserError
@@ -213,6 +215,28 @@ def test_files_that_contradict_each_other_are_refused(tmp_path):
         evaluate([], [a, write(tmp_path / "c.json", images=["c"], categories=[(5, "hat")])])
 
 
-def test_an_image_without_an_id_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a\.json: one of its images has the id None"):
-        evaluate([], [write(tmp_path / "a.json", images=[None])])
+def test_the_lines_are_pycocotools_own(golden, golden_path, capsys):
+    file, results = golden_path("toy") / "ann.json", toy_results(golden("toy_dataset.npz"))
+    truth = COCO(str(file))
+    theirs = COCOeval(truth, truth.loadRes(results), "bbox")
+    theirs.evaluate()
+    theirs.accumulate()
+    capsys.readouterr()
+    theirs.summarize()
+    ours = evaluate(results, [file])
+    assert list(ours.lines) == capsys.readouterr().out.splitlines()
+    assert list(ours.statistics.values()) == theirs.stats.tolist()
+
+
+def test_as_many_detections_count_as_max_dets_says(tmp_path, caplog):
+    boxes = [box(bbox=(n % 20 * 50, n // 20 * 60, 30, 30)) for n in range(300)]
+    file = write(tmp_path / "a.json", annotations=boxes)
+    results = [one | {"score": 0.9} for one in boxes]
+    limited = evaluate(results, [file])
+    assert limited.statistics["AP"] == pytest.approx(34 / 101)  # recall 1/3 reaches 34 of the 101 recalls
+    assert "1 images have up to 300 objects of a class; test.max_dets=100" in caplog.text
+    caplog.clear()
+    whole = evaluate(results, [file], max_dets=300)
+    assert whole.statistics["AP"] == whole.statistics["AR300"] == pytest.approx(1)
+    assert "AR100" not in whole.statistics and "maxDets=300 ] = 1.000" in whole.lines[0]
+    assert not caplog.text

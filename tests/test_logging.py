@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from diou_jax.curves import draw_curves
 from diou_jax.logging import BOARD_SIDE, Progress, RunLog, read_metrics, say
 
 
@@ -126,8 +127,23 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
         for step in range(4, 7):
             log.scalars(step, {"loss": step})
     with RunLog(tmp_path) as log:
-        log.scalars(6, {"eval/AP": 0.5})
-    assert tensorboard_points(tmp_path) == [(step, "train/loss") for step in range(1, 7)] + [(6, "eval/AP")]
+        log.scalars(6, {"eval/AP": 0.5}, dataset="val")
+    assert tensorboard_points(tmp_path) == [(step, "train/loss") for step in range(1, 7)] + [(6, "eval/val/AP")]
+
+
+def test_rows_of_data_sets_stay_apart_whatever_a_class_is_called(tmp_path):
+    with RunLog(tmp_path) as log:
+        for ap, name in ((0.5, "val"), (0.1, "other"), (0.6, "val")):
+            log.scalars(6, {"eval/AP": ap, "eval/AP/\ud800": ap}, dataset=name)
+    assert [(row["dataset"], row["eval/AP"]) for row in read_metrics(tmp_path)] == [("other", 0.1), ("val", 0.6)]
+    draw_curves(tmp_path)
+
+
+def test_what_a_console_cannot_show_is_escaped(monkeypatch):
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, "ascii"))
+    say("K\u00e4se \ud800")
+    assert buffer.getvalue() == b"K\\xe4se \\ud800\n"
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -147,6 +147,21 @@ def test_the_orientation_in_the_metadata_counts_only_where_the_size_asks_for_it(
     assert (np.diff(turned[:, 8, 0]) > 0).all()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(32, 32), (16, 32)])
+def test_an_image_is_turned_as_imread_turns_it_wherever_its_size_allows(orientation, shape):
+    pillow = pytest.importorskip("PIL.Image")
+    exif = pillow.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    pillow.fromarray(picture(*shape)).save(file, "PNG", exif=exif)
+    seen = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    height, width = seen.shape[:2]
+    decoded = transforms.decode(file.getvalue(), "x", height=height, width=width)
+    np.testing.assert_array_equal(decoded, seen)
+    np.testing.assert_array_equal(decoded, transforms.decode_upright(file.getvalue(), "x"))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89PNG", b"text" * 99, png(picture(64, 64))[:-2000]])
 def test_what_is_no_image_is_named(content):
     with pytest.raises(BadImageError, match=r"^some/file\.jpg: not an image that can be decoded"):

@@ -16,6 +16,11 @@ def test_a_fall_of_ap_is_reported_each_time():
     assert "0.140 from 0.300" in found[3]
 
 
+def test_data_sets_are_compared_with_themselves():
+    rows = [{"eval/AP": value, "dataset": name} for value, name in ((0.5, "a"), (0.1, "b"), (0.5, "a"), (0.1, "b"))]
+    assert not any(messages(rows))
+
+
 def test_early_noise_is_no_collapse():
     assert not any(messages(ap(0.01, 0.001, 0.015, 0.0)))
 

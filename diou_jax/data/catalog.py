@@ -9,14 +9,20 @@ from diou_jax.data import coco
 from diou_jax.data.dataset import Dataset, join
 from diou_jax.errors import UserError
 
-# Name: split in the annotation file's name, folder of images. minival and valminusminival divide val2014 in two.
+# Name: the annotation file's name, folder of images. minival and valminusminival divide val2014 in two; the files of
+# test sets hold no annotations, and their results are judged by COCO's server.
 COCO = {
-    "coco_2017_train": ("train2017", "train2017"),
-    "coco_2017_val": ("val2017", "val2017"),
-    "coco_2014_train": ("train2014", "train2014"),
-    "coco_2014_val": ("val2014", "val2014"),
-    "coco_2014_minival": ("minival2014", "val2014"),
-    "coco_2014_valminusminival": ("valminusminival2014", "val2014"),
+    "coco_2017_train": ("instances_train2017", "train2017"),
+    "coco_2017_val": ("instances_val2017", "val2017"),
+    "coco_2017_test": ("image_info_test2017", "test2017"),
+    "coco_2017_test-dev": ("image_info_test-dev2017", "test2017"),
+    "coco_2015_test": ("image_info_test2015", "test2015"),
+    "coco_2015_test-dev": ("image_info_test-dev2015", "test2015"),
+    "coco_2014_train": ("instances_train2014", "train2014"),
+    "coco_2014_val": ("instances_val2014", "val2014"),
+    "coco_2014_minival": ("instances_minival2014", "val2014"),
+    "coco_2014_valminusminival": ("instances_valminusminival2014", "val2014"),
+    "coco_2014_test": ("image_info_test2014", "test2014"),
 }
 
 
@@ -32,10 +38,10 @@ def paths(name: str, root: str | os.PathLike) -> tuple[str, str]:
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"data set {name!r}: a name of letters, digits, '_', '-' and '.', such as coco_2017_train")
-    split, folder = COCO.get(name, (name, name))
+    file, folder = COCO.get(name, (f"instances_{name}", name))
     candidates = [os.path.join(root, "images", folder), os.path.join(root, folder)]
     images = next((path for path in candidates if os.path.isdir(path)), candidates[0])
-    return os.path.join(root, "annotations", f"instances_{split}.json"), images
+    return os.path.join(root, "annotations", f"{file}.json"), images
 
 
 def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.0) -> Dataset:
@@ -64,13 +70,14 @@ def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.
 def _missing(name, path, root):
     """One line on how to get a file of data set `name` that does not exist."""
     if name in COCO:
-        split, images = COCO[name]
-        year = split[-4:]
+        file, images = COCO[name]
+        archive = file if file.startswith("image_info_test") else f"annotations_trainval{file[-4:]}"
+        archive = archive.replace("test-dev", "test")
         mend = (
-            f"download {images}.zip and annotations_trainval{year}.zip from https://cocodataset.org/#download and "
-            f"unpack them so that {root}/annotations/instances_{split}.json and {root}/images/{images} exist"
+            f"download {images}.zip and {archive}.zip from https://cocodataset.org/#download and "
+            f"unpack them so that {root}/annotations/{file}.json and {root}/images/{images} exist"
         )
-        if split.startswith(("minival", "valminus")):
+        if "minival" in file:
             mend += " (from Detectron's coco_annotations_minival.tgz)"
     else:
         mend = f"{root} must hold annotations/instances_{name}.json and images/{name}"

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from diou_jax.data import transforms
-from diou_jax.data.dataset import BadImageError, Dataset, Faults
+from diou_jax.data.dataset import BadImageError, Dataset, Faults, class_difference
 from diou_jax.errors import UserError
 from diou_jax.progress import images_progress
 
@@ -36,8 +36,6 @@ SUFFIXES = {
 }
 
 EIGHT_BITS = ("BMP", "GIF", "JPEG", "MPO", "WEBP")
-
-ORIENTATION = 0x0112  # Exif's tag: 1 is upright, 0 is written by programs that do not know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +112,14 @@ def check_datasets(
             continue
         first = first or dataset
         sections[-1] = check_dataset(dataset, name=name, max_boxes=max_boxes, threads=threads)
-        if dataset.class_names != first.class_names:
+        if difference := class_difference(first.class_names, dataset.class_names):
             sections[-1].problems.add(
-                "data sets whose categories are not those of the first",
-                f"{len(dataset.class_names) - 1} categories here, {len(first.class_names) - 1} in {first.name}",
+                "data sets whose categories are not those of the first", f"{difference}, beside {first.name}"
+            )
+        elif (dataset.class_names, dataset.category_ids) != (first.class_names, first.category_ids):
+            sections[-1].notes.add(
+                "data sets that number the categories in their own way, and are matched by name",
+                f"{dataset.name}, beside {first.name}",
             )
     return Report(tuple(sections))
 
@@ -126,6 +128,7 @@ def check_dataset(dataset: Dataset, *, name: str = "", max_boxes: int = 128, thr
     """The section of one data set; arguments as `check_datasets`."""
     section = Section(name or dataset.name, len(dataset), len(dataset.records.boxes))
     section.problems.merge(dataset.faults)
+    section.notes.merge(dataset.notes)
     _check_ground_truth(dataset, max_boxes, section)
     progress = images_progress(len(dataset), title=section.name)
     with progress, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -172,21 +175,14 @@ def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[i
         stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if stored is not None and stored.dtype != np.uint8:
             yield "images of more than 8 bits a channel, reduced to these"
-    if _orientation(header) not in (0, 1):
-        stored = header.size == stated
+    orientation = transforms.orientation(header)
+    if orientation != 1:
+        stored = orientation >= 5 and header.size[::-1] != stated
         yield (
             "images whose metadata would turn or mirror them, taken as stored, the way their annotated size has it"
             if stored
             else "images turned as their metadata say, the way their annotated size has it"
         )
-
-
-def _orientation(header: Image.Image) -> int:
-    try:
-        return int(header.getexif().get(ORIENTATION, 1))
-    except Exception:
-        # Damaged metadata can raise anything, and do not matter else.
-        return 1
 
 
 def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> None:

@@ -1,30 +1,24 @@
 """COCO-format annotation files and image folders."""
 
+import contextlib
 import dataclasses
-import json
 import os
-import pathlib
-import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import numpy as np
 
+from diou_jax.data import annotations, transforms
 from diou_jax.data.dataset import BACKGROUND, EXAMPLES, BadImageError, Dataset, Faults, clean_boxes, make_records
 from diou_jax.errors import UserError
-from diou_jax.files import regular_file
 
 # No image is larger once encoded, and a file is read whole.
 MAX_BYTES = 2**30
 
 # OpenCV decodes no longer sides.
 MAX_SIDE = 2**20
-
-# Longer paths no system opens, and one of a million characters would take as much memory for each of the others.
-MAX_NAME = 1024
-
-# They would forge lines of the log, or cannot be printed at all.
-_UNSEEMLY = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +34,12 @@ class FolderSource:
 
     def read(self, index: int) -> bytes:
         """As `dataset.Source.read`."""
+        with self.open(index) as file:
+            return file.read()
+
+    @contextlib.contextmanager
+    def open(self, index: int) -> Iterator[BinaryIO]:
+        """The file itself; raises BadImageError where it cannot be opened or read."""
         path = self.name(index)
         try:
             status = os.stat(path)
@@ -48,9 +48,12 @@ class FolderSource:
             if status.st_size > MAX_BYTES:
                 raise BadImageError(f"{path}: cannot be read ({status.st_size} bytes; the limit is {MAX_BYTES})")
             with open(path, "rb") as file:
-                return file.read()
+                yield file
         except OSError as error:
-            raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
+            hint = ""
+            if "\\" in str(self.names[index]) and not os.path.exists(path):
+                hint = "; its name has backslashes, which part folders on Windows alone: write / in file_name"
+            raise BadImageError(f"{path}: cannot be read ({error.strerror}{hint})") from None
 
     def name(self, index: int) -> str:
         """As `dataset.Source.name`."""
@@ -77,147 +80,93 @@ def load(
     """
     if not os.path.isdir(image_folder):
         raise UserError(f"{image_folder}: this folder of images does not exist; data.root must lead to it")
-    content = read_json(annotation_file)
-    name = name or str(annotation_file)
-    faults = Faults()
-    categories = _by_id(content["categories"], "categories", annotation_file, faults)
-    images = _by_id(content["images"], "images", annotation_file, faults)
-    images = _usable_images(images, annotation_file, faults)
-    if not categories or not images:
-        raise UserError(f"{annotation_file}: it lists no {'categories' if not categories else 'usable images'}")
-    category_ids = sorted(categories)
-    image_ids = sorted(images, key=lambda key: (isinstance(key, str), key))
-    heights = np.array([images[i]["height"] for i in image_ids], np.int32)
-    widths = np.array([images[i]["width"] for i in image_ids], np.int32)
-
-    rows, classes, crowd, boxes = _ground_truth(
-        content["annotations"], image_ids, category_ids, heights, widths, min_area, faults
-    )
+    read = annotations.read(annotation_file)
+    name, faults, notes = name or str(annotation_file), read.faults, Faults()
+    annotations.refuse_names(read.images.values(), annotation_file)
+    sizes = _sizes(read.images, str(image_folder), faults, notes)
+    if not sizes:
+        reasons = "; ".join(
+            f"{count} {kind}, the first: {faults.examples[kind][0]}" for kind, count in faults.counts.items()
+        )
+        raise UserError(f"{annotation_file}: it lists no usable images{': ' * bool(reasons)}{reasons}")
+    keys = sorted(sizes, key=annotations.id_rank)
+    heights, widths = np.array([sizes[key] for key in keys], np.int32).T
+    rows, classes, crowd, boxes = _ground_truth(read, keys, heights, widths, min_area, faults)
     # Stable, so that an image's boxes keep the file's order.
     order = np.argsort(rows, kind="stable")
-    ends = np.searchsorted(rows[order], np.arange(1, len(image_ids)))
+    ends = np.searchsorted(rows[order], np.arange(1, len(keys)))
     columns = [np.split(column[order], ends) for column in (boxes, classes, crowd)]
     faults.report(name)
     return Dataset(
         name=name,
-        records=make_records(image_ids, heights, widths, list(zip(*columns))),
-        source=FolderSource(str(image_folder), np.array([images[i]["file_name"] for i in image_ids])),
-        class_names=(BACKGROUND, *(str(categories[i].get("name", i)) for i in category_ids)),
-        category_ids=(-1, *category_ids),
+        records=make_records([_stated_id(read.images[key]) for key in keys], heights, widths, list(zip(*columns))),
+        source=FolderSource(str(image_folder), np.array([read.images[key]["file_name"] for key in keys])),
+        class_names=(BACKGROUND, *read.categories.values()),
+        category_ids=(-1, *read.categories),
         annotation_files=(str(annotation_file),),
+        annotated=read.annotated,
         faults=faults,
+        notes=notes,
     )
 
 
-def read_json(annotation_file: str | os.PathLike) -> dict:
-    """The content of a COCO annotation file; raises UserError if it is not one."""
+def _stated_id(image) -> int | str:
+    """An image's id as the file has it, so that results fit the file; 17.0 is 17."""
+    return image["id"] if isinstance(image["id"], str) else annotations.id_key(image["id"])
+
+
+def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[int | str, tuple[int, int]]:
+    """Height and width of the images by their keys; of those that state none, from their files."""
+    sizes = {
+        key: (annotations.whole(image.get("height")), annotations.whole(image.get("width")))
+        for key, image in images.items()
+    }
+    unknown = [key for key, size in sizes.items() if not all(side and 0 < side < MAX_SIDE for side in size)]
+    source = FolderSource(folder, np.array([images[key]["file_name"] for key in unknown]))
+    with ThreadPoolExecutor() as pool:
+        for key, found in zip(unknown, pool.map(lambda index: _file_size(source, index), range(len(unknown)))):
+            image = images[key]
+            stated = f"{image['file_name']}, {image.get('height')!r:.99} by {image.get('width')!r:.99}"
+            if isinstance(found, BadImageError):
+                faults.add("images without a proper height and width, nor a file that tells it", f"{stated}; {found}")
+                del sizes[key]
+            else:
+                notes.add("images without a proper height and width, taken from their files", stated)
+                sizes[key] = found
+    return sizes
+
+
+def _file_size(source: FolderSource, index: int) -> tuple[int, int] | BadImageError:
+    """Height and width of an image file as a viewer shows it, or why there is none."""
+    name = source.name(index)
     try:
-        with open(regular_file(annotation_file), encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"{annotation_file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{annotation_file}: not a json file ({error})") from None
-    for key in ("images", "annotations", "categories"):
-        if not (isinstance(content, dict) and isinstance(content.get(key), list)):
-            raise UserError(f"{annotation_file}: not a COCO annotation file, it has no list of {key!r}")
-        if not all(isinstance(entry, dict) for entry in content[key]):
-            raise UserError(f"{annotation_file}: not a COCO annotation file, {key!r} holds something without fields")
-    return content
+        with source.open(index) as file:
+            header = transforms.open_header(file, name)
+            if transforms.orientation(header) < 5:
+                return header.height, header.width
+        # Whether the turn is made is the decoder's decision.
+        return transforms.decode_upright(source.read(index), name).shape[:2]
+    except BadImageError as error:
+        return error
 
 
-def _by_id(entries, kind, annotation_file, faults):
-    """The entries by their id, the first where several have the same."""
-    accepted = int if kind == "categories" else (int, str)
-    found = {}
-    for position, entry in enumerate(entries):
-        key = entry.get("id")
-        if not isinstance(key, accepted) or isinstance(key, bool):
-            raise UserError(f"{annotation_file}: {kind}[{position}] has the id {key!r}; it must be an integer")
-        if key in found:
-            faults.add(f"{kind} with the id of an earlier one", f"id {key!r}")
-        found.setdefault(key, entry)
-    return found
-
-
-def _usable_images(images: Mapping, annotation_file, faults: Faults) -> dict:
-    """Those images that have a size."""
-    refuse_names(images.values(), annotation_file)
-    usable = {}
-    for key, image in images.items():
-        file_name = image["file_name"]
-        size = image.get("height"), image.get("width")
-        if all(type(side) is int and 0 < side < MAX_SIDE for side in size):
-            usable[key] = image
-        else:
-            faults.add("images without a proper height and width", f"{file_name}, {size[0]!r} by {size[1]!r}")
-    return usable
-
-
-def refuse_names(images: Iterable[Mapping], annotation_file: str | os.PathLike) -> None:
-    """Raises UserError unless every image's ``file_name`` is a path that stays inside its folder and can be printed."""
-    refused = [image for image in images if not _stays_inside(image)]
-    if refused:
-        others = f" ({len(refused) - 1} others are refused too)" if len(refused) > 1 else ""
-        raise UserError(
-            f"{annotation_file}: image {refused[0].get('id')!r} has the file name "
-            f"{refused[0].get('file_name')!r:.{MAX_NAME}}; it must be a path inside the folder, without control "
-            f"characters{others}"
-        )
-
-
-def _stays_inside(image: Mapping) -> bool:
-    """Whether the image's name is a path that stays below its folder, read the POSIX and the Windows way."""
-    file_name = image.get("file_name")
-    if not (isinstance(file_name, str) and 0 < len(file_name) <= MAX_NAME) or _UNSEEMLY.search(file_name):
-        return False
-    paths = pathlib.PurePosixPath(file_name), pathlib.PureWindowsPath(file_name)
-    return not any(path.anchor or ".." in path.parts for path in paths)
-
-
-def _ground_truth(annotations, image_ids, category_ids, heights, widths, min_area, faults):
+def _ground_truth(read, keys, heights, widths, min_area, faults):
     """Image row, class, crowd flag and cleaned box of every annotation that counts."""
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
-    class_of = {category_id: number for number, category_id in enumerate(category_ids, start=1)}
-    ids, rows, classes, crowd, xywh, areas = [], [], [], [], [], []
-    for annotation in annotations:
-        if annotation.get("ignore") == 1:
-            continue
-        key = annotation.get("id")
-        row = row_of.get(_hashable(annotation.get("image_id")))
-        number = class_of.get(_hashable(annotation.get("category_id")))
-        if row is None:
-            faults.add("annotations of unknown images", f"annotation {key!r}, image {annotation.get('image_id')!r}")
-            continue
-        if number is None:
-            kind = "annotations of unknown categories"
-            faults.add(kind, f"annotation {key!r}, category {annotation.get('category_id')!r}")
-            continue
-        try:
-            x, y, w, h = map(float, annotation["bbox"])
-            area = float(annotation.get("area", w * h))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            faults.add("annotations without a box of four numbers", f"annotation {key!r}")
-            continue
-        ids.append(key)
-        rows.append(row)
-        classes.append(number)
-        crowd.append(bool(annotation.get("iscrowd", 0)))
-        xywh.append((x, y, w, h))
-        areas.append(area)
-
-    rows, areas = np.array(rows, np.int64), np.array(areas, np.float64)
-    boxes, keep, dropped = clean_boxes(np.array(xywh).reshape(-1, 4), heights[rows], widths[rows])
-    # As the original's comparisons stand: an area that is not a number fails the second.
-    wanted, solid = ~(areas < min_area), areas > 0
+    row_of = {key: row for row, key in enumerate(keys)}
+    class_of = {category: label for label, category in enumerate(read.categories, start=1)}
+    found = read.boxes
+    rows = np.array([row_of.get(key, -1) for key in found.images], np.int64)
+    classes = np.array([class_of[category] for category in found.categories], np.int32)
+    boxes, keep, dropped = clean_boxes(found.xywh, heights[rows], widths[rows])
+    sized, solid = rows >= 0, found.areas > 0
+    wanted = ~found.ignored & (found.areas >= min_area) & sized
     dropped["boxes without area"] = dropped["boxes without area"] | (keep & ~solid)
+    dropped = {kind: flags & wanted for kind, flags in dropped.items()}
+    dropped["annotations of images that cannot be used"] = ~sized
     for kind, flags in dropped.items():
-        flags = flags & wanted
-        examples = [f"annotation {ids[i]!r} of image {image_ids[rows[i]]!r}" for i in np.flatnonzero(flags)[:EXAMPLES]]
+        examples = [
+            f"annotation {found.ids[i]!r} of image {found.images[i]!r}" for i in np.flatnonzero(flags)[:EXAMPLES]
+        ]
         faults.add(kind, *examples, count=int(flags.sum()))
     keep &= wanted & solid
-    return rows[keep], np.array(classes, np.int32)[keep], np.array(crowd, bool)[keep], boxes[keep]
-
-
-def _hashable(key):
-    return key if isinstance(key, (int, str)) else None
+    return rows[keep], classes[keep], found.crowd[keep], boxes[keep]

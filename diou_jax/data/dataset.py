@@ -115,7 +115,9 @@ class Dataset:
       class_names: K names, `BACKGROUND` first, then by rising category id.
       category_ids: K ids by class, as in the annotation file; the background's is -1.
       annotation_files: COCO json files to evaluate against; several where data sets were joined, none if unknown.
-      faults: what was dropped or mended.
+      annotated: whether there is ground truth at all; COCO's test sets have none.
+      faults: what was dropped.
+      notes: what was mended without loss.
     """
 
     name: str
@@ -124,7 +126,9 @@ class Dataset:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     annotation_files: tuple[str, ...] = ()
+    annotated: bool = True
     faults: Faults = dataclasses.field(default_factory=Faults)
+    notes: Faults = dataclasses.field(default_factory=Faults)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -225,15 +229,18 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         return first
     for other in others:
         if (other.class_names, other.category_ids) != (first.class_names, first.category_ids):
+            difference = class_difference(first.class_names, other.class_names) or "their ids are others"
             raise UserError(
                 f"{first.name} and {other.name} cannot be read as one data set: their categories differ "
-                f"({len(first.class_names) - 1} and {len(other.class_names) - 1}); give both json files the same list"
+                f"({len(first.class_names) - 1} and {len(other.class_names) - 1}: {difference}); give both json files "
+                "the same list"
             )
     tables = [dataset.records for dataset in datasets]
     box_starts = np.cumsum([0, *(len(table.boxes) for table in tables)])
-    faults = Faults()
+    faults, notes = Faults(), Faults()
     for dataset in datasets:
         faults.merge(dataset.faults)
+        notes.merge(dataset.notes)
     columns = {
         name: np.concatenate([getattr(table, name) for table in tables])
         for name in ("heights", "widths", "boxes", "classes", "crowd")
@@ -251,5 +258,43 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
             tuple(dataset.source for dataset in datasets), np.cumsum([0, *map(len, datasets)])[:-1].astype(np.int64)
         ),
         annotation_files=tuple(file for dataset in datasets for file in dataset.annotation_files),
+        annotated=all(dataset.annotated for dataset in datasets),
         faults=faults,
+        notes=notes,
     )
+
+
+def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """The data set with its classes in the order of `class_names`, by name; its category ids stay its own.
+
+    Raises:
+      UserError: it has other classes; names those that are missing and those that are too many.
+    """
+    if difference := class_difference(class_names, dataset.class_names):
+        raise UserError(
+            f"{dataset.name}: its classes are not those that were trained: {difference}; list the same categories in "
+            f"{', '.join(dataset.annotation_files) or 'its annotations'}, under whatever ids"
+        )
+    order = [dataset.class_names.index(name) for name in class_names]
+    if order == list(range(len(order))):
+        return dataset
+    records = dataset.records
+    return dataclasses.replace(
+        dataset,
+        records=dataclasses.replace(records, classes=np.argsort(order).astype(np.int32)[records.classes]),
+        class_names=tuple(class_names),
+        category_ids=tuple(dataset.category_ids[label] for label in order),
+    )
+
+
+def class_difference(wanted: Sequence[str], found: Sequence[str]) -> str:
+    """Which names are in one list alone, in words; empty where both hold the same."""
+    parts = []
+    for word, names in (
+        ("without", [name for name in wanted if name not in found]),
+        ("with", [name for name in found if name not in wanted]),
+    ):
+        if names:
+            more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+            parts.append(f"{word} {', '.join(repr(name) for name in names[:EXAMPLES])}{more}")
+    return ", ".join(parts)

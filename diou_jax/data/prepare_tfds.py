@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-from diou_jax.data import catalog, coco
+from diou_jax.data import annotations, catalog
 from diou_jax.data.tfds import ANNOTATIONS
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
@@ -36,7 +36,7 @@ class Coco(tfds.core.GeneratorBasedBuilder):
         """Prepares a builder of `splits`, each with the name of a data set below `root`."""
         self._sources = {split: catalog.paths(name, root) for split, name in splits.items()}
         categories = [
-            [(entry["id"], entry["name"]) for entry in _by_id(coco.read_json(file)["categories"])]
+            [(entry["id"], entry["name"]) for entry in _by_id(annotations.read_json(file)["categories"])]
             for file, _ in self._sources.values()
         ]
         if any(other != categories[0] for other in categories):
@@ -73,10 +73,10 @@ class Coco(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(*paths) for split, paths in self._sources.items()}
 
     def _generate_examples(self, annotation_file, images):
-        content = coco.read_json(annotation_file)
-        coco.refuse_names(content["images"], annotation_file)
+        content = annotations.read_json(annotation_file)
+        annotations.refuse_names(content["images"], annotation_file)
         by_image = {}
-        for annotation in content["annotations"]:
+        for annotation in content.get("annotations") or ():
             by_image.setdefault(annotation["image_id"], []).append(annotation)
         for image in _by_id(content["images"]):
             path = os.path.join(images, image["file_name"])

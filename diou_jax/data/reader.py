@@ -149,6 +149,10 @@ def train_reader(
     if drop_empty:
         image = np.repeat(np.arange(len(records)), np.diff(records.offsets))
         keep = np.bincount(image[~records.crowd], minlength=len(records)) > 0
+    if not dataset.annotated:
+        raise UserError(
+            f"{dataset.name}: {', '.join(dataset.annotation_files)} has no list of 'annotations' to learn from"
+        )
     if not keep.any():
         raise UserError(f"{dataset.name}: none of its {len(keep)} images has a box (train.drop_empty leaves these out)")
     if not keep.all():

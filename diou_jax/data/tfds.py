@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from diou_jax.data import coco
+from diou_jax.data.annotations import read_json
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, Faults, clean_boxes, join, make_records
 from diou_jax.data.transforms import open_header
 from diou_jax.errors import UserError
@@ -96,7 +96,7 @@ def _load_split(directory, name, min_area, annotations):
     file = annotations or os.path.join(directory, ANNOTATIONS.format(split=split))
     names = builder.info.features["objects"]["label"].names
     if os.path.exists(file):
-        categories = sorted(coco.read_json(file)["categories"], key=lambda category: category["id"])
+        categories = sorted(read_json(file)["categories"], key=lambda category: category["id"])
         if [category["name"] for category in categories] != list(names):
             raise UserError(
                 f"{file}: its categories are not those of {directory}; set data.val_annotations to its json"

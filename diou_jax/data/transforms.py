@@ -5,6 +5,7 @@ The pixels themselves are resized on the device (`diou_jax.preprocess`); the tap
 
 import dataclasses
 import io
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ MAX_PIXELS = 2**30 // 12
 
 # Those that Pillow and OpenCV both read. Some of Pillow's others start programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+
+ORIENTATION = 0x0112  # Exif's tag; some programs write 0 where they do not know
 
 # OpenCV's own complaints do not say about which file.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -115,15 +118,15 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
 def decode(content: bytes, name: str, *, height: int, width: int) -> np.ndarray:
     """An encoded image as (height, width, 3) uint8 BGR, whatever its channels and depth.
 
-    Pixels are taken as stored; the orientation in the metadata is followed only where that alone gives the size that
-    the annotations state.
+    The image is turned as its metadata say, as cv2.imread turns it, wherever that gives the size that the annotations
+    state; pixels are taken as stored where only that gives it.
 
     Raises:
       BadImageError: no image, larger than `MAX_PIXELS` or not of this size; the message starts with `name`.
     """
     found = open_header(content, name).size
     if sorted(found) == sorted((height, width)):
-        for orientation in (cv2.IMREAD_IGNORE_ORIENTATION, 0):
+        for orientation in (0, cv2.IMREAD_IGNORE_ORIENTATION):
             image = _decode(content, name, cv2.IMREAD_COLOR | orientation)
             if image.shape[:2] == (height, width):
                 return image
@@ -139,10 +142,10 @@ def decode_upright(content: bytes, name: str) -> np.ndarray:
     return _decode(content, name, cv2.IMREAD_COLOR)
 
 
-def open_header(content: bytes, name: str) -> Image.Image:
+def open_header(content: bytes | BinaryIO, name: str) -> Image.Image:
     """An encoded image's format, mode, size and metadata, its pixels not decoded; raises BadImageError likewise."""
     try:
-        header = Image.open(io.BytesIO(content), formats=FORMATS)
+        header = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS)
         too_large = header.width * header.height > MAX_PIXELS
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         too_large = True
@@ -157,6 +160,15 @@ def open_header(content: bytes, name: str) -> Image.Image:
     return header
 
 
+def orientation(header: Image.Image) -> int:
+    """Exif's number from 1, upright, to 8; from 5 on, height and width change places."""
+    try:
+        return int(header.getexif().get(ORIENTATION, 1)) or 1
+    except Exception:
+        # Damaged metadata can raise anything, and do not matter else.
+        return 1
+
+
 def _decode(content, name, flags):
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
@@ -168,6 +180,7 @@ def _decode(content, name, flags):
 
 
 def _undecodable(content, name):
+    size = len(content) if isinstance(content, bytes) else content.seek(0, io.SEEK_END)
     return BadImageError(
-        f"{name}: not an image that can be decoded ({len(content)} bytes)", "image files that cannot be decoded"
+        f"{name}: not an image that can be decoded ({size} bytes)", "image files that cannot be decoded"
     )

@@ -1,0 +1,202 @@
+"""Test sets judged one by one; the network's detections are made up, so that nothing is compiled."""
+
+import io
+import json
+import math
+import types
+
+import cv2
+import numpy as np
+import pytest
+
+from diou_jax import evaluate, train
+from diou_jax.configs import shapes
+from diou_jax.detector.detections import Detections
+from diou_jax.errors import UserError
+from diou_jax.logging import RunLog, read_metrics
+
+CLASSES = ("__background__", "disc", "square")
+PLAIN = ({"id": 1, "name": "disc"}, {"id": 2, "name": "square"})
+SWAPPED = ({"id": 7, "name": "square"}, {"id": 9, "name": "disc"})
+COUNT = 4
+
+
+def write_set(root, name, categories=PLAIN, *, edit=None):
+    """`COUNT` images, numbered from 1, with a disc in the even ones and a square in the others."""
+    folder = root / "images" / name
+    folder.mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    ids = {category["name"]: category["id"] for category in categories}
+    content = {"images": [], "annotations": [], "categories": [dict(category) for category in categories]}
+    for number in range(COUNT):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((64, 64, 3), 40 * number, np.uint8))
+        content["images"].append({"id": number + 1, "file_name": f"{number}.png", "height": 64, "width": 64})
+        kind = ids.get(CLASSES[1 + number % 2])
+        box = {"id": number + 1, "image_id": number + 1, "category_id": kind, "bbox": [10, 10, 20, 20], "area": 400}
+        content["annotations"].append(box)
+    if edit:
+        edit(content)
+    (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+
+
+def perfect(detect, variables, stream):
+    """Finds everything, by the classes that were trained."""
+    present = [int(row) for batch in stream for row in batch.index[batch.present]]
+    return {
+        row: Detections(
+            boxes=np.float32([[10, 10, 29, 29]]),
+            scores=np.float32([0.75]),
+            classes=np.int32([1 + row % 2]),
+            valid=np.ones(1, bool),
+        )
+        for row in present
+    }
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """``make(*names)``: an evaluator of the sets below tmp_path, whose network finds everything."""
+    monkeypatch.setattr(evaluate, "replicate", lambda variables: variables)
+    monkeypatch.setattr(evaluate, "detect_all", perfect)
+
+    def build(*names, class_names=CLASSES, **options):
+        config = small_config(tmp_path, names)
+        config.update(options)
+        evaluator = evaluate.Evaluator(config, str(tmp_path / "run"), class_names)
+        evaluator.detector = types.SimpleNamespace(network=types.SimpleNamespace(folded=lambda variables: variables))
+        return evaluator
+
+    return build
+
+
+def small_config(root, names):
+    config = shapes.get_config()
+    config.data.source, config.data.root = "coco", str(root)
+    config.test.datasets, config.test.scale, config.test.max_size = names, 64, 64
+    config.train.scales, config.train.max_size = (64,), 64
+    config.log.images = 1
+    return config
+
+
+def run(evaluator, root, step=5):
+    with RunLog(root / "run") as log:
+        return evaluator({}, step, log)
+
+
+def results(root, name):
+    return json.loads((root / "run" / f"bbox_{name}_results.json").read_text())
+
+
+def test_sets_are_judged_one_by_one_each_with_its_own_numbering(make, tmp_path, capsys):
+    write_set(tmp_path, "val")
+    write_set(tmp_path, "other", SWAPPED)
+    rows = run(make("val", "other"), tmp_path)
+    assert [(row["dataset"], row["eval/AP"], row["eval/AP/disc"]) for row in rows] == [
+        (name, pytest.approx(1), pytest.approx(1)) for name in ("val", "other")
+    ]
+    assert [(row["step"], row["dataset"]) for row in read_metrics(tmp_path / "run")] == [(5, "val"), (5, "other")]
+    assert [row["category_id"] for row in results(tmp_path, "val")] == [1, 2, 1, 2]
+    assert [row["category_id"] for row in results(tmp_path, "other")] == [9, 7, 9, 7]
+    assert {"copypaste: Dataset: val", "copypaste: Dataset: other"} <= set(capsys.readouterr().out.splitlines())
+    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 2
+
+
+def test_another_set_changes_no_row_of_the_first(make, tmp_path):
+    write_set(tmp_path, "val")
+    write_set(tmp_path, "other")
+    run(make("val"), tmp_path)
+    before = read_metrics(tmp_path / "run")
+    run(make("other"), tmp_path)
+    assert read_metrics(tmp_path / "run")[:1] == before
+
+
+@pytest.mark.parametrize(
+    ("categories", "words"),
+    [
+        ([{"id": 1, "name": "disc"}], "without 'square'"),
+        ([{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}, {"id": 3, "name": "ring"}], "with 'ring'"),
+        ([{"id": 1, "name": "disc"}, {"id": 2, "name": "Square"}], "without 'square', with 'Square'"),
+    ],
+)
+def test_other_classes_are_refused_before_anything_is_computed(make, tmp_path, categories, words):
+    write_set(tmp_path, "val", categories)
+    with pytest.raises(UserError, match=f"val: its classes are not those that were trained: {words};"):
+        make("val")
+
+
+def test_images_that_none_can_be_read_are_refused_with_the_reason(make, tmp_path):
+    def on_windows(content):
+        for image in content["images"]:
+            image["file_name"] = "images\\" + image["file_name"]
+
+    write_set(tmp_path, "val", edit=on_windows)
+    with pytest.raises(UserError, match=r"val: none of 4 images tried can be read.*backslashes"):
+        make("val")
+
+
+def test_images_that_vanish_before_they_are_read_give_no_ap(make, tmp_path, monkeypatch):
+    write_set(tmp_path, "val")
+    evaluator = make("val")
+    monkeypatch.setattr(evaluate, "detect_all", lambda *_: {})
+    with pytest.raises(UserError, match="val: none of its 4 images could be read"):
+        run(evaluator, tmp_path)
+    assert read_metrics(tmp_path / "run") == []
+
+
+def test_a_set_without_annotations_gives_a_file_for_the_server(make, tmp_path, capsys):
+    write_set(tmp_path, "val", edit=lambda content: content.pop("annotations"))
+    assert run(make("val"), tmp_path) == []
+    assert len(results(tmp_path, "val")) == COUNT
+    assert "val has no annotations, so there is no AP" in capsys.readouterr().out
+    assert read_metrics(tmp_path / "run") == []
+
+
+def test_results_and_metrics_are_there_before_anything_is_printed(make, tmp_path, monkeypatch):
+    write_set(tmp_path, "val", edit=lambda content: content["categories"][0].update(name="\ud800"))
+    evaluator = make("val", class_names=("__background__", "\ud800", "square"))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    (row,) = run(evaluator, tmp_path)
+    assert row["eval/AP/\ud800"] == pytest.approx(1)
+
+    def broken(_):
+        raise OSError("no console")
+
+    monkeypatch.setattr(evaluate, "say", broken)
+    with pytest.raises(OSError, match="no console"):
+        run(evaluator, tmp_path, step=6)
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [5, 6]
+
+
+def test_more_detections_than_count_are_a_warning(make, tmp_path, caplog):
+    write_set(tmp_path, "val")
+    make("val", test={"detections_per_im": 300})
+    assert "test.detections_per_im=300 exceeds test.max_dets=100" in caplog.text
+    caplog.clear()
+    make("val", test={"detections_per_im": 300, "max_dets": 300})
+    assert "max_dets" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: None,
+        lambda root: write_set(root, "val", [{"id": 1, "name": "disc"}]),
+        lambda root: write_set(root, "val", edit=lambda content: content["images"].clear()),
+        lambda root: (write_set(root, "val"), (root / "annotations" / "instances_val.json").write_text("{")),
+    ],
+    ids=["missing", "other classes", "no images", "damaged"],
+)
+def test_training_that_will_be_evaluated_refuses_such_a_test_set_at_the_start(tmp_path, damage):
+    write_set(tmp_path, "train")
+    damage(tmp_path)
+    config = small_config(tmp_path, ("val",))
+    config.train.datasets = ("train",)
+    with pytest.raises(UserError, match="val"):
+        train.train(config, str(tmp_path / "run"), then_evaluate=True)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_nothing_to_measure_is_no_number(make, tmp_path):
+    write_set(tmp_path, "val", edit=lambda content: content["annotations"].clear())
+    (row,) = run(make("val"), tmp_path)
+    assert math.isnan(row["eval/AP"])
