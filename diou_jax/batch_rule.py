@@ -89,7 +89,9 @@ def adapt(
         "solver.max_iter": stretch(max_iter),
         "fpn.rpn_collect_scale": collect_scale * per_device / ims_per_batch,
     }
-    changes = [] if actual == written_for else [f"images per iteration: {written_for} -> {actual} ({devices} x {per_device})"]
+    changes = (
+        [] if actual == written_for else [f"images per iteration: {written_for} -> {actual} ({devices} x {per_device})"]
+    )
     for option in OPTIONS:
         if ruled[option] == written[option]:
             continue
@@ -118,6 +120,6 @@ def _indivisible(batch_size, devices, going_on):
     visible = ",".join(map(str, range(fitting[-1])))
     return (
         f"the run's batch of {batch_size} images stays what it was and cannot be divided among {devices} devices; "
-        f"go on with {' or '.join(map(str, fitting))}, for example CUDA_VISIBLE_DEVICES={visible} on a machine with GPUs, "
+        f"go on with {' or '.join(map(str, fitting))}, for example CUDA_VISIBLE_DEVICES={visible} where they are GPUs, "
         "or start another run from its weights: another --workdir and --config.init.checkpoint with this one"
     )

@@ -100,7 +100,8 @@ class Evaluator:
         for index in sorted(seen)[: config.log.images]:
             picture = draw(dataset, index, found[index])
             name = f"{step:07d}_{pathlib.Path(dataset.image_name(index)).stem}.png"
-            write_image(self._folder / "pictures" / name, picture)
+            with log.spared("pictures"):
+                write_image(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{index}", picture)
         return metrics
 

@@ -20,8 +20,8 @@ LONGEST = 1000  # bytes of a message that goes from one process to the others
 def run_lock(workdir: str | os.PathLike, *, active: bool = True) -> Iterator[None]:
     """Keeps other runs out of `workdir`, which is made if it is not there, while the context is open.
 
-    The first of several processes holds ``workdir/lock``; the file says who that is. A folder that was made for the lock
-    and is still empty at the end goes again.
+    The first of several processes holds ``workdir/lock``; the file says who that is. A folder that was made for the
+    lock and is still empty at the end goes again.
 
     Args:
       workdir: the folder.

@@ -26,7 +26,7 @@ class Watch:
         return self._look_at_ap(row["eval/AP"]) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
 
     def _look_at_ap(self, ap):
-        ap = ap or 0.0
+        ap = ap if isinstance(ap, int | float) else 0.0
         best, self._best = self._best, max(self._best, ap)
         if best >= WORTH and ap < SHARE * best:
             return f"AP fell to {ap:.3f} from {best:.3f}: the run has collapsed"
