@@ -166,6 +166,7 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     checkpoint = config.checkpoint = ml_collections.ConfigDict()
     checkpoint.every = 2500  # steps
     checkpoint.keep = 3
+    checkpoint.lock = True  # keep other training runs out of the workdir; False where its file system has no locks
     checkpoint.on_error = "error"  # or warn: what a checkpoint that cannot be written means
 
     log = config.log = ml_collections.ConfigDict()

@@ -1,7 +1,7 @@
 """From a config to the objects that it describes. Past this file nobody knows what a config is."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -106,12 +106,20 @@ def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
     return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
 
 
-def rule(config: ConfigDict, *, batch_size: int | None = None) -> BatchRule:
+def rule(
+    config: ConfigDict,
+    *,
+    batch_size: int | None = None,
+    explicit: Collection[str] = (),
+    scale_rate: bool | None = None,
+) -> BatchRule:
     """Batch, rate and schedule on the devices at hand, over all processes.
 
     Args:
       config: of the run.
       batch_size: images of an iteration where the run has been going on already, on whatever devices; it stays.
+      explicit: dotted names of options that stay as they are.
+      scale_rate: whether the rate follows the batch; None: unless it is Adam's.
 
     Raises:
       UserError: the devices cannot share the batch.
@@ -128,6 +136,9 @@ def rule(config: ConfigDict, *, batch_size: int | None = None) -> BatchRule:
         max_iter=solver.max_iter,
         collect_scale=config.fpn.rpn_collect_scale,
         scale_with_devices=solver.scale_with_devices,
+        scale_rate=solver.type != "Adam" if scale_rate is None else scale_rate,
+        explicit=explicit,
+        going_on=batch_size is not None,
     )
 
 

@@ -104,10 +104,12 @@ class Checkpoints:
         if found is None and steps:
             raise UserError(
                 f"none of the checkpoints in {self.directory} is whole; what is left of them is in {self._aside}; "
-                "name another --workdir, or remove that folder to start anew"
+                "name another --workdir to start anew"
             )
         if found is None and self._owner and any(self._aside.glob("*")):
-            raise UserError(f"{self._aside} holds damaged checkpoints and there is no other; remove it to start anew")
+            raise UserError(
+                f"{self._aside} holds damaged checkpoints and there is no other; name another --workdir to start anew"
+            )
         return found
 
     def save(self, state: TrainState, step: int, metadata: Mapping[str, Any]) -> None:

@@ -154,7 +154,8 @@ class Evaluator:
         for index in indices:
             picture = draw(dataset, index, found[index])
             name = f"{step:07d}_{dataset.name}_{picture_files.flat(dataset.image_name(index))}"
-            picture_files.write(self._folder / "pictures" / name, picture)
+            with log.spared("pictures"):
+                picture_files.write(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{dataset.name}/{index}", picture)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import math
 import os
 import pathlib
@@ -17,6 +16,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from diou_jax import picture_files
+from diou_jax.metrics_file import append_row, drop_rows, read_rows, set_aside
 
 # Of TensorBoard's pictures: longer side in pixels, and JPEG's.
 BOARD_SIDE, BOARD_QUALITY = 1280, 80
@@ -36,64 +36,81 @@ class RunLog:
     """
 
     def __init__(self, workdir: str | os.PathLike, *, start_step: int | None = None, active: bool = True):
-        """Opens the log; rows of steps after `start_step`, which a resumed run will take again, are dropped."""
+        """Opens the log; rows of steps after `start_step`, which a resumed run will take again, are dropped.
+
+        Only the run that trains has a `start_step`, and with it the right to move aside what cannot be read. A log
+        never ends a run: what cannot be written is named once and left out.
+        """
         self.workdir = pathlib.Path(workdir)
-        self._file = self._board = None
+        self._active, self._board, self._named = active, None, set()
         if active:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            path = self.workdir / METRICS_FILE
-            if start_step is not None and path.exists():
-                _drop_rows(path, start_step)
-            # Without `start_step` the file is only appended to: a run that is still training may have it open.
-            cut_off = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-            self._file = path.open("a")
-            if cut_off:
-                self._file.write("\n")
-            board = self.workdir / "tensorboard"
-            self._board = SummaryWriter(
-                str(board),
-                # TensorBoard hides this step too, not only those after it.
-                purge_step=None if start_step is None else start_step + 1,
-                # tensorboardX names a file by the second, and a later log of the same second would replace it.
-                filename_suffix=f".{len(list(board.glob('*')))}",
-            )
+            with self.spared("the log"):
+                self.workdir.mkdir(parents=True, exist_ok=True)
+            if start_step is not None:
+                self._tidy(start_step)
+            with self.spared("TensorBoard's events"):
+                self._board = self._open_board(start_step)
+
+    def _tidy(self, start_step):
+        board = self.workdir / "tensorboard"
+        with self.spared("the log"):
+            if problem := drop_rows(self.workdir / METRICS_FILE, start_step):
+                logging.warning("%s", problem)
+            if os.path.lexists(board) and not board.is_dir():
+                logging.warning("%s is no folder; it was moved to %s", board, set_aside(board))
+
+    def _open_board(self, start_step):
+        board = self.workdir / "tensorboard"
+        return SummaryWriter(
+            str(board),
+            # TensorBoard hides this step too, not only those after it.
+            purge_step=None if start_step is None else start_step + 1,
+            # tensorboardX names a file by the second, and a later log of the same second would replace it.
+            filename_suffix=f".{len(list(board.glob('*')))}",
+        )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self._file:
-            self._file.close()
+        if self._board:
             self._board.close()
+
+    @contextlib.contextmanager
+    def spared(self, what: str):
+        """What goes wrong with files inside is a warning, once for each `what`, and the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._named:
+                self._named.add(what)
+                logging.warning("%s cannot be written, and the run goes on without: %s", what, error)
 
     def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
         """One row of metrics.jsonl and a point of each TensorBoard curve; those of an evaluation name its data set."""
-        if not self._file:
+        if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
         about = {"step": step} if dataset is None else {"step": step, "dataset": dataset}
-        self._file.write(json.dumps(about | row) + "\n")
-        self._file.flush()
+        with self.spared(METRICS_FILE):
+            append_row(self.workdir / METRICS_FILE, about | row)
         for name, value in values.items():
-            if math.isfinite(value):
+            if self._board and math.isfinite(value):
                 tag = f"train/{name}" if dataset is None else f"eval/{dataset}/{name.removeprefix('eval/')}"
                 self._board.add_scalar(tag.encode("utf-8", "backslashreplace").decode(), value, step)
 
     def event(self, step: int, text: str) -> None:
         """Something that should not have happened: a line of events.jsonl, and a warning."""
         logging.warning("step %d: %s", step, text)
-        if self._file:
-            with (self.workdir / EVENTS_FILE).open("a") as file:
-                file.write(json.dumps({"step": step, "event": text}) + "\n")
+        if self._active:
+            with self.spared(EVENTS_FILE):
+                append_row(self.workdir / EVENTS_FILE, {"step": step, "event": text})
 
     def rewind(self, step: int) -> None:
         """Drops the rows of steps after `step`, which will be taken again."""
-        if self._file:
-            self._file.close()
-            path = self.workdir / METRICS_FILE
-            _drop_rows(path, step)
-            self._file = path.open("a")
+        if self._active:
+            self._tidy(step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """A uint8 BGR (H, W, 3) picture for TensorBoard, reduced, as each step that was evaluated keeps its own."""
@@ -144,25 +161,14 @@ def say(line: str) -> None:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
-    """The rows of metrics.jsonl; a line that was cut off is left out, and of repeated evaluations all but the last.
+    """The rows of metrics.jsonl that can be read; of repeated evaluations all but the last are left out.
 
     An evaluation is repeated where the step is the same, and the data set if rows name one.
     """
-    path = pathlib.Path(workdir) / METRICS_FILE
-    rows = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+    rows = read_rows(pathlib.Path(workdir) / METRICS_FILE)
     last = {(row["step"], row.get("dataset")): number for number, row in enumerate(rows) if "eval/AP" in row}
     return [
         row
         for number, row in enumerate(rows)
         if "eval/AP" not in row or last[row["step"], row.get("dataset")] == number
     ]
-
-
-def _drop_rows(path: pathlib.Path, step: int) -> None:
-    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(draft, path)

@@ -1,5 +1,6 @@
 """The config of a run, kept beside its checkpoints: what it was, and what may change when it goes on."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,14 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from absl import logging
 
 from diou_jax.errors import UserError
+from diou_jax.metrics_file import set_aside
+from diou_jax.seal import damage
 
 CONFIG_FILE = "config.json"
 
 # Options that a run may change when it goes on; everything else would make it another run.
 FREE = (
     "init",
+    "solver.max_iter",
+    "solver.steps",
     "resnets.imagenet_pretrained_weights",
     "resnets.imagenet_style",
     "test",
@@ -31,11 +37,27 @@ FREE = (
 )
 
 
-def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resuming: bool) -> None:
-    """Writes the resolved config to `workdir`/config.json; where a run goes on, compares it with the one that is there.
+def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The config of the run in `workdir`: `config.json`, or, where that is missing or damaged, the newest checkpoint's.
+
+    Returns:
+      JSON values by section, or None where neither tells.
+    """
+    config = _read_file(pathlib.Path(workdir) / CONFIG_FILE)
+    return _of_newest_checkpoint(pathlib.Path(workdir)) if config is None else config
+
+
+def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resuming: bool, write: bool = True) -> None:
+    """Writes the resolved config to `workdir`/config.json; where a run goes on, compares it with the run's.
 
     Options of `FREE` may differ from one start to the next; the file then takes the new values. Every process of a run
     compares, the first one writes.
+
+    Args:
+      workdir: of the run.
+      config: the resolved one.
+      resuming: whether there is a run that goes on.
+      write: False compares only.
 
     Raises:
       UserError: another option differs; names each with both values. Nothing is written then. Or `workdir` cannot be
@@ -43,32 +65,69 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
     """
     file = pathlib.Path(workdir) / CONFIG_FILE
     new = json.loads(json.dumps(config))
-    if resuming and file.exists():
-        try:
-            before, after = _flatten(json.loads(file.read_text())), _flatten(new)
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{file} is not a config: {error}; name another --workdir") from error
-        differences = [
-            f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name) != after.get(name) and not any(name == f or name.startswith(f + ".") for f in FREE)
-        ]
-        if differences:
-            raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differences)}; "
-                "use these values or another --workdir"
-            )
+    if resuming:
+        before = read_config(workdir)
+        if before is not None:
+            _compare(workdir, _flatten(before), _flatten(new))
+        if jax.process_index() == 0 and write and _read_file(file) is None:
+            source = "the newest checkpoint's was compared" if before else "no checkpoint holds one to compare"
+            logging.warning("%s is missing or damaged; %s, and it is written anew", file, source)
     elif pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
         raise UserError(f"{workdir} is a file, not a folder; name another --workdir")
-    if jax.process_index() > 0:
-        return
+    if jax.process_index() == 0 and write:
+        _write(file, new)
+
+
+def _compare(workdir, before, after):
+    differences = [
+        f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and not any(name == f or name.startswith(f + ".") for f in FREE)
+    ]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(differences)}; use these values, or start another "
+            f"run from its weights: another --workdir with --config.init.checkpoint={workdir}"
+        )
+
+
+def _write(file, config):
     draft = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(new, indent=2) + "\n")
+        if file.is_dir():
+            set_aside(file)
+        with draft.open("w") as stream:
+            stream.write(json.dumps(config, indent=2) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(draft, file)
     except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error}; name another --workdir") from error
+        raise UserError(f"{file} cannot be written: {error}; name another --workdir") from error
+
+
+def _read_file(file: pathlib.Path) -> dict[str, Any] | None:
+    """What a file says, or None where it is no JSON object of sections."""
+    try:
+        content = json.loads(file.read_text()) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    # A handful of options stand alone, the rest in sections.
+    return content if isinstance(content, dict) and any(isinstance(x, dict) for x in content.values()) else None
+
+
+def _of_newest_checkpoint(workdir):
+    """Reads files only: a config is wanted before there are devices."""
+    folder, seals = workdir / "checkpoints", workdir / "checkpoints.sealed"
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdigit()]
+    for step in sorted(steps, reverse=True):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            if damage(folder / str(step), seals / f"{step}.json") is not None:
+                continue
+        metadata = _read_file(folder / str(step) / "metadata" / "metadata")
+        if metadata and isinstance(metadata.get("config"), dict):
+            return metadata["config"]
+    return None
 
 
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The training run: set up or resume, step, log, save; and what happens when something goes wrong."""
 
+import json
 import time
+from collections.abc import Collection
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from diou_jax import build
+from diou_jax import batch_rule, build
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.curves import draw_curves
@@ -16,10 +18,14 @@ from diou_jax.diagnosis import Diverged, give_up
 from diou_jax.errors import UserError
 from diou_jax.evaluate import Evaluator
 from diou_jax.logging import Progress, RunLog, read_metrics, say
-from diou_jax.run_config import keep_config
+from diou_jax.run_config import keep_config, read_config
+from diou_jax.run_lock import run_lock
 from diou_jax.stop import Stopped, StopRequest
 from diou_jax.train_step import TrainState, create_state, make_train_step, replicate, to_devices
 from diou_jax.watch import Watch
+
+# Of solver's options, those that may change when a run goes on.
+SCHEDULE = ("max_iter", "steps")
 
 # What the progress line shows, and what it is called there.
 SHOWN = {
@@ -32,12 +38,15 @@ SHOWN = {
 }
 
 
-def train(config: ConfigDict, workdir: str, *, then_evaluate: bool = False) -> None:
+def train(
+    config: ConfigDict, workdir: str, *, explicit: Collection[str] = frozenset(), then_evaluate: bool = False
+) -> None:
     """Trains to `solver.max_iter`, from the newest checkpoint in `workdir` or from the start.
 
     Args:
       config: of the run.
-      workdir: its folder.
+      workdir: its folder, which it holds alone until it ends.
+      explicit: dotted names of options that were given by hand and are meant: the linear rule leaves them alone.
       then_evaluate: an evaluation will follow, so that its data must be sound before anything is computed.
 
     Raises:
@@ -47,12 +56,13 @@ def train(config: ConfigDict, workdir: str, *, then_evaluate: bool = False) -> N
     """
     build.check(config)
     prepare(config.log.compilation_cache)
-    with Checkpoints(workdir, keep=config.checkpoint.keep, strict=config.checkpoint.on_error == "error") as checkpoints:
-        run = Run(config, workdir, checkpoints, then_evaluate=then_evaluate)
-        if run.start >= run.rule.max_iter:
-            say(f"{workdir} is trained: step {run.start} of {run.rule.max_iter}")
-            return
-        run.go()
+    options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
+    with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
+        run = Run(config, workdir, checkpoints, explicit, then_evaluate=then_evaluate)
+        if run.start < run.rule.max_iter:
+            run.go()
+        elif jax.process_index() == 0:
+            say(f"{workdir} is trained: step {run.start} of {run.rule.max_iter}; a larger solver.max_iter goes on")
 
 
 class Run:
@@ -63,7 +73,15 @@ class Run:
       start: updates done before.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str, checkpoints: Checkpoints, *, then_evaluate: bool = False):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str,
+        checkpoints: Checkpoints,
+        explicit: Collection[str] = (),
+        *,
+        then_evaluate: bool = False,
+    ):
         """Reads the data, and the newest checkpoint or the weights to start from."""
         self.config, self._workdir, self._checkpoints = config, workdir, checkpoints
         self._first = jax.process_index() == 0
@@ -71,7 +89,15 @@ class Run:
         latest = checkpoints.latest()
         before = {} if latest is None else checkpoints.metadata()
         _check_data(workdir, before.get("data"), fingerprint(self._dataset))
-        self.rule = build.rule(config, batch_size=before.get("batch_size"))
+        going_on = "batch_size" in before  # an imported checkpoint has not been trained yet
+        explicit = meant(explicit, before.get("explicit", ()), going_on=going_on)
+        self._rule_options = {
+            "batch_size": before.get("batch_size"),
+            "explicit": explicit,
+            # Runs that began when Adam's rate followed the batch, too, keep theirs.
+            "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type != "Adam",
+        }
+        self.rule = build.rule(config, **self._rule_options)
         self._rate = build.rate(config, self.rule)
         self._optimizer = build.make_optimizer(config, self.rule)
         self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=self.rule.collect_scale)
@@ -83,15 +109,19 @@ class Run:
             "category_ids": self._dataset.category_ids,
             "data": fingerprint(self._dataset),
             "batch_size": self.rule.batch_size,
+            "config": json.loads(json.dumps(config.to_dict())),
+            "explicit": sorted(explicit),
+            "scale_rate": self._rule_options["scale_rate"],
         }
         if latest is None:
             variables, origin = build.initial_variables(config, self._detector.network)
             state = create_state(variables, self._optimizer)
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
-            keep_config(workdir, config.to_dict(), resuming=True)
+            lengthened = self._lengthened(latest)
+            keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.rule.max_iter)
             state = self._restore()
-            origin = [f"resumed at step {latest}"]
+            origin = [f"resumed at step {latest}", *lengthened]
         self._state = replicate(state)
         self.start = int(state.step)
         if self._first:
@@ -197,6 +227,22 @@ class Run:
         self._log.rewind(int(state.step))
         self._log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
 
+    def _lengthened(self, step) -> list[str]:
+        """What has become of the schedule since `step`; nothing where it is the same."""
+        before = (read_config(self._workdir) or {}).get("solver", {})
+        with_before = self.config.copy_and_resolve_references()
+        try:
+            with_before.solver.update({name: before[name] for name in SCHEDULE if name in before})
+            old, new = build.rule(with_before, **self._rule_options), self.rule
+        except (TypeError, ValueError):
+            return []  # somebody has edited the file
+        if (old.max_iter, old.steps) == (new.max_iter, new.steps):
+            return []
+        return [
+            f"schedule: solver.max_iter {old.max_iter} -> {new.max_iter}, solver.steps {old.steps} -> {new.steps}; "
+            f"the rate at step {step} is {self._rate(step):.3g}, it was {build.rate(with_before, old)(step):.3g}"
+        ]
+
     def _announce(self, origin):
         """Says what is about to be trained; `origin` are lines on where its weights come from."""
         dataset, reader, config = self._dataset, self._reader, self.config
@@ -206,7 +252,7 @@ class Run:
         say(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
         say(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
         for line in self.rule.changes:
-            say(f"adapted to the devices  {line}")
+            say(f"adapted to the batch  {line}")
         for line in origin:
             say(line)
         if not config.resnets.use_gn and not origin:
@@ -214,6 +260,20 @@ class Run:
                 "the body starts from random weights behind frozen affine layers, which seldom trains well; "
                 "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True is meant for random weights"
             )
+
+
+def meant(given: Collection[str], before: Collection[str], *, going_on: bool) -> frozenset[str]:
+    """The options that the linear rule leaves alone.
+
+    Where a run goes on its rate is what it was, whether the options are given again or not; only its length may change.
+
+    Args:
+      given: options of this start.
+      before: those that the run has kept.
+      going_on: whether there is a run.
+    """
+    schedule = {f"solver.{name}" for name in SCHEDULE}
+    return frozenset(before) | (schedule & set(given) if going_on else set(batch_rule.OPTIONS) & set(given))
 
 
 def _check_data(workdir, before, now):

@@ -26,7 +26,8 @@ class Watch:
         return self._look_at_ap(row) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
 
     def _look_at_ap(self, row):
-        ap, dataset = row["eval/AP"] or 0.0, row.get("dataset")
+        ap, dataset = row["eval/AP"], row.get("dataset")
+        ap = ap if isinstance(ap, int | float) else 0.0
         best = self._best.get(dataset, 0.0)
         self._best[dataset] = max(best, ap)
         if best >= WORTH and ap < SHARE * best:

@@ -4,6 +4,8 @@ Six classes on textured backgrounds, from 8 pixels to most of the image, upright
 partly covered, sometimes as an unresolved crowd, sometimes none at all. Boxes are those of the drawn pixels.
 """
 
+import contextlib
+import glob
 import json
 import os
 import pathlib
@@ -15,6 +17,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from diou_jax.errors import UserError
+from diou_jax.file_lock import FileLock, Unsupported
 
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross", "ring")
 VERSION = 1  # of the drawing below: a change of it makes another data set
@@ -41,27 +44,59 @@ def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
     Leaves ``annotations/instances_{train,val}.json`` and ``images/{train,val}``.
 
     Raises:
-      UserError: `root` holds something else.
+      UserError: `root` holds something else, or cannot be written.
     """
     root = pathlib.Path(root)
     recipe = {"version": VERSION, "seed": seed, "side": SIDE, "images": COUNTS}
-    if root.exists() and any(root.iterdir()):
-        if not _is_drawn(root, recipe):
-            raise UserError(
-                f"{root} does not hold the shapes of this version and seed; "
-                "delete it, or set data.root to another folder"
-            )
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        if not _is_there(root, recipe):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            _draw_alone(root, recipe)
+    except OSError as error:
+        raise UserError(
+            f"the shapes cannot be drawn into {root}: {error.strerror or error}; set data.root to a folder that can be "
+            "written"
+        ) from None
+
+
+def _is_there(root, recipe) -> bool:
+    """Whether the data set is drawn; raises UserError where something else is in its place."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file, not a folder; set data.root to another one")
+    if not root.exists() or not any(root.iterdir()):
+        return False
+    if not _is_drawn(root, recipe):
+        raise UserError(
+            f"{root} does not hold the shapes of this version and seed; set data.root to another folder for them, or, "
+            "to train on what is there, take another config: --config configs/own.py"
+        )
+    return True
+
+
+def _draw_alone(root, recipe):
+    """Draws, unless another process is at it: then waits for it."""
+    prefix = f".{root.name}-drawing-"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(root.parent / f".{root.name}.lock", wait=True))
+        except Unsupported:
+            pass  # whoever finishes first wins; drafts of the dead stay
+        else:
+            # Nobody draws now, so that these were left by processes that are gone.
+            for left in root.parent.glob(f"{glob.escape(prefix)}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        if not _is_there(root, recipe):
+            _draw_all(root, recipe, prefix)
+
+
+def _draw_all(root, recipe, prefix):
+    draft = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
     try:
         for number, (split, count) in enumerate(COUNTS.items()):
-            _draw_split(draft, split, count, np.random.SeedSequence([seed, number]))
+            _draw_split(draft, split, count, np.random.SeedSequence([recipe["seed"], number]))
         (draft / MARKER).write_text(json.dumps(recipe))
-        if root.exists():
-            root.rmdir()
         try:
-            draft.rename(root)
+            draft.rename(root)  # over an empty folder too
         except OSError:
             # Another process was faster.
             if not _is_drawn(root, recipe):

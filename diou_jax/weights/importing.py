@@ -1,5 +1,6 @@
 """From a weight file to a checkpoint, and back to the original's file."""
 
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from diou_jax.errors import UserError
 from diou_jax.files import writable_file
 from diou_jax.logging import say
 from diou_jax.run_config import keep_config
+from diou_jax.run_lock import run_lock
 from diou_jax.train_step import create_state
 from diou_jax.weights import momentum
 from diou_jax.weights.original import export_original
@@ -50,12 +52,16 @@ def import_file(
         state = state.replace(step=jnp.int32(source.step))
         report.append(f"momentum and step {source.step} taken over")
     step = int(state.step)
-    with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
+    with (
+        run_lock(workdir, active=config.checkpoint.lock),
+        Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints,
+    ):
         if checkpoints.latest() is not None:
             raise UserError(f"{workdir} holds a run at step {checkpoints.latest()} already; name another --workdir")
         keep_config(workdir, config.to_dict(), resuming=False)
         (pathlib.Path(workdir) / ACCOUNT).write_text(account(source, variables))
-        checkpoints.save(state, step, {"class_names": class_names, "category_ids": category_ids})
+        kept = {"config": json.loads(json.dumps(config.to_dict()))}
+        checkpoints.save(state, step, {"class_names": class_names, "category_ids": category_ids} | kept)
     for line in [*report, f"written to {workdir} as step {step}; {ACCOUNT} there lists every tensor"]:
         say(line)
 

@@ -1,0 +1,124 @@
+"""metrics.jsonl: rows of numbers, read whatever happened to the file, written a whole line at a time."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+LARGEST_STEP = 1 << 53
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows that can be read; numbers that are not finite are None. A file that cannot be read has none."""
+    return _split(path)[0]
+
+
+def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Writes a line in one call, so that two processes that append never mix theirs.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    line = (json.dumps(row) + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        # Where a kill cut off the last line, it must not take this one with it.
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def drop_rows(path: pathlib.Path, step: int) -> str | None:
+    """Leaves the rows up to `step`; what cannot be read moves to ``<name>.damaged-N``.
+
+    A last line that was cut off, and zeros in place of what never reached the disk, are how a kill and a power loss end
+    a log, and just go.
+
+    Returns:
+      What was moved aside, in words.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+        return f"{path} is no file that can be read and written; it was moved to {set_aside(path)}"
+    rows, damaged = _split(path)
+    place = None
+    if damaged:
+        place = free_name(path)
+        place.write_bytes(b"\n".join(damaged) + b"\n")
+    draft = path.with_suffix(".tmp")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+    os.replace(draft, path)
+    return place and f"{path} had {len(damaged)} line(s) that are no rows of metrics; they were moved to {place}"
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames a file or folder to ``<name>.damaged-N`` and returns the new path; raises OSError where it cannot."""
+    place = free_name(path)
+    os.rename(path, place)
+    return place
+
+
+def free_name(path: pathlib.Path) -> pathlib.Path:
+    """The first of ``<name>.damaged-1``, ... that does not exist."""
+    number = 1
+    while os.path.lexists(place := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    return place
+
+
+def _split(path):
+    """Rows, and lines that are none."""
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        content = b""
+    rows, damaged = [], []
+    *lines, cut_off = content.split(b"\n")
+    for line in lines:
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif not _is_usual(line):
+            damaged.append(line)
+    if (row := _row(cut_off)) is not None:
+        rows.append(row)
+    elif not cut_off.isascii():
+        damaged.append(cut_off)
+    return rows, damaged
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line.strip(b"\0 \t\r").decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    step = row.get("step")
+    if type(step) is not int or not 0 <= step <= LARGEST_STEP:
+        return None
+    return {name: _finite(value) for name, value in row.items()}
+
+
+def _finite(value):
+    """None in place of a number that is not finite, or too large for one."""
+    if not isinstance(value, int | float):
+        return value
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _is_usual(line: bytes) -> bool:
+    """Whether a line is what remains after a kill: nothing, zeros, or the beginning of a row."""
+    rest = line.strip(b"\0 \t\r")
+    return not rest or (rest.isascii() and rest.startswith(b'{"step": ') and not rest.endswith(b"}"))
