@@ -71,6 +71,15 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
         raise UserError(f"{workdir} cannot be written: {error}; name another --workdir") from error
 
 
+def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The config of the run in `workdir`, as its file has it; None where there is none that can be read."""
+    try:
+        content = json.loads((pathlib.Path(workdir) / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in config.items():

@@ -31,8 +31,13 @@ SHOWN = {
 }
 
 
-def train(config: ConfigDict, workdir: str) -> None:
+def train(config: ConfigDict, workdir: str, *, explicit: frozenset[str] = frozenset()) -> None:
     """Trains to `solver.max_iter`, from the newest checkpoint in `workdir` or from the start.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      explicit: dotted names of the options given on the command line.
 
     Raises:
       UserError: the config, the data or the work folder does not allow it, and nothing has been overwritten; or the
