@@ -122,7 +122,7 @@ def _read(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     values.set_gnu_getopt(True)
     try:
         rest = values(["main.py", *arguments])
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]
         lines = [line for line in str(error).splitlines() if line and not line.startswith("Pass --help")]
@@ -136,7 +136,7 @@ def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["main.py", *options])
-    except (flags.Error, TypeError, ValueError, LookupError) as error:
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"command line: {error}") from error
     _read(values, options)
     return values["config"].value

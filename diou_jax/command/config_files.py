@@ -105,7 +105,7 @@ def _fail(text: str, path: pathlib.Path):
     folder = path if path.is_dir() else path.parent
     theirs = {str(file): file.stem for file in _files(folder)}
     # A path of the user's goes first where both are as near.
-    candidates = theirs | ours
+    candidates = theirs if theirs and path.is_dir() else theirs | ours
     stem = path.stem if path.suffix in (".py", *SUFFIXES) else path.name
     nearest = max(candidates, key=lambda file: difflib.SequenceMatcher(None, candidates[file], stem).ratio())
     kind = "is a folder" if path.is_dir() else "is no config" if path.exists() else "does not exist"

@@ -38,7 +38,7 @@ def normalise(arguments: Sequence[str], config: ConfigDict) -> tuple[list[str], 
         if match := OPTION.fullmatch(argument):
             dashes, negated, written, value = match.groups(default="")
             name = spell(written, config)
-            explicit.add(name.split("[")[0])
+            explicit.add(name)
             argument = f"{dashes}{negated}config.{name}{value}"
         normal.append(argument)
     return normal, frozenset(explicit)
@@ -48,7 +48,7 @@ def spell(written: str, config: ConfigDict) -> str:
     """The name of the option that `written` means; raises UserError where there is none."""
     found, whole = [], config
     for segment in written.split("."):
-        key, bracket, index = segment.partition("[")
+        key, bracket, _ = segment.partition("[")
         names = {name.lower(): name for name in config} if isinstance(config, ConfigDict) else {}
         name = key if key in names.values() else names.get(key.lower())
         if name is None:
@@ -57,8 +57,15 @@ def spell(written: str, config: ConfigDict) -> str:
             raise UserError(
                 f"--config.{written}: there is no such option; the nearest is --config.{_nearest(written, whole)}"
             )
-        found.append(name + bracket + index)
+        if bracket:
+            whole_name = ".".join([*found, name])
+            raise UserError(f"--config.{written}: give all of it, such as --config.{whole_name}={config[name]!r}")
+        found.append(name)
         config = config[name]
+    if isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config.{written} is a section; its options are {', '.join(flatten(config, '.'.join(found) + '.'))}"
+        )
     return ".".join(found)
 
 

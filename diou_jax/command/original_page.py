@@ -1,4 +1,4 @@
-"""docs/original_configs.md, from the table of keys: python -m diou_jax.command.original_page > docs/original_configs.md."""
+"""docs/original_configs.md, from the table of keys; ``python -m diou_jax.command.original_page`` prints it."""
 
 from diou_jax.command.original_config import BODIES, KEYS, NORMS, Key
 
@@ -9,11 +9,11 @@ python main.py --config path/to/e2e_faster_rcnn_R-50-FPN_ciou_1x.yaml --config.s
 ```
 
 A YAML file of the original is a config. What it leaves out has the original's default, which is not always that of
-`configs/base.py`; options that the original does not know have ours. A key that the original does not know, or a value of
-another type, is refused with the nearest key; a value that this program cannot do is refused by name; keys without
-effect are listed when the program starts. Types are the original's (`(800,)` is a tuple and `1e-3` a number, though YAML
-reads texts), and a whole number may stand for a number with a fraction. A relative path of weights is also looked for in
-the folders above the file.
+`configs/base.py`; options that the original does not know have ours. A key that the original does not know, or a value
+of another type, is refused with the nearest key; a value that this program cannot do is refused by name; keys without
+effect are listed when the program starts. Types are the original's (`(800,)` is a tuple and `1e-3` a number, though
+YAML reads texts), and a whole number may stand for a number with a fraction. A relative path of weights is also looked
+for in the folders above the file.
 
 This page is made from `diou_jax/command/original_config.py` by `python -m diou_jax.command.original_page`.
 """

@@ -81,9 +81,11 @@ def _coerce(path: pathlib.Path, name: str, value: Any, key: Key) -> Any:
         value = _three(value)
     if isinstance(default, str):
         fits = not isinstance(value, list | tuple | dict) and value is not None
-        value = str(value)
+        value = str(value) if fits else value
     elif isinstance(default, list | tuple):
         elements = _elements(name, value) if isinstance(value, list | tuple) else None
+        if name == "PIXEL_MEANS" and elements is not None and len(elements) != 3:
+            elements = None
         fits = elements is not None
         value = elements if fits else value
     elif isinstance(default, float):
@@ -102,7 +104,7 @@ def _three(means: Any) -> Any:
     inner = means
     while isinstance(inner, list | tuple) and len(inner) == 1:
         inner = inner[0]
-    return inner if isinstance(inner, list | tuple) and len(inner) == 3 else reprlib.repr(means)
+    return inner if isinstance(inner, list | tuple) and len(inner) == 3 else means
 
 
 def _example(name: str, default: Any) -> Any:
