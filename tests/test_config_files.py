@@ -95,5 +95,19 @@ def test_the_default_workdir_is_a_plain_folder_below_runs(stem, argument):
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
+@given(st.text())
+def test_whatever_is_typed_is_a_file_or_one_error(text):
+    try:
+        assert find(text).path.is_file()
+    except UserError as error:
+        assert "the nearest is" in str(error)
+
+
+@pytest.mark.parametrize("text", ["", ":", "ciou:", "configs/", "/", "x" * 5000, "no/folder/a.yaml", "a.py/b", "../.."])
+def test_odd_names_are_answered_too(text):
+    with pytest.raises(UserError):
+        load(find(text))
+
+
 def test_what_is_missing_is_answered_with_the_user_s_own_command():
     assert "--config configs/ciou.py" in str(config_files.missing())

@@ -53,6 +53,25 @@ def test_lists_become_tuples_and_whole_numbers_fractions(buckets, decay):
     assert restored.solver.gamma == base.get_config().solver.gamma
 
 
+def test_an_option_that_is_open_stays_so_and_takes_a_value_of_its_type(run):
+    workdir = run(train=base.get_config().train.to_dict() | {"scales": None}, solver={"max_iter": None})
+    command = parse(["--workdir", workdir, "--config.train.scales=(64,)"])
+    assert command.config.train.scales == (64,)
+    assert command.config.solver.max_iter is None
+    with pytest.raises(UserError, match=r"max_iter"):
+        parse(["--workdir", workdir, "--config.solver.max_iter=fast"])
+
+
+def test_a_config_file_that_leaves_options_open_contradicts_nothing(run, tmp_path):
+    file = tmp_path / "open.py"
+    lines = ["from diou_jax.configs import shapes", "from ml_collections import config_dict", "def get_config():"]
+    lines += ["    config = shapes.get_config()", "    del config.fpn.dim, config.test.scale"]
+    lines += ["    config.fpn.dim = config.test.scale = config_dict.placeholder(int)", "    return config", ""]
+    file.write_text("\n".join(lines))
+    assert len(predict_with("--workdir", run(), "--config", str(file)).lines) == 1
+    assert parse(["--config", str(file), "--config.FPN.DIM=64"]).config.fpn.dim == 64
+
+
 def test_an_older_run_lacks_newer_options_which_have_their_defaults(run):
     workdir = run(base.get_config(), test={"nms": 0.3})
     restored = remembered(workdir)

@@ -1,5 +1,6 @@
 """From the command line to a `Command`: what to do, with which config, in which folder."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -80,14 +81,14 @@ class _Resolved:
         """The command, with `options` taken over."""
         lines = [] if self._workdir is None else [self._first_line()]
         given, notes = (None, []) if self._file is None else config_files.load(self._file)
-        base = given if self._run is None else self._run.copy_and_resolve_references()
+        base = given if self._run is None else copy.deepcopy(self._run)
         normal, explicit = option_names.normalise(options, base)
         config = _override(base, normal)
         if self._run is not None:
             if self._given["mode"] in APPLYING:
                 remembered.check_shapes(self._run, config, self._workdir)
             if given is not None:
-                where = {"file": str(self._file.path), "explicit": explicit, "workdir": self._workdir}
+                where = {"file": self._given["config"], "explicit": explicit, "workdir": self._workdir}
                 notes += remembered.contradictions(self._run, given, **where)
             notes += remembered.differences(self._run, config)
         return Command(config, explicit, self._workdir, self._given, (*lines, *notes))

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 
@@ -85,40 +86,43 @@ def load(file: ConfigFile) -> tuple[ConfigDict, list[str]]:
 
 
 def _is_config(path: pathlib.Path) -> bool:
-    return path.suffix in (".py", *SUFFIXES) and path.is_file()
+    return path.suffix in (".py", *SUFFIXES) and os.path.isfile(path)
 
 
 def _installed(path: pathlib.Path) -> pathlib.Path | None:
     """The config of the program that `path` names: ``ciou``, ``ciou.py``, ``configs/ciou.py``."""
     file = FOLDER / f"{path.stem if path.suffix == '.py' else path.name}.py"
     plain = path.parent in (pathlib.Path(), pathlib.Path("configs")) and path.stem != "__init__"
-    return file if plain and file.is_file() else None
+    return file if plain and os.path.isfile(file) else None
 
 
 def _with_suffix(path: pathlib.Path) -> pathlib.Path | None:
     files = (path.with_name(path.name + suffix) for suffix in (".py", *SUFFIXES)) if path.name else ()
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def _fail(text: str, path: pathlib.Path):
     ours = {f"configs/{name}.py": name for name in names()}
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     theirs = {str(file): file.stem for file in _files(folder)}
     # A path of the user's goes first where both are as near.
-    candidates = theirs if theirs and path.is_dir() else theirs | ours
+    candidates = theirs if theirs and os.path.isdir(path) else theirs | ours
     stem = path.stem if path.suffix in (".py", *SUFFIXES) else path.name
     nearest = max(candidates, key=lambda file: difflib.SequenceMatcher(None, candidates[file], stem).ratio())
-    kind = "is a folder" if path.is_dir() else "is no config" if path.exists() else "does not exist"
+    kind = "is a folder" if os.path.isdir(path) else "is no config" if os.path.exists(path) else "does not exist"
     there = [*names(), *theirs]
     raise UserError(f"--config {text}: {path} {kind}; the nearest is {nearest}; there are {', '.join(there)}")
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The user's own configs in a folder."""
-    if not folder.is_dir() or folder.resolve() == FOLDER.resolve():
+    if not os.path.isdir(folder) or folder.resolve() == FOLDER.resolve():
         return []
-    files = sorted(filter(_is_config, folder.iterdir()))
-    return [file for file in files if file.suffix in SUFFIXES or b"def get_config" in file.read_bytes()]
+    try:
+        files = sorted(filter(_is_config, folder.iterdir()))
+        return [file for file in files if file.suffix in SUFFIXES or b"def get_config" in file.read_bytes()]
+    except OSError:
+        return []
 
 
 def missing() -> UserError:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from diou_jax.command.option_names import flatten
 from diou_jax.configs import base
@@ -68,9 +68,12 @@ def _fill(config: ConfigDict, stored: Mapping[str, Any]) -> None:
                 config[name] = ConfigDict()
             _fill(config[name], value)
             continue
-        value = _tuples(value)
-        if isinstance(config.get(name), float) and type(value) is int:
+        value, default = _tuples(value), config.get(name)
+        if isinstance(default, float) and type(value) is int:
             value = float(value)
+        if value is None and default is not None:
+            del config[name]  # open: it has a type and no value
+            value = config_dict.placeholder(type(default))
         with config.ignore_type():
             config[name] = value
 
@@ -106,7 +109,8 @@ def contradictions(
     different = [
         name
         for name in sorted(before.keys() & now.keys())
-        if before[name] != _tuples(now[name]) and not _below(name, explicit)
+        # An option that the file leaves open, None, contradicts nothing.
+        if _tuples(now[name]) not in (None, before[name]) and not _below(name, explicit)
     ]
     network = [name for name in different if _below(name, NETWORK)]
     if network:
