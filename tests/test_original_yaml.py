@@ -5,6 +5,8 @@ import importlib
 import pytest
 import yaml
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diou_jax.command import original_page
 from diou_jax.command.arguments import parse
@@ -106,19 +108,23 @@ GROUP_NORM = {
 def recipe(tmp_path):
     """``recipe({"TEST.NMS": 0.3})`` is a file of the original's with these keys changed."""
 
-    def write(changes=None, *, text=""):
-        nested = {}
-        for name, value in (RECIPE | (changes or {})).items():
-            *sections, key = name.split(".")
-            place = nested
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[key] = value
+    def write(changes=None):
         file = tmp_path / "e2e_faster_rcnn.yaml"
-        file.write_text(yaml.safe_dump(nested) + text)
+        file.write_text(yaml.safe_dump(nest(RECIPE | (changes or {}))))
         return file
 
     return write
+
+
+def nest(keys):
+    nested = {}
+    for name, value in keys.items():
+        *sections, key = name.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return nested
 
 
 def differences(config, other):
@@ -267,6 +273,25 @@ def test_what_cannot_be_is_refused_by_file_and_key(recipe, key, value, words):
         read_yaml(file)
     assert str(error.value).startswith(str(file))
     assert words in str(error.value)
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+SCALARS = PLAIN | st.sampled_from(["(1,)", "1e-3"])
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)), VALUES, max_size=3))
+def test_whatever_a_file_holds_is_a_config_of_the_right_types_or_one_error(tmp_path_factory, changes):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(nest(RECIPE | changes)), encoding="utf-8")
+    ours = flatten(base.get_config())
+    try:
+        config = read_yaml(file)[0]
+    except UserError as error:
+        assert str(file) in str(error)
+    else:
+        assert all(type(value) is type(ours[name]) for name, value in flatten(config).items())
 
 
 def test_what_a_file_says_is_refused_before_what_it_leaves_out(recipe):
