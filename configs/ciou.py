@@ -1,7 +1,7 @@
 """Faster R-CNN R-50-FPN with the CIoU loss, 1x schedule on COCO 2017.
 
-python main.py --config configs/ciou.py --workdir runs/ciou
-python main.py --config configs/ciou.py:r101 --workdir runs/ciou_r101
+python main.py --config configs/ciou.py
+python main.py --config configs/ciou.py:r101
 """
 
 from diou_jax.configs import base

@@ -1,7 +1,7 @@
 """Faster R-CNN R-50-FPN with the DIoU loss, 1x schedule on COCO 2017.
 
-python main.py --config configs/diou.py --workdir runs/diou
-python main.py --config configs/diou.py:r101 --workdir runs/diou_r101
+python main.py --config configs/diou.py
+python main.py --config configs/diou.py:r101
 """
 
 from diou_jax.configs import base

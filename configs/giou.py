@@ -1,7 +1,7 @@
 """Faster R-CNN R-50-FPN with the GIoU loss, 1x schedule on COCO 2017.
 
-python main.py --config configs/giou.py --workdir runs/giou
-python main.py --config configs/giou.py:r101 --workdir runs/giou_r101
+python main.py --config configs/giou.py
+python main.py --config configs/giou.py:r101
 """
 
 from diou_jax.configs import base

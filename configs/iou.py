@@ -1,7 +1,7 @@
 """Faster R-CNN R-50-FPN with the IoU loss, 1x schedule on COCO 2017.
 
-python main.py --config configs/iou.py --workdir runs/iou
-python main.py --config configs/iou.py:r101 --workdir runs/iou_r101
+python main.py --config configs/iou.py
+python main.py --config configs/iou.py:r101
 """
 
 from diou_jax.configs import base

@@ -1,6 +1,6 @@
 """Faster R-CNN R-50-FPN with the GIoU loss in the box head and in the RPN, 1x schedule on COCO 2017.
 
-python main.py --config configs/rpn_giou.py --workdir runs/rpn_giou
+python main.py --config configs/rpn_giou.py
 """
 
 from diou_jax.configs import base

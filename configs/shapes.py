@@ -1,6 +1,6 @@
 """A small detector on the embedded data set, from random weights, with the CIoU loss.
 
-    python main.py --config configs/shapes.py --workdir runs/shapes
+    python main.py --config configs/shapes.py
 
 Trains and evaluates within five minutes on two CPU cores.
 """

@@ -1,6 +1,6 @@
 """Faster R-CNN R-50-FPN as torchvision builds it, for its weights.
 
-python main.py --config configs/torchvision.py --workdir runs/tv --mode import --source fasterrcnn_resnet50_fpn.pth
+python main.py --config configs/torchvision.py --mode import --source fasterrcnn_resnet50_fpn.pth
 """
 
 from diou_jax.configs import base

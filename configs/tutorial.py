@@ -1,6 +1,6 @@
 """A short run on small images, to see the whole pipeline work on COCO within hours of one GPU.
 
-python main.py --config configs/tutorial.py --workdir runs/tutorial
+python main.py --config configs/tutorial.py
 """
 
 from diou_jax.configs import base

@@ -4,6 +4,6 @@
 class UserError(Exception):
     """Bad input from the user: one line that names the file, option or record and says how to mend it.
 
-    `main.py` prints the message without a traceback and exits with code 2. Everything else that goes wrong is a
+    The program prints the message without a traceback and exits with code 2. Everything else that goes wrong is a
     defect and keeps its traceback.
     """

@@ -1,7 +1,7 @@
 """Makes a tensorflow-datasets ``coco/2017`` in array_record form from COCO folders, without TensorFlow.
 
 python -m diou_jax.data.prepare_tfds --coco data/coco --output data/tfds
-python main.py --config configs/ciou.py --config.data.source=tfds --config.data.root=data/tfds --workdir runs/ciou
+python main.py --config configs/ciou.py --config.data.source=tfds --config.data.root=data/tfds
 """
 
 import os

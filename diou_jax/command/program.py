@@ -1,0 +1,100 @@
+"""The program: one call for what the command line asks for."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from diou_jax.command.arguments import Command, help_text, parse
+from diou_jax.errors import UserError
+
+# Seconds without a sign of life after which a process counts as gone, and the exit code of those that it leaves behind.
+HEARTBEAT, LOST = 30, 3
+HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Does what the arguments ask for; ends the process with exit code 2 where they, or what they name, are wrong.
+
+    Args:
+      argv: the program's name and its arguments; None: those of the process.
+    """
+    argv = sys.argv if argv is None else argv
+    if HELP & set(argv[1:]):
+        print(help_text(_program(argv[0])), end="")
+        return
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)  # orbax reports every file that it opens
+    flags.FLAGS(argv[:1])  # grain reads absl's flags, and wants them parsed
+    try:
+        command = parse(argv[1:])
+    except UserError as error:
+        _fail(error)
+    for line in command.lines:
+        print(line, flush=True)
+    _run(command)
+
+
+def _program(name: str) -> str:
+    base = os.path.basename(name)
+    return {"main.py": "python main.py", "__main__.py": "python -m diou_jax"}.get(base, base)
+
+
+def _fail(error: UserError):
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _run(command: Command) -> None:
+    # Imported late, so that a mistyped option is answered at once.
+    import jax
+
+    from diou_jax.compilation import set_flags
+    from diou_jax.stop import Stopped
+
+    set_flags()
+    given = command.flags
+    try:
+        if given["distributed"]:
+            joined = (given["coordinator"], given["num_processes"], given["process_id"])
+            jax.distributed.initialize(*joined, heartbeat_timeout_seconds=HEARTBEAT)
+        _do(command)
+    except UserError as error:
+        _fail(error)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        sys.exit(stopped.exit_code)
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        print(
+            "error: this process, or another one of the run as its log will say, has failed; start all of them again, "
+            "and they go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)  # an orderly end would wait minutes for processes that are gone
+
+
+def _do(command: Command) -> None:
+    from diou_jax import check, evaluate, predict, train
+    from diou_jax.weights import importing
+
+    config, workdir, given = command.config, command.workdir, command.flags
+    if command.mode in ("train", "train_and_eval"):
+        train.train(config, workdir, explicit=command.explicit, then_evaluate=command.mode == "train_and_eval")
+    if command.mode in ("eval", "train_and_eval"):
+        evaluate.evaluate(config, workdir)
+    if command.mode == "predict":
+        options = {"draw_threshold": given["draw_threshold"]}
+        sys.exit(0 if predict.predict(config, workdir, given["input"], given["output"], **options) else 1)
+    if command.mode == "check":
+        sys.exit(0 if check.check(config) else 1)
+    if command.mode == "import":
+        options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
+        importing.import_file(config, given["source"], workdir, **options)
+    if command.mode == "export_torch":
+        importing.export_torch(config, workdir, given["output"])

@@ -1,0 +1,139 @@
+"""The config of a run that is there: the base of what is done with it, and how what is asked now differs."""
+
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from diou_jax.command.option_names import flatten
+from diou_jax.configs import base
+from diou_jax.errors import UserError
+
+# Options that decide which parameters a network has.
+SHAPES = (
+    "resnets.blocks",
+    "resnets.num_groups",
+    "resnets.width_per_group",
+    "resnets.stem_width",
+    "resnets.use_gn",
+    "fpn.dim",
+    "fpn.use_gn",
+    "fpn.rpn_aspect_ratios",
+    "fast_rcnn.mlp_head_dim",
+    "fast_rcnn.roi_xform_resolution",
+    "model.cls_agnostic_bbox_reg",
+)
+# And those for which parameters were learned: with other values they find something else.
+NETWORK = (
+    *SHAPES,
+    "dtype",
+    "pixel_means",
+    "model.bbox_reg_weights",
+    "model.box_convention",
+    "resnets.stride_1x1",
+    "group_norm",
+    "fpn.coarsest_stride",
+    "fpn.rpn_anchor_start_size",
+    "fpn.roi_canonical_scale",
+    "fpn.roi_canonical_level",
+    "fpn.mask_padding",
+    "fast_rcnn.roi_xform_sampling_ratio",
+)
+# What else an evaluation or prediction follows.
+FOLLOWED = ("model", "test", "data.source", "data.root", "data.val_annotations", "data.buckets")
+
+
+def remembered(workdir: str) -> ConfigDict | None:
+    """The config of the run in `workdir`; options that are newer than the run have their defaults. None: no run."""
+    if not pathlib.Path(workdir).is_dir():
+        return None
+    from diou_jax.run_config import read_config  # late: it imports JAX
+
+    stored = read_config(workdir)
+    return None if stored is None else restore(stored)
+
+
+def restore(stored: Mapping[str, Any]) -> ConfigDict:
+    """A config from its JSON form: lists become tuples, whole numbers fractions where the option has them."""
+    config = base.get_config()
+    _fill(config, stored)
+    return config
+
+
+def _fill(config: ConfigDict, stored: Mapping[str, Any]) -> None:
+    for name, value in stored.items():
+        if isinstance(value, Mapping):
+            if not isinstance(config.get(name), ConfigDict):
+                config[name] = ConfigDict()
+            _fill(config[name], value)
+            continue
+        value, default = _tuples(value), config.get(name)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if value is None and default is not None:
+            del config[name]  # open: it has a type and no value
+            value = config_dict.placeholder(type(default))
+        with config.ignore_type():
+            config[name] = value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def check_shapes(run: ConfigDict, config: ConfigDict, workdir: str) -> None:
+    """Raises UserError where `config` is of a network whose parameters the run does not have."""
+    before, now = flatten(run), flatten(config)
+    wrong = [f"{name}: {before[name]!r} in the run, {now[name]!r} here" for name in SHAPES if before[name] != now[name]]
+    if wrong:
+        raise UserError(f"{workdir} holds another network: {'; '.join(wrong)}; leave these options out")
+
+
+def contradictions(
+    run: ConfigDict, given: ConfigDict, *, file: str, explicit: Collection[str], workdir: str
+) -> list[str]:
+    """Lines that name what a config file says otherwise than the run; the run's values hold.
+
+    Args:
+      run: the config of the run.
+      given: the file's.
+      file: its name.
+      explicit: options that the command line decides; they are left out.
+      workdir: of the run.
+
+    Raises:
+      UserError: an option of the network differs.
+    """
+    before, now = flatten(run), flatten(given)
+    different = [
+        name
+        for name in sorted(before.keys() & now.keys())
+        # An option that the file leaves open, None, contradicts nothing.
+        if _tuples(now[name]) not in (None, before[name]) and not _below(name, explicit)
+    ]
+    network = [name for name in different if _below(name, NETWORK)]
+    if network:
+        said = "; ".join(f"{name}: {before[name]!r} in the run, {now[name]!r} in {file}" for name in network)
+        raise UserError(
+            f"{workdir} holds another network than {file}: {said}; leave --config out to take the run's own"
+        )
+    return [
+        f"{name}: {before[name]!r} in the run, {now[name]!r} in {file}; the run's holds, --config.{name} changes it"
+        for name in different
+        if _below(name, FOLLOWED)
+    ]
+
+
+def differences(run: ConfigDict, config: ConfigDict) -> list[str]:
+    """A line for each option in which `config` differs from the run."""
+    before, now = flatten(run), flatten(config)
+    return [
+        f"{name}: {before.get(name)!r} in the run, {now[name]!r} here"
+        for name in sorted(now)
+        if before.get(name) != now[name]
+    ]
+
+
+def _below(name: str, names: Collection[str]) -> bool:
+    return any(name == other or name.startswith(f"{other}.") for other in names)
