@@ -20,6 +20,7 @@ from diou_jax.detector.detections import Detections
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
 from diou_jax.logging import RunLog, draw_curves, say
+from diou_jax.open_options import settle
 from diou_jax.train_step import AXIS, replicate, to_devices
 from diou_jax.visualize import side_by_side, write_image
 
@@ -40,6 +41,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     Raises:
       UserError: there is no checkpoint, or the data is missing.
     """
+    config = settle(config, workdir)
     build.check(config)
     cache_compilations(config.log.compilation_cache)
     evaluator = Evaluator(config, workdir)

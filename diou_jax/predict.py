@@ -15,6 +15,7 @@ from diou_jax.data.dataset import BadImageError
 from diou_jax.data.transforms import decode_upright
 from diou_jax.errors import UserError
 from diou_jax.logging import say
+from diou_jax.open_options import settle
 from diou_jax.predictor import Detector, Result
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -51,7 +52,7 @@ def predict(
     if output.resolve() == folder.resolve():
         raise UserError(f"--output {output} is where the images are; they would be overwritten")
     cache_compilations(config.log.compilation_cache)
-    detector = Detector.from_checkpoint(workdir, config)
+    detector = Detector.from_checkpoint(workdir, settle(config, workdir))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

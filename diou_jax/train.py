@@ -15,6 +15,7 @@ from diou_jax.diagnosis import Diverged, give_up
 from diou_jax.errors import UserError
 from diou_jax.evaluate import Evaluator
 from diou_jax.logging import Progress, RunLog, draw_curves, read_metrics, say
+from diou_jax.open_options import settle
 from diou_jax.run_config import keep_config
 from diou_jax.stop import Stopped, StopRequest
 from diou_jax.train_step import TrainState, create_state, make_train_step, replicate, to_devices
@@ -39,6 +40,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         data, the storage or the numbers fail on the way, and the last checkpoint stands.
       Stopped: a signal ended the run; a checkpoint is written.
     """
+    config = settle(config, workdir)
     build.check(config)
     cache_compilations(config.log.compilation_cache)
     with Checkpoints(workdir, keep=config.checkpoint.keep, strict=config.checkpoint.on_error == "error") as checkpoints:
@@ -78,7 +80,7 @@ class Run:
             "batch_size": self.rule.batch_size,
         }
         if latest is None:
-            variables, origin = build.initial_variables(config, self._detector.network)
+            variables, origin = build.initial_variables(config, self._detector.network, self._dataset.class_names)
             state = create_state(variables, self._optimizer)
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
@@ -181,7 +183,9 @@ class Run:
         self._checkpoints.finish()
         step = self._checkpoints.latest()
         if step is None:
-            variables, _ = build.initial_variables(self.config, self._detector.network)
+            variables, _ = build.initial_variables(
+                self.config, self._detector.network, self._dataset.class_names
+            )
             state = create_state(variables, self._optimizer)
         else:
             state = self._restore()
