@@ -104,7 +104,7 @@ def _by_split(root: pathlib.Path, *, skip: Sequence[str] = ()) -> dict[str, path
     if not root.is_dir():
         raise UserError(f"data.root: {root} is no folder; --config.data.root=FOLDER names the one with your data")
     found: dict[str, list[pathlib.Path]] = {}
-    for file in _walk(root, ".json"):
+    for file in walk(root, ".json"):
         if not OTHER_TASKS.match(file.name):
             found.setdefault(split_of(file, root), []).append(file)
     chosen = {}
@@ -149,7 +149,7 @@ def split_of(file: pathlib.Path, root: pathlib.Path) -> str:
     return ALL
 
 
-def _walk(root: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
+def walk(root: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
     """Files below `root` with one of the suffixes, sorted; hidden folders are passed over."""
     found = []
     for folder in _folders(root):
@@ -238,9 +238,9 @@ def _nothing(root, files) -> str:
 def other_kind(root: str | os.PathLike) -> str:
     """Names annotations that the converter reads, with the first file of them; empty where there are none."""
     root = pathlib.Path(root)
-    if xml := [file for file in _walk(root, ".xml") if b"<annotation" in file.read_bytes()[:1000]]:
+    if xml := [file for file in walk(root, ".xml") if b"<annotation" in file.read_bytes()[:1000]]:
         return f"Pascal VOC annotations ({xml[0]})"
-    yolo = [*_walk(root, "data.yaml", "data.yml"), *(f for f in _walk(root, ".txt") if _is_yolo(f))]
+    yolo = [*walk(root, "data.yaml", "data.yml"), *(f for f in walk(root, ".txt") if _is_yolo(f))]
     return f"YOLO annotations ({yolo[0]})" if yolo else ""
 
 
