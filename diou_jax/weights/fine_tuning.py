@@ -85,8 +85,8 @@ def _take(ours, theirs, rows, count):
     if theirs is None or not width or theirs.shape[-1] % width or theirs.shape[-1] <= max(rows.values()) * width:
         return ours
     here, there = jnp.array(list(rows)), jnp.array(list(rows.values()))
-    mine = jnp.reshape(ours, (*ours.shape[:-1], count, width))
-    other = jnp.reshape(theirs, (*theirs.shape[:-1], -1, width))
+    mine = jnp.reshape(jnp.asarray(ours), (*ours.shape[:-1], count, width))
+    other = jnp.reshape(jnp.asarray(theirs), (*theirs.shape[:-1], -1, width))
     return mine.at[..., here, :].set(other[..., there, :]).reshape(ours.shape)
 
 
