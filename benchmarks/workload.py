@@ -54,7 +54,7 @@ def make_variables(config: ConfigDict, network: Network) -> dict:
     255 to the order of one, the last of each block is damped, as sixteen blocks add up, the rest are the identity, and
     the kernels are as wide as He et al.'s.
     """
-    variables, _ = build.initial_variables(config, network)
+    variables, _ = build.initial_variables(config, network, ())
 
     def enliven(path, value):
         if path.startswith("params/body/") and path.endswith("kernel"):

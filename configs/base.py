@@ -29,7 +29,7 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     config.pixel_means = (102.9801, 115.9465, 122.7717)  # of blue, green, red, subtracted from images of 0 to 255
 
     init = config.init = ml_collections.ConfigDict()  # where a run starts from; without effect where it resumes
-    init.checkpoint = ""  # workdir of another run, whose weights are taken; heads for other classes start anew
+    init.checkpoint = ""  # workdir of another run, or weight file, to start from; classes are matched by name
 
     model = config.model = ml_collections.ConfigDict()
     model.loss_type = "smooth_l1"  # box head: smooth_l1 (sl1), iou, giou, diou, ciou
@@ -152,9 +152,14 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     solver.scale_with_devices = True  # the linear rule: rate, steps and collect scale follow the number of devices
 
     data = config.data = ml_collections.ConfigDict()
-    data.source = "coco"  # coco: json and images; tfds: a prepared coco/2017; shapes: drawn on first use
+    data.source = "coco"  # coco: json and images; own: found by themselves; tfds: coco/2017; shapes: drawn on first use
     data.root = "data/coco"
-    data.val_annotations = ""  # json to evaluate against, where the source has none of its own (tfds)
+    data.train_annotations = ""  # own: json of the training set; empty: found below root
+    data.train_images = ""  # own: folder that its file names start from; empty: found
+    data.val_annotations = ""  # json to evaluate by: own, empty: found; tfds, empty: the one beside the records
+    data.val_images = ""  # own: as train_images
+    data.val_share = 0.2  # own: part of the images that validates where one json holds all; above 0, below 1
+    data.split_seed = 0  # own: which part; 0 or more
     data.buckets = ()  # ((height, width), ...) of the network's input; empty: chosen from scale and max_size
     data.max_boxes = 128  # ground-truth boxes per image; the largest are kept
     data.threads = 4  # that read and decode in this process

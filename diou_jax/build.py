@@ -1,6 +1,7 @@
 """From a config to the objects that it describes. Past this file nobody knows what a config is."""
 
 import functools
+import os
 from collections.abc import Collection, Sequence
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from diou_jax import batch_rule, optimizer
 from diou_jax.batch_rule import BatchRule
 from diou_jax.checkpoint import Checkpoints
-from diou_jax.data import catalog, reader, shapes, tfds
+from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.dataset import Dataset
 from diou_jax.detector import box_vote, soft_nms
 from diou_jax.detector.faster_rcnn import FasterRCNN
@@ -42,7 +43,7 @@ BOX_RULES = {
 }
 ON_ERROR = ("error", "warn")
 STYLES = ("auto", "caffe", "torchvision")
-SOURCES = ("coco", "tfds", "shapes")
+SOURCES = ("coco", "own", "tfds", "shapes")
 # Of solver's options, whose least is 0. `guard.is_sound` relies on them.
 LIMITS = {
     "base_lr": 1e6,
@@ -99,11 +100,32 @@ def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
       UserError: something is missing or damaged.
     """
     data = config.data
+    if data.source == "own":
+        return catalog.load(
+            tuple(names),
+            data.root,
+            min_area=config.train.gt_min_area,
+            layout=layout(config),
+            val_share=data.val_share,
+            split_seed=data.split_seed,
+        )
     if data.source == "tfds":
+        from diou_jax.data import tfds  # an extra, which only this source needs
+
         return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
     if data.source == "shapes":
         shapes.ensure(data.root)
     return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
+
+
+def layout(config: ConfigDict) -> layouts.Layout:
+    """Where the files of own data are; raises UserError where that cannot be told."""
+    data = config.data
+    return layouts.find(
+        data.root,
+        train=(data.train_annotations, data.train_images),
+        val=(data.val_annotations, data.val_images),
+    )
 
 
 def rule(
@@ -230,11 +252,16 @@ def weight_source(config: ConfigDict, path: str) -> Source:
     return source
 
 
-def initial_variables(config: ConfigDict, network: Network) -> tuple[dict, list[str]]:
+def initial_variables(config: ConfigDict, network: Network, class_names: Sequence[str]) -> tuple[dict, list[str]]:
     """The weights that a run starts from, and lines that say where they come from.
 
     Random ones of `rng_seed`; over them the body of `resnets.imagenet_pretrained_weights`; over these the network of
-    `init.checkpoint`, whose heads are left out where their classes differ in number.
+    `init.checkpoint`, of whose heads the classes that are there by name are taken.
+
+    Args:
+      config: of the run.
+      network: to be trained.
+      class_names: of its K classes, background first.
 
     Raises:
       UserError: a file or folder is missing or does not fit.
@@ -242,14 +269,29 @@ def initial_variables(config: ConfigDict, network: Network) -> tuple[dict, list[
     variables, report = network.init_variables(jax.random.key(config.rng_seed)), []
     if path := config.resnets.imagenet_pretrained_weights:
         variables, report = import_tensors(weight_source(config, path), variables, body_only=True)
-    if folder := config.init.checkpoint:
-        with Checkpoints(folder, create=False) as checkpoints:
-            stored, step = checkpoints.stored_variables(), checkpoints.latest()
-        variables, left_out = fine_tune(variables, stored, source=folder)
-        report.append(f"weights of {folder} at step {step}")
-        if left_out:
-            report.append(f"start anew, for other classes: {', '.join(left_out)}")
+    if path := config.init.checkpoint:
+        stored, names, origin = _weights_of(config, path)
+        variables, lines = fine_tune(variables, stored, names=class_names, stored_names=names, source=path)
+        report += [*origin, *lines]
     return variables, report
+
+
+def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
+    """Variables of a run's workdir or of a weight file, the names of their classes, and lines on them."""
+    if os.path.isfile(path):
+        source = weight_source(config, path)
+        if not source.is_detector:
+            raise UserError(
+                f"init.checkpoint={path} is {source.kind}, a body alone; it belongs to "
+                "resnets.imagenet_pretrained_weights"
+            )
+        blank = network(config, source.num_classes).init_variables(jax.random.key(config.rng_seed))
+        variables, lines = import_tensors(source, blank)
+        names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
+        return variables, names, [f"weights of {path}", *lines]
+    with Checkpoints(path, create=False) as checkpoints:
+        variables, step = checkpoints.stored_variables(), checkpoints.latest()
+        return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]
 
 
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from diou_jax import build
 from diou_jax.data.check import check_datasets
 from diou_jax.logging import say
+from diou_jax.open_options import settle
 
 
 def check(config: ConfigDict) -> bool:
@@ -18,6 +19,7 @@ def check(config: ConfigDict) -> bool:
     Raises:
       UserError: an option has no meaning.
     """
+    config = settle(config)
     build.check(config)
     names = dict.fromkeys(
         tuple(datasets) for datasets in (config.train.datasets, *((name,) for name in config.test.datasets))

@@ -23,6 +23,7 @@ from diou_jax.detector.detections import Detections
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
 from diou_jax.logging import RunLog, say
+from diou_jax.open_options import settle
 from diou_jax.progress import images_progress
 from diou_jax.train_step import AXIS, replicate, to_devices
 from diou_jax.visualize import side_by_side
@@ -48,6 +49,7 @@ def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
     Raises:
       UserError: there is no checkpoint, the data is missing, or its classes are not the checkpoint's.
     """
+    config = settle(config, workdir)
     build.check(config)
     prepare(config.log.compilation_cache)
     with Checkpoints(workdir, create=False) as checkpoints:

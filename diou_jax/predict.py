@@ -16,6 +16,7 @@ from diou_jax.errors import UserError
 from diou_jax.files import printable, regular_file, writable_folder
 from diou_jax.image_folder import find_images
 from diou_jax.logging import say
+from diou_jax.open_options import settle
 from diou_jax.predictor import Detector, Result
 from diou_jax.progress import images_progress
 
@@ -56,7 +57,7 @@ def predict(
     pictures = {path: picture_files.beside(path.relative_to(folder)) for path in found.images}
     _keep_images(found.images, pictures, folder, output)
     prepare(config.log.compilation_cache)
-    detector = Detector.from_checkpoint(workdir, config)
+    detector = Detector.from_checkpoint(workdir, settle(config, workdir))
     writable_folder(output, "--output")
     for line in found.passed_over:
         say(f"passed over: {line}")

@@ -18,6 +18,7 @@ from diou_jax.diagnosis import Diverged, give_up
 from diou_jax.errors import UserError
 from diou_jax.evaluate import Evaluator
 from diou_jax.logging import Progress, RunLog, read_metrics, say
+from diou_jax.open_options import settle
 from diou_jax.run_config import keep_config, read_config
 from diou_jax.run_lock import run_lock
 from diou_jax.stop import Stopped, StopRequest
@@ -54,6 +55,7 @@ def train(
         data, the storage or the numbers fail on the way, and the last checkpoint stands.
       Stopped: a signal ended the run; a checkpoint is written.
     """
+    config = settle(config, workdir)
     build.check(config)
     prepare(config.log.compilation_cache)
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
@@ -114,7 +116,7 @@ class Run:
             "scale_rate": self._rule_options["scale_rate"],
         }
         if latest is None:
-            variables, origin = build.initial_variables(config, self._detector.network)
+            variables, origin = build.initial_variables(config, self._detector.network, self._dataset.class_names)
             state = create_state(variables, self._optimizer)
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
@@ -219,7 +221,7 @@ class Run:
         self._checkpoints.finish()
         step = self._checkpoints.latest()
         if step is None:
-            variables, _ = build.initial_variables(self.config, self._detector.network)
+            variables, _ = build.initial_variables(self.config, self._detector.network, self._dataset.class_names)
             state = create_state(variables, self._optimizer)
         else:
             state = self._restore()

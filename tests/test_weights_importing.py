@@ -277,7 +277,7 @@ def test_a_run_starts_from_an_imagenet_body(tiny_config, tmp_path):
     tensors = resnet_file(network.variable_shapes(), tmp_path / "r.pkl", style="caffe")
     config.resnets.stride_1x1 = True
     config.resnets.imagenet_pretrained_weights = str(tmp_path / "r.pkl")
-    variables, report = build.initial_variables(config, network)
+    variables, report = build.initial_variables(config, network, ())
     wanted, _ = imagenet.to_original(tensors)
     exported = export_original(variables)
     for name, value in wanted.items():
@@ -285,23 +285,27 @@ def test_a_run_starts_from_an_imagenet_body(tiny_config, tmp_path):
     assert "caffe's style" in report[0]
 
 
-def test_fine_tuning_takes_all_but_the_heads_of_other_classes(tiny_config, tmp_path):
+def test_fine_tuning_takes_classes_by_name_from_a_run_and_from_a_file(tiny_config, tmp_path):
     config = small_config(tiny_config)
     tensors = random_tensors(build.network(config, 7).variable_shapes(), 0)
     run_import(config, tensors, tmp_path)
     config.init.checkpoint = str(tmp_path / "run")
-    same, report = build.initial_variables(config, build.network(config, 7))
-    assert len(report) == 1
+    with Checkpoints(tmp_path / "run", create=False) as checkpoints:
+        names = checkpoints.metadata()["class_names"]
+    same, report = build.initial_variables(config, build.network(config, 7), names)
+    assert len(report) == 2 and report[1] == f"classes taken over, by name: {', '.join(names[1:])}"
     for name, value in export_original(same).items():
         np.testing.assert_array_equal(value, tensors[name], err_msg=name)
-    other, report = build.initial_variables(config, build.network(config, 5))
-    assert "box_head/logits/kernel" in report[1] and "box_head/deltas/bias" in report[1]
+    other, report = build.initial_variables(config, build.network(config, 3), (names[0], names[4], "new"))
+    assert report[1:3] == [f"classes taken over, by name: {names[4]}", "classes that start anew, by name: new"]
     for name, value in export_original(other).items():
         if not name.startswith("Box_Outs"):
             np.testing.assert_array_equal(value, tensors[name], err_msg=name)
+    rows = export_original(other)["Box_Outs.cls_score.weight"]
+    np.testing.assert_array_equal(rows[:2], tensors["Box_Outs.cls_score.weight"][[0, 4]])
     config.fpn.dim = 8
     with pytest.raises(UserError, match=r"init\.checkpoint=.* is of another network"):
-        build.initial_variables(config, build.network(config, 7))
+        build.initial_variables(config, build.network(config, 7), names)
     config.init.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="there is no checkpoint"):
-        build.initial_variables(config, build.network(config, 7))
+        build.initial_variables(config, build.network(config, 7), names)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from diou_jax.data import coco
 from diou_jax.data.dataset import Dataset, join
+from diou_jax.data.division import divide
+from diou_jax.data.layouts import Layout
 from diou_jax.errors import UserError
 
 # Name: the annotation file's name, folder of images. minival and valminusminival divide val2014 in two; the files of
@@ -44,13 +46,24 @@ def paths(name: str, root: str | os.PathLike) -> tuple[str, str]:
     return os.path.join(root, "annotations", f"{file}.json"), images
 
 
-def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.0) -> Dataset:
+def load(
+    names: Sequence[str],
+    root: str | os.PathLike,
+    *,
+    min_area: float = -1.0,
+    layout: Layout | None = None,
+    val_share: float = 0.2,
+    split_seed: int = 0,
+) -> Dataset:
     """The named data sets below `root`, read as one.
 
     Args:
-      names: one or more, see `paths`.
+      names: one or more, see `paths`; of a `layout`, its splits.
       root: their folder.
       min_area: TRAIN.GT_MIN_AREA.
+      layout: where files were found, of own data.
+      val_share: of the images that validate, where a layout has one json for all.
+      split_seed: chooses them.
 
     Raises:
       UserError: files are missing (the message says what to get), damaged, or their categories differ.
@@ -59,12 +72,25 @@ def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.
         raise UserError(f"datasets = {names!r}: a tuple of one or more names, such as ('coco_2017_train',)")
     datasets = []
     for name in names:
+        if layout is not None:
+            datasets.append(_load_part(name, layout, min_area=min_area, val_share=val_share, split_seed=split_seed))
+            continue
         annotation_file, images = paths(name, root)
         for path in (annotation_file, images):
             if not os.path.exists(path):
                 raise UserError(_missing(name, path, root))
         datasets.append(coco.load(annotation_file, images, name=name, min_area=min_area))
     return join(datasets)
+
+
+def _load_part(name, layout, *, min_area, val_share, split_seed):
+    if name not in layout.parts:
+        raise UserError(f"data set {name!r}: there are {', '.join(sorted(layout.parts))}")
+    part = layout.parts[name]
+    dataset = coco.load(part.annotations, part.images, name=name, min_area=min_area)
+    if not part.share:
+        return dataset
+    return divide(dataset, share=val_share, seed=split_seed)[("train", "val").index(part.share)]
 
 
 def _missing(name, path, root):

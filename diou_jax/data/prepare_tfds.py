@@ -10,13 +10,19 @@ import shutil
 import sys
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import app, flags
 
 from diou_jax.data import annotations, catalog
-from diou_jax.data.tfds import ANNOTATIONS
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
+
+try:
+    from diou_jax.data.tfds import ANNOTATIONS, tfds
+except UserError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 COCO = flags.DEFINE_string("coco", "data/coco", "The folder that holds annotations/ and images/.")
 OUTPUT = flags.DEFINE_string("output", None, "Where coco/2017/<version> is made.")

@@ -13,13 +13,18 @@ import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from diou_jax.data.annotations import read_json
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, Faults, clean_boxes, join, make_records
 from diou_jax.data.transforms import open_header
 from diou_jax.errors import UserError
+
+try:
+    import array_record  # noqa: F401, tensorflow-datasets imports it at the first record
+    import tensorflow_datasets as tfds
+except ImportError as error:
+    raise UserError(f"data.source=tfds needs {error.name}: pip install -e '.[tfds]'") from None
 
 SPLITS = {"coco_2017_train": "train", "coco_2017_val": "validation"}
 ANNOTATIONS = "instances_{split}.json"  # what the preparing command leaves beside the records

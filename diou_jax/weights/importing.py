@@ -16,6 +16,7 @@ from diou_jax.data.dataset import BACKGROUND
 from diou_jax.errors import UserError
 from diou_jax.files import writable_file
 from diou_jax.logging import say
+from diou_jax.open_options import settle
 from diou_jax.run_config import keep_config
 from diou_jax.run_lock import run_lock
 from diou_jax.train_step import create_state
@@ -41,6 +42,7 @@ def import_file(
     Raises:
       UserError: the file does not fit, or `workdir` holds a run already.
     """
+    config = settle(config, workdir)
     build.check(config)
     source = build.weight_source(config, path)
     class_names, category_ids = class_table(config, source.num_classes)
@@ -103,6 +105,7 @@ def export_torch(config: ConfigDict, workdir: str | os.PathLike, output: str | o
     except ImportError:
         raise UserError("writing torch's files needs torch: pip install -e '.[torch]'") from None
     writable_file(output, "--output")
+    config = settle(config, workdir)
     with Checkpoints(workdir, create=False) as checkpoints:
         num_classes = len(checkpoints.metadata()["class_names"])
         variables = checkpoints.restore_variables(build.network(config, num_classes).variable_shapes())

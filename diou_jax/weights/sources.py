@@ -82,8 +82,8 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Sou
     raise UserError(f"{path}: tensors such as {', '.join(list(names)[:3])} are of no network that can be imported")
 
 
-def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
-    """Raises UserError, naming the options, where a file is meant for another setting than the network's."""
+def wanted_options(source: Source) -> dict[str, Any]:
+    """The options, by name, that a file's weights were trained with and that no shape tells."""
     wanted = {
         "caffe": {"resnets.stride_1x1": True, "pixel_means": PIXEL_MEANS},
         "torchvision": {"resnets.stride_1x1": False, "pixel_means": imagenet.MEANS},
@@ -91,6 +91,12 @@ def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float
     }[source.style]
     if source.is_detector:
         wanted["model.box_convention"] = source.style or "detectron"
+    return wanted
+
+
+def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
+    """Raises UserError, naming the options, where a file is meant for another setting than the network's."""
+    wanted = wanted_options(source)
     actual = {
         "resnets.stride_1x1": stride_1x1,
         "pixel_means": tuple(pixel_means),

@@ -1,0 +1,85 @@
+"""Own data: everything that depends on the data and the devices is chosen when a run starts, and printed.
+
+python main.py --config configs/own.py --config.data.root=FOLDER --workdir runs/own
+
+Options without a value here (None) are the open ones; docs/own_data.md has the rule. Any of them can be given.
+"""
+
+from ml_collections import config_dict
+
+from diou_jax.configs import base
+
+OPEN = {
+    "num_gpus": int,
+    "pixel_means": tuple,
+    "model.cls_agnostic_bbox_reg": bool,
+    "model.bbox_reg_weights": tuple,
+    "model.box_convention": str,
+    "resnets.blocks": tuple,
+    "resnets.num_groups": int,
+    "resnets.width_per_group": int,
+    "resnets.stem_width": int,
+    "resnets.stride_1x1": bool,
+    "resnets.freeze_at": int,
+    "resnets.use_gn": bool,
+    "group_norm.num_groups": int,
+    "group_norm.dim_per_gp": int,
+    "group_norm.epsilon": float,
+    "fpn.dim": int,
+    "fpn.use_gn": bool,
+    "fpn.coarsest_stride": int,
+    "fpn.rpn_anchor_start_size": int,
+    "fpn.rpn_aspect_ratios": tuple,
+    "fpn.roi_canonical_scale": int,
+    "fpn.roi_canonical_level": int,
+    "fpn.mask_padding_train": bool,
+    "fast_rcnn.mlp_head_dim": int,
+    "fast_rcnn.roi_xform_resolution": int,
+    "fast_rcnn.roi_xform_sampling_ratio": int,
+    "train.scales": tuple,
+    "train.max_size": int,
+    "train.ims_per_batch": int,
+    "train.batch_size_per_im": int,
+    "train.fg_fraction": float,
+    "train.rpn_batch_size_per_im": int,
+    "train.rpn_pre_nms_top_n": int,
+    "train.rpn_post_nms_top_n": int,
+    "test.scale": int,
+    "test.max_size": int,
+    "test.ims_per_batch": int,
+    "test.detections_per_im": int,
+    "test.rpn_pre_nms_top_n": int,
+    "test.rpn_post_nms_top_n": int,
+    "solver.type": str,
+    "solver.base_lr": float,
+    "solver.steps": tuple,
+    "solver.max_iter": int,
+    "solver.bias_double_lr": bool,
+    "solver.warm_up_iters": int,
+    "solver.clip_norm": float,
+    "data.buckets": tuple,
+    "data.max_boxes": int,
+    "data.threads": int,
+    "checkpoint.every": int,
+}
+
+
+def get_config(body: str = ""):
+    """The open config; a `body`, an entry of `base.BODIES`, settles the options that it consists of."""
+    config = base.get_config(body or "r50")
+    settled = {f"resnets.{name}" for name in base.BODIES[body]} if body else set()
+    for name, kind in OPEN.items():
+        if name not in settled:
+            *groups, option = name.split(".")
+            group = config
+            for key in groups:
+                group = group[key]
+            del group[option]  # a field keeps its value's type otherwise
+            group[option] = config_dict.placeholder(kind)
+    config.model.loss_type = "ciou"
+    config.model.loss_bbox_weight = 12.0
+    config.data.source = "own"
+    config.data.root = ""
+    config.train.datasets = ("train",)
+    config.test.datasets = ("val",)
+    return config

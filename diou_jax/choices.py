@@ -1,0 +1,316 @@
+"""Chooses the options that a config leaves open (None), from the data, the weights to start from and the devices.
+
+Every step of the rule sees the options that were given or chosen before it, so that one that is given also decides what
+follows from it. docs/own_data.md explains the rule.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diou_jax.configs import base
+from diou_jax.data.buckets import round_up
+from diou_jax.data.dataset import Dataset
+
+# What makes a network: weights fit no other.
+NETWORK = (
+    "pixel_means",
+    "model.cls_agnostic_bbox_reg",
+    "model.bbox_reg_weights",
+    "model.box_convention",
+    "resnets.blocks",
+    "resnets.num_groups",
+    "resnets.width_per_group",
+    "resnets.stem_width",
+    "resnets.stride_1x1",
+    "resnets.freeze_at",
+    "resnets.use_gn",
+    "group_norm.num_groups",
+    "group_norm.dim_per_gp",
+    "group_norm.epsilon",
+    "fpn.dim",
+    "fpn.use_gn",
+    "fpn.coarsest_stride",
+    "fpn.rpn_anchor_start_size",
+    "fpn.rpn_aspect_ratios",
+    "fpn.roi_canonical_scale",
+    "fpn.roi_canonical_level",
+    "fast_rcnn.mlp_head_dim",
+    "fast_rcnn.roi_xform_resolution",
+    "fast_rcnn.roi_xform_sampling_ratio",
+)
+SMALL_BODY = {
+    "resnets.blocks": (1, 1, 1, 1),
+    "resnets.width_per_group": 16,
+    "resnets.stem_width": 16,
+    "resnets.stride_1x1": False,
+    "resnets.freeze_at": 0,
+    "resnets.use_gn": True,
+    "group_norm.num_groups": 8,
+    "fpn.dim": 48,
+    "fpn.use_gn": False,
+    "fast_rcnn.mlp_head_dim": 128,
+}
+LARGE_BODY = {"resnets.use_gn": True, "resnets.stride_1x1": False, "resnets.freeze_at": 0, "fpn.use_gn": True}
+ENOUGH = 10  # boxes of a class whose sizes say something
+LEAST_BOX = 16  # pixels, at the training scale, that the smaller boxes should have
+SHORT = {"cpu": 224, "gpu": 800}  # the largest training scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of a data set's images.
+
+    Attributes:
+      images: how many.
+      short: median of their shorter sides, pixels.
+      aspect: longer over shorter side; 95 in 100 images are no longer than that.
+      both_ways: whether some lie and some stand.
+      small: sqrt(area) of a box over its image's shorter side: 10th percentile of the class where it is least, as each
+        class counts the same in AP; 0 without boxes.
+      large: 95th percentile of the class where it is largest.
+      most: boxes in the fullest image.
+    """
+
+    images: int
+    short: float
+    aspect: float
+    both_ways: bool
+    small: float
+    large: float
+    most: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+      weights: in words, empty for random ones.
+      network: options of `NETWORK` that the weights ask for.
+      detector: whether they hold more than a body.
+    """
+
+    weights: str = ""
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    detector: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """How many devices take part, over all processes, and whether they are of a "cpu" or a "gpu" kind."""
+
+    count: int
+    kind: str
+
+
+def measure(dataset: Dataset) -> Statistics:
+    """The numbers that the rule looks at."""
+    records = dataset.records
+    short, long = np.minimum(records.heights, records.widths), np.maximum(records.heights, records.widths)
+    counts = np.diff(records.offsets)
+    x1, y1, x2, y2 = records.boxes.astype(np.float64).T
+    sides = np.sqrt((x2 - x1 + 1) * (y2 - y1 + 1)) / np.repeat(short, counts)
+    of_class = [sides[records.classes == number] for number in np.unique(records.classes)]
+    of_class = [some for some in of_class if len(some) >= ENOUGH] or [sides]
+    small = min(np.percentile(some, 10) for some in of_class) if len(sides) else 0.0
+    large = max(np.percentile(some, 95) for some in of_class) if len(sides) else 0.0
+    return Statistics(
+        images=len(records),
+        short=float(np.median(short)),
+        aspect=float(np.percentile(long / short, 95)),
+        both_ways=bool((records.heights > records.widths).any() and (records.widths > records.heights).any()),
+        small=float(small),
+        large=float(large),
+        most=int(counts.max(initial=0)),
+    )
+
+
+def is_open(config: ConfigDict) -> bool:
+    """Whether there is anything to choose."""
+    return any(value is None for value in flatten(config).values())
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names."""
+    flat = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key: value}
+    return flat
+
+
+def resolve(config: ConfigDict, data: Statistics, start: Start, devices: Devices) -> tuple[ConfigDict, list[str]]:
+    """A config without open options, and a line for each that was chosen."""
+    choices = Choices(config)
+    for step in (_network, _scale, _anchors, _boxes, _sampling, _batch, _schedule, _reading):
+        step(choices, data, start, devices)
+    choices.rest()
+    return choices.config, choices.lines
+
+
+def fill(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A config whose open options have the values by name in `values`, where these have one."""
+    choices = Choices(config)
+    for name, value in values.items():
+        if value is not None:
+            choices.set(name, value, "")
+    return choices.config
+
+
+class Choices:
+    """A config in the making.
+
+    Attributes:
+      config: a copy, to be filled.
+      lines: one for each option that was chosen.
+    """
+
+    def __init__(self, config: ConfigDict):
+        """Starts from a copy of `config`."""
+        self.config = config.copy_and_resolve_references()
+        self.config.unlock()
+        self.lines = []
+
+    def set(self, name: str, value: Any, why: str) -> None:
+        """Gives an option a value unless it has one."""
+        *groups, option = name.split(".")
+        group = self.config
+        for key in groups:
+            group = group.get(key, {})
+        if option in group and group[option] is None:
+            group[option] = tuple(value) if isinstance(value, list) else value
+            if why:
+                self.lines.append(f"chosen  {name} = {value!r}: {why}")
+
+    def rest(self) -> None:
+        """Gives what is still open its default."""
+        for name, value in flatten(base.get_config()).items():
+            self.set(name, value, "")
+
+
+def _network(choices, data, start, devices):
+    config = choices.config
+    for name, value in start.network.items():
+        if name in NETWORK:
+            choices.set(name, value, f"as {start.weights} has it" if name.startswith("resnets.") else "")
+    if not start.weights:
+        body = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY
+        size = "a small body, for the CPU" if devices.kind == "cpu" else "R-50 unless named"
+        choices.set("resnets.use_gn", True, f"GroupNorm, for random weights; {size}")
+        if config.resnets.blocks is None or devices.kind != "cpu":  # a body that was named brings its own sizes
+            for name, value in body.items():
+                choices.set(name, value, "")
+    for name, value in base.BODIES["r50"].items():
+        choices.set(f"resnets.{name}", value, f"R-50, for {start.weights}" if start.weights else "")
+    frozen = f"frozen affine layers, for {start.weights}" if start.weights else ""
+    choices.set("resnets.use_gn", False, frozen)
+    choices.set("fpn.use_gn", config.resnets.use_gn, "")
+    choices.set("fpn.mask_padding_train", config.resnets.use_gn, "")
+    choices.set("resnets.stride_1x1", not config.resnets.use_gn, "")
+    choices.set("resnets.freeze_at", 0 if config.resnets.use_gn else 2, "")
+
+
+def _scale(choices, data, start, devices):
+    config, limit = choices.config, SHORT[devices.kind]
+    wanted = data.short if not data.small else max(data.short, LEAST_BOX / data.small)
+    scale = int(min(limit, max(64, wanted)) // 32 * 32)
+    choices.set(
+        "train.scales",
+        (scale,),
+        f"images have {data.short:.0f} pixels, median of the shorter side; 64 to {limit} on a {devices.kind.upper()}",
+    )
+    scale = max(config.train.scales)
+    pixels = data.small * scale
+    if 0 < pixels < LEAST_BOX / 2:
+        choices.lines.append(
+            f"chosen  at this scale one box in ten of a class is below {pixels:.1f} pixels and will hardly be found; "
+            "larger train.scales and test.scale, or images cut into tiles, help"
+        )
+    aspect = min(max(data.aspect, 1.0), 2.0)
+    choices.set(
+        "train.max_size",
+        round_up(math.ceil(scale * aspect), 32),
+        f"images are up to {data.aspect:.2f} times as long as wide (95 in 100 of them)",
+    )
+    choices.set("test.scale", scale, "as in training")
+    choices.set("test.max_size", config.train.max_size, "as in training")
+    if devices.kind == "cpu" and data.both_ways:
+        side = round_up(max(config.train.max_size, config.test.max_size), 32)
+        choices.set("data.buckets", ((side, side),), "images lie and stand; one shape compiles once")
+    choices.set("data.buckets", (), "cut to the sizes of the images")
+
+
+def _anchors(choices, data, start, devices):
+    scale = max(choices.config.train.scales)
+    small, large = data.small * scale, data.large * scale
+    size = int(min(32, max(8, 4 * round(max(small, large / 24) / 4))))
+    why = f"from the class of small boxes to that of large ones they measure {small:.0f} to {large:.0f} pixels"
+    choices.set("fpn.rpn_anchor_start_size", size, why)
+    size = choices.config.fpn.rpn_anchor_start_size
+    choices.set("fpn.roi_canonical_scale", 7 * size, "7 times the smallest anchor, as 224 is of 32")
+
+
+def _boxes(choices, data, start, devices):
+    why = f"the fullest image has {data.most} boxes"
+    choices.set("data.max_boxes", min(512, max(8, round_up(data.most, 8))), why)
+    choices.set("test.detections_per_im", max(100, round_up(3 * data.most // 2, 50)), why)
+
+
+def _sampling(choices, data, start, devices):
+    if devices.kind != "cpu":
+        return
+    found = choices.config.test.detections_per_im
+    why = "fewer than on a GPU, for speed"
+    choices.set("train.batch_size_per_im", min(512, max(48, round_up(2 * data.most, 16))), why)
+    choices.set("train.fg_fraction", 0.5, why)
+    choices.set("train.rpn_batch_size_per_im", 128, why)
+    choices.set("train.rpn_pre_nms_top_n", max(256, 2 * data.most), why)
+    choices.set("train.rpn_post_nms_top_n", max(800, 2 * data.most), why)
+    choices.set("test.rpn_pre_nms_top_n", max(256, 2 * found), why)
+    choices.set("test.rpn_post_nms_top_n", max(100, found), why)
+
+
+def _batch(choices, data, start, devices):
+    config, count = choices.config, devices.count
+    most = 4 if devices.kind == "cpu" else 16
+    wanted = max(1, min(8, most // count, max(1, data.images // count)))
+    choices.set("train.ims_per_batch", wanted, f"{most} images over {count} device(s), 8 on one, none twice")
+    choices.set("num_gpus", count, "")
+    choices.set("test.ims_per_batch", max(1, 8 // count) if devices.kind == "cpu" else 4, "")
+    images = config.train.batch_size or config.train.ims_per_batch * count
+    adam = devices.kind == "cpu"
+    choices.set("solver.type", "Adam" if adam else "SGD", "for a short run" if adam else "as the original")
+    adam = config.solver.type == "Adam"
+    choices.set("solver.bias_double_lr", not adam, "")
+    choices.set("solver.clip_norm", 0.0 if start.weights and not adam else 10.0, "")
+    if adam:
+        rate, why = (0.0005, "Adam from weights") if start.weights else (0.002, "Adam from random weights")
+    else:
+        rate, why = 0.00125 * images * config.solver.iter_size, f"0.00125 for each of {images} images, as the original"
+    choices.set("solver.base_lr", rate, why)
+
+
+def _schedule(choices, data, start, devices):
+    config = choices.config
+    images = (config.train.batch_size or config.train.ims_per_batch * devices.count) * config.solver.iter_size
+    if devices.kind == "cpu":
+        epochs, least, most = (10, 800, 2000) if start.weights else (20, 1200, 4000)
+    else:
+        epochs, least, most = (36, 24_000, 1_440_000) if start.weights else (108, 96_000, 4_320_000)
+    seen = min(most, max(least, epochs * data.images))
+    why = f"{epochs} times {data.images} images, at least {least} and at most {most} in all, {images} a step"
+    choices.set("solver.max_iter", math.ceil(seen / images), why)
+    last = config.solver.max_iter
+    steps = (0, *sorted({max(1, last * 2 // 3), max(1, last * 8 // 9)}))
+    choices.set("solver.steps", steps, "two thirds and eight ninths, as the original's")
+    choices.set("solver.warm_up_iters", min(500, last // 20), "a twentieth of the steps, at most 500")
+    choices.set("checkpoint.every", max(1, min(2500, last // 4)), "four in a run, at least one in 2500 steps")
+
+
+def _reading(choices, data, start, devices):
+    if devices.kind == "cpu":
+        choices.set("data.threads", 1, "the CPU trains as well")

@@ -1,0 +1,76 @@
+"""Divides a data set that comes as one into a training and a validation part."""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+from diou_jax.data.dataset import Dataset, Records, Source
+from diou_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetSource:
+    """Some images of another source, `rows` of it."""
+
+    source: Source
+    rows: np.ndarray
+
+    def read(self, index: int) -> bytes:
+        """As `dataset.Source.read`."""
+        return self.source.read(int(self.rows[index]))
+
+    def name(self, index: int) -> str:
+        """As `dataset.Source.name`."""
+        return self.source.name(int(self.rows[index]))
+
+
+def divide(dataset: Dataset, *, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The training and the validation part.
+
+    An image's place follows from its file's name and the seed, so that neither the order in the json nor the folder
+    matters, and images that are added later move few of the others.
+
+    Args:
+      dataset: at least two images.
+      share: of the images that validate, 0 to 1; at least one image goes to either part.
+      seed: chooses among the divisions.
+
+    Raises:
+      UserError: there are fewer than two images, or `share` leaves 0 to 1.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"data.val_share={share!r}: it goes from 0 to 1, both excluded")
+    if len(dataset) < 2:
+        raise UserError(f"{dataset.name} has one image, and two are the least to train and to validate on")
+    keys = [
+        hashlib.sha256(f"{seed} {os.path.basename(dataset.image_name(row))}".encode()).digest()
+        for row in range(len(dataset))
+    ]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    count = min(max(1, round(share * len(keys))), len(keys) - 1)
+    train, val = np.sort(order[count:]), np.sort(order[:count])
+    return subset(dataset, train), subset(dataset, val)
+
+
+def subset(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """The images `rows` (n,) of a data set, in that order."""
+    records = dataset.records
+    counts = np.diff(records.offsets)[rows]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    # Row by row, the positions of each image's boxes.
+    boxes = np.repeat(records.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+    return dataclasses.replace(
+        dataset,
+        records=Records(
+            image_ids=records.image_ids[rows],
+            heights=records.heights[rows],
+            widths=records.widths[rows],
+            offsets=offsets,
+            boxes=records.boxes[boxes],
+            classes=records.classes[boxes],
+            crowd=records.crowd[boxes],
+        ),
+        source=SubsetSource(dataset.source, rows),
+    )

@@ -1,0 +1,249 @@
+"""Finds the annotation files and image folders of own data, whoever exported it.
+
+A json's split follows from its name, or from its folder's: ``annotations/instances_train.json``,
+``valid/_annotations.coco.json``, ``labels_test.json``. One whose name says no split holds all images, which are then
+divided (`diou_jax.data.division`). Its images are looked for where exporters put them, by the names in the json.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from diou_jax.data import coco
+from diou_jax.errors import UserError
+
+# What exporters call the splits.
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+ALL = "all"
+# COCO's other json files, which lie beside the boxes, and results of ours.
+OTHER_TASKS = re.compile(r"^(captions|person_keypoints|stuff|panoptic|image_info|dataset_info|bbox_.*_results)")
+DEPTH = 3  # of folders below the root that are looked into
+SAMPLES = 20  # images of a json that are looked for in a folder
+CONVERTER = "python -m diou_jax.data.convert"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One json with its images; `share` is "train" or "val" where the json is divided, else empty."""
+
+    annotations: str
+    images: str
+    share: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The parts of a data set by split, and lines that say how they were found."""
+
+    parts: Mapping[str, Part]
+    lines: tuple[str, ...]
+
+
+def find(root: str | os.PathLike, *, train: tuple[str, str] = ("", ""), val: tuple[str, str] = ("", "")) -> Layout:
+    """The parts of the data set below `root`.
+
+    Args:
+      root: the folder to look in.
+      train: annotation file and image folder that are given, each empty where it is to be found.
+      val: likewise. Without `val` one is found, or the training images are divided.
+
+    Raises:
+      UserError: nothing is there, several files may be meant (the message lists them), or the folder holds annotations
+        of another kind, for which the message has the converter's command.
+    """
+    given = {name: pair for name, pair in (("train", train), ("val", val)) if pair[0]}
+    for name, pair in (("train", train), ("val", val)):
+        for option, path in zip(("annotations", "images"), pair):
+            if path and not os.path.exists(path):
+                raise UserError(f"data.{name}_{option}: {path} does not exist")
+    root = pathlib.Path(root).expanduser()
+    files = {} if "train" in given else _by_split(root, skip=tuple(given))
+    files |= {name: pathlib.Path(pair[0]) for name, pair in given.items()}
+    if not {"train", ALL} & files.keys():
+        there = ", ".join(str(path) for path in files.values())
+        raise UserError(f"{root} holds no training set beside {there}; data.train_annotations names its json")
+    unread = files.pop(ALL) if "train" in files and ALL in files else None
+    folders, parts = {"train": train[1], ALL: train[1], "val": val[1]}, {}
+    lines = [] if unread is None else [f"not read: {unread}, whose name says no split, as other files do"]
+    for split, file in files.items():
+        try:
+            parts[split] = Part(str(file), folders.get(split) or _images(file, split, root))
+        except UserError as error:
+            if split != "test" or "val" not in files:
+                raise
+            lines.append(f"test: left out, as {error}")
+    whole = parts.pop(ALL, None)
+    parts.setdefault("train", whole)
+    if "val" not in parts and "test" in parts:
+        parts["val"] = parts["test"]
+        lines.append("val: there is no such set, so the test set takes its place")
+    if "val" not in parts:
+        parts |= {name: dataclasses.replace(parts["train"], share=name) for name in ("train", "val")}
+    return Layout(parts, (*_described(parts), *lines))
+
+
+def _described(parts):
+    for name, part in parts.items():
+        yield f"{name}: {'a share of ' if part.share else ''}{part.annotations}, images below {part.images}"
+
+
+def _by_split(root: pathlib.Path, *, skip: Sequence[str] = ()) -> dict[str, pathlib.Path]:
+    """The one json of each split below `root`, but of those to `skip`."""
+    if not root.is_dir():
+        raise UserError(f"data.root: {root} is no folder; --config.data.root=FOLDER names the one with your data")
+    found: dict[str, list[pathlib.Path]] = {}
+    for file in walk(root, ".json"):
+        if not OTHER_TASKS.match(file.name):
+            found.setdefault(split_of(file, root), []).append(file)
+    chosen = {}
+    for split, files in found.items():
+        if split in skip or (split == ALL and "train" in found):
+            continue
+        if len(files) > 1 or split == ALL:
+            files = _preferred(files)
+        if len(files) > 1:
+            option = "data.train_annotations and data.val_annotations" if split != "test" else "test.datasets"
+            raise UserError(
+                f"{root} holds {len(files)} annotation files for {'all images' if split == ALL else split}: "
+                f"{', '.join(map(str, files))}; say which with {option}"
+            )
+        if files:
+            chosen[split] = files[0]
+    if not chosen:
+        raise UserError(_nothing(root, [file for files in found.values() for file in files]))
+    return chosen
+
+
+def _preferred(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Those in COCO's form, and of them those named as COCO names boxes, where there are such."""
+    files = [file for file in files if _is_coco(file)]
+    return [file for file in files if file.name.startswith("instances_")] or files
+
+
+def _is_coco(file):
+    try:
+        coco.read_json(file)
+    except UserError:
+        return False
+    return True
+
+
+def split_of(file: pathlib.Path, root: pathlib.Path) -> str:
+    """A value of `ALIASES`, or `ALL`, by the words in the file's name or else in its folders' names below `root`."""
+    for part in (file.stem, *reversed(file.relative_to(root).parent.parts)):
+        splits = {ALIASES[word] for word in re.findall("[a-z]+", part.lower()) if word in ALIASES}
+        if len(splits) == 1:
+            return splits.pop()
+    return ALL
+
+
+def walk(root: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
+    """Files below `root` with one of the suffixes, sorted; hidden folders are passed over."""
+    found = []
+    for folder in _folders(root):
+        with os.scandir(folder) as entries:
+            found += [
+                pathlib.Path(entry.path)
+                for entry in entries
+                if entry.name.lower().endswith(suffixes) and not entry.name.startswith(".") and entry.is_file()
+            ]
+    return sorted(found)
+
+
+def _folders(root: pathlib.Path) -> list[pathlib.Path]:
+    """`root` and the folders below it, `DEPTH` deep, sorted."""
+    found, level = [root], [root]
+    for _ in range(DEPTH):
+        level = sorted(child for folder in level for child in _children(folder))
+        found += level
+    return found
+
+
+def _children(folder: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [pathlib.Path(e.path) for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+
+
+def _images(file: pathlib.Path, split: str, root: pathlib.Path) -> str:
+    """The folder that holds most of the images that a json names."""
+    images = coco.read_json(file)["images"]
+    coco.refuse_names(images, file)
+    names = [image["file_name"] for image in images[:: max(1, len(images) // SAMPLES)]]
+    if not names:
+        raise UserError(f"{file}: it lists no usable images")
+    candidates = _candidates(file, split, root)
+    hits = [sum((folder / name).is_file() for name in names) for folder in candidates]
+    option = f"data.{'val' if split == 'val' else 'train'}_images"
+    if not any(hits):
+        raise UserError(f"{file}: its images, such as {names[0]}, are not below {root}; {option} names their folder")
+    best = [folder for folder, count in zip(candidates, hits) if count == max(hits)]
+    expected = set(_expected(file, split, root))
+    others = [folder for folder in best if folder not in expected]
+    if best[0] not in expected and len(others) > 1:
+        raise UserError(
+            f"{file}: its images, such as {names[0]}, are in several folders: {', '.join(map(str, others))}; "
+            f"say which with {option}"
+        )
+    return str(best[0])
+
+
+def _candidates(file, split, root) -> list[pathlib.Path]:
+    """Folders that may hold a json's images, the likeliest first; none of another split."""
+    own = [folder for folder in _expected(file, split, root) if folder.is_dir()]
+    rest = _folders(root) if root.is_dir() else []
+    rest = [folder for folder in rest if split == ALL or split_of(folder / "x", root) in (split, ALL)]
+    return list(dict.fromkeys([*own, *rest]))
+
+
+def _expected(file, split, root) -> Iterable[pathlib.Path]:
+    """Where exporters put images."""
+    named = re.sub(r"^instances_", "", file.stem)
+    words = dict.fromkeys([named, split, *(word for word, value in ALIASES.items() if value == split)])
+    for base in dict.fromkeys([root, file.parent.parent, file.parent]):
+        for word in words:
+            yield from (base / "images" / word, base / word / "images", base / word)
+    for base in dict.fromkeys([file.parent, file.parent.parent, root]):
+        yield from (base, base / "images", base / "JPEGImages", base / "data")
+
+
+def _nothing(root, files) -> str:
+    """One line on a folder without annotations in COCO's form."""
+    if files:
+        return f"{root} holds no COCO annotation file: {', '.join(map(str, files[:5]))} have no images and categories"
+    kind = other_kind(root)
+    if kind:
+        return f"{root} holds {kind}; {CONVERTER} {root} writes the json files that are read here"
+    return (
+        f"{root} holds no annotation file (*.json) within {DEPTH} folders; expected are "
+        "annotations/instances_train.json and images/train, an export of Roboflow or CVAT in COCO's form, or one json "
+        "for all images"
+    )
+
+
+def other_kind(root: str | os.PathLike) -> str:
+    """Names annotations that the converter reads, with the first file of them; empty where there are none."""
+    root = pathlib.Path(root)
+    if xml := [file for file in walk(root, ".xml") if b"<annotation" in file.read_bytes()[:1000]]:
+        return f"Pascal VOC annotations ({xml[0]})"
+    yolo = [*walk(root, "data.yaml", "data.yml"), *(f for f in walk(root, ".txt") if _is_yolo(f))]
+    return f"YOLO annotations ({yolo[0]})" if yolo else ""
+
+
+def _is_yolo(file: pathlib.Path) -> bool:
+    """Whether a text's first line is a class number and at least four numbers."""
+    with open(file, "rb") as text:
+        fields = text.readline(10000).split()
+    return len(fields) >= 5 and all(re.fullmatch(rb"[-+.\deE]+", field) for field in fields)

@@ -1,0 +1,71 @@
+"""Settles the open options of a config: a run that goes on keeps its own, a new one has them chosen."""
+
+import json
+import os
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from diou_jax import build
+from diou_jax.choices import NETWORK, Choices, Devices, Start, fill, flatten, is_open, measure, resolve
+from diou_jax.logging import say
+from diou_jax.run_config import CONFIG_FILE
+from diou_jax.weights.sources import read_source, wanted_options
+
+
+def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
+    """A config without open options; says what was chosen and how own data was found.
+
+    Args:
+      config: as given; comes back as it is where nothing is open.
+      workdir: of the run. Where it has a checkpoint, its own options are taken and nothing is chosen.
+
+    Raises:
+      UserError: an option that is given has no meaning, or data or weights that the choice depends on cannot be read.
+    """
+    if not is_open(config):
+        return config
+    lines = list(build.layout(config).lines) if config.data.source == "own" else []
+    if stored := _of_run(workdir):
+        choices = Choices(fill(config, stored))
+        choices.rest()
+        config, chosen = choices.config, [f"open options are those of the run in {workdir}"]
+    else:
+        defaults = Choices(config)
+        defaults.rest()
+        build.check(defaults.config)
+        data = build.dataset(config, config.train.datasets)
+        devices = Devices(jax.device_count(), "cpu" if jax.default_backend() == "cpu" else "gpu")
+        config, chosen = resolve(config, measure(data), _start(config), devices)
+    if jax.process_index() == 0:
+        for line in [*lines, *chosen]:
+            say(line)
+    return config
+
+
+def _of_run(workdir) -> dict:
+    """Options by name of the run in `workdir`, if it has a checkpoint."""
+    if not workdir or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
+        return {}
+    return _read(pathlib.Path(workdir, CONFIG_FILE))
+
+
+def _read(file) -> dict:
+    try:
+        return flatten(json.loads(file.read_text()))
+    except (OSError, ValueError, AttributeError):
+        return {}  # whoever needs it says what is wrong with it
+
+
+def _start(config) -> Start:
+    """The weights that a run of `config` starts from."""
+    path = config.init.checkpoint
+    if path and not os.path.isfile(path):
+        network = {name: value for name, value in _read(pathlib.Path(path, CONFIG_FILE)).items() if name in NETWORK}
+        return Start(path, network)
+    path = path or config.resnets.imagenet_pretrained_weights
+    if not path:
+        return Start()
+    source = read_source(path, imagenet_style=config.resnets.imagenet_style)
+    return Start(path, wanted_options(source))

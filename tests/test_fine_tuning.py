@@ -1,0 +1,90 @@
+"""Classes go by their names from one run to the next."""
+
+import numpy as np
+import pytest
+
+from diou_jax.errors import UserError
+from diou_jax.weights.fine_tuning import fine_tune, match
+
+BACKGROUND = "__background__"
+
+
+def tree(classes, value, *, boxes=None, hidden=3):
+    """Variables of which every row holds ``value + class``; boxes: columns of the deltas over 4."""
+    rows = np.arange(classes, dtype=np.float32) + value
+    deltas = np.repeat(rows if boxes is None else np.full(boxes, value, np.float32), 4)
+    return {
+        "params": {
+            "fpn": {"kernel": np.full((2, 2), value, np.float32)},
+            "box_head": {
+                "logits": {"kernel": np.tile(rows, (hidden, 1)), "bias": rows},
+                "deltas": {"kernel": np.tile(deltas, (hidden, 1)), "bias": deltas},
+            },
+        }
+    }
+
+
+def test_rows_follow_the_names():
+    ours, theirs = (BACKGROUND, "dog", "bird", "cat"), (BACKGROUND, "Cat", "dog", "fish", "cow")
+    taken, lines = fine_tune(tree(4, 100), tree(5, 0), names=ours, stored_names=theirs, source="w")
+    head = taken["params"]["box_head"]
+    np.testing.assert_array_equal(head["logits"]["bias"], [0, 2, 102, 1])
+    np.testing.assert_array_equal(head["logits"]["kernel"], [[0, 2, 102, 1]] * 3)
+    np.testing.assert_array_equal(head["deltas"]["bias"], np.repeat([0, 2, 102, 1], 4))
+    np.testing.assert_array_equal(head["deltas"]["kernel"][1], np.repeat([0, 2, 102, 1], 4))
+    np.testing.assert_array_equal(taken["params"]["fpn"]["kernel"], 0)
+    assert lines == [
+        "classes taken over, by name: dog, cat",
+        "classes that start anew, by name: bird",
+        "not used, by name: fish, cow",
+    ]
+
+
+def test_same_names_are_taken_whole_and_same_numbers_of_others_are_not():
+    names = (BACKGROUND, "a", "b")
+    taken, _ = fine_tune(tree(3, 100), tree(3, 0), names=names, stored_names=names, source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["logits"]["bias"], [0, 1, 2])
+    taken, lines = fine_tune(tree(3, 100), tree(3, 0), names=names, stored_names=(BACKGROUND, "c", "d"), source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["logits"]["bias"], [0, 101, 102])
+    assert "classes that start anew, by name: a, b" in lines
+
+
+def test_boxes_of_all_classes_together_are_taken_as_they_are():
+    names, other = (BACKGROUND, "a", "b"), (BACKGROUND, "b")
+    taken, _ = fine_tune(tree(3, 100, boxes=1), tree(2, 0, boxes=1), names=names, stored_names=other, source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], [0] * 4)
+    np.testing.assert_array_equal(taken["params"]["box_head"]["logits"]["bias"], [0, 101, 1])
+    # From boxes by class to one for all, or back, they start anew.
+    taken, _ = fine_tune(tree(3, 100, boxes=1), tree(2, 0), names=names, stored_names=other, source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], [100] * 4)
+    taken, _ = fine_tune(tree(3, 100), tree(2, 0, boxes=1), names=names, stored_names=other, source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], np.repeat([100, 101, 102], 4))
+
+
+def test_a_file_without_names_says_so():
+    taken, lines = fine_tune(tree(2, 100), tree(3, 0), names=(BACKGROUND, "a"), stored_names=(), source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["logits"]["bias"], [0, 101])
+    assert "does not name its classes" in lines[0] and lines[1] == "classes that start anew, by name: a"
+
+
+def test_another_network_is_refused():
+    names = (BACKGROUND, "a")
+    with pytest.raises(UserError, match=r"init\.checkpoint=w is of another network: params/fpn/kernel is absent there"):
+        other = tree(2, 0)
+        del other["params"]["fpn"]
+        fine_tune(tree(2, 100), other, names=names, stored_names=names, source="w")
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, rows",
+    [
+        (["traffic light"], ["Traffic_Light "], {1: 1}),
+        (["a"], ["A", "a"], {1: 2}),  # exact before loose
+        (["a"], ["A", "A"], {}),  # which one?
+        (["A", "a"], ["a"], {2: 1}),
+        (["__background__"], ["x"], {}),
+        (["ab"], ["a b"], {}),
+    ],
+)
+def test_names_match_without_case_and_blanks_where_that_is_unique(ours, theirs, rows):
+    assert match([BACKGROUND, *ours], [BACKGROUND, *theirs]) == {0: 0} | rows
