@@ -1,0 +1,127 @@
+"""Images with boxes on their way from other formats to COCO json."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Iterable
+
+from diou_jax.data import transforms
+from diou_jax.data.check import ORIENTATION, SUFFIXES
+from diou_jax.data.dataset import BadImageError, Faults
+from diou_jax.errors import UserError
+
+SHOWN = 3  # unreadable annotations that the error line quotes
+
+# What folders and files of a split are called.
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+ALL = "all"  # the split of images that belong to none
+
+IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+
+SIDEWAYS = (5, 6, 7, 8)  # Exif's orientations that exchange height and width
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """One object: its class's name; x, y, width and height in pixels as in COCO; whether it is a crowd there."""
+
+    label: str
+    xywh: tuple[float, float, float, float]
+    crowd: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """One image: where it lies, its (width, height) in pixels, its boxes."""
+
+    path: pathlib.Path
+    size: tuple[int, int]
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclasses.dataclass
+class Problems:
+    """Annotations that cannot be read, in the order found. `lines` holds one per annotation, with its file and line."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        """Notes one."""
+        self.lines.append(line)
+
+    def refuse(self) -> None:
+        """Raises UserError with the first few, if there are any."""
+        if self.lines:
+            more = len(self.lines) - SHOWN
+            others = f"; and {more} more" if more > 0 else ""
+            raise UserError("; ".join(self.lines[:SHOWN]) + others + "; nothing was written")
+
+
+@dataclasses.dataclass
+class Source:
+    """A folder's content.
+
+    Attributes:
+      splits: images by split.
+      classes: category id by name, ids from 1.
+      remarks: oddities that do not stop the conversion.
+    """
+
+    splits: dict[str, list[Annotated]]
+    classes: dict[str, int]
+    remarks: Faults
+
+
+def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
+    """Files below a folder whose names end in one of `suffixes` in any case, sorted, hidden ones left out."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            pathlib.Path(parent, name)
+            for name in sorted(files)
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return found
+
+
+def split_of(path: pathlib.Path, source: pathlib.Path) -> str:
+    """The split that a folder between `source` and the file `path` is named after, else `ALL`."""
+    parts = path.relative_to(source).parts[:-1]
+    return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), ALL)
+
+
+def read_text(path: pathlib.Path) -> str:
+    """A UTF-8 text file's content, without a byte order mark; raises UserError if it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """An image's (width, height) in pixels as viewers show it; raises BadImageError if its header cannot be read."""
+    try:
+        header = transforms.open_header(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
+    width, height = header.size
+    return (height, width) if header.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+
+
+def finite(box) -> bool:
+    """Whether all corners of a globox box are numbers."""
+    return all(map(math.isfinite, box.ltrb))
+
+
+def library():
+    """globox's BoundingBox; raises UserError where it is not installed."""
+    try:
+        from globox import BoundingBox
+    except ImportError:
+        raise UserError("Pascal VOC and YOLO are read by globox: pip install 'diou-jax[convert]'") from None
+    return BoundingBox

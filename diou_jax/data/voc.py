@@ -1,0 +1,160 @@
+"""Pascal VOC: an xml file for each image, splits as lists of names in ImageSets/Main."""
+
+import pathlib
+from xml.etree import ElementTree
+
+from tqdm import tqdm
+
+from diou_jax.data.annotated import (
+    IMAGES,
+    Annotated,
+    Box,
+    Problems,
+    Source,
+    below,
+    finite,
+    library,
+    read_text,
+    split_of,
+    upright_size,
+)
+from diou_jax.data.dataset import BadImageError, Faults
+from diou_jax.errors import UserError
+
+LISTS = ("train", "val", "trainval", "test")
+
+
+def found(source: pathlib.Path) -> bool:
+    """Whether a folder holds xml files of this kind."""
+    return any(map(_is_annotation, below(source, (".xml",))))
+
+
+def read(source: pathlib.Path) -> Source:
+    """All images of a folder: VOC's own (also several years below one), or xml files beside their images.
+
+    Corners are pixels, inclusive and counted from 1. A difficult object becomes a crowd: neither trained on nor held
+    against a detector that finds or misses it. Sizes are the image files'.
+
+    Raises:
+      UserError: a file or an object cannot be read, an image is missing, or globox is.
+    """
+    problems, remarks = Problems(), Faults()
+    read_one = _Reader(source, problems, remarks)
+    splits: dict[str, list[Annotated]] = {}
+    done: set[pathlib.Path] = set()
+    for main in _folders_of_lists(source):
+        for split, xmls in _lists(main, problems).items():
+            splits.setdefault(split, []).extend(map(read_one, tqdm(xmls, desc=split, leave=False)))
+            done.update(xmls)
+    rest = [path for path in below(source, (".xml",)) if path not in done and _is_annotation(path)]
+    if splits:
+        remarks.add("annotations in no list of ImageSets/Main, left out", *map(str, rest))
+    else:
+        for path in tqdm(rest, leave=False):
+            splits.setdefault(split_of(path, source), []).append(read_one(path))
+    problems.refuse()
+    names = sorted({box.label for images in splits.values() for image in images for box in image.boxes})
+    return Source(splits, {name: number for number, name in enumerate(names, start=1)}, remarks)
+
+
+class _Reader:
+    """Reads one xml file with its image, each only once; None in place of what is noted in `problems`."""
+
+    def __init__(self, source, problems, remarks):
+        self._images: dict[tuple[pathlib.Path, str], pathlib.Path] = {}
+        for path in below(source, IMAGES):
+            self._images.setdefault((path.parent, path.stem), path)
+            self._images[path.parent, path.name] = path
+        self._problems, self._remarks, self._known = problems, remarks, {}
+
+    def __call__(self, path: pathlib.Path) -> Annotated | None:
+        if path not in self._known:
+            self._known[path] = self._read(path)
+        return self._known[path]
+
+    def _read(self, path):
+        try:
+            root = ElementTree.parse(path).getroot()
+        except OSError as error:
+            return self._problems.add(f"{path}: cannot be read ({error.strerror})")
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
+            return self._problems.add(f"{path}: not an xml file ({error})")
+        image = self._image(path, root)
+        if image is None:
+            return self._problems.add(f"{path}: its image is neither in JPEGImages nor beside it")
+        try:
+            size = upright_size(image)
+        except BadImageError as error:
+            return self._problems.add(str(error))
+        size = self._as_annotated(path, root, size)
+        boxes = [self._box(path, number, node) for number, node in enumerate(root.findall("object"), start=1)]
+        return Annotated(image, size, tuple(box for box in boxes if box))
+
+    def _image(self, path, root):
+        """By the name in the xml file, or by the xml file's own."""
+        named = pathlib.PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))
+        folders = [path.parent]
+        parts = path.parts
+        if "Annotations" in parts:
+            place = len(parts) - 1 - parts[::-1].index("Annotations")
+            folders.insert(0, pathlib.Path(*parts[:place], "JPEGImages", *parts[place + 1 : -1]))
+        for folder in folders:
+            for name in (path.stem, named.name, named.stem):
+                if (folder, name) in self._images:
+                    return self._images[folder, name]
+        return None
+
+    def _as_annotated(self, path, root, size):
+        """The image's size, sideways where the xml file has it so."""
+        given = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height"))
+        if given == tuple(map(str, size[::-1])):
+            return size[::-1]
+        if given != tuple(map(str, size)):
+            text = "by".join(given)
+            self._remarks.add("xml files with another size than their image's, which was taken", f"{path}: {text}")
+        return size
+
+    def _box(self, path, number, node):
+        try:
+            box = library().from_xml(node)
+        except UserError:
+            raise
+        except Exception:  # globox has no one exception of its own for bad input
+            box = None
+        if box is None or not finite(box) or not box.label.strip():
+            return self._problems.add(
+                f"{path}: object {number} must have a name and a bndbox of four numbers, xmin <= xmax and ymin <= ymax"
+            )
+        if min(box.xmin, box.ymin) < 1:
+            self._remarks.add("boxes that begin before pixel 1, the first in Pascal VOC", f"{path}: object {number}")
+        left, top, right, bottom = box.ltrb
+        difficult = (node.findtext("difficult") or "0").strip() not in ("0", "")
+        return Box(box.label.strip(), (left - 1, top - 1, right - left + 1, bottom - top + 1), crowd=difficult)
+
+
+def _is_annotation(path):
+    with open(path, "rb") as file:
+        return b"<annotation" in file.read(4096)
+
+
+def _folders_of_lists(source):
+    return sorted(path for path in source.glob("**/ImageSets/Main") if path.is_dir())
+
+
+def _lists(main, problems) -> dict[str, list[pathlib.Path]]:
+    """The xml files of each list in ImageSets/Main; lists without a name are left out."""
+    annotations = main.parent.parent / "Annotations"
+    lists = {}
+    for split in LISTS:
+        file = main / f"{split}.txt"
+        if not file.is_file():
+            continue
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
+            if not line.split():
+                continue
+            path = annotations / f"{line.split()[0]}.xml"
+            if path.is_file():
+                lists.setdefault(split, {})[path] = None
+            else:
+                problems.add(f"{file}, line {number}: {path} does not exist")
+    return {split: list(paths) for split, paths in lists.items()}

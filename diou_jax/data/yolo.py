@@ -1,0 +1,203 @@
+"""YOLO: a text file for each image, a line for each object, its box in shares of the image's width and height."""
+
+import os
+import pathlib
+
+from tqdm import tqdm
+
+from diou_jax.data.annotated import (
+    IMAGES,
+    SPLITS,
+    Annotated,
+    Box,
+    Problems,
+    Source,
+    below,
+    finite,
+    library,
+    read_text,
+    split_of,
+    upright_size,
+)
+from diou_jax.data.dataset import BadImageError, Faults
+from diou_jax.errors import UserError
+
+NAMES = ("classes.txt", "obj.names", "classes.names")
+YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+SLACK = 0.01  # how far rounding may put a share outside 0 to 1
+
+
+def found(source: pathlib.Path) -> bool:
+    """Whether a folder holds names of classes, or a folder of labels, of this kind."""
+    named = any((source / name).is_file() for name in (*YAML, *NAMES))
+    return named or any(path.is_dir() for path in (*source.glob("labels"), *source.glob("*/labels")))
+
+
+def read(source: pathlib.Path) -> Source:
+    """All images of a folder; those without a text file have no objects, polygons are replaced by their boxes.
+
+    Splits are data.yaml's. Without one they follow the folders' names.
+
+    Raises:
+      UserError: a file or a line cannot be read, a path of data.yaml leads nowhere, or globox is missing.
+    """
+    yaml = _yaml(source)
+    names = _names(source, yaml)
+    problems, remarks = Problems(), Faults()
+    paths = _splits(source, yaml)
+    labels = {image: _label_file(image) for images in paths.values() for image in images}
+    if labels and not any(file.is_file() for file in labels.values()):
+        raise UserError(f"{source}: none of its {len(labels)} images has a text file, in labels or beside the image")
+    splits = {
+        split: [_image(image, labels[image], names, problems) for image in tqdm(images, desc=split, leave=False)]
+        for split, images in paths.items()
+    }
+    problems.refuse()
+    without = [str(image) for image, file in labels.items() if not file.is_file()]
+    remarks.add("images without a text file, taken as images without objects", *without)
+    remarks.add("text files without an image, left out", *map(str, _orphans(source, labels)))
+    return Source(splits, {name: number + 1 for number, name in names.items()}, remarks)
+
+
+def _yaml(source) -> dict:
+    """The content of data.yaml with "file", its path; empty where there is none."""
+    file = next((source / name for name in YAML if (source / name).is_file()), None)
+    if file is None:
+        return {}
+    try:
+        import yaml
+    except ImportError:
+        raise UserError("data.yaml is read by PyYAML: pip install 'diou-jax[convert]'") from None
+    try:
+        content = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not a yaml file ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: it must hold train, val and names")
+    return content | {"file": file}
+
+
+def _names(source, yaml) -> dict[int, str]:
+    """Class names by number, from data.yaml or else from a list of names."""
+    lists = [source / name for name in NAMES if (source / name).is_file()]
+    if yaml.get("names") is not None:
+        file, names = yaml["file"], yaml["names"]
+        pairs = list(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
+    elif lists:
+        file = lists[0]
+        pairs = list(enumerate(read_text(file).rstrip().splitlines()))
+    else:
+        raise UserError(f"{source}: the classes have no names; write them to {source / 'classes.txt'}, one a line")
+    if not pairs or not all(str(number).isdecimal() and _is_name(name) for number, name in pairs):
+        raise UserError(f"{file}: names must be a list of class names, or number: name for each class")
+    result = {int(number): str(name).strip() for number, name in sorted(pairs, key=lambda pair: int(pair[0]))}
+    if len(set(result.values())) < len(pairs):
+        raise UserError(f"{file}: two classes have the same number or name; each must be another")
+    return result
+
+
+def _is_name(name):
+    return isinstance(name, (str, int, float)) and bool(str(name).strip())
+
+
+def _splits(source, yaml) -> dict[str, list[pathlib.Path]]:
+    """Image files by split."""
+    splits: dict[str, list[pathlib.Path]] = {}
+    for key, split in SPLITS.items():
+        places = yaml.get(key)
+        if not places:
+            continue
+        for place in places if isinstance(places, list) else [places]:
+            splits.setdefault(split, []).extend(_place(yaml, key, place))
+    if not splits:
+        for image in below(source, IMAGES):
+            splits.setdefault(split_of(image, source), []).append(image)
+    return {split: list(dict.fromkeys(images)) for split, images in splits.items()}
+
+
+def _place(yaml, key, place) -> list[pathlib.Path]:
+    """The images of an entry of data.yaml: a folder, a list of paths or one image."""
+    if not isinstance(place, str):
+        raise UserError(f"{yaml['file']}: {key} is {place!r}; it must be a folder, or a text file that lists images")
+    beside = yaml["file"].parent
+    base = beside / os.path.expanduser(str(yaml.get("path") or ""))
+    # Some exporters write ../train/images into a data.yaml that lies beside train.
+    candidates = [base / place, beside / place, beside / place.removeprefix("../")]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise UserError(f"{yaml['file']}: {key} leads to {base / place}, which does not exist; correct it or delete it")
+    path = pathlib.Path(os.path.normpath(path))
+    if path.is_dir():
+        return below(path, IMAGES)
+    if path.suffix.lower() in IMAGES:
+        return [path]
+    return [_listed(path, number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), 1) if line]
+
+
+def _listed(file, number, name):
+    """An image in a list: relative to the list's folder, or absolute."""
+    path = pathlib.Path(os.path.normpath(file.parent / name))
+    if not path.is_file():
+        raise UserError(f"{file}, line {number}: {path} does not exist")
+    return path
+
+
+def _label_file(image: pathlib.Path) -> pathlib.Path:
+    """Where an image's text file is: in "labels" in place of "images", in "labels" beside them, or beside the image."""
+    candidates = [image.parent / "labels" / f"{image.stem}.txt"]
+    parts = image.parent.parts
+    if "images" in parts:
+        place = len(parts) - 1 - parts[::-1].index("images")
+        labels = pathlib.Path(*parts[:place], "labels")
+        candidates = [labels.joinpath(*parts[place + 1 :], f"{image.stem}.txt"), labels / f"{image.stem}.txt"]
+    return next((path for path in candidates if path.is_file()), image.with_suffix(".txt"))
+
+
+def _orphans(source, labels) -> list[pathlib.Path]:
+    used = set(labels.values())
+    folders = {file.parent for file in used if file.is_file()} - {source}
+    texts = [path for folder in sorted(folders) for path in sorted(folder.glob("*.txt"))]
+    return [path for path in texts if path not in used and path.name not in NAMES]
+
+
+def _image(image, label_file, names, problems) -> Annotated | None:
+    try:
+        size = upright_size(image)
+    except BadImageError as error:
+        return problems.add(str(error))
+    boxes = []
+    if label_file.is_file():
+        try:
+            lines = read_text(label_file).splitlines()
+        except UserError as error:
+            return problems.add(str(error))
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    boxes.append(_box(line, size, names))
+                except ValueError as error:
+                    problems.add(f"{label_file}, line {number}: {error}")
+    return Annotated(image, size, tuple(boxes))
+
+
+def _box(line, size, names) -> Box:
+    """The box of one line; raises ValueError with what is wrong."""
+    reader = library()
+    try:
+        number, *shares = map(float, line.split())
+    except ValueError:
+        raise ValueError(f"{line.strip()[:60]!r} has something other than numbers") from None
+    polygon = len(shares) >= 6 and len(shares) % 2 == 0
+    if len(shares) != 4 and not polygon:
+        raise ValueError(f"{1 + len(shares)} numbers; there must be a class and a box of 4, or a polygon of 6 or more")
+    if number not in names:
+        raise ValueError(f"class {line.split()[0]} has no name; there are {len(names)}, the first class is 0")
+    if not all(-SLACK <= share <= 1 + SLACK for share in shares):
+        raise ValueError("coordinates must be shares of the image, from 0 to 1")
+    try:
+        box = (reader.from_yolo_seg if polygon else reader.from_yolo_v5)(line, image_size=size)
+    except AssertionError:
+        box = None
+    if box is None or not finite(box):
+        raise ValueError("width and height must not be negative")
+    return Box(names[int(number)], (box.xmin, box.ymin, box.width, box.height))
