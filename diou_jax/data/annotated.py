@@ -75,15 +75,16 @@ class Source:
 
 
 def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """Files below a folder whose names end in one of `suffixes` in any case, sorted, hidden ones left out."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=False):
+    """Regular files below a folder whose names end in one of `suffixes` in any case, sorted, hidden ones left out."""
+    found, visited = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(parent)) in visited:  # a link back into the tree
+            folders.clear()
+            continue
+        visited.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            pathlib.Path(parent, name)
-            for name in sorted(files)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
+        paths = [pathlib.Path(parent, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
     return found
 
 
@@ -119,7 +120,7 @@ def finite(box) -> bool:
 
 
 def library():
-    """globox's BoundingBox; raises UserError where it is not installed."""
+    """The class BoundingBox of globox; raises UserError where it is not installed."""
     try:
         from globox import BoundingBox
     except ImportError:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
-from diou_jax.data import voc, yolo
+from diou_jax.data import coco, voc, yolo
 from diou_jax.data.annotated import Annotated, library
 from diou_jax.errors import UserError
 
@@ -58,14 +58,15 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
         if file.exists():
             raise UserError(f"{file} exists already; name another TARGET, or delete it")
     lines = [f"format: {name}", f"classes: {', '.join(content.classes)}"]
-    coco = {}
-    for split, images in splits.items():
-        names = _names(images)
-        _place(split, names, target / "images" / split)
-        coco[split] = to_coco(names, content.classes)
+    named = {split: _names(images) for split, images in splits.items()}
+    contents = {split: to_coco(images, content.classes) for split, images in named.items()}
     for split, file in files.items():
-        _write(file, coco[split])
-        lines.append(f"{file}: {len(coco[split]['images'])} images, {len(coco[split]['annotations'])} boxes")
+        coco.refuse_names(contents[split]["images"], file)
+    for split, images in named.items():
+        _place(split, images, target / "images" / split)
+    for split, file in files.items():
+        _write(file, contents[split])
+        lines.append(f"{file}: {len(contents[split]['images'])} images, {len(contents[split]['annotations'])} boxes")
     for kind, count in content.remarks.counts.items():
         lines.append(f"{count} {kind}, the first: {content.remarks.examples[kind][0]}")
     return lines
@@ -126,7 +127,8 @@ def _place(split, images, folder):
         goal, origin = folder / file_name, image.path.resolve()
         try:
             if os.path.lexists(goal):
-                if not (goal.is_file() and filecmp.cmp(origin, goal, shallow=False)):
+                same = goal.is_file() and (goal.samefile(origin) or filecmp.cmp(origin, goal, shallow=False))
+                if not same:
                     raise UserError(f"{goal} exists already and is another file than {origin}; name another TARGET")
                 continue
             goal.parent.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,7 @@ def read(source: pathlib.Path) -> Source:
     else:
         for path in tqdm(rest, leave=False):
             splits.setdefault(split_of(path, source), []).append(read_one(path))
+        remarks.add("images without an xml file, left out", *map(str, read_one.unread()))
     problems.refuse()
     names = sorted({box.label for images in splits.values() for image in images for box in image.boxes})
     return Source(splits, {name: number for number, name in enumerate(names, start=1)}, remarks)
@@ -71,6 +72,11 @@ class _Reader:
         if path not in self._known:
             self._known[path] = self._read(path)
         return self._known[path]
+
+    def unread(self) -> list[pathlib.Path]:
+        """Images that no xml file led to."""
+        read = {image.path for image in self._known.values() if image}
+        return sorted(set(self._images.values()) - read)
 
     def _read(self, path):
         try:
@@ -109,8 +115,8 @@ class _Reader:
         given = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height"))
         if given == tuple(map(str, size[::-1])):
             return size[::-1]
-        if given != tuple(map(str, size)):
-            text = "by".join(given)
+        if all(given) and given != tuple(map(str, size)):
+            text = "x".join(given)
             self._remarks.add("xml files with another size than their image's, which was taken", f"{path}: {text}")
         return size
 
@@ -133,8 +139,15 @@ class _Reader:
 
 
 def _is_annotation(path):
-    with open(path, "rb") as file:
-        return b"<annotation" in file.read(4096)
+    """Whether an xml file is to be read: a damaged one is, so that it is named rather than lost."""
+    if "Annotations" in path.parts:
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return True
+    return b"<annotation" in head or not head.strip()
 
 
 def _folders_of_lists(source):

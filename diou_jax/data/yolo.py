@@ -23,14 +23,13 @@ from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
 NAMES = ("classes.txt", "obj.names", "classes.names")
-YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 SLACK = 0.01  # how far rounding may put a share outside 0 to 1
 
 
 def found(source: pathlib.Path) -> bool:
     """Whether a folder holds names of classes, or a folder of labels, of this kind."""
-    named = any((source / name).is_file() for name in (*YAML, *NAMES))
-    return named or any(path.is_dir() for path in (*source.glob("labels"), *source.glob("*/labels")))
+    labels = any(path.is_dir() for path in (*source.glob("labels"), *source.glob("*/labels")))
+    return labels or bool(_yaml_file(source) or _lists_of_names(source))
 
 
 def read(source: pathlib.Path) -> Source:
@@ -59,9 +58,25 @@ def read(source: pathlib.Path) -> Source:
     return Source(splits, {name: number + 1 for number, name in names.items()}, remarks)
 
 
+def _yaml_file(source) -> pathlib.Path | None:
+    """data.yaml, or the one other yaml file with names of classes."""
+    files = [path for path in sorted(source.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and path.is_file()]
+    files = [path for path in files if path.stem == "data"] or [
+        path for path in files if any(line.startswith("names:") for line in read_text(path).splitlines())
+    ]
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and {files[1]} both describe a data set; move one away")
+    return files[0] if files else None
+
+
+def _lists_of_names(source) -> list[pathlib.Path]:
+    """Files of class names, in the folder itself or beside the labels."""
+    return sorted(path for name in NAMES for path in source.rglob(name) if path.is_file())
+
+
 def _yaml(source) -> dict:
     """The content of data.yaml with "file", its path; empty where there is none."""
-    file = next((source / name for name in YAML if (source / name).is_file()), None)
+    file = _yaml_file(source)
     if file is None:
         return {}
     try:
@@ -79,17 +94,22 @@ def _yaml(source) -> dict:
 
 def _names(source, yaml) -> dict[int, str]:
     """Class names by number, from data.yaml or else from a list of names."""
-    lists = [source / name for name in NAMES if (source / name).is_file()]
+    lists = _lists_of_names(source)
     if yaml.get("names") is not None:
         file, names = yaml["file"], yaml["names"]
         pairs = list(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
     elif lists:
         file = lists[0]
+        for other in lists[1:]:
+            if read_text(other).split() != read_text(file).split():
+                raise UserError(f"{file} and {other} name different classes; delete the wrong one")
         pairs = list(enumerate(read_text(file).rstrip().splitlines()))
     else:
         raise UserError(f"{source}: the classes have no names; write them to {source / 'classes.txt'}, one a line")
     if not pairs or not all(str(number).isdecimal() and _is_name(name) for number, name in pairs):
-        raise UserError(f"{file}: names must be a list of class names, or number: name for each class")
+        raise UserError(
+            f"{file}: names must be a list of class names, or number: name for each class; yes, no, on and off in quotes"
+        )
     result = {int(number): str(name).strip() for number, name in sorted(pairs, key=lambda pair: int(pair[0]))}
     if len(set(result.values())) < len(pairs):
         raise UserError(f"{file}: two classes have the same number or name; each must be another")
@@ -97,7 +117,7 @@ def _names(source, yaml) -> dict[int, str]:
 
 
 def _is_name(name):
-    return isinstance(name, (str, int, float)) and bool(str(name).strip())
+    return isinstance(name, (str, int, float)) and not isinstance(name, bool) and bool(str(name).strip())
 
 
 def _splits(source, yaml) -> dict[str, list[pathlib.Path]]:
@@ -123,23 +143,29 @@ def _place(yaml, key, place) -> list[pathlib.Path]:
     base = beside / os.path.expanduser(str(yaml.get("path") or ""))
     # Some exporters write ../train/images into a data.yaml that lies beside train.
     candidates = [base / place, beside / place, beside / place.removeprefix("../")]
-    path = next((path for path in candidates if path.exists()), None)
+    path = next((path for path in candidates if path.is_dir() or path.is_file()), None)
     if path is None:
         raise UserError(f"{yaml['file']}: {key} leads to {base / place}, which does not exist; correct it or delete it")
     path = pathlib.Path(os.path.normpath(path))
     if path.is_dir():
-        return below(path, IMAGES)
-    if path.suffix.lower() in IMAGES:
-        return [path]
-    return [_listed(path, number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), 1) if line]
+        images = below(path, IMAGES)
+    elif path.suffix.lower() in IMAGES:
+        images = [path]
+    else:
+        lines = enumerate(read_text(path).splitlines(), start=1)
+        images = [_listed(path, base, number, line.strip()) for number, line in lines if line.strip()]
+    if not images:
+        raise UserError(f"{yaml['file']}: {key} leads to {path}, which holds no images; correct it or delete it")
+    return images
 
 
-def _listed(file, number, name):
-    """An image in a list: relative to the list's folder, or absolute."""
-    path = pathlib.Path(os.path.normpath(file.parent / name))
-    if not path.is_file():
-        raise UserError(f"{file}, line {number}: {path} does not exist")
-    return path
+def _listed(file, base, number, name):
+    """An image in a list: its path is absolute, or relative to the list's folder or to data.yaml's path."""
+    candidates = [pathlib.Path(os.path.normpath(folder / name)) for folder in (file.parent, base)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UserError(f"{file}, line {number}: {candidates[0]} does not exist")
 
 
 def _label_file(image: pathlib.Path) -> pathlib.Path:
