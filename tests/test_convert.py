@@ -4,9 +4,12 @@ import pathlib
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from diou_jax.data import catalog, convert
+from diou_jax.data import yolo as yolo_format
 from diou_jax.errors import UserError
 
 pytest.importorskip("globox", reason="the extra convert is not installed")
@@ -43,11 +46,11 @@ def error_of(source, target, **options):
     return str(error.value)
 
 
-OBJECT = "<object><name>{}</name>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+CORNERS = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
 
 
 def thing(name, xmin, ymin, xmax, ymax, extra="<difficult>0</difficult>"):
-    return OBJECT.format(name, extra, xmin, ymin, xmax, ymax)
+    return f"<object><name>{name}</name>{extra}{CORNERS.format(xmin, ymin, xmax, ymax)}</object>"
 
 
 def xml(path, *objects, width=40, height=30, filename=""):
@@ -61,7 +64,7 @@ def voc(tmp_path):
     root = tmp_path / "VOC2007"
     for stem in ("000001", "000002", "000003"):
         picture(root / "JPEGImages" / f"{stem}.jpg", 40, 30)
-    part = "<part><name>head</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>10</xmax><ymax>10</ymax></bndbox></part>"
+    part = f"<part><name>head</name>{CORNERS.format(9, 9, 10, 10)}</part>"
     whole = thing("dog", 1, 1, 40, 30, "<difficult>0</difficult>" + part)
     xml(root / "Annotations" / "000001.xml", whole, thing("cat", 5, 6, 6, 8))
     xml(root / "Annotations" / "000002.xml", thing("cat", 11, 2, 20, 12, "<difficult>1</difficult>"))
@@ -213,6 +216,45 @@ def test_missing_and_damaged_images_are_named(voc, tmp_path):
     message = error_of(voc, tmp_path / "out")
     assert f"{voc}/Annotations/000001.xml: its image is neither" in message
     assert f"{damaged}: not an image that can be decoded" in message
+
+
+def test_xml_files_of_one_image_are_named(tmp_path):
+    picture(tmp_path / "in" / "a.jpg", 40, 30)
+    for stem in ("a", "copy"):
+        xml(tmp_path / "in" / f"{stem}.xml", thing("cat", 1, 1, 2, 2), filename="a.jpg")
+    message = error_of(tmp_path / "in", tmp_path / "out")
+    assert message.startswith(f"{tmp_path}/in/copy.xml: its image") and f"{tmp_path}/in/a.xml" in message
+
+
+def test_images_that_differ_in_the_suffix_alone_are_told_apart_by_the_xml_file(tmp_path):
+    picture(tmp_path / "in" / "a.jpg", 40, 30)
+    picture(tmp_path / "in" / "a.png", 20, 15)
+    xml(tmp_path / "in" / "a.xml", thing("cat", 1, 1, 2, 2), width=20, height=15, filename="a.png")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "all") == [("a.png", 1, [0, 0, 2, 2], 0)]
+
+
+def test_voc_sizes_may_be_sideways(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(tmp_path / "in" / "a.jpg", 40, 30, exif=exif)
+    for width, height in ((40, 30), (30, 40)):
+        xml(tmp_path / "in" / "a.xml", thing("cat", 1, 1, 2, 2), width=width, height=height)
+        convert.convert(tmp_path / "in", tmp_path / f"out{width}")
+        image = content(tmp_path / f"out{width}", "all")["images"][0]
+        assert (image["width"], image["height"]) == (width, height)
+
+
+@given(
+    size=st.tuples(st.integers(2, 5000), st.integers(2, 5000)),
+    corners=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_yolo_boxes_come_back_from_shares(size, corners):
+    (x1, x2), (y1, y2) = sorted(corners[::2]), sorted(corners[1::2])
+    line = f"0 {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}"
+    x, y, w, h = yolo_format._box(line, size, {0: "cat"}).xywh
+    expected = [x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]]
+    assert [x, y, x + w, y + h] == pytest.approx(expected, abs=1e-6)
 
 
 def test_yolo_shares_become_pixels(yolo, tmp_path):
@@ -418,7 +460,7 @@ def test_the_target_lies_outside_the_source(yolo, inside):
 def test_what_is_no_data_set_is_refused(tmp_path, voc, yolo):
     (tmp_path / "empty").mkdir()
     assert "neither Pascal VOC" in error_of(tmp_path / "empty", tmp_path / "out")
-    assert "does not exist" in error_of(tmp_path / "absent", tmp_path / "out")
+    assert "no such folder" in error_of(tmp_path / "absent", tmp_path / "out")
     assert "no voc annotations" in error_of(tmp_path / "empty", tmp_path / "out", format="voc")
 
 

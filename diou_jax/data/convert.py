@@ -43,7 +43,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
     library()
     source, target = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
     if not source.is_dir():
-        raise UserError(f"{source}: this folder does not exist; SOURCE must be a Pascal VOC or YOLO folder")
+        raise UserError(f"{source}: no such folder; SOURCE must be a Pascal VOC or YOLO folder")
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{target}: TARGET must lie outside SOURCE, {source}")
     name = _format(source, format)

@@ -67,6 +67,7 @@ class _Reader:
             self._images.setdefault((path.parent, path.stem), path)
             self._images[path.parent, path.name] = path
         self._problems, self._remarks, self._known = problems, remarks, {}
+        self._taken: dict[pathlib.Path, pathlib.Path] = {}
 
     def __call__(self, path: pathlib.Path) -> Annotated | None:
         if path not in self._known:
@@ -88,6 +89,8 @@ class _Reader:
         image = self._image(path, root)
         if image is None:
             return self._problems.add(f"{path}: its image is neither in JPEGImages nor beside it")
+        if (other := self._taken.setdefault(image, path)) != path:
+            return self._problems.add(f"{path}: its image, {image}, is that of {other} too; delete one xml file")
         try:
             size = upright_size(image)
         except BadImageError as error:
@@ -97,15 +100,18 @@ class _Reader:
         return Annotated(image, size, tuple(box for box in boxes if box))
 
     def _image(self, path, root):
-        """By the name in the xml file, or by the xml file's own."""
+        """By the xml file's own name, or by the name inside it."""
         named = pathlib.PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))
         folders = [path.parent]
         parts = path.parts
         if "Annotations" in parts:
             place = len(parts) - 1 - parts[::-1].index("Annotations")
             folders.insert(0, pathlib.Path(*parts[:place], "JPEGImages", *parts[place + 1 : -1]))
+        names = [path.stem, named.name, named.stem]
+        if named.stem == path.stem:  # its suffix tells images of one stem apart
+            names = [named.name, path.stem]
         for folder in folders:
-            for name in (path.stem, named.name, named.stem):
+            for name in names:
                 if (folder, name) in self._images:
                     return self._images[folder, name]
         return None

@@ -108,7 +108,8 @@ def _names(source, yaml) -> dict[int, str]:
         raise UserError(f"{source}: the classes have no names; write them to {source / 'classes.txt'}, one a line")
     if not pairs or not all(str(number).isdecimal() and _is_name(name) for number, name in pairs):
         raise UserError(
-            f"{file}: names must be a list of class names, or number: name for each class; yes, no, on and off in quotes"
+            f"{file}: names must be a list of class names, or number: name for each class; "
+            "yes, no, on and off in quotes"
         )
     result = {int(number): str(name).strip() for number, name in sorted(pairs, key=lambda pair: int(pair[0]))}
     if len(set(result.values())) < len(pairs):
