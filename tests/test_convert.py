@@ -210,6 +210,19 @@ def test_names_in_lists_that_lead_nowhere_are_named_with_their_line(voc, tmp_pat
     assert f"{file}, line 2: {voc}/Annotations/000009.xml does not exist" in error_of(voc, tmp_path / "out")
 
 
+def test_xml_files_of_another_kind_are_named(voc, tmp_path):
+    path = text(voc / "Annotations" / "000003.xml", "<html/>")
+    assert f"{path}: its root is <html>" in error_of(voc, tmp_path / "out")
+
+
+@pytest.mark.parametrize("folder", ["images", "Images"])
+def test_voc_in_lower_case(tmp_path, folder):
+    picture(tmp_path / "in" / folder / "train" / "a.png", 40, 30)
+    xml(tmp_path / "in" / "annotations" / "train" / "a.xml", thing("cat", 1, 1, 2, 2), filename="C:\\data\\a.png")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "train") == [("a.png", 1, [0, 0, 2, 2], 0)]
+
+
 def test_missing_and_damaged_images_are_named(voc, tmp_path):
     (voc / "JPEGImages" / "000001.jpg").unlink()
     damaged = text(voc / "JPEGImages" / "000003.jpg", "no image")

@@ -21,6 +21,7 @@ from diou_jax.data.annotated import (
 from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
+FOLDERS_OF_IMAGES = ("JPEGImages", "images", "Images")
 LISTS = ("train", "val", "trainval", "test")
 
 
@@ -32,8 +33,8 @@ def found(source: pathlib.Path) -> bool:
 def read(source: pathlib.Path) -> Source:
     """All images of a folder: VOC's own (also several years below one), or xml files beside their images.
 
-    Corners are pixels, inclusive and counted from 1. A difficult object becomes a crowd: neither trained on nor held
-    against a detector that finds or misses it. Sizes are the image files'.
+    Corners are pixels, inclusive and counted from 1. A difficult object becomes a crowd, which COCO's evaluation
+    holds against no detector, found or missed. Sizes are the image files'.
 
     Raises:
       UserError: a file or an object cannot be read, an image is missing, or globox is.
@@ -86,9 +87,11 @@ class _Reader:
             return self._problems.add(f"{path}: cannot be read ({error.strerror})")
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             return self._problems.add(f"{path}: not an xml file ({error})")
+        if root.tag != "annotation":
+            return self._problems.add(f"{path}: its root is <{root.tag:.40}>, not <annotation>; move it away")
         image = self._image(path, root)
         if image is None:
-            return self._problems.add(f"{path}: its image is neither in JPEGImages nor beside it")
+            return self._problems.add(f"{path}: its image is neither in JPEGImages or images nor beside it")
         if (other := self._taken.setdefault(image, path)) != path:
             return self._problems.add(f"{path}: its image, {image}, is that of {other} too; delete one xml file")
         try:
@@ -103,10 +106,11 @@ class _Reader:
         """By the xml file's own name, or by the name inside it."""
         named = pathlib.PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))
         folders = [path.parent]
-        parts = path.parts
-        if "Annotations" in parts:
-            place = len(parts) - 1 - parts[::-1].index("Annotations")
-            folders.insert(0, pathlib.Path(*parts[:place], "JPEGImages", *parts[place + 1 : -1]))
+        parts = [part.lower() for part in path.parts]
+        if "annotations" in parts:
+            place = len(parts) - 1 - parts[::-1].index("annotations")
+            beside, rest = pathlib.Path(*path.parts[:place]), path.parts[place + 1 : -1]
+            folders = [*(beside.joinpath(images, *rest) for images in FOLDERS_OF_IMAGES), *folders]
         names = [path.stem, named.name, named.stem]
         if named.stem == path.stem:  # its suffix tells images of one stem apart
             names = [named.name, path.stem]
@@ -146,7 +150,7 @@ class _Reader:
 
 def _is_annotation(path):
     """Whether an xml file is to be read: a damaged one is, so that it is named rather than lost."""
-    if "Annotations" in path.parts:
+    if path.parent.name.lower() == "annotations":
         return True
     try:
         with open(path, "rb") as file:
