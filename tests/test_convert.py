@@ -1,162 +1,513 @@
-"""Pascal VOC and YOLO folders become COCO json; hand-made cases whose boxes are known."""
-
 import json
+import os
+import pathlib
 import sys
 
-import cv2
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from diou_jax.data import convert
-from diou_jax.data.catalog import load
-from diou_jax.data.layouts import find
+from diou_jax.data import catalog, convert
+from diou_jax.data import yolo as yolo_format
 from diou_jax.errors import UserError
 
-pytest.importorskip("globox", reason="globox is not installed: pip install -e '.[convert]'")
-
-VOC = """<annotation><folder>x</folder><filename>{name}</filename>
-<size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}</annotation>"""
-OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{0}</xmin><ymin>{1}</ymin>
-<xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+pytest.importorskip("globox", reason="the extra convert is not installed")
 
 
-def image(path, width=40, height=20):
+def picture(path, width, height, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.zeros((height, width, 3), np.uint8))
+    Image.new("RGB", (width, height), (9, 120, 200)).save(path, **options)
+    return path
 
 
-def xml(path, name, *objects, width=40, height=20):
+def text(path, content=""):
     path.parent.mkdir(parents=True, exist_ok=True)
-    objects = "".join(OBJECT.format(*box, name=label, difficult=hard) for label, hard, box in objects)
-    path.write_text(VOC.format(name=name, width=width, height=height, objects=objects))
+    path.write_text(content, encoding="utf-8")
+    return path
 
 
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+def content(target, split):
+    return json.loads((target / "annotations" / f"instances_{split}.json").read_text())
 
 
-def read(file):
-    content = json.loads(file.read_text())
-    names = {entry["id"]: entry["name"] for entry in content["categories"]}
-    files = {entry["id"]: entry["file_name"] for entry in content["images"]}
-    boxes = [(files[a["image_id"]], names[a["category_id"]], a["bbox"], a["iscrowd"]) for a in content["annotations"]]
-    return sorted(files.values()), sorted(names.items()), boxes
+def boxes(target, split):
+    """File name, category id, box and crowd flag of each annotation."""
+    found = content(target, split)
+    names = {image["id"]: image["file_name"] for image in found["images"]}
+    return [(names[a["image_id"]], a["category_id"], a["bbox"], a["iscrowd"]) for a in found["annotations"]]
 
 
-def test_voc_with_image_sets(tmp_path):
-    for name in ("a", "b", "c"):
-        image(tmp_path / "JPEGImages" / f"{name}.jpg")
-    # One based and inclusive: this box is the whole image.
-    xml(tmp_path / "Annotations" / "a.xml", "a.jpg", ("dog", 0, (1, 1, 40, 20)), ("cat", 1, (3, 5, 10, 12)))
-    xml(tmp_path / "Annotations" / "b.xml", "b.jpg", ("cat", 0, (2, 2, 2, 3)))
-    xml(tmp_path / "Annotations" / "c.xml", "c.jpg")
-    write(tmp_path / "ImageSets" / "Main" / "train.txt", "a\nc\n")
-    write(tmp_path / "ImageSets" / "Main" / "val.txt", "b\n")
-    write(tmp_path / "ImageSets" / "Main" / "trainval.txt", "a\nb\nc\n")
-    write(tmp_path / "ImageSets" / "Main" / "dog_train.txt", "a 1\nc -1\n")
-    files, lines = convert.convert(tmp_path)
-    assert [file.name for file in files] == ["instances_train.json", "instances_val.json"]
-    names, classes, boxes = read(files[0])
-    assert names == ["JPEGImages/a.jpg", "JPEGImages/c.jpg"] and classes == [(1, "cat"), (2, "dog")]
-    assert boxes == [
-        ("JPEGImages/a.jpg", "dog", [0, 0, 40, 20], 0),
-        ("JPEGImages/a.jpg", "cat", [2, 4, 8, 8], 1),
+def error_of(source, target, **options):
+    with pytest.raises(UserError) as error:
+        convert.convert(source, target, **options)
+    assert "\n" not in str(error.value)
+    assert not list(pathlib.Path(target).rglob("*.json"))
+    return str(error.value)
+
+
+CORNERS = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+
+
+def thing(name, xmin, ymin, xmax, ymax, extra="<difficult>0</difficult>"):
+    return f"<object><name>{name}</name>{extra}{CORNERS.format(xmin, ymin, xmax, ymax)}</object>"
+
+
+def xml(path, *objects, width=40, height=30, filename=""):
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    name = filename or f"{path.stem}.jpg"
+    return text(path, f"<annotation><filename>{name}</filename>{size}{''.join(objects)}</annotation>")
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / "VOC2007"
+    for stem in ("000001", "000002", "000003"):
+        picture(root / "JPEGImages" / f"{stem}.jpg", 40, 30)
+    part = f"<part><name>head</name>{CORNERS.format(9, 9, 10, 10)}</part>"
+    whole = thing("dog", 1, 1, 40, 30, "<difficult>0</difficult>" + part)
+    xml(root / "Annotations" / "000001.xml", whole, thing("cat", 5, 6, 6, 8))
+    xml(root / "Annotations" / "000002.xml", thing("cat", 11, 2, 20, 12, "<difficult>1</difficult>"))
+    xml(root / "Annotations" / "000003.xml")
+    text(root / "ImageSets" / "Main" / "train.txt", "000001\n000002\n")
+    text(root / "ImageSets" / "Main" / "val.txt", "000003\n\n")
+    text(root / "ImageSets" / "Main" / "trainval.txt", "000001\n000002\n000003\n")
+    text(root / "ImageSets" / "Main" / "dog_train.txt", "000001  1\n000002 -1\n")
+    text(root / "ImageSets" / "Segmentation" / "test.txt", "000003\n")
+    return root
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    root = tmp_path / "cells"
+    picture(root / "images" / "train" / "a.jpg", 100, 50)
+    picture(root / "images" / "train" / "b.png", 64, 32)
+    picture(root / "images" / "train" / "c.jpg", 10, 10)
+    picture(root / "images" / "val" / "a.jpg", 20, 40)
+    text(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.2 0.4\n0 0.05 0.1 0.1 0.2\n")
+    text(root / "labels" / "train" / "b.txt", "\n")
+    text(root / "labels" / "val" / "a.txt", "0 0.1 0.1 0.6 0.1 0.6 0.7 0.3 0.2\n")
+    text(root / "data.yaml", "train: images/train\nval: images/val\ntest:\nnc: 2\nnames: [round, long]\n")
+    return root
+
+
+def test_voc_corners_are_inclusive_and_count_from_one(voc, tmp_path):
+    convert.convert(voc, tmp_path / "out")
+    found = content(tmp_path / "out", "train")
+    assert found["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert found["images"][0] == {"id": 1, "file_name": "000001.jpg", "width": 40, "height": 30}
+    # The dog fills the image of 40 by 30 pixels, the cat has two columns and three rows.
+    assert boxes(tmp_path / "out", "train") == [
+        ("000001.jpg", 2, [0, 0, 40, 30], 0),
+        ("000001.jpg", 1, [4, 5, 2, 3], 0),
+        ("000002.jpg", 1, [10, 1, 10, 11], 1),
     ]
-    assert read(files[1])[2] == [("JPEGImages/b.jpg", "cat", [1, 1, 1, 2], 0)]
-    assert "classes: cat, dog" in lines
-    layout = find(tmp_path)
-    assert layout.parts["train"].images == str(tmp_path)
-    data = load(["train"], tmp_path, layout=layout)
-    assert data.read(0) and data.records.boxes[0].tolist() == [0, 0, 39, 19]
-    with pytest.raises(UserError, match="exists already"):
-        convert.convert(tmp_path)
+    assert [entry["area"] for entry in found["annotations"]] == [1200, 6, 110]
+    assert [entry["id"] for entry in found["annotations"]] == [1, 2, 3]
 
 
-def test_voc_beside_its_images_by_folder_and_sizes_from_headers(tmp_path):
+def test_voc_splits_are_the_lists_of_main(voc, tmp_path):
+    lines = convert.convert(voc, tmp_path / "out")
+    out = tmp_path / "out"
+    assert sorted(path.name for path in (out / "annotations").iterdir()) == [
+        f"instances_{split}.json" for split in ("train", "trainval", "val")
+    ]
+    assert [image["file_name"] for image in content(out, "val")["images"]] == ["000003.jpg"]
+    assert content(out, "val")["categories"] == content(out, "train")["categories"]
+    assert len(content(out, "trainval")["images"]) == 3
+    assert lines[:2] == ["format: voc", "classes: cat, dog"]
+    assert f"{out}/annotations/instances_train.json: 2 images, 3 boxes" in lines
+
+
+def test_voc_loads(voc, tmp_path):
+    convert.convert(voc, tmp_path / "out")
+    dataset = catalog.load(("train",), tmp_path / "out")
+    assert dataset.class_names[1:] == ("cat", "dog")
+    assert dataset.records.image_ids.tolist() == [1, 2]
+    # In the reader's corners, inclusive and counted from 0.
+    assert dataset.records.boxes.tolist() == [[0, 0, 39, 29], [4, 5, 5, 7], [10, 1, 19, 11]]
+    assert dataset.records.crowd.tolist() == [False, False, True]
+    assert not dataset.faults.counts
+    assert dataset.source.read(0) == (voc / "JPEGImages" / "000001.jpg").read_bytes()
+
+
+def test_voc_without_lists_is_one_json(voc, tmp_path):
+    for path in (voc / "ImageSets" / "Main").iterdir():
+        path.unlink()
+    picture(voc / "JPEGImages" / "000004.jpg", 4, 4)
+    lines = convert.convert(voc, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "annotations").iterdir()] == ["instances_all.json"]
+    assert len(catalog.load(("all",), tmp_path / "out").records.image_ids) == 3
+    assert any(line.startswith("1 images without an xml file, left out") for line in lines)
+
+
+def test_voc_beside_the_images_follows_the_folders(tmp_path):
     for split in ("train", "valid"):
-        image(tmp_path / split / "1.png", width=30, height=50)
-        xml(tmp_path / split / "1.xml", "other.png", ("cell", 0, (0, 0, 4, 4)))
-    files, lines = convert.convert(tmp_path, origin=0)
-    assert [file.name for file in files] == ["instances_train.json", "instances_val.json"]
-    content = json.loads(files[1].read_text())
-    assert content["images"] == [{"id": 1, "file_name": "valid/1.png", "width": 30, "height": 50}]
-    assert content["annotations"][0]["bbox"] == [0, 0, 5, 5]
-    _, lines = convert.convert(tmp_path, tmp_path / "other")
-    assert any("2 boxes that begin before pixel 1" in line for line in lines)
+        xml(tmp_path / "in" / split / "a.xml", thing("cat", 1, 1, 2, 2), filename="other.png")
+        picture(tmp_path / "in" / split / "a.jpg", 40, 30)
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    for split in ("train", "val"):
+        assert boxes(tmp_path / "out", split) == [("a.jpg", 1, [0, 0, 2, 2], 0)]
 
 
-def test_yolo_with_data_yaml(tmp_path):
-    for split, name in (("train", "a"), ("train", "empty"), ("valid", "b")):
-        image(tmp_path / split / "images" / f"{name}.jpg")
-    write(tmp_path / "train" / "labels" / "a.txt", "1 0.5 0.5 1 1\n0 0.25 0.5 0.1 0.2\n")
-    write(tmp_path / "valid" / "labels" / "b.txt", "0 0 0 0.5 0 0.5 0.5 0 0.5\n")
-    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 3\nnames: [ant, bee, fly]\n")
-    files, lines = convert.convert(tmp_path)
-    names, classes, boxes = read(files[0])
-    assert names == ["train/images/a.jpg", "train/images/empty.jpg"]
-    assert classes == [(1, "ant"), (2, "bee"), (3, "fly")]
-    assert boxes == [
-        ("train/images/a.jpg", "bee", [0, 0, 40, 20], 0),
-        ("train/images/a.jpg", "ant", [8, 8, 4, 4], 0),
+def test_several_years_of_voc_keep_images_of_one_name_apart(tmp_path):
+    for year, side in (("VOC2007", 40), ("VOC2012", 50)):
+        picture(tmp_path / "in" / year / "JPEGImages" / "1.jpg", side, 30)
+        xml(tmp_path / "in" / year / "Annotations" / "1.xml", thing("cat", 1, 1, 2, 2), width=side)
+        text(tmp_path / "in" / year / "ImageSets" / "Main" / "train.txt", "1\n")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    found = content(tmp_path / "out", "train")["images"]
+    assert [(image["file_name"], image["width"]) for image in found] == [
+        ("VOC2007/JPEGImages/1.jpg", 40),
+        ("VOC2012/JPEGImages/1.jpg", 50),
     ]
-    assert read(files[1])[2] == [("valid/images/b.jpg", "ant", [0, 0, 20, 10], 0)]
-    assert "1 images without a text file, taken as empty" in lines
+    assert catalog.load(("train",), tmp_path / "out").source.read(1)
 
 
-def test_yolo_with_a_path_and_named_numbers(tmp_path):
-    image(tmp_path / "images" / "train" / "a.jpg")
-    write(tmp_path / "labels" / "train" / "a.txt", "7 0.5 0.5 0.5 0.5\n")
-    write(tmp_path / "data.yaml", f"path: {tmp_path}\ntrain: images/train\nnames:\n  7: ant\n")
-    files, _ = convert.convert(tmp_path)
-    assert [file.name for file in files] == ["instances_train.json"]
-    assert read(files[0])[2] == [("images/train/a.jpg", "ant", [10, 5, 20, 10], 0)]
+def test_voc_sizes_are_the_files_own(voc, tmp_path):
+    xml(voc / "Annotations" / "000003.xml", width=0, height=0)
+    lines = convert.convert(voc, tmp_path / "out")
+    assert content(tmp_path / "out", "val")["images"][0]["width"] == 40
+    assert any(line.startswith("1 xml files with another size") and line.endswith("0x0") for line in lines)
 
 
-def test_yolo_with_classes_txt_and_all_in_one_folder(tmp_path):
-    image(tmp_path / "a.jpg")
-    write(tmp_path / "a.txt", "0 0.5 0.5 0.5 0.5\n\n")
-    write(tmp_path / "classes.txt", "ant\nbee\n")
-    files, _ = convert.convert(tmp_path)
-    assert [file.name for file in files] == ["instances_all.json"]
-    assert read(files[0])[1:] == ([(1, "ant"), (2, "bee")], [("a.jpg", "ant", [10, 5, 20, 10], 0)])
+def test_voc_boxes_before_the_first_pixel_are_told(voc, tmp_path):
+    xml(voc / "Annotations" / "000003.xml", thing("cat", 0, 0, 9, 9))
+    lines = convert.convert(voc, tmp_path / "out")
+    assert boxes(tmp_path / "out", "val") == [("000003.jpg", 1, [-1, -1, 10, 10], 0)]
+    assert any(line.startswith("1 boxes that begin before pixel 1") for line in lines)
 
 
 @pytest.mark.parametrize(
-    "files, match",
+    "objects",
     [
-        ({"a.txt": "0 0.5 0.5 0.5 0.5"}, "names of the classes are missing"),
-        ({"a.txt": "3 0.5 0.5 0.5 0.5", "classes.txt": "ant"}, "a.txt, line 1: class 3 has no name"),
-        ({"a.txt": "0 0.5 0.5", "classes.txt": "ant"}, "a.txt, line 1: not a class number with a box"),
-        ({"a.txt": "0 0.5 0.5 0.5 x", "classes.txt": "ant"}, "a.txt, line 1: not a class number with a box"),
-        ({"a.txt": "0 0.5 0.5 0.5 0.5", "data.yaml": "names: ["}, "data.yaml: not a yaml file"),
-        ({"a.txt": "0 0.5 0.5 0.5 0.5", "data.yaml": "names: [a]\ntrain: /nowhere"}, "/nowhere is neither"),
-        ({"a.xml": "<annotation><object>"}, "a.xml: not an xml file"),
-        ({"a.xml": "<annotation><object></object></annotation>"}, "a.xml: object 1 has no name and box"),
-        ({"b.xml": "<annotation></annotation>"}, "no image of the 1 xml files"),
-        ({}, "holds neither Pascal VOC's xml files nor YOLO's"),
+        ["<object><name>cat</name></object>"],
+        ["<object><bndbox><xmin>1</xmin></bndbox></object>"],
+        [thing("cat", "x", 1, 2, 2)],
+        [thing("cat", "nan", 1, 2, 2)],
+        [thing("cat", 1, 1, "inf", 2)],
+        [thing("cat", 9, 1, 2, 2)],
+        [thing(" ", 1, 1, 2, 2)],
     ],
 )
-def test_bad_input_is_one_line(tmp_path, files, match):
-    image(tmp_path / "a.jpg")
-    for name, text in files.items():
-        write(tmp_path / name, text)
-    with pytest.raises(UserError, match=match) as error:
-        convert.convert(tmp_path)
-    assert "\n" not in str(error.value)
+def test_voc_objects_that_cannot_be_read_are_named(voc, tmp_path, objects):
+    path = xml(voc / "Annotations" / "000003.xml", thing("cat", 1, 1, 2, 2), *objects)
+    assert f"{path}: object 2 must have" in error_of(voc, tmp_path / "out")
 
 
-def test_without_globox_the_extra_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "globox", None)
-    with pytest.raises(SystemExit) as error:
-        convert.main([str(tmp_path)])
-    assert error.value.code == 2 and ".[convert]" in capsys.readouterr().err
+@pytest.mark.parametrize("damaged", ["", "<annotation><object>", '<?xml version="1.0" encoding="none"?><annotation/>'])
+@pytest.mark.parametrize("lists", [True, False])
+def test_damaged_xml_files_are_named(voc, tmp_path, damaged, lists):
+    path = text(voc / "Annotations" / "000003.xml", damaged)
+    if not lists:
+        for file in (voc / "ImageSets" / "Main").iterdir():
+            file.unlink()
+    assert f"{path}: not an xml file" in error_of(voc, tmp_path / "out")
 
 
-def test_the_command_says_what_comes_next(tmp_path, capsys):
-    image(tmp_path / "data" / "a.jpg")
-    write(tmp_path / "data" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
-    write(tmp_path / "data" / "classes.txt", "ant\n")
-    convert.main([str(tmp_path / "data"), "--output", str(tmp_path / "json")])
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert f"--config.data.train_annotations={tmp_path}/json/instances_all.json" in last
+def test_names_in_lists_that_lead_nowhere_are_named_with_their_line(voc, tmp_path):
+    file = text(voc / "ImageSets" / "Main" / "val.txt", "000003\n000009\n")
+    assert f"{file}, line 2: {voc}/Annotations/000009.xml does not exist" in error_of(voc, tmp_path / "out")
+
+
+def test_xml_files_of_another_kind_are_named(voc, tmp_path):
+    path = text(voc / "Annotations" / "000003.xml", "<html/>")
+    assert f"{path}: its root is <html>" in error_of(voc, tmp_path / "out")
+
+
+@pytest.mark.parametrize("folder", ["images", "Images"])
+def test_voc_in_lower_case(tmp_path, folder):
+    picture(tmp_path / "in" / folder / "train" / "a.png", 40, 30)
+    xml(tmp_path / "in" / "annotations" / "train" / "a.xml", thing("cat", 1, 1, 2, 2), filename="C:\\data\\a.png")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "train") == [("a.png", 1, [0, 0, 2, 2], 0)]
+
+
+def test_missing_and_damaged_images_are_named(voc, tmp_path):
+    (voc / "JPEGImages" / "000001.jpg").unlink()
+    damaged = text(voc / "JPEGImages" / "000003.jpg", "no image")
+    message = error_of(voc, tmp_path / "out")
+    assert f"{voc}/Annotations/000001.xml: its image is neither" in message
+    assert f"{damaged}: not an image that can be decoded" in message
+
+
+def test_xml_files_of_one_image_are_named(tmp_path):
+    picture(tmp_path / "in" / "a.jpg", 40, 30)
+    for stem in ("a", "copy"):
+        xml(tmp_path / "in" / f"{stem}.xml", thing("cat", 1, 1, 2, 2), filename="a.jpg")
+    message = error_of(tmp_path / "in", tmp_path / "out")
+    assert message.startswith(f"{tmp_path}/in/copy.xml: its image") and f"{tmp_path}/in/a.xml" in message
+
+
+def test_images_that_differ_in_the_suffix_alone_are_told_apart_by_the_xml_file(tmp_path):
+    picture(tmp_path / "in" / "a.jpg", 40, 30)
+    picture(tmp_path / "in" / "a.png", 20, 15)
+    xml(tmp_path / "in" / "a.xml", thing("cat", 1, 1, 2, 2), width=20, height=15, filename="a.png")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "all") == [("a.png", 1, [0, 0, 2, 2], 0)]
+
+
+def test_voc_sizes_may_be_sideways(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(tmp_path / "in" / "a.jpg", 40, 30, exif=exif)
+    for width, height in ((40, 30), (30, 40)):
+        xml(tmp_path / "in" / "a.xml", thing("cat", 1, 1, 2, 2), width=width, height=height)
+        convert.convert(tmp_path / "in", tmp_path / f"out{width}")
+        image = content(tmp_path / f"out{width}", "all")["images"][0]
+        assert (image["width"], image["height"]) == (width, height)
+
+
+@given(
+    size=st.tuples(st.integers(2, 5000), st.integers(2, 5000)),
+    corners=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_yolo_boxes_come_back_from_shares(size, corners):
+    (x1, x2), (y1, y2) = sorted(corners[::2]), sorted(corners[1::2])
+    line = f"0 {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}"
+    x, y, w, h = yolo_format._box(line, size, {0: "cat"}).xywh
+    expected = [x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]]
+    assert [x, y, x + w, y + h] == pytest.approx(expected, abs=1e-6)
+
+
+def test_yolo_shares_become_pixels(yolo, tmp_path):
+    convert.convert(yolo, tmp_path / "out")
+    found = content(tmp_path / "out", "train")
+    assert found["categories"] == [{"id": 1, "name": "round"}, {"id": 2, "name": "long"}]
+    assert [(image["file_name"], image["width"], image["height"]) for image in found["images"]] == [
+        ("a.jpg", 100, 50),
+        ("b.png", 64, 32),
+        ("c.jpg", 10, 10),
+    ]
+    # Centre (50, 25), 20 by 20 pixels; centre (5, 5), 10 by 10.
+    assert boxes(tmp_path / "out", "train") == [("a.jpg", 2, [40, 15, 20, 20], 0), ("a.jpg", 1, [0, 0, 10, 10], 0)]
+    # A polygon's corners lie at 2 and 12 of 20, 4 and 28 of 40.
+    assert boxes(tmp_path / "out", "val") == [("a.jpg", 1, [2, 4, 10, 24], 0)]
+
+
+def test_yolo_loads_with_images_that_have_no_objects(yolo, tmp_path):
+    lines = convert.convert(yolo, tmp_path / "out")
+    dataset = catalog.load(("train",), tmp_path / "out")
+    assert dataset.class_names[1:] == ("round", "long")
+    assert dataset.records.image_ids.tolist() == [1, 2, 3]
+    assert not dataset.faults.counts
+    assert any(line.startswith("1 images without a text file, taken as images without objects") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "train: {root}/images/train\nval: [images/val]\nnames: {{0: round, 1: long}}\n",
+        "path: {root}\ntrain: ./images/train/\nvalid: images/val\nnames: {{1: long, 0: round}}\n",
+        "path: /not/here\ntrain: images/train\nval: images/val\nnames:\n- round\n- long\n",
+        "train: ../images/train\nval: ../images/val\nnames: [round, long]\n",
+        "path: images\ntrain: train\nval: val\nnames: [round, long]\n",
+        "train: train.txt\nval: images/val/a.jpg\nnames: [round, long]\n",
+    ],
+)
+def test_yolo_settings_in_every_spelling(yolo, tmp_path, settings):
+    text(yolo / "train.txt", "./images/train/a.jpg\n\nimages/train/b.png\nimages/train/c.jpg\n")
+    convert.convert(yolo, tmp_path / "expected")
+    text(yolo / "data.yaml", settings.format(root=yolo))
+    convert.convert(yolo, tmp_path / "out")
+    for split in ("train", "val"):
+        assert content(tmp_path / "out", split) == content(tmp_path / "expected", split)
+
+
+def test_another_yaml_with_names_serves(yolo, tmp_path):
+    (yolo / "data.yaml").rename(yolo / "cells.yaml")
+    text(yolo / "hyperparameters.yaml", "lr: 0.1\n")
+    assert convert.convert(yolo, tmp_path / "out")[1] == "classes: round, long"
+    text(yolo / "more.yml", "names: [a]\n")
+    assert "more.yml both describe a data set" in error_of(yolo, tmp_path / "other")
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "obj.names"])
+def test_yolo_with_a_list_of_names_follows_the_folders(yolo, tmp_path, place):
+    (yolo / "data.yaml").unlink()
+    text(yolo / place, "round\nlong\n")
+    convert.convert(yolo, tmp_path / "out")
+    assert boxes(tmp_path / "out", "train")[0] == ("a.jpg", 2, [40, 15, 20, 20], 0)
+    assert boxes(tmp_path / "out", "val")[0] == ("a.jpg", 1, [2, 4, 10, 24], 0)
+
+
+@pytest.mark.parametrize("layout", ["beside", "flat"])
+def test_yolo_without_splits_is_one_json(tmp_path, layout):
+    root = tmp_path / "in"
+    picture(root / ("images" if layout == "flat" else "") / "a.jpg", 10, 10)
+    text(root / ("labels" if layout == "flat" else "") / "a.txt", "0 0.5 0.5 1 1")
+    text(root / "classes.txt", "\ufeffcat")
+    convert.convert(root, tmp_path / "out")
+    assert boxes(tmp_path / "out", "all") == [("a.jpg", 1, [0, 0, 10, 10], 0)]
+    assert catalog.load(("all",), tmp_path / "out").class_names[1:] == ("cat",)
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("0 0.5 0.5 0.2", "4 numbers"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "6 numbers"),
+        ("0 0.5 0.5 0.2 wide", "other than numbers"),
+        ("cat 0.5 0.5 0.2 0.2", "other than numbers"),
+        ("2 0.5 0.5 0.2 0.2", "class 2 has no name"),
+        ("-1 0.5 0.5 0.2 0.2", "class -1 has no name"),
+        ("0.5 0.5 0.5 0.2 0.2", "class 0.5 has no name"),
+        ("nan 0.5 0.5 0.2 0.2", "class nan has no name"),
+        ("0 50 25 20 20", "shares of the image"),
+        ("0 nan 0.5 0.2 0.2", "shares of the image"),
+        ("0 0.5 0.5 inf 0.2", "shares of the image"),
+        ("0 0.5 0.5 -0.005 0.2", "must not be negative"),
+    ],
+)
+def test_yolo_lines_that_cannot_be_read_are_named(yolo, tmp_path, line, reason):
+    path = text(yolo / "labels" / "train" / "a.txt", f"0 0.5 0.5 0.1 0.1\n\n{line}\n")
+    message = error_of(yolo, tmp_path / "out")
+    assert message.startswith(f"{path}, line 3: ") and reason in message
+
+
+def test_many_unreadable_lines_are_counted(yolo, tmp_path):
+    text(yolo / "labels" / "train" / "a.txt", "x\n" * 10)
+    message = error_of(yolo, tmp_path / "out")
+    assert "line 3: " in message and "line 4: " not in message and "and 7 more" in message
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ("names: [a, b", "not a yaml file"),
+        ("- a", "it must hold"),
+        ("train: images/train\nnames: 5", "names must be"),
+        ("train: images/train\nnames: [a, [b]]", "names must be"),
+        ("train: images/train\nnames: [a, yes]", "in quotes"),
+        ("train: images/train\nnames: {-1: a}", "names must be"),
+        ("train: images/train\nnames: [a, a]", "same number or name"),
+        ("train: images/train\nnc: 2", "have no names"),
+        ("train: images/tarin\nnames: [a, b]", "images/tarin, which does not exist"),
+        ("train: 5\nnames: [a, b]", "train is 5"),
+        ("train: labels\nnames: [a, b]", "holds no images"),
+        ("train: list.txt\nnames: [a, b]", "list.txt, line 2: "),
+    ],
+)
+def test_faulty_settings_are_named(yolo, tmp_path, settings, reason):
+    text(yolo / "list.txt", "images/train/a.jpg\nimages/train/z.jpg\n")
+    text(yolo / "data.yaml", settings)
+    assert reason in error_of(yolo, tmp_path / "out")
+
+
+def test_lists_of_names_must_agree(yolo, tmp_path):
+    (yolo / "data.yaml").unlink()
+    text(yolo / "classes.txt", "a\nb")
+    text(yolo / "labels" / "classes.txt", "b\na")
+    assert "name different classes" in error_of(yolo, tmp_path / "out")
+
+
+def test_text_files_without_an_image_are_told(yolo, tmp_path):
+    text(yolo / "labels" / "val" / "z.txt", "0 0.5 0.5 0.1 0.1")
+    lines = convert.convert(yolo, tmp_path / "out")
+    assert any(line == f"1 text files without an image, left out, the first: {yolo}/labels/val/z.txt" for line in lines)
+
+
+def test_yolo_without_any_text_file_is_refused(yolo, tmp_path):
+    for path in (yolo / "labels").rglob("*.txt"):
+        path.unlink()
+    assert "none of its 4 images has a text file" in error_of(yolo, tmp_path / "out")
+
+
+def test_yolo_shares_are_of_the_upright_image(yolo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(yolo / "images" / "train" / "a.jpg", 50, 100, exif=exif)
+    convert.convert(yolo, tmp_path / "out")
+    assert boxes(tmp_path / "out", "train")[0][2] == [40, 15, 20, 20]
+
+
+def test_images_are_links_that_outlive_the_source(yolo, tmp_path):
+    convert.convert(yolo, tmp_path / "out")
+    image = tmp_path / "out" / "images" / "train" / "a.jpg"
+    assert image.samefile(yolo / "images" / "train" / "a.jpg") and not image.is_symlink()
+
+
+def test_images_are_copied_where_links_are_refused(yolo, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    convert.convert(yolo, tmp_path / "out")
+    image, origin = tmp_path / "out" / "images" / "train" / "a.jpg", yolo / "images" / "train" / "a.jpg"
+    assert image.read_bytes() == origin.read_bytes() and not image.samefile(origin)
+    # Begun anew after an interrupt: images are there, json files are not.
+    for path in (tmp_path / "out" / "annotations").iterdir():
+        path.unlink()
+    convert.convert(yolo, tmp_path / "out")
+    assert content(tmp_path / "out", "train")
+
+
+def test_linked_folders_are_followed_once(yolo, tmp_path):
+    (yolo / "images").rename(tmp_path / "elsewhere")
+    (yolo / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "train" / "loop").symlink_to(tmp_path / "elsewhere" / "train")
+    convert.convert(yolo, tmp_path / "out")
+    assert len(content(tmp_path / "out", "train")["images"]) == 3
+
+
+def test_pipes_are_not_opened(yolo, tmp_path):
+    os.mkfifo(yolo / "images" / "train" / "pipe.jpg")
+    os.mkfifo(yolo / "labels" / "train" / "c.txt")
+    convert.convert(yolo, tmp_path / "out")
+    assert len(content(tmp_path / "out", "train")["images"]) == 3
+
+
+def test_a_target_in_use_is_left_alone(yolo, tmp_path):
+    picture(tmp_path / "out" / "images" / "train" / "a.jpg", 3, 3)
+    assert "exists already and is another file" in error_of(yolo, tmp_path / "out")
+    convert.convert(yolo, tmp_path / "second")
+    with pytest.raises(UserError, match=r"instances_train.json exists already"):
+        convert.convert(yolo, tmp_path / "second")
+
+
+@pytest.mark.parametrize("inside", ["", "out"])
+def test_the_target_lies_outside_the_source(yolo, inside):
+    assert "must lie outside" in error_of(yolo, yolo / inside)
+
+
+def test_what_is_no_data_set_is_refused(tmp_path, voc, yolo):
+    (tmp_path / "empty").mkdir()
+    assert "neither Pascal VOC" in error_of(tmp_path / "empty", tmp_path / "out")
+    assert "no such folder" in error_of(tmp_path / "absent", tmp_path / "out")
+    assert "no voc annotations" in error_of(tmp_path / "empty", tmp_path / "out", format="voc")
+
+
+def test_both_formats_in_one_folder_ask_for_a_choice(yolo, tmp_path):
+    xml(yolo / "images" / "val" / "a.xml", thing("cat", 1, 1, 20, 40), width=20, height=40)
+    assert "choose by --format" in error_of(yolo, tmp_path / "out")
+    convert.convert(yolo, tmp_path / "voc", "voc")
+    assert boxes(tmp_path / "voc", "val") == [("a.jpg", 1, [0, 0, 20, 40], 0)]
+    convert.convert(yolo, tmp_path / "yolo", "yolo")
+    assert boxes(tmp_path / "yolo", "val") == [("a.jpg", 1, [2, 4, 10, 24], 0)]
+
+
+def test_no_objects_at_all_is_refused(voc, tmp_path):
+    for path in (voc / "Annotations").iterdir():
+        xml(path)
+    assert "no image has an object" in error_of(voc, tmp_path / "out")
+
+
+@pytest.mark.parametrize("module", ["globox", "yaml"])
+def test_the_missing_extra_is_named(yolo, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert "pip install 'diou-jax[convert]'" in error_of(yolo, tmp_path / "out")
+
+
+def test_the_command(yolo, tmp_path, capsys):
+    convert.main([str(yolo), str(tmp_path / "out"), "--format", "yolo"])
+    assert "instances_train.json: 3 images, 2 boxes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["absent", "out"], ["absent"], ["absent", "out", "--format", "xml"]])
+def test_mistakes_are_one_line_and_exit_code_2(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        convert.main(arguments)
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1

@@ -1,20 +1,31 @@
-"""Images with boxes as converters pass them on, and how they look for the files."""
+"""Images with boxes on their way from other formats to COCO json."""
 
-import collections
 import dataclasses
+import math
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from diou_jax.data.layouts import walk
-from diou_jax.data.transforms import open_header
+from diou_jax.data import transforms
+from diou_jax.data.check import ORIENTATION, SUFFIXES
+from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SHOWN = 3  # unreadable annotations that the error line quotes
+
+# What folders and files of a split are called.
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+ALL = "all"  # the split of images that belong to none
+
+IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+
+SIDEWAYS = (5, 6, 7, 8)  # Exif's orientations that exchange height and width
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """One box: class name, COCO's x, y, width and height in pixels, and whether it only fills in for a crowd."""
+    """One object: its class's name; x, y, width and height in pixels as in COCO; whether it is a crowd there."""
 
     label: str
     xywh: tuple[float, float, float, float]
@@ -23,49 +34,95 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """One image: path relative to the folder, (width, height) in pixels, its boxes."""
+    """One image: where it lies, its (width, height) in pixels, its boxes."""
 
-    file_name: str
+    path: pathlib.Path
     size: tuple[int, int]
-    boxes: tuple[Box, ...]
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclasses.dataclass
-class Found:
+class Problems:
+    """Annotations that cannot be read, in the order found. `lines` holds one per annotation, with its file and line."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        """Notes one."""
+        self.lines.append(line)
+
+    def refuse(self) -> None:
+        """Raises UserError with the first few, if there are any."""
+        if self.lines:
+            more = len(self.lines) - SHOWN
+            others = f"; and {more} more" if more > 0 else ""
+            raise UserError("; ".join(self.lines[:SHOWN]) + others + "; nothing was written")
+
+
+@dataclasses.dataclass
+class Source:
     """A folder's content.
 
     Attributes:
       splits: images by split.
-      classes: names in the order of their ids.
-      remarks: how often something odd was met, by a plural noun phrase.
+      classes: category id by name, ids from 1.
+      remarks: oddities that do not stop the conversion.
     """
 
     splits: dict[str, list[Annotated]]
-    classes: Sequence[str]
-    remarks: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    classes: dict[str, int]
+    remarks: Faults
 
 
-def bounding_box():
-    """The class of globox; raises UserError where it is not installed."""
-    try:
-        from globox import BoundingBox
-    except ImportError:
-        raise UserError("reading Pascal VOC and YOLO files needs globox: pip install -e '.[convert]'") from None
-    return BoundingBox
-
-
-def image_files(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Paths by file name and, as well, by the name without its suffix."""
-    found: dict[str, list[pathlib.Path]] = {}
-    for path in walk(folder, *SUFFIXES):
-        for key in (path.name, path.stem):
-            found.setdefault(key, []).append(path)
+def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
+    """Regular files below a folder whose names end in one of `suffixes` in any case, sorted, hidden ones left out."""
+    found, visited = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(parent)) in visited:  # a link back into the tree
+            folders.clear()
+            continue
+        visited.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [pathlib.Path(parent, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
     return found
 
 
-def image_size(file: pathlib.Path) -> tuple[int, int]:
-    """Width and height by the file's header; raises UserError where there is none."""
+def split_of(path: pathlib.Path, source: pathlib.Path) -> str:
+    """The split that a folder between `source` and the file `path` is named after, else `ALL`."""
+    parts = path.relative_to(source).parts[:-1]
+    return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), ALL)
+
+
+def read_text(path: pathlib.Path) -> str:
+    """A UTF-8 text file's content, without a byte order mark; raises UserError if it is none."""
     try:
-        return open_header(file.read_bytes(), str(file)).size
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """An image's (width, height) in pixels as viewers show it; raises BadImageError if its header cannot be read."""
+    try:
+        header = transforms.open_header(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
+    width, height = header.size
+    return (height, width) if header.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+
+
+def finite(box) -> bool:
+    """Whether all corners of a globox box are numbers."""
+    return all(map(math.isfinite, box.ltrb))
+
+
+def library():
+    """The class BoundingBox of globox; raises UserError where it is not installed."""
+    try:
+        from globox import BoundingBox
+    except ImportError:
+        raise UserError("Pascal VOC and YOLO are read by globox: pip install 'diou-jax[convert]'") from None
+    return BoundingBox

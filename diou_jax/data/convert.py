@@ -1,120 +1,178 @@
-"""Writes COCO json files from a folder of Pascal VOC or YOLO annotations; images stay where they are.
+"""Converts a Pascal VOC or YOLO folder to COCO json with its images, as `diou_jax.data.catalog` reads them.
 
-python -m diou_jax.data.convert FOLDER
-python main.py --config configs/own.py --config.data.root=FOLDER --workdir runs/own
+python -m diou_jax.data.convert VOCdevkit/VOC2007 data/voc
 
-A file for each split goes to FOLDER/annotations (or to --output). Boxes are read by globox: pip install -e '.[convert]'
+TARGET/annotations/instances_<split>.json and TARGET/images/<split> are made. Images become hard links, which take no
+space and outlive SOURCE, or copies where the file system has no links. The optional globox reads the boxes.
 """
 
 import argparse
+import filecmp
 import json
 import os
 import pathlib
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
-from diou_jax.data import voc, yolo
-from diou_jax.data.annotated import Annotated, bounding_box
+from tqdm import tqdm
+
+from diou_jax.data import coco, voc, yolo
+from diou_jax.data.annotated import Annotated, library
 from diou_jax.errors import UserError
 
+FORMATS = {"voc": voc, "yolo": yolo}
 
-def convert(
-    folder: str | os.PathLike, output: str | os.PathLike = "", *, origin: int = 1
-) -> tuple[list[pathlib.Path], list[str]]:
-    """Writes ``instances_<split>.json`` for each split of a folder.
+DIGITS = 6  # after the point, in pixels; shares times sides have noise after the twelfth
+
+
+def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = "auto") -> list[str]:
+    """Writes ``annotations/instances_<split>.json`` and ``images/<split>`` below `target`, all or no json.
 
     Args:
-      folder: Pascal VOC's (xml files beside their images, or Annotations, JPEGImages and ImageSets/Main) or YOLO's
-        (text files beside their images or in labels for images; data.yaml, classes.txt or obj.names).
-      output: where the files go, folder/annotations by default.
-      origin: the number of the first pixel in Pascal VOC's xml; 0 for tools that count from 0.
+      source: see `voc.read` and `yolo.read`; not changed.
+      target: a folder outside `source` that has no such json yet; made if need be.
+      format: voc, yolo or auto.
 
     Returns:
-      The files, and lines on what they hold and on what was odd.
+      Lines on what was written and what was odd.
 
     Raises:
-      UserError: there is nothing to convert, an annotation cannot be read, or a file exists already.
+      UserError: there is nothing to convert, an annotation cannot be read, or `target` is in use.
     """
-    bounding_box()
-    folder = pathlib.Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
-    found = voc.read(folder, origin=origin) or yolo.read(folder)
-    if found is None or not any(found.splits.values()):
-        raise UserError(f"{folder} holds neither Pascal VOC's xml files nor YOLO's text files with their images")
-    output = pathlib.Path(output) if output else folder / "annotations"
-    files = {split: output / f"instances_{split}.json" for split, images in found.splits.items() if images}
+    library()
+    source, target = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; SOURCE must be a Pascal VOC or YOLO folder")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{target}: TARGET must lie outside SOURCE, {source}")
+    name = _format(source, format)
+    content = FORMATS[name].read(source)
+    splits = {split: images for split, images in content.splits.items() if images}
+    if not splits:
+        raise UserError(f"{source}: there are no {name} annotations with images")
+    if not content.classes:
+        raise UserError(f"{source}: no image has an object, so there is no class to learn")
+    files = {split: target / "annotations" / f"instances_{split}.json" for split in splits}
     for file in files.values():
         if file.exists():
-            raise UserError(f"{file} exists already; --output names another folder")
-    lines = []
+            raise UserError(f"{file} exists already; name another TARGET, or delete it")
+    lines = [f"format: {name}", f"classes: {', '.join(content.classes)}"]
+    named = {split: _names(images) for split, images in splits.items()}
+    contents = {split: to_coco(images, content.classes) for split, images in named.items()}
     for split, file in files.items():
-        images = sorted(found.splits[split], key=lambda image: image.file_name)
-        content = to_coco(images, found.classes)
-        _write(file, content)
-        lines.append(f"{file}: {len(content['images'])} images, {len(content['annotations'])} boxes")
-    lines.append(f"classes: {', '.join(found.classes)}")
-    return list(files.values()), lines + [f"{count} {what}" for what, count in sorted(found.remarks.items())]
+        coco.refuse_names(contents[split]["images"], file)
+    for split, images in named.items():
+        _place(split, images, target / "images" / split)
+    for split, file in files.items():
+        _write(file, contents[split])
+        lines.append(f"{file}: {len(contents[split]['images'])} images, {len(contents[split]['annotations'])} boxes")
+    for kind, count in content.remarks.counts.items():
+        lines.append(f"{count} {kind}, the first: {content.remarks.examples[kind][0]}")
+    return lines
 
 
-def to_coco(images: Iterable[Annotated], classes: Sequence[str]) -> dict:
-    """A COCO json's content; ids count from 1."""
-    numbers = {name: number for number, name in enumerate(classes, start=1)}
+def to_coco(images: Mapping[str, Annotated], classes: Mapping[str, int]) -> dict:
+    """A COCO json's content.
+
+    Args:
+      images: by file name. Image ids count from 1 in this order, as do the boxes' (pycocotools takes 0 for "none").
+      classes: category id by name.
+    """
     content = {
         "images": [],
         "annotations": [],
-        "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+        "categories": [{"id": number, "name": name} for name, number in classes.items()],
     }
-    for image_id, image in enumerate(images, start=1):
+    for image_id, (file_name, image) in enumerate(images.items(), start=1):
         width, height = image.size
-        content["images"].append({"id": image_id, "file_name": image.file_name, "width": width, "height": height})
+        content["images"].append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for box in image.boxes:
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
                     "image_id": image_id,
-                    "category_id": numbers[box.label],
-                    "bbox": [round(value, 4) for value in box.xywh],
-                    "area": round(box.xywh[2] * box.xywh[3], 4),
+                    "category_id": classes[box.label],
+                    "bbox": [round(value, DIGITS) for value in box.xywh],
+                    "area": round(box.xywh[2] * box.xywh[3], DIGITS),
                     "iscrowd": int(box.crowd),
                 }
             )
     return content
 
 
+def _format(source, format):
+    if format != "auto":
+        return format
+    found = [name for name, module in FORMATS.items() if module.found(source)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{source} has files of both {' and '.join(found)}; choose by --format")
+    raise UserError(
+        f"{source}: neither Pascal VOC (Annotations/*.xml) nor YOLO (data.yaml, classes.txt or labels/) was found"
+    )
+
+
+def _names(images: Sequence[Annotated]) -> dict[str, Annotated]:
+    """The images by what their paths do not share, in this order."""
+    common = os.path.commonpath([image.path.parent.absolute() for image in images])
+    named = {pathlib.Path(os.path.relpath(image.path.absolute(), common)).as_posix(): image for image in images}
+    return dict(sorted(named.items()))
+
+
+def _place(split, images, folder):
+    """Puts the image files below `folder`; those that an interrupted conversion left there stay."""
+    for file_name, image in tqdm(images.items(), desc=f"images/{split}", leave=False):
+        goal, origin = folder / file_name, image.path.resolve()
+        try:
+            if os.path.lexists(goal):
+                same = goal.is_file() and (goal.samefile(origin) or filecmp.cmp(origin, goal, shallow=False))
+                if not same:
+                    raise UserError(f"{goal} exists already and is another file than {origin}; name another TARGET")
+                continue
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            _link(origin, goal)
+        except OSError as error:
+            raise UserError(f"{goal} cannot be written ({error.strerror})") from None
+
+
+def _link(origin, goal):
+    try:
+        os.link(origin, goal)
+    except OSError:
+        draft = goal.with_name(f".{goal.name}.part")
+        shutil.copyfile(origin, draft)
+        os.replace(draft, goal)
+
+
 def _write(file, content):
-    draft = file.with_suffix(".tmp")
+    draft = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
         os.replace(draft, file)
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); --output names another folder") from None
+        raise UserError(f"{file} cannot be written ({error.strerror})") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"command line: {message}; --help lists the options")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m diou_jax.data.convert", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="with Pascal VOC or YOLO annotations and their images")
-    parser.add_argument("--output", default="", help="folder for the json files; FOLDER/annotations by default")
-    parser.add_argument("--origin", type=int, choices=(0, 1), default=1, help="Pascal VOC's first pixel")
-    options = parser.parse_args(arguments)
+    """The command; exits with code 2 after one line on a user's mistake."""
+    parser = _Parser(prog="python -m diou_jax.data.convert", description=__doc__.splitlines()[0])
+    parser.add_argument("source", metavar="SOURCE", help="a Pascal VOC or YOLO folder, left as it is")
+    parser.add_argument("target", metavar="TARGET", help="the folder that annotations/ and images/ are made in")
+    parser.add_argument("--format", choices=("voc", "yolo", "auto"), default="auto")
     try:
-        files, lines = convert(options.folder, options.output, origin=options.origin)
+        options = parser.parse_args(arguments)
+        print(*convert(options.source, options.target, options.format), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(*lines, sep="\n")
-    where = f"--config.data.root={options.folder}"
-    if options.output:
-        named = {"train": "train", "val": "val", "all": "train", "trainval": "train"}
-        splits = [file.stem.removeprefix("instances_") for file in files]
-        where = " ".join(
-            f"--config.data.{named[split]}_annotations={file} --config.data.{named[split]}_images={options.folder}"
-            for split, file in zip(splits, files)
-            if split in named
-        )
-    print(f"next: python main.py --config configs/own.py {where} --workdir runs/own")
 
 
 if __name__ == "__main__":

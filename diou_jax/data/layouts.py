@@ -11,7 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from diou_jax.data import coco
+from diou_jax.data import annotations, coco
 from diou_jax.errors import UserError
 
 # What exporters call the splits.
@@ -132,7 +132,7 @@ def _preferred(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 def _is_coco(file):
     try:
-        coco.read_json(file)
+        annotations.read_json(file)
     except UserError:
         return False
     return True
@@ -179,7 +179,7 @@ def _children(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _images(file: pathlib.Path, split: str, root: pathlib.Path) -> str:
     """The folder that holds most of the images that a json names."""
-    images = coco.read_json(file)["images"]
+    images = annotations.read_json(file)["images"]
     coco.refuse_names(images, file)
     names = [image["file_name"] for image in images[:: max(1, len(images) // SAMPLES)]]
     if not names:
@@ -225,7 +225,7 @@ def _nothing(root, files) -> str:
         return f"{root} holds no COCO annotation file: {', '.join(map(str, files[:5]))} have no images and categories"
     kind = other_kind(root)
     if kind:
-        return f"{root} holds {kind}; {CONVERTER} {root} writes the json files that are read here"
+        return f"{root} holds {kind}; {CONVERTER} {root} TARGET writes a folder that is read here"
     return (
         f"{root} holds no annotation file (*.json) within {DEPTH} folders; expected are "
         "annotations/instances_train.json and images/train, an export of Roboflow or CVAT in COCO's form, or one json "

@@ -1,98 +1,183 @@
-"""Pascal VOC's xml files, one for each image."""
+"""Pascal VOC: an xml file for each image, splits as lists of names in ImageSets/Main."""
 
 import pathlib
 from xml.etree import ElementTree
 
-from diou_jax.data.annotated import Annotated, Box, Found, bounding_box, image_files, image_size
-from diou_jax.data.layouts import split_of, walk
+from tqdm import tqdm
+
+from diou_jax.data.annotated import (
+    IMAGES,
+    Annotated,
+    Box,
+    Problems,
+    Source,
+    below,
+    finite,
+    library,
+    read_text,
+    split_of,
+    upright_size,
+)
+from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
+FOLDERS_OF_IMAGES = ("JPEGImages", "images", "Images")
+LISTS = ("train", "val", "trainval", "test")
 
-def read(folder: pathlib.Path, *, origin: int = 1) -> Found | None:
-    """All images of a folder with their boxes; None without annotations.
 
-    A pixel's number is inclusive and counts from `origin`: a box from xmin to xmax has ``xmax - xmin + 1`` columns and
-    begins at ``xmin - origin``. A difficult object becomes a crowd, which is neither trained on nor held against a
-    detector, as VOC's own evaluation treats it.
+def found(source: pathlib.Path) -> bool:
+    """Whether a folder holds xml files of this kind."""
+    return any(map(_is_annotation, below(source, (".xml",))))
+
+
+def read(source: pathlib.Path) -> Source:
+    """All images of a folder: VOC's own (also several years below one), or xml files beside their images.
+
+    Corners are pixels, inclusive and counted from 1. A difficult object becomes a crowd, which COCO's evaluation
+    holds against no detector, found or missed. Sizes are the image files'.
 
     Raises:
-      UserError: a file is damaged, or none of the images is there.
+      UserError: a file or an object cannot be read, an image is missing, or globox is.
     """
-    files = {file: root for file in walk(folder, ".xml") if (root := _parse(file)) is not None}
-    if not files:
-        return None
-    images = image_files(folder)
-    found, labels = Found({}, ()), set()
-    members = _image_sets(folder)
-    for file, root in files.items():
-        image = _image_of(file, root, images)
-        if image is None:
-            found.remarks["xml files without an image, left out"] += 1
-            continue
-        boxes = tuple(_boxes(file, root, origin, found))
-        labels |= {box.label for box in boxes}
-        annotated = Annotated(image.relative_to(folder).as_posix(), image_size(image), boxes)
-        if members:
-            splits = [split for split, names in members.items() if file.stem in names]
-        else:
-            splits = [split_of(file, folder)]
-        if not splits:
-            found.remarks["images in none of ImageSets/Main, left out"] += 1
-        for split in splits:
-            found.splits.setdefault(split, []).append(annotated)
-    if not any(found.splits.values()):
-        raise UserError(f"{folder}: no image of the {len(files)} xml files, such as {next(iter(files))}, is there")
-    found.classes = tuple(sorted(labels))
-    return found
+    problems, remarks = Problems(), Faults()
+    read_one = _Reader(source, problems, remarks)
+    splits: dict[str, list[Annotated]] = {}
+    done: set[pathlib.Path] = set()
+    for main in _folders_of_lists(source):
+        for split, xmls in _lists(main, problems).items():
+            splits.setdefault(split, []).extend(map(read_one, tqdm(xmls, desc=split, leave=False)))
+            done.update(xmls)
+    rest = [path for path in below(source, (".xml",)) if path not in done and _is_annotation(path)]
+    if splits:
+        remarks.add("annotations in no list of ImageSets/Main, left out", *map(str, rest))
+    else:
+        for path in tqdm(rest, leave=False):
+            splits.setdefault(split_of(path, source), []).append(read_one(path))
+        remarks.add("images without an xml file, left out", *map(str, read_one.unread()))
+    problems.refuse()
+    names = sorted({box.label for images in splits.values() for image in images for box in image.boxes})
+    return Source(splits, {name: number for number, name in enumerate(names, start=1)}, remarks)
 
 
-def _parse(file):
-    """The root of an annotation; None for other xml files."""
-    content = file.read_bytes()
-    if b"<annotation" not in content[:2000]:
-        return None
-    try:
-        root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise UserError(f"{file}: not an xml file ({error})") from None
-    return root if root.tag == "annotation" else None
+class _Reader:
+    """Reads one xml file with its image, each only once; None in place of what is noted in `problems`."""
 
+    def __init__(self, source, problems, remarks):
+        self._images: dict[tuple[pathlib.Path, str], pathlib.Path] = {}
+        for path in below(source, IMAGES):
+            self._images.setdefault((path.parent, path.stem), path)
+            self._images[path.parent, path.name] = path
+        self._problems, self._remarks, self._known = problems, remarks, {}
+        self._taken: dict[pathlib.Path, pathlib.Path] = {}
 
-def _boxes(file, root, origin, found):
-    for position, node in enumerate(root.iter("object")):
+    def __call__(self, path: pathlib.Path) -> Annotated | None:
+        if path not in self._known:
+            self._known[path] = self._read(path)
+        return self._known[path]
+
+    def unread(self) -> list[pathlib.Path]:
+        """Images that no xml file led to."""
+        read = {image.path for image in self._known.values() if image}
+        return sorted(set(self._images.values()) - read)
+
+    def _read(self, path):
         try:
-            box = bounding_box().from_xml(node)
-        except Exception as error:  # globox raises what its parts raise
-            raise UserError(f"{file}: object {position + 1} has no name and box ({error})") from None
-        if min(box.xmin, box.ymin) < origin:
-            found.remarks[f"boxes that begin before pixel {origin}; --origin 0 is for tools that count from 0"] += 1
-        x, y = box.xmin - origin, box.ymin - origin
+            root = ElementTree.parse(path).getroot()
+        except OSError as error:
+            return self._problems.add(f"{path}: cannot be read ({error.strerror})")
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
+            return self._problems.add(f"{path}: not an xml file ({error})")
+        if root.tag != "annotation":
+            return self._problems.add(f"{path}: its root is <{root.tag:.40}>, not <annotation>; move it away")
+        image = self._image(path, root)
+        if image is None:
+            return self._problems.add(f"{path}: its image is neither in JPEGImages or images nor beside it")
+        if (other := self._taken.setdefault(image, path)) != path:
+            return self._problems.add(f"{path}: its image, {image}, is that of {other} too; delete one xml file")
+        try:
+            size = upright_size(image)
+        except BadImageError as error:
+            return self._problems.add(str(error))
+        size = self._as_annotated(path, root, size)
+        boxes = [self._box(path, number, node) for number, node in enumerate(root.findall("object"), start=1)]
+        return Annotated(image, size, tuple(box for box in boxes if box))
+
+    def _image(self, path, root):
+        """By the xml file's own name, or by the name inside it."""
+        named = pathlib.PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))
+        folders = [path.parent]
+        parts = [part.lower() for part in path.parts]
+        if "annotations" in parts:
+            place = len(parts) - 1 - parts[::-1].index("annotations")
+            beside, rest = pathlib.Path(*path.parts[:place]), path.parts[place + 1 : -1]
+            folders = [*(beside.joinpath(images, *rest) for images in FOLDERS_OF_IMAGES), *folders]
+        names = [path.stem, named.name, named.stem]
+        if named.stem == path.stem:  # its suffix tells images of one stem apart
+            names = [named.name, path.stem]
+        for folder in folders:
+            for name in names:
+                if (folder, name) in self._images:
+                    return self._images[folder, name]
+        return None
+
+    def _as_annotated(self, path, root, size):
+        """The image's size, sideways where the xml file has it so."""
+        given = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height"))
+        if given == tuple(map(str, size[::-1])):
+            return size[::-1]
+        if all(given) and given != tuple(map(str, size)):
+            text = "x".join(given)
+            self._remarks.add("xml files with another size than their image's, which was taken", f"{path}: {text}")
+        return size
+
+    def _box(self, path, number, node):
+        try:
+            box = library().from_xml(node)
+        except UserError:
+            raise
+        except Exception:  # globox has no one exception of its own for bad input
+            box = None
+        if box is None or not finite(box) or not box.label.strip():
+            return self._problems.add(
+                f"{path}: object {number} must have a name and a bndbox of four numbers, xmin <= xmax and ymin <= ymax"
+            )
+        if min(box.xmin, box.ymin) < 1:
+            self._remarks.add("boxes that begin before pixel 1, the first in Pascal VOC", f"{path}: object {number}")
+        left, top, right, bottom = box.ltrb
         difficult = (node.findtext("difficult") or "0").strip() not in ("0", "")
-        yield Box(str(box.label).strip(), (x, y, box.xmax - box.xmin + 1, box.ymax - box.ymin + 1), difficult)
+        return Box(box.label.strip(), (left - 1, top - 1, right - left + 1, bottom - top + 1), crowd=difficult)
 
 
-def _image_of(file, root, images):
-    """The image beside an xml file, in a folder beside its folder, or the only one of its name."""
-    named = pathlib.PurePosixPath((root.findtext("filename") or "").replace("\\", "/").strip())
-    for stem in dict.fromkeys((named.name, named.stem, file.stem)):
-        there = images.get(stem, ())
-        near = [path for path in there if path.parent == file.parent] or [
-            path for path in there if path.parent.parent == file.parent.parent
-        ]
-        if len(near or there) == 1:
-            return (near or there)[0]
-    return None
+def _is_annotation(path):
+    """Whether an xml file is to be read: a damaged one is, so that it is named rather than lost."""
+    if path.parent.name.lower() == "annotations":
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return True
+    return b"<annotation" in head or not head.strip()
 
 
-def _image_sets(folder):
-    """Names of images by split, of ImageSets/Main; all of them as "trainval" unless train and val are told apart."""
-    for main in sorted(folder.glob("**/ImageSets/Main")):
-        sets = {
-            split: {line.split()[0] for line in (main / f"{split}.txt").read_text().splitlines() if line.strip()}
-            for split in ("train", "val", "test", "trainval")
-            if (main / f"{split}.txt").is_file()
-        }
-        if "train" in sets:
-            sets.pop("trainval", None)
-        return sets
-    return {}
+def _folders_of_lists(source):
+    return sorted(path for path in source.glob("**/ImageSets/Main") if path.is_dir())
+
+
+def _lists(main, problems) -> dict[str, list[pathlib.Path]]:
+    """The xml files of each list in ImageSets/Main; lists without a name are left out."""
+    annotations = main.parent.parent / "Annotations"
+    lists = {}
+    for split in LISTS:
+        file = main / f"{split}.txt"
+        if not file.is_file():
+            continue
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
+            if not line.split():
+                continue
+            path = annotations / f"{line.split()[0]}.xml"
+            if path.is_file():
+                lists.setdefault(split, {})[path] = None
+            else:
+                problems.add(f"{file}, line {number}: {path} does not exist")
+    return {split: list(paths) for split, paths in lists.items()}

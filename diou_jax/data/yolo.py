@@ -1,145 +1,230 @@
-"""YOLO's text files, one for each image: a line has a class number and a box, or a polygon, in shares of the image."""
+"""YOLO: a text file for each image, a line for each object, its box in shares of the image's width and height."""
 
 import os
 import pathlib
 
-from diou_jax.data.annotated import SUFFIXES, Annotated, Box, Found, bounding_box, image_size
-from diou_jax.data.layouts import split_of, walk
+from tqdm import tqdm
+
+from diou_jax.data.annotated import (
+    IMAGES,
+    SPLITS,
+    Annotated,
+    Box,
+    Problems,
+    Source,
+    below,
+    finite,
+    library,
+    read_text,
+    split_of,
+    upright_size,
+)
+from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
-CLASS_FILES = ("classes.txt", "obj.names", "*.names", "_darknet.labels")
+NAMES = ("classes.txt", "obj.names", "classes.names")
+SLACK = 0.01  # how far rounding may put a share outside 0 to 1
 
 
-def read(folder: pathlib.Path) -> Found | None:
-    """All images of a folder with their boxes; None without text files of boxes. Images without one have no boxes.
+def found(source: pathlib.Path) -> bool:
+    """Whether a folder holds names of classes, or a folder of labels, of this kind."""
+    labels = any(path.is_dir() for path in (*source.glob("labels"), *source.glob("*/labels")))
+    return labels or bool(_yaml_file(source) or _lists_of_names(source))
+
+
+def read(source: pathlib.Path) -> Source:
+    """All images of a folder; those without a text file have no objects, polygons are replaced by their boxes.
+
+    Splits are data.yaml's. Without one they follow the folders' names.
 
     Raises:
-      UserError: a file is damaged, there are no names of classes, or a number has none.
+      UserError: a file or a line cannot be read, a path of data.yaml leads nowhere, or globox is missing.
     """
-    settings = _settings(folder)
-    by_split = _images(folder, settings)
-    texts = {image: _text_of(image) for images in by_split.values() for image in images}
-    if not any(text.is_file() for text in texts.values()):
-        return None
-    names = _names(folder, settings)
-    found = Found({split: [] for split in by_split}, tuple(names.values()))
-    if len(set(found.classes)) < len(found.classes):
-        raise UserError(f"{folder}: two classes have the same name: {', '.join(found.classes)}")
-    for split, images in by_split.items():
-        for image in images:
-            size, text = image_size(image), texts[image]
-            if not text.is_file():
-                found.remarks["images without a text file, taken as empty"] += 1
-            boxes = tuple(_boxes(text, size, names)) if text.is_file() else ()
-            found.splits[split].append(Annotated(image.relative_to(folder).as_posix(), size, boxes))
-    return found
+    yaml = _yaml(source)
+    names = _names(source, yaml)
+    problems, remarks = Problems(), Faults()
+    paths = _splits(source, yaml)
+    labels = {image: _label_file(image) for images in paths.values() for image in images}
+    if labels and not any(file.is_file() for file in labels.values()):
+        raise UserError(f"{source}: none of its {len(labels)} images has a text file, in labels or beside the image")
+    splits = {
+        split: [_image(image, labels[image], names, problems) for image in tqdm(images, desc=split, leave=False)]
+        for split, images in paths.items()
+    }
+    problems.refuse()
+    without = [str(image) for image, file in labels.items() if not file.is_file()]
+    remarks.add("images without a text file, taken as images without objects", *without)
+    remarks.add("text files without an image, left out", *map(str, _orphans(source, labels)))
+    return Source(splits, {name: number + 1 for number, name in names.items()}, remarks)
 
 
-def _settings(folder) -> dict:
-    """The content of the one data.yaml, with the folder that it lies in; empty where there is none."""
-    files = walk(folder, "data.yaml", "data.yml") or [
-        file for file in walk(folder, ".yaml", ".yml") if b"names" in file.read_bytes()
+def _yaml_file(source) -> pathlib.Path | None:
+    """data.yaml, or the one other yaml file with names of classes."""
+    files = [path for path in sorted(source.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and path.is_file()]
+    files = [path for path in files if path.stem == "data"] or [
+        path for path in files if any(line.startswith("names:") for line in read_text(path).splitlines())
     ]
-    if not files:
-        return {}
     if len(files) > 1:
-        raise UserError(f"{folder} holds several of YOLO's yaml files: {', '.join(map(str, files))}; name one's folder")
-    import yaml
+        raise UserError(f"{files[0]} and {files[1]} both describe a data set; move one away")
+    return files[0] if files else None
 
+
+def _lists_of_names(source) -> list[pathlib.Path]:
+    """Files of class names, in the folder itself or beside the labels."""
+    return sorted(path for name in NAMES for path in source.rglob(name) if path.is_file())
+
+
+def _yaml(source) -> dict:
+    """The content of data.yaml with "file", its path; empty where there is none."""
+    file = _yaml_file(source)
+    if file is None:
+        return {}
     try:
-        content = yaml.safe_load(files[0].read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{files[0]}: not a yaml file ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or "names" not in content:
-        raise UserError(f"{files[0]}: it has no names of classes")
-    return content | {"file": files[0]}
+        import yaml
+    except ImportError:
+        raise UserError("data.yaml is read by PyYAML: pip install 'diou-jax[convert]'") from None
+    try:
+        content = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not a yaml file ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: it must hold train, val and names")
+    return content | {"file": file}
 
 
-def _images(folder, settings) -> dict[str, list[pathlib.Path]]:
-    """Images by split: as data.yaml says, else by the names of their folders."""
-    by_split = {}
-    for split in ("train", "val", "test"):
-        places = settings.get(split) or ()
-        for place in [places] if isinstance(places, str) else places:
-            by_split.setdefault(split, []).extend(_place(folder, settings, str(place)))
-    if not by_split:
-        for image in walk(folder, *SUFFIXES):
-            by_split.setdefault(split_of(image.parent / "x", folder), []).append(image)
-    return {split: list(dict.fromkeys(images)) for split, images in by_split.items()}
+def _names(source, yaml) -> dict[int, str]:
+    """Class names by number, from data.yaml or else from a list of names."""
+    lists = _lists_of_names(source)
+    if yaml.get("names") is not None:
+        file, names = yaml["file"], yaml["names"]
+        pairs = list(names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ()))
+    elif lists:
+        file = lists[0]
+        for other in lists[1:]:
+            if read_text(other).split() != read_text(file).split():
+                raise UserError(f"{file} and {other} name different classes; delete the wrong one")
+        pairs = list(enumerate(read_text(file).rstrip().splitlines()))
+    else:
+        raise UserError(f"{source}: the classes have no names; write them to {source / 'classes.txt'}, one a line")
+    if not pairs or not all(str(number).isdecimal() and _is_name(name) for number, name in pairs):
+        raise UserError(
+            f"{file}: names must be a list of class names, or number: name for each class; "
+            "yes, no, on and off in quotes"
+        )
+    result = {int(number): str(name).strip() for number, name in sorted(pairs, key=lambda pair: int(pair[0]))}
+    if len(set(result.values())) < len(pairs):
+        raise UserError(f"{file}: two classes have the same number or name; each must be another")
+    return result
 
 
-def _place(folder, settings, place):
-    """The images of one entry of data.yaml: a folder, or a list of paths."""
-    base = settings["file"].parent
-    # Exporters write paths of their own machine, or "../train/images" beside the yaml.
-    inside = place.removeprefix("./")
-    while inside.startswith("../"):
-        inside = inside.removeprefix("../")
-    starts = [base / str(settings.get("path") or ""), base, folder]
-    for path in (start / some for some in (place, inside) for start in starts):
-        path = _inside(path, folder)
-        if path is None:
+def _is_name(name):
+    return isinstance(name, (str, int, float)) and not isinstance(name, bool) and bool(str(name).strip())
+
+
+def _splits(source, yaml) -> dict[str, list[pathlib.Path]]:
+    """Image files by split."""
+    splits: dict[str, list[pathlib.Path]] = {}
+    for key, split in SPLITS.items():
+        places = yaml.get(key)
+        if not places:
             continue
-        if path.is_dir():
-            return walk(path, *SUFFIXES)
+        for place in places if isinstance(places, list) else [places]:
+            splits.setdefault(split, []).extend(_place(yaml, key, place))
+    if not splits:
+        for image in below(source, IMAGES):
+            splits.setdefault(split_of(image, source), []).append(image)
+    return {split: list(dict.fromkeys(images)) for split, images in splits.items()}
+
+
+def _place(yaml, key, place) -> list[pathlib.Path]:
+    """The images of an entry of data.yaml: a folder, a list of paths or one image."""
+    if not isinstance(place, str):
+        raise UserError(f"{yaml['file']}: {key} is {place!r}; it must be a folder, or a text file that lists images")
+    beside = yaml["file"].parent
+    base = beside / os.path.expanduser(str(yaml.get("path") or ""))
+    # Some exporters write ../train/images into a data.yaml that lies beside train.
+    candidates = [base / place, beside / place, beside / place.removeprefix("../")]
+    path = next((path for path in candidates if path.is_dir() or path.is_file()), None)
+    if path is None:
+        raise UserError(f"{yaml['file']}: {key} leads to {base / place}, which does not exist; correct it or delete it")
+    path = pathlib.Path(os.path.normpath(path))
+    if path.is_dir():
+        images = below(path, IMAGES)
+    elif path.suffix.lower() in IMAGES:
+        images = [path]
+    else:
+        lines = enumerate(read_text(path).splitlines(), start=1)
+        images = [_listed(path, base, number, line.strip()) for number, line in lines if line.strip()]
+    if not images:
+        raise UserError(f"{yaml['file']}: {key} leads to {path}, which holds no images; correct it or delete it")
+    return images
+
+
+def _listed(file, base, number, name):
+    """An image in a list: its path is absolute, or relative to the list's folder or to data.yaml's path."""
+    candidates = [pathlib.Path(os.path.normpath(folder / name)) for folder in (file.parent, base)]
+    for path in candidates:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")
-            return [_listed(folder, path, line.strip()) for line in lines if line.strip()]
-    raise UserError(f"{settings['file']}: {place} is neither a folder nor a list of images below {folder}")
-
-
-def _listed(folder, file, name):
-    for path in (_inside(file.parent / name, folder), _inside(folder / name, folder)):
-        if path is not None and path.is_file():
             return path
-    raise UserError(f"{file}: {name} is no image below {folder}")
+    raise UserError(f"{file}, line {number}: {candidates[0]} does not exist")
 
 
-def _inside(path, folder):
-    """The path as one below the folder, links left as they are; None where it leads out, as no json's name may."""
-    relative = os.path.relpath(path, folder)
-    return None if relative.startswith("..") else folder / relative
-
-
-def _text_of(image):
-    """Where an image's boxes are: labels instead of the last folder called images, or beside the image."""
-    parts = list(image.parent.parts)
+def _label_file(image: pathlib.Path) -> pathlib.Path:
+    """Where an image's text file is: in "labels" in place of "images", in "labels" beside them, or beside the image."""
+    candidates = [image.parent / "labels" / f"{image.stem}.txt"]
+    parts = image.parent.parts
     if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        path = pathlib.Path(*parts[:last], "labels", *parts[last + 1 :], f"{image.stem}.txt")
-        if path.is_file():
-            return path
-    return image.with_suffix(".txt")
+        place = len(parts) - 1 - parts[::-1].index("images")
+        labels = pathlib.Path(*parts[:place], "labels")
+        candidates = [labels.joinpath(*parts[place + 1 :], f"{image.stem}.txt"), labels / f"{image.stem}.txt"]
+    return next((path for path in candidates if path.is_file()), image.with_suffix(".txt"))
 
 
-def _names(folder, settings) -> dict[int, str]:
-    """Class names by number."""
-    if settings:
-        names = settings["names"]
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
+def _orphans(source, labels) -> list[pathlib.Path]:
+    used = set(labels.values())
+    folders = {file.parent for file in used if file.is_file()} - {source}
+    texts = [path for folder in sorted(folders) for path in sorted(folder.glob("*.txt"))]
+    return [path for path in texts if path not in used and path.name not in NAMES]
+
+
+def _image(image, label_file, names, problems) -> Annotated | None:
+    try:
+        size = upright_size(image)
+    except BadImageError as error:
+        return problems.add(str(error))
+    boxes = []
+    if label_file.is_file():
         try:
-            return {int(number): str(name).strip() for number, name in sorted(pairs)}
-        except (TypeError, ValueError):
-            raise UserError(f"{settings['file']}: names are {names!r}, not a list of class names") from None
-    for pattern in CLASS_FILES:
-        for file in sorted(folder.glob(f"**/{pattern}")):
-            lines = file.read_text(encoding="utf-8").splitlines()
-            return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
-    raise UserError(f"{folder}: the names of the classes are missing; write them to classes.txt, one a line")
+            lines = read_text(label_file).splitlines()
+        except UserError as error:
+            return problems.add(str(error))
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    boxes.append(_box(line, size, names))
+                except ValueError as error:
+                    problems.add(f"{label_file}, line {number}: {error}")
+    return Annotated(image, size, tuple(boxes))
 
 
-def _boxes(text, size, names):
-    reader = bounding_box()
-    for number, line in enumerate(text.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            read_line = reader.from_yolo_v5 if len(fields) <= 6 else reader.from_yolo_seg
-            box = read_line(line, image_size=size)
-            label = names[int(box.label)]
-        except KeyError:
-            raise UserError(f"{text}, line {number}: class {fields[0]} has no name") from None
-        except Exception as error:  # globox raises what its parts raise
-            raise UserError(f"{text}, line {number}: not a class number with a box ({error})") from None
-        yield Box(label, (box.xmin, box.ymin, box.xmax - box.xmin, box.ymax - box.ymin))
+def _box(line, size, names) -> Box:
+    """The box of one line; raises ValueError with what is wrong."""
+    reader = library()
+    try:
+        number, *shares = map(float, line.split())
+    except ValueError:
+        raise ValueError(f"{line.strip()[:60]!r} has something other than numbers") from None
+    polygon = len(shares) >= 6 and len(shares) % 2 == 0
+    if len(shares) != 4 and not polygon:
+        raise ValueError(f"{1 + len(shares)} numbers; there must be a class and a box of 4, or a polygon of 6 or more")
+    if number not in names:
+        raise ValueError(f"class {line.split()[0]} has no name; there are {len(names)}, the first class is 0")
+    if not all(-SLACK <= share <= 1 + SLACK for share in shares):
+        raise ValueError("coordinates must be shares of the image, from 0 to 1")
+    try:
+        box = (reader.from_yolo_seg if polygon else reader.from_yolo_v5)(line, image_size=size)
+    except AssertionError:
+        box = None
+    if box is None or not finite(box):
+        raise ValueError("width and height must not be negative")
+    return Box(names[int(number)], (box.xmin, box.ymin, box.width, box.height))
