@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from diou_jax.compilation import cache_compilations
-from diou_jax.data import coco
+from diou_jax.data import annotations
 from diou_jax.errors import UserError
 from diou_jax.files import make_folder, printable, regular_file, writable_file, writable_folder
 from diou_jax.weights import files, importing
@@ -53,7 +53,7 @@ def test_what_is_no_file_is_named(pipe, tmp_path, monkeypatch):
 
 
 def test_no_reader_waits_for_a_pipe(pipe, tmp_path):
-    for read in (files.read, coco.read_json):
+    for read in (files.read, annotations.read_json):
         with pytest.raises(UserError, match="no regular file but a pipe"):
             read(pipe)
         (tmp_path / "empty").touch()

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diou_jax.logging import RunLog, draw_curves, read_metrics
+from diou_jax.curves import draw_curves
+from diou_jax.logging import RunLog, read_metrics
 from diou_jax.metrics_file import append_row, drop_rows, read_rows
 from diou_jax.watch import Watch
 

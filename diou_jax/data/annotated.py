@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable
 
 from diou_jax.data import transforms
-from diou_jax.data.check import ORIENTATION, SUFFIXES
+from diou_jax.data.check import SUFFIXES
 from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
@@ -19,8 +19,6 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 ALL = "all"  # the split of images that belong to none
 
 IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
-
-SIDEWAYS = (5, 6, 7, 8)  # Exif's orientations that exchange height and width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,7 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
     except OSError as error:
         raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
     width, height = header.size
-    return (height, width) if header.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+    return (height, width) if transforms.orientation(header) >= 5 else (width, height)
 
 
 def finite(box) -> bool:
