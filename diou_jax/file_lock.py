@@ -90,6 +90,8 @@ class FileLock:
                 text = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
                 raise Held(text or "a process that has just started") from None
             if error.errno in WITHOUT_LOCKS:
+                if not os.fstat(descriptor).st_size:
+                    self._path.unlink(missing_ok=True)
                 raise Unsupported(os.strerror(error.errno)) from None
             raise
 

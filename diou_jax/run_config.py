@@ -65,6 +65,8 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
     """
     file = pathlib.Path(workdir) / CONFIG_FILE
     new = json.loads(json.dumps(config))
+    if pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
+        raise UserError(f"{workdir} is a file, not a folder; name another --workdir")
     if resuming:
         before = read_config(workdir)
         if before is not None:
@@ -72,8 +74,6 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
         if jax.process_index() == 0 and write and _read_file(file) is None:
             source = "the newest checkpoint's was compared" if before else "no checkpoint holds one to compare"
             logging.warning("%s is missing or damaged; %s, and it is written anew", file, source)
-    elif pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
-        raise UserError(f"{workdir} is a file, not a folder; name another --workdir")
     if jax.process_index() == 0 and write:
         _write(file, new)
 

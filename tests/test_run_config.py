@@ -1,11 +1,13 @@
 import json
 import pathlib
+import re
 
 import jax
 import pytest
 
 from diou_jax.errors import UserError
-from diou_jax.run_config import keep_config
+from diou_jax.run_config import keep_config, read_config
+from diou_jax.seal import seal
 
 CONFIG = {"model": {"loss_type": "ciou"}, "solver": {"steps": (0, 10)}, "test": {"nms": 0.5}, "data": {"workers": 2}}
 
@@ -34,12 +36,59 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         keep_config(tmp_path / "run" / "below", CONFIG, resuming=True)
 
 
-@pytest.mark.parametrize("text", ["", '{"model": {', "[1]", "null"])
-def test_a_damaged_config_is_named_and_kept(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config\.json is not a config"):
-        keep_config(tmp_path, CONFIG, resuming=True)
-    assert (tmp_path / "config.json").read_text() == text
+DAMAGE = {
+    "gone": None,
+    "emptied": b"",
+    "cut off": b'{"model": {',
+    "a list": b"[1]",
+    "null": b"null",
+    "zeros": b"\0" * 99,
+}
+
+
+def save(workdir, step, config):
+    """A checkpoint's files, as far as a config is concerned."""
+    folder = workdir / "checkpoints" / str(step)
+    (folder / "metadata").mkdir(parents=True)
+    (folder / "metadata" / "metadata").write_text(json.dumps({"class_names": ["a"]} | config))
+    seal(folder, workdir / "checkpoints.sealed" / f"{step}.json")
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_without_its_file_the_config_is_the_newest_checkpoints(tmp_path, content, caplog):
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    assert read_config(tmp_path) is None
+    save(tmp_path, 9, {"config": CONFIG})
+    save(tmp_path, 10, {"config": CONFIG | {"model": {"loss_type": "diou"}}})
+    assert read_config(tmp_path)["model"] == {"loss_type": "diou"}
+    harmed = tmp_path / "checkpoints" / "10" / "metadata" / "metadata"
+    harmed.write_text(harmed.read_text().replace("diou", "giou"))
+    assert read_config(tmp_path)["model"] == {"loss_type": "ciou"}
+    with pytest.raises(UserError, match=r"model\.loss_type was 'ciou', now 'iou'"):
+        keep_config(tmp_path, CONFIG | {"model": {"loss_type": "iou"}}, resuming=True)
+    keep_config(tmp_path, CONFIG, resuming=True)
+    assert "is missing or damaged; the newest checkpoint's was compared" in caplog.text
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(CONFIG))
+
+
+def test_checkpoints_of_before_hold_no_config(tmp_path, caplog):
+    save(tmp_path, 9, {})
+    (tmp_path / "config.json").mkdir()
+    keep_config(tmp_path, CONFIG, resuming=True)
+    assert read_config(tmp_path)["test"] == {"nms": 0.5} and "no checkpoint holds one" in caplog.text
+
+
+def test_the_refusal_names_the_way_to_start_from_these_weights(tmp_path):
+    keep_config(tmp_path, CONFIG, resuming=False)
+    with pytest.raises(UserError, match=re.escape(f"--config.init.checkpoint={tmp_path}")):
+        keep_config(tmp_path, CONFIG | {"rng_seed": 4}, resuming=True)
+
+
+def test_the_length_of_a_run_may_change(tmp_path):
+    keep_config(tmp_path, CONFIG | {"solver": {"steps": [0, 10], "max_iter": 20}}, resuming=False)
+    keep_config(tmp_path, CONFIG | {"solver": {"steps": [0, 30], "max_iter": 40}}, resuming=True, write=False)
+    assert read_config(tmp_path)["solver"]["max_iter"] == 20
 
 
 def test_only_the_first_process_writes_the_config_and_all_compare_it(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -29,9 +32,56 @@ def test_the_seed_determines_every_byte(shapes_root, tmp_path, monkeypatch):
 
 def test_what_is_not_the_data_set_is_refused_and_left(tmp_path):
     (tmp_path / "mine").write_text("precious")
-    with pytest.raises(UserError, match="does not hold the shapes"):
+    with pytest.raises(UserError, match="does not hold the shapes") as error:
         shapes.ensure(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert "delete" not in str(error.value) and "remove" not in str(error.value)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 4, "val": 2})
+
+
+def test_what_a_killed_draw_left_goes_and_other_folders_stay(few, tmp_path):
+    (tmp_path / ".shapes-drawing-abc" / "images").mkdir(parents=True)
+    (tmp_path / ".shapes-mine").mkdir()
+    (tmp_path / ".shapes.lock").write_text("process 1 on nowhere\n")
+    shapes.ensure(tmp_path / "shapes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes-mine", "shapes"]
+
+
+def test_runs_that_draw_at_once_wait_for_each_other(few, tmp_path, monkeypatch):
+    drawn, original = [], shapes._draw_split
+    monkeypatch.setattr(shapes, "_draw_split", lambda *options: drawn.append(options[1]) or original(*options))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: shapes.ensure(tmp_path / "shapes"), range(4)))
+    assert drawn == ["train", "val"]
+
+
+def test_without_locks_the_slower_one_takes_what_the_faster_drew(few, tmp_path, monkeypatch):
+    original = shapes._draw_split
+
+    def overtaken(root, split, *options):
+        with monkeypatch.context() as patch:
+            patch.setattr(shapes, "_draw_split", original)
+            shapes.ensure(tmp_path / "shapes")
+        original(root, split, *options)
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(shapes, "_draw_split", overtaken)
+    shapes.ensure(tmp_path / "shapes")
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere/shapes"])
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"set data\.root to"):
+        shapes.ensure(tmp_path / place)
 
 
 def test_it_is_read_like_any_coco_folder(shapes_root):

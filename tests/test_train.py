@@ -201,6 +201,38 @@ def test_another_config_in_the_same_workdir_is_refused(finished, tiny_config):
         train.train(config, str(finished))
 
 
+def test_a_finished_run_can_be_lengthened_and_ends_where_a_long_one_ends(finished, tiny_config, tmp_path, capsys):
+    config = tiny_config()
+    config.solver.max_iter = 4
+    train.train(config, str(tmp_path))
+    (tmp_path / "config.json").write_text("")  # the checkpoint holds it, too
+    train.train(tiny_config(), str(tmp_path))
+    assert (
+        "schedule: solver.max_iter 4 -> 8, solver.steps (0, 6) -> (0, 6); the rate at step 4 is"
+        in capsys.readouterr().out
+    )
+    assert_same_bits(saved_state(tiny_config(), tmp_path), saved_state(tiny_config(), finished))
+    assert json.loads((tmp_path / "config.json").read_text())["solver"]["max_iter"] == 8
+    config.solver.max_iter = 5
+    train.train(config, str(tmp_path))
+    assert "is trained: step 8 of 5; a larger solver.max_iter goes on" in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["solver"]["max_iter"] == 8
+
+
+def test_a_run_that_goes_on_keeps_its_rate_whether_options_are_given_again_or_not(tiny_config, tmp_path, capsys):
+    config = tiny_config()
+    config.solver.update(scale_with_devices=True, type="SGD", base_lr=1e-3, max_iter=4)
+    config.num_gpus = 8
+    train.train(config, str(tmp_path), explicit={"solver.max_iter", "model.loss_type"})
+    assert "solver.max_iter stays 4, as given" in capsys.readouterr().out
+    config.solver.max_iter = 6
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        assert checkpoints.metadata()["explicit"] == ["solver.max_iter"]
+        for explicit in ((), {"solver.base_lr", "solver.max_iter"}):
+            run = train.Run(config, str(tmp_path), checkpoints, explicit)
+            assert (run.rule.base_lr, run.rule.max_iter, run.start) == (2.5e-4, 6, 4)
+
+
 def test_evaluating_an_empty_workdir_is_an_error(tiny_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         evaluate.evaluate(tiny_config(), str(tmp_path / "nothing"))
