@@ -33,7 +33,10 @@ FREE = (
     "data.prefetch",
     "data.timeout",
     "data.root",
+    "data.train_annotations",
+    "data.train_images",
     "data.val_annotations",
+    "data.val_images",
 )
 
 
