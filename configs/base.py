@@ -1,11 +1,20 @@
-"""Every option, its one default and its meaning: Faster R-CNN R-50-FPN, smooth L1, 1x schedule on COCO 2017.
+"""Every option: its one default, the values that it may have, and its meaning.
 
-The options are the original's in lower case (docs/options.md lists both names); `data`, `checkpoint` and `log` are
-ours. The other files in this folder change what they name and nothing else. The defaults are those of the original's
-R-50-FPN configs where these differ from its global defaults.
+Faster R-CNN R-50-FPN, smooth L1, 1x schedule on COCO 2017. The options are the original's in lower case; the defaults
+are those of its R-50-FPN configs where these differ from its global defaults. The other files in this folder change
+what they name and nothing else.
+
+A new option is one entry of `OPTIONS` and its use: the check before a run, the error's words and docs/options.md follow
+from the entry (``python -m diou_jax.options_page`` writes the page). What two options say together is in `relations`.
 """
 
+from collections.abc import Collection
+
 import ml_collections
+
+from diou_jax import option_kinds
+from diou_jax.errors import UserError
+from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
 
 BODIES = {
     "r50": {"blocks": (3, 4, 6, 3)},
@@ -15,167 +24,263 @@ BODIES = {
     "r50_gn": {"blocks": (3, 4, 6, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
     "r101_gn": {"blocks": (3, 4, 23, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
 }
+LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
+VOTES = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
+
+# fmt: off
+OPTIONS = (
+    Option("num_gpus", 8, Whole(1),
+           "devices that `solver.base_lr`, `solver.steps` and `solver.max_iter` are written for; how many take part "
+           "is not an option, all do", there="1"),
+    Option("rng_seed", 3, Whole(0, 2**31 - 1),
+           "weights, order of the data, sampling: everything random follows from it and the step", there="17"),
+    Option("dtype", "float32", Choice(("float32", "bfloat16")),
+           "of the network's arithmetic: `float32` or `bfloat16`; parameters are float32", original=None),
+    Option("pixel_means", (102.9801, 115.9465, 122.7717), Several(Real(), length=3),
+           "of blue, green and red, subtracted from images of 0 to 255"),
+    Option("init.checkpoint", "", Text(),
+           "workdir of another run, or weight file, that a new run starts from; classes are matched by name, the "
+           "others start anew and are named", original=None, free=True),
+    Option("model.loss_type", "smooth_l1", Choice(LOSSES),
+           "box loss of the head: `smooth_l1` (also `sl1`), `iou`, `giou`, `diou`, `ciou`"),
+    Option("model.loss_bbox_weight", 1.0, Real(0), "its weight; 12 in the files of the four IoU losses"),
+    Option("model.rpn_loss_type", "smooth_l1", Choice(LOSSES),
+           "box loss of the RPN, same names; the original has a file that sets it, but no such option"),
+    Option("model.rpn_loss_bbox_weight", 1.0, Real(0), "its weight"),
+    Option("model.cls_agnostic_bbox_reg", False, Flag(), "one box per RoI instead of one per class"),
+    Option("model.bbox_reg_weights", (10.0, 10.0, 5.0, 5.0), Several(Real(0, above=True), length=4),
+           "scale of the head's x, y, width and height deltas"),
+    Option("model.box_convention", "detectron", Choice(("detectron", "torchvision")),
+           "or `torchvision`: boxes are scaled and pooled by their edges, proposals end at the image, anchors have "
+           "whole coordinates and are centred on a cell's corner; for weights that torchvision trained", original=None),
+    Option("resnets.blocks", (3, 4, 6, 3), Several(Whole(1), length=4),
+           "bottlenecks in res2 to res5; the argument after the colon of `--config` sets it together with the other "
+           "`resnets` options of a body", original="MODEL.CONV_BODY"),
+    Option("resnets.num_groups", 1, Whole(1), "groups of the 3×3 convolutions; more than one is ResNeXt"),
+    Option("resnets.width_per_group", 64, Whole(1),
+           "res2's bottleneck has this many channels per group; each stage doubles it"),
+    Option("resnets.stem_width", 64, Whole(1), "channels of the 7×7 convolution", original=None),
+    Option("resnets.stride_1x1", True, Flag(), "a stage's stride sits on its first 1×1 convolution, else on its 3×3"),
+    Option("resnets.freeze_at", 2, Whole(0, 5), "res1 to res*this* keep their weights; 0 trains everything"),
+    Option("resnets.use_gn", False, Flag(), "GroupNorm, for training from scratch, instead of frozen affine layers"),
+    Option("resnets.imagenet_pretrained_weights", "", Text(),
+           "weight file that the body of a new run starts from: torch's, safetensors or Detectron's; empty: random "
+           "weights", free=True),
+    Option("resnets.imagenet_style", "auto", Choice(("auto", "caffe", "torchvision")),
+           "of that file: `caffe` (BGR less means, stride on the 1×1) or `torchvision` (RGB of unit variance, stride "
+           "on the 3×3); `auto` tells by its batch-norm statistics. torchvision's takes `resnets.stride_1x1=False` "
+           "and `pixel_means=(103.53,116.28,123.675)`; the rest is folded into its first convolution",
+           original=None, free=True),
+    Option("group_norm.num_groups", 32, Whole(1),
+           "groups of channels; where it does not divide them, or leaves a group one channel, the next smaller number"
+           " that does neither"),
+    Option("group_norm.dim_per_gp", -1, Whole(-1), "channels per group; decides where positive"),
+    Option("group_norm.epsilon", 1e-5, Real(0, above=True), "added to the variance"),
+    Option("fpn.dim", 256, Whole(1), "channels of every pyramid level"),
+    Option("fpn.use_gn", False, Flag(), "GroupNorm behind the pyramid's convolutions; on with the `_gn` bodies"),
+    Option("fpn.coarsest_stride", 32, Whole(32), "images are padded to a multiple of it"),
+    Option("fpn.rpn_anchor_start_size", 32, Whole(1), "side of P2's anchors in pixels, doubled at each level"),
+    Option("fpn.rpn_aspect_ratios", (0.5, 1.0, 2.0), Several(Real(0, above=True), least=1),
+           "height over width of the anchors"),
+    Option("fpn.rpn_collect_scale", 1.0, Real(0, above=True),
+           "RoIs that all levels of a device's minibatch keep together, over `train.rpn_post_nms_top_n`; follows the "
+           "images per device"),
+    Option("fpn.roi_canonical_scale", 224, Whole(1), "a RoI of this side in pixels …"),
+    Option("fpn.roi_canonical_level", 4, Whole(0), "… is pooled from this level"),
+    Option("fpn.mask_padding", True, Flag(),
+           "at test, nothing exists beyond an image's own padding: its detections do not depend on its bucket",
+           original=None),
+    Option("fpn.mask_padding_train", False, Flag(), "the same in training", original=None),
+    Option("fast_rcnn.mlp_head_dim", 1024, Whole(1), "units of the head's two layers"),
+    Option("fast_rcnn.roi_xform_resolution", 7, Whole(1), "bins of RoIAlign per axis", there="14"),
+    Option("fast_rcnn.roi_xform_sampling_ratio", 2, Whole(0),
+           "samples per bin and axis; 0 takes as many as the bin has pixels", there="0"),
+    Option("train.datasets", ("coco_2017_train",), Several(Text(empty=False), least=1),
+           "several are read as one", there="()"),
+    Option("train.scales", (800,), Several(Whole(1), least=1),
+           "shorter side in pixels; one is drawn for each image", there="(600,)"),
+    Option("train.max_size", 1333, Whole(1), "limit of the longer side", there="1000"),
+    Option("train.ims_per_batch", 2, Whole(1), "images per device and iteration"),
+    Option("train.batch_size", 0, Whole(0),
+           "images per iteration over all devices; 0 is `train.ims_per_batch` on each device, where the original "
+           "keeps `NUM_GPUS` × `TRAIN.IMS_PER_BATCH` of its file", original="--bs"),
+    Option("train.use_flipped", True, Flag(), "each image also mirrored"),
+    Option("train.drop_empty", True, Flag(),
+           "leaves out images without a box, or with crowds only, as the original always does", original=None),
+    Option("train.gt_min_area", -1.0, Real(), "ground truth of a smaller area, by its json, is left out", there="-1"),
+    Option("train.batch_size_per_im", 512, Whole(1), "RoIs sampled per image", there="64"),
+    Option("train.fg_fraction", 0.25, Real(0, 1), "the largest share of objects among them"),
+    Option("train.fg_thresh", 0.5, Real(0, 1), "IoU from which on a RoI is an object"),
+    Option("train.bg_thresh_hi", 0.5, Real(0, 1), "IoU below which a RoI is background …"),
+    Option("train.bg_thresh_lo", 0.0, Real(0, 1), "… if it is not below this"),
+    Option("train.crowd_filter_thresh", 0.0, Real(0, 1),
+           "RoIs of which a larger share lies in a crowd region are not sampled; 0: off. The original's end-to-end "
+           "training ignores its 0.7, too", there="0.7"),
+    Option("train.rpn_batch_size_per_im", 256, Whole(1), "anchors sampled per image"),
+    Option("train.rpn_fg_fraction", 0.5, Real(0, 1), "the largest share of objects among them"),
+    Option("train.rpn_positive_overlap", 0.7, Real(0, 1), "IoU from which on an anchor is an object"),
+    Option("train.rpn_negative_overlap", 0.3, Real(0, 1), "IoU below which it is background"),
+    Option("train.rpn_straddle_thresh", 0, Whole(-(2**31)),
+           "pixels by which a sampled anchor may leave the image; negative: all may be sampled"),
+    Option("train.rpn_nms_thresh", 0.7, Real(0, 1), "IoU at which a proposal suppresses another"),
+    Option("train.rpn_pre_nms_top_n", 2000, Whole(1), "anchors per level that enter suppression", there="12000"),
+    Option("train.rpn_post_nms_top_n", 2000, Whole(1), "proposals kept per level, and of all levels"),
+    Option("train.rpn_min_size", 0, Whole(0), "smallest side of a proposal, pixels of the original image"),
+    Option("train.max_bad_steps", 20, Whole(1),
+           "updates in a row that were skipped, loss or gradient not finite, before the run goes back to its last "
+           "checkpoint", original=None, free=True),
+    Option("train.max_rollbacks", 2, Whole(0),
+           "how often it does before it stops with the tensor's name and a file that holds the batch",
+           original=None, free=True),
+    Option("test.datasets", ("coco_2017_val",), Several(Text(empty=False)),
+           "each is evaluated by itself, under its name", there="()", free=True),
+    Option("test.max_dets", 100, Whole(11),
+           "detections of a class that COCOeval counts in an image, more than 10; the AR line is named after it",
+           original=None, free=True),
+    Option("test.every", 0, Whole(0),
+           "steps of training between evaluations; 0: only at the end", original=None, free=True),
+    Option("test.scale", 800, Whole(1), "shorter side in pixels", there="600", free=True),
+    Option("test.max_size", 1333, Whole(1), "limit of the longer side", there="1000", free=True),
+    Option("test.ims_per_batch", 1, Whole(1),
+           "images per device and call; detections do not depend on it", original=None, free=True),
+    Option("test.score_thresh", 0.05, Real(0, 1), "only higher scores count", free=True),
+    Option("test.nms", 0.5, Real(0, 1),
+           "overlap at which a detection suppresses another of its class", there="0.3", free=True),
+    Option("test.diou_nms.enabled", True, Flag(),
+           "overlap by DIoU instead of IoU; on in every config of the original, whatever the loss", free=True),
+    Option("test.diou_nms.beta1", 1.0, Real(0, above=True),
+           "exponent of its distance penalty; below 1 suppresses less", free=True),
+    Option("test.soft_nms.enabled", False, Flag(),
+           "overlapping boxes lose score rather than their place; goes before `test.diou_nms.enabled`", free=True),
+    Option("test.soft_nms.method", "linear", Choice(("linear", "gaussian", "hard")),
+           "by 1 - overlap from `test.nms` on; or `gaussian`: by exp(-overlap²/sigma), or `hard`: by 0", free=True),
+    Option("test.soft_nms.sigma", 0.5, Real(0, above=True), "of `gaussian`", free=True),
+    Option("test.soft_nms.beta1", 0.8, Real(0, above=True, infinite=True),
+           "exponent of the distance penalty in soft-NMS, a constant in the original; `inf`: no penalty",
+           original=None, free=True),
+    Option("test.bbox_vote.enabled", False, Flag(),
+           "a detection moves to the mean of its class's candidates that agree with it, weighted by score", free=True),
+    Option("test.bbox_vote.vote_th", 0.8, Real(0, 1), "IoU from which on a box agrees", free=True),
+    Option("test.bbox_vote.scoring_method", "ID", Choice(VOTES),
+           "the score stays; or becomes `AVG`, `IOU_AVG`, `TEMP_AVG`, `GENERALIZED_AVG` or `QUASI_SUM` of the votes, "
+           "which forget what soft-NMS took; see `diou_jax/detector/box_vote.py`", free=True),
+    Option("test.bbox_vote.scoring_method_beta", 1.0, Real(0, above=True),
+           "temperature or exponent of the last three; the original does not pass it on", free=True),
+    Option("test.detections_per_im", 100, Whole(1), "over all classes", free=True),
+    Option("test.rpn_nms_thresh", 0.7, Real(0, 1), "as in training", free=True),
+    Option("test.rpn_pre_nms_top_n", 1000, Whole(1), "as in training", there="12000", free=True),
+    Option("test.rpn_post_nms_top_n", 1000, Whole(1), "as in training, for each image", there="2000", free=True),
+    Option("test.rpn_min_size", 0, Whole(0), "as in training", free=True),
+    Option("solver.type", "SGD", Choice(("SGD", "Adam")), "or `Adam`"),
+    Option("solver.base_lr", 0.02, Real(0, 1e6), "rate after the warm-up", there="0.001"),
+    Option("solver.gamma", 0.1, Real(0, 1), "what the rate is multiplied by …"),
+    Option("solver.steps", (0, 60000, 80000), Several(Whole(0), rising=True),
+           "… at each of these but the first", there="()", free=True),
+    Option("solver.max_iter", 90000, Whole(1), "iterations in all", there="40000", free=True),
+    Option("solver.momentum", 0.9, Real(0, 1), "of SGD"),
+    Option("solver.weight_decay", 0.0001, Real(0, 1), "of weights", there="0.0005"),
+    Option("solver.weight_decay_gn", 0.0, Real(0, 1), "of GroupNorm's parameters"),
+    Option("solver.bias_double_lr", True, Flag(), "biases take twice the rate"),
+    Option("solver.bias_weight_decay", False, Flag(), "biases decay, too"),
+    Option("solver.warm_up_iters", 500, Whole(0), "iterations of warm-up"),
+    Option("solver.warm_up_factor", 1 / 3, Real(0, 1), "share of the rate at its start"),
+    Option("solver.warm_up_method", "linear", Choice(("linear", "constant")), "or `constant`"),
+    Option("solver.scale_momentum", True, Flag(), "the momentum buffers are scaled with the rate when it jumps …"),
+    Option("solver.scale_momentum_threshold", 1.1, Real(0, above=True), "… by more than this factor"),
+    Option("solver.iter_size", 1, Whole(1),
+           "iterations whose gradients are summed for one update", original="--iter_size"),
+    Option("solver.clip_norm", 0.0, Real(0), "limit of the gradient's global norm; 0: none", original=None),
+    Option("solver.scale_with_devices", True, Flag(),
+           "the original's linear rule: rate, steps, length and collect scale follow the batch that the devices make;"
+           " False pins them", original=None),
+    Option("data.source", "coco", Choice(("coco", "own", "tfds", "shapes")),
+           "`coco`: json and images; `own`: found by themselves, see [own_data.md](own_data.md); `tfds`: a prepared "
+           "`coco/2017`; `shapes`: drawn on first use", original=None),
+    Option("data.root", "data/coco", Text(),
+           "folder that holds `annotations/` and `images/`", original="DATA_DIR", free=True),
+    Option("data.train_annotations", "", Text(),
+           "of `own`: json of the training set; empty: found", original=None, free=True),
+    Option("data.train_images", "", Text(),
+           "of `own`: folder that its file names start from; empty: found", original=None, free=True),
+    Option("data.val_annotations", "", Text(),
+           "json to evaluate by: of `own`, empty: found; of `tfds`, empty: the one beside the records",
+           original=None, free=True),
+    Option("data.val_images", "", Text(), "of `own`: as `data.train_images`", original=None, free=True),
+    Option("data.val_share", 0.2, Real(0, 1, above=True, below=True),
+           "of `own`: part of the images that validates where one json holds all", original=None),
+    Option("data.split_seed", 0, Whole(0), "of `own`: which part", original=None),
+    Option("data.buckets", (), Several(Several(Whole(1), length=2)),
+           "shapes of the network's input, ((height, width), …); empty: chosen by scale and limit", original=None),
+    Option("data.max_boxes", 128, Whole(1), "ground-truth boxes per image; the largest are kept", original=None),
+    Option("data.threads", 4, Whole(1),
+           "threads that read and decode, in each process that does so", original="DATA_LOADER.NUM_THREADS", free=True),
+    Option("data.workers", 0, Whole(0),
+           "processes that read and decode, where this one cannot keep up", original=None, free=True),
+    Option("data.timeout", 300.0, Real(0),
+           "seconds without a batch after which the run ends, naming the files it waits for; it warns every 30; 0: "
+           "never ends", original=None, free=True),
+    Option("data.prefetch", 2, Whole(0), "batches that wait on the device", original=None, free=True),
+    Option("data.on_bad_image", "skip", Choice(("skip", "error")),
+           "names it in the log, counts it and takes another; in evaluation it has no detections. `error` ends the "
+           "run", original=None),
+    Option("checkpoint.every", 2500, Whole(1),
+           "iterations between checkpoints; the original divides by `NUM_GPUS`",
+           original="TRAIN.SNAPSHOT_ITERS", there="20000", free=True),
+    Option("checkpoint.keep", 3, Whole(1), "newest checkpoints that stay", original=None, free=True),
+    Option("checkpoint.lock", True, Flag(),
+           "keeps other training runs out of the workdir; `False` where its file system has no locks",
+           original=None, free=True),
+    Option("checkpoint.on_error", "error", Choice(("error", "warn")),
+           "what a checkpoint that cannot be written does: `error` ends the run, `warn` is a line in the log",
+           original=None, free=True),
+    Option("log.every", 20, Whole(1), "iterations between lines of the log", original="--disp_interval", free=True),
+    Option("log.images", 8, Whole(0),
+           "pictures of detections beside ground truth at each evaluation", original=None, free=True),
+    Option("log.compilation_cache", "~/.cache/diou_jax", Text(),
+           "compiled steps are kept here; empty: nowhere", original=None, free=True),
+)
+# fmt: on
 
 
 def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     """All options with their defaults; `body` names an entry of `BODIES`."""
     if body not in BODIES:
         raise ValueError(f"unknown body {body!r} after the config's colon; there are {', '.join(BODIES)}")
-    config = ml_collections.ConfigDict()
-    config.num_gpus = 8  # devices that base_lr, steps and max_iter below are meant for
-    config.rng_seed = 3  # weights, data order, sampling: everything random follows from it and the step
-    config.dtype = "float32"  # of the network's arithmetic: float32 or bfloat16; parameters are always float32
-
-    config.pixel_means = (102.9801, 115.9465, 122.7717)  # of blue, green, red, subtracted from images of 0 to 255
-
-    init = config.init = ml_collections.ConfigDict()  # where a run starts from; without effect where it resumes
-    init.checkpoint = ""  # workdir of another run, or weight file, to start from; classes are matched by name
-
-    model = config.model = ml_collections.ConfigDict()
-    model.loss_type = "smooth_l1"  # box head: smooth_l1 (sl1), iou, giou, diou, ciou
-    model.loss_bbox_weight = 1.0
-    model.rpn_loss_type = "smooth_l1"  # RPN: the same names
-    model.rpn_loss_bbox_weight = 1.0
-    model.cls_agnostic_bbox_reg = False  # one box per RoI instead of one per class
-    model.bbox_reg_weights = (10.0, 10.0, 5.0, 5.0)  # scale of the box head's x, y, w, h deltas
-
-    model.box_convention = "detectron"  # or torchvision: how boxes are scaled and pooled, and where anchors lie
-
-    resnets = config.resnets = ml_collections.ConfigDict()
-    resnets.blocks = (3, 4, 6, 3)  # bottlenecks in res2 to res5
-    resnets.num_groups = 1  # ResNeXt's cardinality
-    resnets.width_per_group = 64  # res2's bottleneck width is num_groups times this; each stage doubles it
-    resnets.stem_width = 64  # channels of the 7x7 convolution
-    resnets.stride_1x1 = True  # a stage's stride sits on its first 1x1 convolution, else on its 3x3
-    resnets.freeze_at = 2  # res1 to res<this> keep their weights; 0 trains everything
-    resnets.use_gn = False  # GroupNorm, trained from scratch, instead of frozen affine layers
-    resnets.imagenet_pretrained_weights = ""  # weight file for the body of a run that starts
-    resnets.imagenet_style = "auto"  # of that file: caffe or torchvision; auto tells by its statistics
-    resnets.update(BODIES[body])
-
-    group_norm = config.group_norm = ml_collections.ConfigDict()
-    group_norm.num_groups = 32
-    group_norm.dim_per_gp = -1  # channels per group; where positive it decides instead of num_groups
-    group_norm.epsilon = 1e-5
-
-    fpn = config.fpn = ml_collections.ConfigDict()
-    fpn.dim = 256  # channels of every pyramid level
-    fpn.use_gn = resnets.use_gn
-    fpn.coarsest_stride = 32  # images are padded to a multiple of it
-    fpn.rpn_anchor_start_size = 32  # anchor size on P2, doubled at each level
-    fpn.rpn_aspect_ratios = (0.5, 1.0, 2.0)  # height over width
-    fpn.rpn_collect_scale = 1.0  # times rpn_post_nms_top_n: RoIs that all levels of a device's minibatch keep together
-    fpn.roi_canonical_scale = 224  # a RoI of this size ...
-    fpn.roi_canonical_level = 4  # ... is pooled from this level
-    fpn.mask_padding = True  # at test: nothing exists beyond an image's own padding, whatever the bucket
-    fpn.mask_padding_train = resnets.use_gn  # in training; without GroupNorm the padding hardly matters there
-
-    fast_rcnn = config.fast_rcnn = ml_collections.ConfigDict()
-    fast_rcnn.mlp_head_dim = 1024
-    fast_rcnn.roi_xform_resolution = 7
-    fast_rcnn.roi_xform_sampling_ratio = 2  # samples per bin and axis; 0 takes as many as the bin has pixels
-
-    train = config.train = ml_collections.ConfigDict()
-    train.datasets = ("coco_2017_train",)  # several are read as one
-    train.scales = (800,)  # shorter side in pixels, one drawn per image
-    train.max_size = 1333  # limit of the longer side
-    train.ims_per_batch = 2  # images per device and iteration
-    train.batch_size = 0  # images per iteration over all devices; 0: ims_per_batch times the devices
-    train.use_flipped = True  # each image also mirrored
-    train.drop_empty = True  # leave out images without a box, as the original does
-    train.gt_min_area = -1.0  # smaller ground truth (by its json area) is left out
-    train.batch_size_per_im = 512  # RoIs sampled per image
-    train.fg_fraction = 0.25
-    train.fg_thresh = 0.5
-    train.bg_thresh_hi = 0.5
-    train.bg_thresh_lo = 0.0
-    train.crowd_filter_thresh = 0.0  # RoIs whose share inside a crowd exceeds it are not sampled; 0: off, as end to end
-    train.rpn_batch_size_per_im = 256  # anchors sampled per image
-    train.rpn_fg_fraction = 0.5
-    train.rpn_positive_overlap = 0.7
-    train.rpn_negative_overlap = 0.3
-    train.rpn_straddle_thresh = 0  # pixels by which a sampled anchor may leave the image
-    train.rpn_nms_thresh = 0.7
-    train.rpn_pre_nms_top_n = 2000  # per level
-    train.rpn_post_nms_top_n = 2000  # per level, and over all levels
-    train.rpn_min_size = 0
-
-    train.max_bad_steps = 20  # updates in a row that are not finite before the run goes back to its last checkpoint
-    train.max_rollbacks = 2  # how often it does, before it stops
-
-    test = config.test = ml_collections.ConfigDict()
-    test.datasets = ("coco_2017_val",)  # each is evaluated by itself, under its name
-    test.max_dets = 100  # detections of a class that COCOeval counts in an image, more than 10
-    test.every = 0  # steps of training between evaluations; 0: only at the end
-    test.scale = 800
-    test.max_size = 1333
-    test.ims_per_batch = 1  # images per device and call
-    test.score_thresh = 0.05
-    test.nms = 0.5
-    test.diou_nms = ml_collections.ConfigDict()
-    test.diou_nms.enabled = True  # as in every config of the original, whatever the loss
-    test.diou_nms.beta1 = 1.0
-    test.soft_nms = ml_collections.ConfigDict()
-    test.soft_nms.enabled = False  # in place of both greedy kinds
-    test.soft_nms.method = "linear"  # or gaussian, hard
-    test.soft_nms.sigma = 0.5  # of gaussian
-    test.soft_nms.beta1 = 0.8  # exponent of the distance penalty; inf: none
-    test.bbox_vote = ml_collections.ConfigDict()
-    test.bbox_vote.enabled = False
-    test.bbox_vote.vote_th = 0.8
-    test.bbox_vote.scoring_method = "ID"  # or TEMP_AVG, AVG, IOU_AVG, GENERALIZED_AVG, QUASI_SUM
-    test.bbox_vote.scoring_method_beta = 1.0
-    test.detections_per_im = 100
-    test.rpn_nms_thresh = 0.7
-    test.rpn_pre_nms_top_n = 1000
-    test.rpn_post_nms_top_n = 1000
-    test.rpn_min_size = 0
-
-    solver = config.solver = ml_collections.ConfigDict()
-    solver.type = "SGD"  # or Adam
-    solver.base_lr = 0.02
-    solver.gamma = 0.1
-    solver.steps = (0, 60000, 80000)  # the rate is multiplied by gamma at each but the first
-    solver.max_iter = 90000
-    solver.momentum = 0.9
-    solver.weight_decay = 0.0001
-    solver.weight_decay_gn = 0.0
-    solver.bias_double_lr = True
-    solver.bias_weight_decay = False
-    solver.warm_up_iters = 500
-    solver.warm_up_factor = 1.0 / 3.0
-    solver.warm_up_method = "linear"  # or constant
-    solver.scale_momentum = True  # scale the momentum buffers with the rate when it jumps
-    solver.scale_momentum_threshold = 1.1
-    solver.iter_size = 1  # minibatches whose gradients are summed for one update
-    solver.clip_norm = 0.0  # limit of the gradient's global norm; 0: none, as the original
-    solver.scale_with_devices = True  # the linear rule: rate, steps and collect scale follow the number of devices
-
-    data = config.data = ml_collections.ConfigDict()
-    data.source = "coco"  # coco: json and images; own: found by themselves; tfds: coco/2017; shapes: drawn on first use
-    data.root = "data/coco"
-    data.train_annotations = ""  # own: json of the training set; empty: found below root
-    data.train_images = ""  # own: folder that its file names start from; empty: found
-    data.val_annotations = ""  # json to evaluate by: own, empty: found; tfds, empty: the one beside the records
-    data.val_images = ""  # own: as train_images
-    data.val_share = 0.2  # own: part of the images that validates where one json holds all; above 0, below 1
-    data.split_seed = 0  # own: which part; 0 or more
-    data.buckets = ()  # ((height, width), ...) of the network's input; empty: chosen from scale and max_size
-    data.max_boxes = 128  # ground-truth boxes per image; the largest are kept
-    data.threads = 4  # that read and decode in this process
-    data.workers = 0  # processes that do so instead, where one process cannot keep up
-    data.timeout = 300.0  # seconds without a batch after which the run ends; it warns long before; 0: never
-    data.prefetch = 2  # batches that wait on the device
-    data.on_bad_image = "skip"  # count it, log it, take another; or error
-
-    checkpoint = config.checkpoint = ml_collections.ConfigDict()
-    checkpoint.every = 2500  # steps
-    checkpoint.keep = 3
-    checkpoint.lock = True  # keep other training runs out of the workdir; False where its file system has no locks
-    checkpoint.on_error = "error"  # or warn: what a checkpoint that cannot be written means
-
-    log = config.log = ml_collections.ConfigDict()
-    log.every = 20  # steps between lines of metrics
-    log.images = 8  # pictures of detections beside ground truth at each evaluation
-    log.compilation_cache = "~/.cache/diou_jax"  # compiled steps are kept here; empty: nowhere
+    config = option_kinds.make_config(OPTIONS)
+    config.resnets.update(BODIES[body])
+    config.fpn.use_gn = config.fpn.mask_padding_train = config.resnets.use_gn
     return config
+
+
+def check(config: ml_collections.ConfigDict, explicit: Collection[str] = ()) -> None:
+    """Raises UserError for an option's value that has no meaning, alone or beside another's.
+
+    Args:
+      config: with all options.
+      explicit: names of those that the user gave for this run.
+    """
+    option_kinds.check(config, OPTIONS)
+    for problem in relations(config, explicit):
+        raise UserError(problem)
+
+
+def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ()) -> list[str]:
+    """What is wrong between options, each of which may have its value."""
+    train, solver, problems = config.train, config.solver, []
+    for low, high in (("bg_thresh_lo", "bg_thresh_hi"), ("rpn_negative_overlap", "rpn_positive_overlap")):
+        if train[low] > train[high]:
+            problems.append(f"train.{low}={train[low]!r}: it must not exceed train.{high}={train[high]!r}")
+    for name in ("weight_decay", "weight_decay_gn"):
+        if solver.base_lr * solver[name] > 1:
+            problems.append(
+                f"solver.base_lr={solver.base_lr!r} and solver.{name}={solver[name]!r}: "
+                "with a product above 1 weights grow where they should decay"
+            )
+    # A config's own warm-up may be longer than a run that is cut short for a try.
+    if "solver.warm_up_iters" in explicit and solver.warm_up_iters > solver.max_iter:
+        most = f"solver.max_iter={solver.max_iter}"
+        problems.append(f"solver.warm_up_iters={solver.warm_up_iters}: it must not exceed {most}")
+    if config.fpn.coarsest_stride % 32:
+        stride = config.fpn.coarsest_stride
+        problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")
+    return problems

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from diou_jax import batch_rule, optimizer
 from diou_jax.batch_rule import BatchRule
 from diou_jax.checkpoint import Checkpoints
+from diou_jax.configs import base
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.dataset import Dataset
-from diou_jax.detector import box_vote, soft_nms
 from diou_jax.detector.faster_rcnn import FasterRCNN
 from diou_jax.detector.rules import (
     AnchorRules,
@@ -28,7 +28,6 @@ from diou_jax.detector.rules import (
     SoftNmsRules,
 )
 from diou_jax.errors import UserError
-from diou_jax.losses import box_loss
 from diou_jax.models.fpn import FPN
 from diou_jax.models.heads import BoxHead
 from diou_jax.models.network import Network
@@ -41,56 +40,12 @@ BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
     "torchvision": BoxRules(edges=True, clip_to_padding=False, anchors="torchvision"),
 }
-ON_ERROR = ("error", "warn")
-STYLES = ("auto", "caffe", "torchvision")
-SOURCES = ("coco", "own", "tfds", "shapes")
-# Of solver's options, whose least is 0. `guard.is_sound` relies on them.
-LIMITS = {
-    "base_lr": 1e6,
-    "gamma": 1.0,
-    "warm_up_factor": 1.0,
-    "momentum": 1.0,
-    "weight_decay": 1.0,
-    "weight_decay_gn": 1.0,
-}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, explicit: Collection[str] = ()) -> None:
     """Raises UserError for an option's value that has no meaning, before minutes are spent on reading data."""
-    for name in (config.model.loss_type, config.model.rpn_loss_type):
-        box_loss(name)
-    if config.dtype not in DTYPES:
-        raise UserError(f"dtype={config.dtype!r}: there are {', '.join(DTYPES)}")
-    for name, most in LIMITS.items():
-        if not 0 <= config.solver[name] <= most:
-            raise UserError(f"solver.{name}={config.solver[name]!r}: it goes from 0 to {most:g}")
-    for name in ("weight_decay", "weight_decay_gn"):
-        if config.solver.base_lr * config.solver[name] > 1:
-            raise UserError(
-                f"solver.base_lr={config.solver.base_lr!r} and solver.{name}={config.solver[name]!r}: "
-                "with a product above 1 weights grow where they should decay"
-            )
-    soft, vote = config.test.soft_nms, config.test.bbox_vote
-    if soft.method not in soft_nms.METHODS:
-        raise UserError(f"test.soft_nms.method={soft.method!r}: there are {', '.join(soft_nms.METHODS)}")
-    if vote.scoring_method not in box_vote.SCORING_METHODS:
-        there = ", ".join(box_vote.SCORING_METHODS)
-        raise UserError(f"test.bbox_vote.scoring_method={vote.scoring_method!r}: there are {there}")
-    for name in ("diou_nms.beta1", "soft_nms.sigma", "soft_nms.beta1", "bbox_vote.scoring_method_beta"):
-        group, option = name.split(".")
-        if not config.test[group][option] > 0:
-            raise UserError(f"test.{name}={config.test[group][option]!r}: it must be positive")
-    if not config.test.max_dets > 10:
-        raise UserError(f"test.max_dets={config.test.max_dets!r}: it must be more than 10, as AR10 comes with it")
-    if config.checkpoint.on_error not in ON_ERROR:
-        raise UserError(f"checkpoint.on_error={config.checkpoint.on_error!r}: there are {', '.join(ON_ERROR)}")
-    if config.data.source not in SOURCES:
-        raise UserError(f"data.source={config.data.source!r}: there are {', '.join(SOURCES)}")
-    if config.model.box_convention not in BOX_RULES:
-        raise UserError(f"model.box_convention={config.model.box_convention!r}: there are {', '.join(BOX_RULES)}")
-    if config.resnets.imagenet_style not in STYLES:
-        raise UserError(f"resnets.imagenet_style={config.resnets.imagenet_style!r}: there are {', '.join(STYLES)}")
+    base.check(config, explicit)
 
 
 def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from diou_jax.configs.base import OPTIONS
 from diou_jax.errors import UserError
 from diou_jax.metrics_file import set_aside
 from diou_jax.seal import damage
@@ -17,27 +18,7 @@ from diou_jax.seal import damage
 CONFIG_FILE = "config.json"
 
 # Options that a run may change when it goes on; everything else would make it another run.
-FREE = (
-    "init",
-    "solver.max_iter",
-    "solver.steps",
-    "resnets.imagenet_pretrained_weights",
-    "resnets.imagenet_style",
-    "test",
-    "train.max_bad_steps",
-    "train.max_rollbacks",
-    "log",
-    "checkpoint",
-    "data.threads",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout",
-    "data.root",
-    "data.train_annotations",
-    "data.train_images",
-    "data.val_annotations",
-    "data.val_images",
-)
+FREE = tuple(option.name for option in OPTIONS if option.free)
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
@@ -85,7 +66,7 @@ def _compare(workdir, before, after):
     differences = [
         f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not any(name == f or name.startswith(f + ".") for f in FREE)
+        if before.get(name) != after.get(name) and name not in FREE
     ]
     if differences:
         raise UserError(

@@ -56,7 +56,7 @@ def train(
       Stopped: a signal ended the run; a checkpoint is written.
     """
     config = settle(config, workdir)
-    build.check(config)
+    build.check(config, explicit)
     prepare(config.log.compilation_cache)
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:

@@ -58,14 +58,14 @@ def test_a_config_that_does_not_exist_is_answered_with_the_nearest_and_the_list(
 
 
 def test_the_user_s_own_files_are_among_the_nearest():
-    pathlib.Path("own").mkdir()
-    pathlib.Path("own/bottles.py").write_text(OWN)
-    pathlib.Path("own/helpers.py").write_text("")
-    with pytest.raises(UserError, match=r"the nearest is own/bottles\.py") as error:
-        find("own/botles.py")
+    pathlib.Path("mine").mkdir()
+    pathlib.Path("mine/bottles.py").write_text(OWN)
+    pathlib.Path("mine/helpers.py").write_text("")
+    with pytest.raises(UserError, match=r"the nearest is mine/bottles\.py") as error:
+        find("mine/botles.py")
     assert "helpers" not in str(error.value)
-    with pytest.raises(UserError, match=r"own is a folder; the nearest is own/bottles\.py"):
-        find("own")
+    with pytest.raises(UserError, match=r"mine is a folder; the nearest is mine/bottles\.py"):
+        find("mine")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from diou_jax.configs import base
+from diou_jax.options_page import render
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "options.md"
 
@@ -33,7 +34,12 @@ def code(cell):
 
 OPTIONS = dict(leaves(base.get_config()))
 SAME, RENAMED, OURS = (rows(name) for name in ("The original's name in lower case", "Under another name", "Ours only"))
-DESCRIBED = [row[1:3] for row in SAME] + [row[1:3] for row in RENAMED if len(row) == 4] + [row[:2] for row in OURS]
+DESCRIBED = [row[1:3] for row in SAME] + [row[1:3] for row in RENAMED if len(row) == 5] + [row[:2] for row in OURS]
+
+
+def test_the_page_is_as_the_options_are_declared():
+    page = PAGE.read_text(encoding="utf-8")
+    assert render(page) == page, "python -m diou_jax.options_page docs/options.md"
 
 
 def test_every_option_is_described_once_and_no_other():

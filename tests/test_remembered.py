@@ -178,14 +178,19 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
         (importing, "export_torch"),
     ):
         monkeypatch.setattr(module, name, lambda *values, name=name, **named: calls.append((name, values[1:], named)))
+    monkeypatch.setattr(
+        predict, "predict", lambda *values, **named: calls.append(("predict", values[1:], named)) or True
+    )
     workdir = run()
     start = ["main.py", "--workdir", workdir]
     program.main([*start, "--config.solver.max_iter=9"])
-    program.main([*start, "--mode", "predict", "--input", "a", "--output", "b", "--draw_threshold", "0.3"])
+    with pytest.raises(SystemExit) as exit_:
+        program.main([*start, "--mode", "predict", "--input", "a", "--output", "b", "--draw_threshold", "0.3"])
+    assert exit_.value.code == 0
     program.main([*start, "--mode", "import", "--source", "c", "--allow", "x,y"])
     program.main([*start, "--mode", "export_torch", "--output", "d"])
     assert calls == [
-        ("train", (workdir,), {"explicit": frozenset({"solver.max_iter"})}),
+        ("train", (workdir,), {"explicit": frozenset({"solver.max_iter"}), "then_evaluate": True}),
         ("evaluate", (workdir,), {}),
         ("predict", (workdir, "a", "b"), {"draw_threshold": 0.3}),
         ("import_file", ("c", workdir), {"resume_optimizer": False, "allow": ["x", "y"]}),

@@ -11,8 +11,10 @@ import re
 from ml_collections import ConfigDict
 
 from diou_jax import configs
-from diou_jax.command.original_yaml import SUFFIXES, read_yaml
+from diou_jax.command.original_config import read_original
 from diou_jax.errors import UserError
+
+SUFFIXES = (".yaml", ".yml")  # of the original's configs
 
 FOLDER = pathlib.Path(configs.__path__[0])
 
@@ -62,7 +64,7 @@ def load(file: ConfigFile) -> tuple[ConfigDict, list[str]]:
     if file.path.suffix in SUFFIXES:
         if file.argument is not None:
             raise UserError(f"{file.path}: a YAML file takes no argument, {file.argument!r} was given")
-        return read_yaml(file.path)
+        return read_original(file.path)
     spec = importlib.util.spec_from_file_location(f"config_{file.path.stem}", file.path)
     module = importlib.util.module_from_spec(spec)
     try:

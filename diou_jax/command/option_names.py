@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from diou_jax.command.original_config import answer
+from diou_jax.command.original_keys import answer
 from diou_jax.errors import UserError
 
 OPTION = re.compile(r"(--?)(no)?config\.([^=]*)(=.*)?", re.S)

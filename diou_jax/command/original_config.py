@@ -1,227 +1,176 @@
-"""Every key of the original's config: its default, and what becomes of it here. `original_yaml` reads files by it."""
+"""The original's YAML files, read into a config of ours."""
 
-import dataclasses
-import math
-from collections.abc import Callable
+import difflib
+import os
+import pathlib
+import reprlib
+from collections.abc import Iterator
 from typing import Any
 
-# Bottlenecks in res2 to res5 of the bodies that are there.
-BODIES = {
-    "FPN.fpn_ResNet50_conv5_body": (3, 4, 6, 3),
-    "FPN.fpn_ResNet101_conv5_body": (3, 4, 23, 3),
-    "FPN.fpn_ResNet152_conv5_body": (3, 8, 36, 3),
-}
+import yaml
+from ml_collections import ConfigDict
+
+from diou_jax.command import original_types
+from diou_jax.command.original_keys import KEYS
+from diou_jax.configs import base
+from diou_jax.errors import UserError
+
+SECTIONS = {name[:i] for name in KEYS for i, letter in enumerate(name) if letter == "."}
+# They say GroupNorm all together, or none of them does.
+NORMS = ("RESNETS.USE_GN", "RESNETS.TRANS_FUNC", "RESNETS.STEM_FUNC", "RESNETS.SHORTCUT_FUNC")
 WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring = 3, 4, 4, 4, 80
 
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """What becomes of one key.
 
-    Attributes:
-      default: the original's; a value must be of its type.
-      option: ours that takes the value; empty: the key has no effect.
-      only: the values that this program can do; empty: all.
-      reason: why the key has no effect, or why other values than `only` are refused.
-      when_given: `option` keeps our default where a file does not name the key.
-      convert: from the value, and those of all keys by name, to the option's value.
+def read_original(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
+    """Our config for a YAML file of the original, and lines on what in it has no effect or asks for attention.
+
+    Keys that the file leaves out have the original's global defaults, which are not those of `configs/base.py`; options
+    that the original does not know have ours.
+
+    Args:
+      path: of the file. The folders above it are searched for a relative path of weights that is not there.
+
+    Raises:
+      UserError: the file cannot be read, has a key that the original does not know or a value of another type, or asks
+        for what is not there, such as masks.
     """
-
-    default: Any
-    option: str = ""
-    only: tuple = ()
-    reason: str = ""
-    when_given: bool = False
-    convert: Callable[[Any, dict], Any] | None = None
-
-
-def same(section: str, **defaults) -> dict[str, Key]:
-    """Keys of one section whose options bear their names in lower case."""
-    prefix = f"{section}." if section else ""
-    return {prefix + name: Key(value, f"{prefix}{name}".lower()) for name, value in defaults.items()}
-
-
-def idle(section: str, reason: str, **defaults) -> dict[str, Key]:
-    """Keys of one section without effect."""
-    prefix = f"{section}." if section else ""
-    return {prefix + name: Key(value, reason=reason) for name, value in defaults.items()}
+    path = pathlib.Path(path)
+    given = {name: _typed(path, name, value) for name, value in _leaves(path, _load(path))}
+    values = {name: key.default for name, key in KEYS.items()} | given
+    _refuse_what_is_not_there(path, values, given)
+    _refuse_mixed_norms(path, values)
+    config = base.get_config()
+    for name, key in KEYS.items():
+        if key.option:
+            value = key.convert(values[name], values) if key.convert else values[name]
+            _set(config, key.option, value)
+    config.fpn.mask_padding_train = config.resnets.use_gn  # as configs/base.py has it
+    resnets = config.resnets
+    resnets.imagenet_pretrained_weights = _find(path, values["ROOT_DIR"], resnets.imagenet_pretrained_weights)
+    return config, [*_without_effect(given), *_warnings(config, values)]
 
 
-def switch(name: str, reason: str) -> dict[str, Key]:
-    """A key that is False by default and cannot be switched on."""
-    return {name: Key(False, only=(False,), reason=reason)}
+def _load(path: pathlib.Path) -> dict:
+    """What the file says: sections by name."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file; a config of the original is a YAML file")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8, and so no YAML file") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = (
+            "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", "") or str(error)
+        )
+        raise UserError(f"{path}{where} is not YAML: {' '.join(problem.split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} has no sections such as MODEL: it is no config of the original")
+    return content
 
 
-MASKS = "masks are not there"
-KEYPOINTS = "keypoints are not there"
-FPN_ONLY = "Faster R-CNN with FPN, trained end to end, is the only model; C4 and Fast R-CNN are not there"
-RETINANET = "RetinaNet is not there"
-VIEWS = "several views of an image at test are not there"
-PROPOSALS = "proposals are always the RPN's; precomputed ones are not there"
-OTHER_RPN = "of an RPN without FPN"
-NORMALIZED = "without effect in the original's end-to-end training"
-INFERRED = "the original infers it"
-ONE_POLICY = "the original's training script always follows SOLVER.STEPS"
-NO_COUNTERPART = "has no counterpart"
-POOLING = "of an older way of pooling"
-NORMS = "TRANS_FUNC, STEM_FUNC, SHORTCUT_FUNC and USE_GN all say GroupNorm, or none of them does"
+def _leaves(path: pathlib.Path, content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The full name and the value of every key of the file.
 
-KEYS: dict[str, Key] = {
-    # Training
-    "TRAIN.DATASETS": Key((), "train.datasets", when_given=True),
-    **same("TRAIN", SCALES=(600,), MAX_SIZE=1000, IMS_PER_BATCH=2, BATCH_SIZE_PER_IM=64, FG_FRACTION=0.25),
-    **same("TRAIN", FG_THRESH=0.5, BG_THRESH_HI=0.5, BG_THRESH_LO=0.0, USE_FLIPPED=True),
-    **idle("TRAIN", NORMALIZED, BBOX_THRESH=0.5, BBOX_NORMALIZE_TARGETS=True),
-    **idle("TRAIN", NORMALIZED, BBOX_INSIDE_WEIGHTS=(1.0, 1.0, 1.0, 1.0), BBOX_NORMALIZE_TARGETS_PRECOMPUTED=False),
-    **idle("TRAIN", NORMALIZED, BBOX_NORMALIZE_MEANS=(0.0, 0.0, 0.0, 0.0), BBOX_NORMALIZE_STDS=(0.1, 0.1, 0.2, 0.2)),
-    **idle("TRAIN", "acts on precomputed proposals only, in the original too", CROWD_FILTER_THRESH=0.7),
-    "TRAIN.PROPOSAL_FILES": Key((), only=((),), reason=PROPOSALS),
-    "TRAIN.SNAPSHOT_ITERS": Key(
-        20000,
-        "checkpoint.every",
-        when_given=True,
-        convert=lambda value, values: max(1, value // max(1, values["NUM_GPUS"])),
-    ),
-    **idle("TRAIN", "a batch always has one shape, that of its bucket", ASPECT_GROUPING=True),
-    **switch("TRAIN.ASPECT_CROPPING", "cropping to another aspect ratio is not there"),
-    **idle("TRAIN", "of TRAIN.ASPECT_CROPPING, which is off", ASPECT_HI=2, ASPECT_LO=0.5),
-    **same("TRAIN", RPN_POSITIVE_OVERLAP=0.7, RPN_NEGATIVE_OVERLAP=0.3, RPN_FG_FRACTION=0.5),
-    **same("TRAIN", RPN_BATCH_SIZE_PER_IM=256, RPN_NMS_THRESH=0.7, RPN_PRE_NMS_TOP_N=12000, RPN_POST_NMS_TOP_N=2000),
-    **same("TRAIN", RPN_STRADDLE_THRESH=0, RPN_MIN_SIZE=0),
-    "TRAIN.GT_MIN_AREA": Key(-1, "train.gt_min_area", convert=lambda value, _: float(value)),
-    **switch("TRAIN.FREEZE_CONV_BODY", "to freeze the pyramid is not there; RESNETS.FREEZE_AT: 5 freezes the ResNet"),
-    "DATA_LOADER.NUM_THREADS": Key(4, "data.threads"),
-    # Test
-    "TEST.DATASETS": Key((), "test.datasets", when_given=True),
-    **same("TEST", SCALE=600, MAX_SIZE=1000, NMS=0.3, DETECTIONS_PER_IM=100, SCORE_THRESH=0.05),
-    **same("TEST", RPN_NMS_THRESH=0.7, RPN_PRE_NMS_TOP_N=12000, RPN_POST_NMS_TOP_N=2000, RPN_MIN_SIZE=0),
-    "TEST.BBOX_REG": Key(True, only=(True,), reason="boxes are always refined"),
-    "TEST.PROPOSAL_FILES": Key((), only=((),), reason=PROPOSALS),
-    **idle("TEST", "of precomputed proposals", PROPOSAL_LIMIT=2000),
-    **idle("TEST", INFERRED, PRECOMPUTED_PROPOSALS=True),
-    **idle("TEST", "the file of results always stays", COMPETITION_MODE=True),
-    **idle("TEST", "evaluation is always COCO's", FORCE_JSON_DATASET_EVAL=False),
-    **switch("TEST.BBOX_AUG.ENABLED", VIEWS),
-    **idle("TEST.BBOX_AUG", VIEWS, SCORE_HEUR="UNION", COORD_HEUR="UNION", H_FLIP=False, SCALES=(), MAX_SIZE=4000),
-    **idle("TEST.BBOX_AUG", VIEWS, SCALE_H_FLIP=False, SCALE_SIZE_DEP=False, AREA_TH_LO=2500, AREA_TH_HI=32400),
-    **idle("TEST.BBOX_AUG", VIEWS, ASPECT_RATIOS=(), ASPECT_RATIO_H_FLIP=False),
-    **switch("TEST.MASK_AUG.ENABLED", MASKS),
-    **idle("TEST.MASK_AUG", MASKS, HEUR="SOFT_AVG", H_FLIP=False, SCALES=(), MAX_SIZE=4000, SCALE_H_FLIP=False),
-    **idle("TEST.MASK_AUG", MASKS, SCALE_SIZE_DEP=False, AREA_TH=32400, ASPECT_RATIOS=(), ASPECT_RATIO_H_FLIP=False),
-    **switch("TEST.KPS_AUG.ENABLED", KEYPOINTS),
-    **idle("TEST.KPS_AUG", KEYPOINTS, HEUR="HM_AVG", H_FLIP=False, SCALES=(), MAX_SIZE=4000, SCALE_H_FLIP=False),
-    **idle("TEST.KPS_AUG", KEYPOINTS, SCALE_SIZE_DEP=False, AREA_TH=32400, ASPECT_RATIOS=(), ASPECT_RATIO_H_FLIP=False),
-    **same("TEST.DIOU_NMS", ENABLED=True, BETA1=1.0),
-    **same("TEST.SOFT_NMS", ENABLED=False, METHOD="linear", SIGMA=0.5),
-    **same("TEST.BBOX_VOTE", ENABLED=False, VOTE_TH=0.8, SCORING_METHOD="ID", SCORING_METHOD_BETA=1.0),
-    # Model
-    "MODEL.TYPE": Key("", only=("generalized_rcnn", ""), reason=FPN_ONLY),
-    "MODEL.CONV_BODY": Key(
-        "", "resnets.blocks", only=tuple(BODIES), reason=FPN_ONLY, convert=lambda value, _: BODIES[value]
-    ),
-    **idle("MODEL", "the annotation file says", NUM_CLASSES=-1),
-    **same("MODEL", LOSS_TYPE="smooth_l1", LOSS_BBOX_WEIGHT=1.0, CLS_AGNOSTIC_BBOX_REG=False),
-    # A file of the original has these two, its config does not.
-    **same("MODEL", RPN_LOSS_TYPE="smooth_l1", RPN_LOSS_BBOX_WEIGHT=1.0),
-    **same("MODEL", BBOX_REG_WEIGHTS=(10.0, 10.0, 5.0, 5.0)),
-    "MODEL.FASTER_RCNN": Key(False, only=(True,), reason=FPN_ONLY),
-    **switch("MODEL.MASK_ON", MASKS),
-    **switch("MODEL.KEYPOINTS_ON", KEYPOINTS),
-    **switch("MODEL.RPN_ONLY", "a model that ends with proposals is not there"),
-    **idle("MODEL", INFERRED, SHARE_RES5=False),
-    **idle("MODEL", f"False leaves out {WEIGHTS}", LOAD_IMAGENET_PRETRAINED_WEIGHTS=True),
-    **switch("MODEL.UNSUPERVISED_POSE", KEYPOINTS),
-    **switch("RETINANET.RETINANET_ON", RETINANET),
-    **idle("RETINANET", RETINANET, ASPECT_RATIOS=(0.5, 1.0, 2.0), SCALES_PER_OCTAVE=3, ANCHOR_SCALE=4, NUM_CONVS=4),
-    **idle("RETINANET", RETINANET, BBOX_REG_WEIGHT=1.0, BBOX_REG_BETA=0.11, PRE_NMS_TOP_N=1000, POSITIVE_OVERLAP=0.5),
-    **idle("RETINANET", RETINANET, NEGATIVE_OVERLAP=0.4, LOSS_ALPHA=0.25, LOSS_GAMMA=2.0, PRIOR_PROB=0.01),
-    **idle("RETINANET", RETINANET, SHARE_CLS_BBOX_TOWER=False, CLASS_SPECIFIC_BBOX=False, SOFTMAX=False),
-    **idle("RETINANET", RETINANET, INFERENCE_TH=0.05),
-    # Solver
-    **same("SOLVER", TYPE="SGD", BASE_LR=0.001, GAMMA=0.1, STEPS=[], MAX_ITER=40000, MOMENTUM=0.9, WEIGHT_DECAY=0.0005),
-    **same("SOLVER", WEIGHT_DECAY_GN=0.0, BIAS_DOUBLE_LR=True, BIAS_WEIGHT_DECAY=False, WARM_UP_ITERS=500),
-    **same("SOLVER", WARM_UP_FACTOR=1.0 / 3.0, WARM_UP_METHOD="linear", SCALE_MOMENTUM=True),
-    **same("SOLVER", SCALE_MOMENTUM_THRESHOLD=1.1),
-    **idle("SOLVER", ONE_POLICY, LR_POLICY="step", STEP_SIZE=30000, LRS=[]),
-    **idle("SOLVER", "the rate is in every line of the log", LOG_LR_CHANGE_THRESHOLD=1.1),
-    # Heads
-    "FAST_RCNN.ROI_BOX_HEAD": Key(
-        "", only=("fast_rcnn_heads.roi_2mlp_head",), reason="the head of two layers is the only one"
-    ),
-    **same("FAST_RCNN", MLP_HEAD_DIM=1024, ROI_XFORM_SAMPLING_RATIO=0, ROI_XFORM_RESOLUTION=14),
-    **idle("FAST_RCNN", "of a head with convolutions, which is not there", CONV_HEAD_DIM=256, NUM_STACKED_CONVS=4),
-    "FAST_RCNN.ROI_XFORM_METHOD": Key("RoIPoolF", only=("RoIAlign",), reason="RoIAlign is the only one"),
-    **idle("RPN", INFERRED, RPN_ON=False),
-    **idle("RPN", OTHER_RPN, OUT_DIM_AS_IN_DIM=True, OUT_DIM=512, SIZES=(64, 128, 256, 512), STRIDE=16),
-    **idle("RPN", OTHER_RPN, ASPECT_RATIOS=(0.5, 1, 2)),
-    "RPN.CLS_ACTIVATION": Key("sigmoid", only=("sigmoid",), reason="an RPN with softmax is not there"),
-    "FPN.FPN_ON": Key(False, only=(True,), reason=FPN_ONLY),
-    "FPN.MULTILEVEL_ROIS": Key(False, only=(True,), reason=FPN_ONLY),
-    "FPN.MULTILEVEL_RPN": Key(False, only=(True,), reason=FPN_ONLY),
-    **same("FPN", DIM=256, COARSEST_STRIDE=32, ROI_CANONICAL_SCALE=224, ROI_CANONICAL_LEVEL=4),
-    **same("FPN", RPN_ANCHOR_START_SIZE=32, USE_GN=False),
-    "FPN.RPN_ASPECT_RATIOS": Key(
-        (0.5, 1, 2), "fpn.rpn_aspect_ratios", convert=lambda value, _: tuple(map(float, value))
-    ),
-    **idle("FPN", "the original infers it from the batch, as we do", RPN_COLLECT_SCALE=1),
-    **switch("FPN.ZERO_INIT_LATERAL", "lateral connections that start at zero are not there"),
-    **switch("FPN.EXTRA_CONV_LEVELS", RETINANET),
-    "FPN.ROI_MIN_LEVEL": Key(2, only=(2,), reason="RoIs are pooled from P2 to P5"),
-    "FPN.ROI_MAX_LEVEL": Key(5, only=(5,), reason="RoIs are pooled from P2 to P5"),
-    "FPN.RPN_MIN_LEVEL": Key(2, only=(2,), reason="anchors lie on P2 to P6"),
-    "FPN.RPN_MAX_LEVEL": Key(6, only=(6,), reason="anchors lie on P2 to P6"),
-    **idle("MRCNN", MASKS, ROI_MASK_HEAD="", RESOLUTION=14, ROI_XFORM_METHOD="RoIAlign", ROI_XFORM_RESOLUTION=7),
-    **idle("MRCNN", MASKS, ROI_XFORM_SAMPLING_RATIO=0, DIM_REDUCED=256, DILATION=2, UPSAMPLE_RATIO=1),
-    **idle("MRCNN", MASKS, USE_FC_OUTPUT=False, CONV_INIT="GaussianFill", CLS_SPECIFIC_MASK=True),
-    **idle("MRCNN", MASKS, WEIGHT_LOSS_MASK=1.0, THRESH_BINARIZE=0.5, MEMORY_EFFICIENT_LOSS=True),
-    **idle("KRCNN", KEYPOINTS, ROI_KEYPOINTS_HEAD="", HEATMAP_SIZE=-1, UP_SCALE=-1, USE_DECONV=False, DECONV_DIM=256),
-    **idle("KRCNN", KEYPOINTS, USE_DECONV_OUTPUT=False, DILATION=1, DECONV_KERNEL=4, NUM_KEYPOINTS=-1),
-    **idle("KRCNN", KEYPOINTS, NUM_STACKED_CONVS=8, CONV_HEAD_DIM=256, CONV_HEAD_KERNEL=3, CONV_INIT="GaussianFill"),
-    **idle("KRCNN", KEYPOINTS, NMS_OKS=False, KEYPOINT_CONFIDENCE="bbox", ROI_XFORM_METHOD="RoIAlign"),
-    **idle("KRCNN", KEYPOINTS, ROI_XFORM_RESOLUTION=7, ROI_XFORM_SAMPLING_RATIO=0, INFERENCE_MIN_SIZE=0),
-    **idle("KRCNN", KEYPOINTS, MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH=20, LOSS_WEIGHT=1.0),
-    **idle("KRCNN", KEYPOINTS, NORMALIZE_BY_VISIBLE_KEYPOINTS=True),
-    **idle("RFCN", "R-FCN is not there", PS_GRID_SIZE=3),
-    # Body
-    **same("RESNETS", NUM_GROUPS=1, WIDTH_PER_GROUP=64, STRIDE_1X1=True, FREEZE_AT=2, USE_GN=False),
-    "RESNETS.TRANS_FUNC": Key(
-        "bottleneck_transformation",
-        only=("bottleneck_transformation", "bottleneck_gn_transformation"),
-        reason="these bottlenecks are there",
-    ),
-    "RESNETS.STEM_FUNC": Key("basic_bn_stem", only=("basic_bn_stem", "basic_gn_stem"), reason="these stems are there"),
-    "RESNETS.SHORTCUT_FUNC": Key(
-        "basic_bn_shortcut", only=("basic_bn_shortcut", "basic_gn_shortcut"), reason="these shortcuts are there"
-    ),
-    "RESNETS.RES5_DILATION": Key(1, only=(1,), reason="a dilated res5 is not there"),
-    WEIGHTS: Key(
-        "",
-        "resnets.imagenet_pretrained_weights",
-        convert=lambda value, values: value if values["MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS"] else "",
-    ),
-    **same("GROUP_NORM", DIM_PER_GP=-1, NUM_GROUPS=32, EPSILON=1e-5),
-    # The rest
-    **same("", NUM_GPUS=1),
-    "PIXEL_MEANS": Key([102.9801, 115.9465, 122.7717], "pixel_means"),
-    "RNG_SEED": Key(17, "rng_seed", when_given=True),
-    "DATA_DIR": Key("data", "data.root", convert=lambda value, _: f"{value.rstrip('/')}/coco"),
-    "BBOX_XFORM_CLIP": Key(
-        math.log(1000.0 / 16.0), only=(math.log(1000.0 / 16.0),), reason="a constant, log(1000 / 16)"
-    ),
-    **idle("", "--workdir names the folder", OUTPUT_DIR="Outputs"),
-    **idle("", POOLING, DEDUP_BOXES=1.0 / 16.0, POOLING_MODE="crop", POOLING_SIZE=7, CROP_RESIZE_WITH_MAX_POOL=True),
-    **idle("", INFERRED, CUDA=False, PYTORCH_VERSION_LESS_THAN_040=False, ROOT_DIR=""),
-    **idle("", NO_COUNTERPART, EPS=1e-14, MATLAB="matlab", DEBUG=False, EXPECTED_RESULTS=[]),
-    **idle("", NO_COUNTERPART, EXPECTED_RESULTS_RTOL=0.1, EXPECTED_RESULTS_ATOL=0.005, EXPECTED_RESULTS_EMAIL=""),
-    **idle("", "--mode predict draws, log.images counts the pictures of an evaluation", VIS=False, VIS_TH=0.9),
-}
+    Raises:
+      UserError: there is no such key, or it is a section and has a value.
+    """
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if name in KEYS:
+            yield name, value
+        elif name in SECTIONS:
+            if isinstance(value, dict):
+                yield from _leaves(path, value, f"{name}.")
+            elif value is not None:  # a section whose keys are all commented out
+                raise UserError(f"{path}: {name} is {_SHORT.repr(value)}, and must be a section with keys of its own")
+        else:
+            name = _SHORT.repr(name)[1:-1]  # short, and on one line
+            raise UserError(f"{path}: {name} is no key of the original's config; the nearest is {_nearest(name)}")
 
 
-def answer(name: str) -> str | None:
-    """What to say of the original's name of an option that has another one, or none, here; None: it is no such name."""
-    key = KEYS.get(name.upper())
-    if key is None:
-        return None
-    if key.option:
-        return f"the original's {name.upper()} is --config.{key.option} here"
-    return f"the original's {name.upper()} is no option here: {key.reason}"
+def _nearest(name: str) -> str:
+    """The known key or section that resembles `name` most, whatever its case and its section."""
+    name = name.upper()
+
+    def resemblance(key: str) -> float:
+        pairs = (key, name), (key.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1])
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return max(sorted({*KEYS, *SECTIONS}), key=resemblance)
+
+
+def _typed(path: pathlib.Path, name: str, value: Any) -> Any:
+    try:
+        return original_types.read(value, KEYS[name])
+    except original_types.OfAnotherTypeError as error:
+        said = "empty" if value is None else _SHORT.repr(value)
+        mend = "; without the line it has the original's default" if value is None else ""
+        raise UserError(f"{path}: {name} is {said}, and must be {error}{mend}") from error
+
+
+def _refuse_what_is_not_there(path: pathlib.Path, values: dict, given: dict) -> None:
+    """Raises UserError that names the keys with a value that this program cannot do, those in the file first."""
+    refused = [name for name, key in KEYS.items() if key.only and values[name] not in key.only]
+    if not refused:
+        return
+    lines = []
+    for name in [name for name in refused if name in given] or refused:
+        said = _SHORT.repr(values[name])
+        said += "" if name in given else " by the original's default"
+        must = " or ".join(repr(value) for value in KEYS[name].only if value != "")
+        lines.append(f"{name} is {said}, and must be {must}: {KEYS[name].reason}")
+    raise UserError(f"{path}: {'; '.join(lines)}")
+
+
+def _refuse_mixed_norms(path: pathlib.Path, values: dict) -> None:
+    switch, *functions = (values[name] for name in NORMS)
+    if any(("_gn_" in function) != switch for function in functions):
+        said = ", ".join(f"{name} {values[name]!r}" for name in NORMS)
+        raise UserError(f"{path}: {said}: all of them say GroupNorm, or none of them does")
+
+
+def _set(config: ConfigDict, option: str, value: Any) -> None:
+    """Sets an option by its dotted name; None leaves it."""
+    if value is not None:
+        *sections, name = option.split(".")
+        for section in sections:
+            config = config[section]
+        config[name] = value
+
+
+def _find(path: pathlib.Path, root: str, weights: str) -> str:
+    """Where a file of weights lies: below ROOT_DIR, here, or below a folder above the config, as in the original's."""
+    if not weights or os.path.isabs(weights):
+        return weights
+    folders = [root] if root else ["", *path.absolute().parents]
+    found = (os.path.join(folder, weights) for folder in folders)
+    return next((file for file in found if os.path.isfile(file)), os.path.join(root, weights))
+
+
+def _without_effect(given: dict) -> list[str]:
+    """A line for each reason why keys of the file have no effect."""
+    reasons = {}
+    for name, value in given.items():
+        key = KEYS[name]
+        as_here = name == "SOLVER.LR_POLICY" and value == "steps_with_decay"
+        if not (key.option or key.only or key.decides or as_here):
+            reasons.setdefault(key.reason, []).append(name)
+    return [f"without effect: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+
+
+def _warnings(config: ConfigDict, values: dict) -> list[str]:
+    """Lines on what is as in the original, but hardly meant."""
+    resnets, lines = config.resnets, []
+    if values["MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS"] and not resnets.imagenet_pretrained_weights:
+        lines.append(f"{WEIGHTS} names no file: the body of a new run has random weights, where the original stops")
+    if resnets.use_gn and resnets.freeze_at and not resnets.imagenet_pretrained_weights:
+        stages = f"res1 to res{resnets.freeze_at}" if resnets.freeze_at > 1 else "res1"
+        lines.append(f"RESNETS.FREEZE_AT is {resnets.freeze_at}: random weights of {stages} are never trained")
+    return lines

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from diou_jax.command.original_config import KEYS
+from diou_jax.command.original_keys import KEYS
 from diou_jax.errors import UserError
 
 DATASETS = "--config.train.datasets=\"('coco_2017_train',)\" and --config.test.datasets=\"('coco_2017_val',)\""
@@ -16,7 +16,7 @@ FLAGS = {
     "nw": "--config.data.threads={value}",
     "iter_size": "--config.solver.iter_size={value}",
     "o": "--config.solver.type={value}",
-    "lr": "--config.solver.base_lr={value}, with --config.solver.scale_with_devices=False as it holds for all devices",
+    "lr": "--config.solver.base_lr={value}, which the linear rule then leaves as it is",
     "lr_decay_gamma": "--config.solver.gamma={value}",
     "lr_decay_epochs": "--config.solver.steps, in iterations",
     "epochs": "--config.solver.max_iter, in iterations",

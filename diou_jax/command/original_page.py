@@ -1,6 +1,6 @@
-"""docs/original_configs.md, from the table of keys; ``python -m diou_jax.command.original_page`` prints it."""
+"""docs/original_configs.md from the table of keys; ``python -m diou_jax.command.original_page`` prints it."""
 
-from diou_jax.command.original_config import BODIES, KEYS, NORMS, Key
+from diou_jax.command.original_keys import KEYS, Key
 
 HEAD = """# The original's YAML files
 
@@ -8,42 +8,56 @@ HEAD = """# The original's YAML files
 python main.py --config path/to/e2e_faster_rcnn_R-50-FPN_ciou_1x.yaml --config.solver.max_iter=45000
 ```
 
-A YAML file of the original is a config. What it leaves out has the original's default, which is not always that of
-`configs/base.py`; options that the original does not know have ours. A key that the original does not know, or a value
-of another type, is refused with the nearest key; a value that this program cannot do is refused by name; keys without
-effect are listed when the program starts. Types are the original's (`(800,)` is a tuple and `1e-3` a number, though
-YAML reads texts), and a whole number may stand for a number with a fraction. A relative path of weights is also looked
-for in the folders above the file.
+reads a YAML file of the original as a config.
 
-This page is made from `diou_jax/command/original_config.py` by `python -m diou_jax.command.original_page`.
+- A key that the file leaves out has the original's global default, which is not always that of `configs/base.py`:
+  a file without `TRAIN.SCALES` trains at 600 pixels. Options that the original does not know have ours.
+- Types are the original's: `(800,)` is a tuple and `1e-4` a number, though YAML takes both for texts. Lists are tuples,
+  a whole number may stand for a number with a fraction, and `9e4` for a whole number.
+- A key that the original does not know, a value of another type and a value that is not there, such as masks, are
+  refused by name. Keys without effect are listed when the program starts.
+- A relative `RESNETS.IMAGENET_PRETRAINED_WEIGHTS` is a path below `ROOT_DIR` where the file sets it; else it is looked
+  for here and below the folders above the file, of which the original's root is one.
+- With GroupNorm `RESNETS.FREEZE_AT` stays 2, the original's default, where `configs/base.py` trains everything.
+
+This page is printed by `python -m diou_jax.command.original_page`; its tables are those of
+`diou_jax/command/original_keys.py`.
 """
 
 
 def page() -> str:
     """The whole page."""
-    mapped = {name: key for name, key in KEYS.items() if key.option}
-    limited = {name: key for name, key in KEYS.items() if key.only}
-    idle: dict[str, list[str]] = {}
-    for name, key in KEYS.items():
-        if not key.option and not key.only:
-            idle.setdefault(key.reason, []).append(name)
-    lines = [HEAD, "## Keys that set an option", "", "| Key | Default | Option |", "|---|---|---|"]
-    lines += [f"| `{name}` | {_default(key)} | `{key.option}` |" for name, key in mapped.items()]
-    lines += ["", "`DATA_DIR` is the folder above `coco`; `TRAIN.SNAPSHOT_ITERS` is divided by `NUM_GPUS`.", ""]
-    lines += ["## Keys with one value", "", "Another one is refused.", "", "| Key | Value | Why |", "|---|---|---|"]
-    lines += [f"| `{name}` | {_values(key)} | {key.reason} |" for name, key in limited.items()]
-    lines += ["", f"{NORMS}.", "", "## Keys without effect", "", "| Keys | Why |", "|---|---|"]
-    lines += [f"| {', '.join(f'`{name}`' for name in names)} | {reason} |" for reason, names in idle.items()]
+    lines = [HEAD, "## Keys that set an option", "", "| Key | Original's default | Option | |", "|---|---|---|---|"]
+    options = {name: key for name, key in KEYS.items() if key.option and not key.only}
+    lines += [f"| `{name}` | `{key.default!r}` | `{key.option}` | {key.reason} |" for name, key in options.items()]
+    lines += ["", "## Keys with few values", "", "Other values are refused: the original's default, too.", ""]
+    lines += ["| Key | Original's default | Values | Why |", "|---|---|---|---|"]
+    few = {name: key for name, key in KEYS.items() if key.only}
+    lines += [f"| `{name}` | `{key.default!r}` | {_values(key)} | {_why(key)} |" for name, key in few.items()]
+    lines += ["", "The functions of `RESNETS` and `RESNETS.USE_GN` all say GroupNorm, or none of them does.", ""]
+    lines += ["## Keys that another one reads", "", "| Key | Read for | |", "|---|---|---|"]
+    read = {name: key for name, key in KEYS.items() if key.decides}
+    lines += [f"| `{name}` | `{key.decides}` | {key.reason} |" for name, key in read.items()]
+    lines += ["", "## Keys without effect", "", "| Keys | Why |", "|---|---|"]
+    for reason, names in _reasons().items():
+        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {reason} |")
     return "\n".join(lines) + "\n"
 
 
-def _default(key: Key) -> str:
-    return "ours" if key.when_given else f"`{key.default!r}`"
-
-
 def _values(key: Key) -> str:
-    values = BODIES if key.option else key.only
-    return ", ".join(f"`{value!r}`" for value in values if value != "")
+    return ", ".join(f"`{value!r}`" for value in key.only)
+
+
+def _why(key: Key) -> str:
+    return f"sets `{key.option}`; {key.reason}" if key.option else key.reason
+
+
+def _reasons() -> dict[str, list[str]]:
+    reasons = {}
+    for name, key in KEYS.items():
+        if not (key.option or key.only or key.decides):
+            reasons.setdefault(key.reason, []).append(name)
+    return reasons
 
 
 if __name__ == "__main__":

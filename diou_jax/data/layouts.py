@@ -11,7 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from diou_jax.data import annotations, coco
+from diou_jax.data import annotations
 from diou_jax.errors import UserError
 
 # What exporters call the splits.
@@ -180,7 +180,7 @@ def _children(folder: pathlib.Path) -> list[pathlib.Path]:
 def _images(file: pathlib.Path, split: str, root: pathlib.Path) -> str:
     """The folder that holds most of the images that a json names."""
     images = annotations.read_json(file)["images"]
-    coco.refuse_names(images, file)
+    annotations.refuse_names(images, file)
     names = [image["file_name"] for image in images[:: max(1, len(images) // SAMPLES)]]
     if not names:
         raise UserError(f"{file}: it lists no usable images")

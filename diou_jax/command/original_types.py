@@ -1,0 +1,79 @@
+"""The type rules of the original's config, which reads tuples and numbers from texts."""
+
+import ast
+import contextlib
+import math
+import warnings
+from typing import Any
+
+from diou_jax.command.original_keys import Key
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+_EXAMPLES = {int: "(0, 60000, 80000)", float: "(0.5, 1.0)", str: "('coco_2017_val',)", list: "[[...], ...]"}
+
+
+class OfAnotherTypeError(Exception):
+    """A value is not of its key's type. The message says of which type it must be."""
+
+
+def read(value: Any, key: Key) -> Any:
+    """A value of the file in the type of the key's default.
+
+    A text may hold a literal of Python: '(800,)' is a tuple, '1e-4' a number although YAML 1.1 takes it for a text.
+    Lists are tuples. Whole numbers are numbers, and numbers without a fraction are whole ones.
+
+    Raises:
+      OfAnotherTypeError: it is of no such type.
+    """
+    return _tuple(value, key) if isinstance(key.default, tuple) else _scalar(value, type(key.default))
+
+
+def _tuple(value: Any, key: Key) -> tuple:
+    kind = key.element or type(key.default[0])
+    value = _literal(value)
+    if key.option == "pixel_means":
+        value = _innermost(value)
+    if isinstance(value, list | tuple) and key.count in (0, len(value)):
+        with contextlib.suppress(OfAnotherTypeError):
+            return tuple(value) if kind is list else tuple(_scalar(element, kind) for element in value)
+    elements = "lists" if kind is list else _KINDS[kind].removeprefix("a ") + "s"
+    count = f"{key.count} " if key.count else ""
+    raise OfAnotherTypeError(f"a list of {count}{elements}, such as {key.default or _EXAMPLES[kind]}")
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    literal = _literal(value)
+    if kind is str:
+        if isinstance(value, str):
+            return literal if isinstance(literal, str) else value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+    elif kind is bool:
+        if isinstance(literal, bool):
+            return literal
+    elif isinstance(literal, int | float) and not isinstance(literal, bool):
+        with contextlib.suppress(OverflowError):
+            if kind is float and math.isfinite(literal):
+                return float(literal)
+            if kind is int and float(literal).is_integer():
+                return int(literal)
+    raise OfAnotherTypeError(_KINDS[kind])
+
+
+def _literal(value: Any) -> Any:
+    """What a text means as a literal of Python; the text where it is none; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _innermost(means: Any) -> Any:
+    """The numbers in the brackets that the original's array of shape (1, 1, 3) has around them."""
+    for _ in range(2):
+        if isinstance(means, list | tuple) and len(means) == 1:
+            means = means[0]
+    return means

@@ -1,0 +1,202 @@
+"""What an option's value may be: the kinds that `configs/base.py` declares its options with.
+
+A kind says what is wrong with a value, in words that end a line such as ``solver.max_iter=-4: it must be ...``.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from diou_jax.errors import UserError
+
+
+class Kind(Protocol):
+    """The values that an option may have."""
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value, None where nothing is."""
+
+    def __str__(self) -> str:
+        """The values, as a page or a message names them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def problem(self, value):
+        """As `Kind`."""
+        return None if isinstance(value, bool) else "it must be True or False"
+
+    def __str__(self):
+        return "True or False"
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """Whole numbers from `low`, up to `high` if there is one."""
+
+    low: int
+    high: int | None = None
+
+    def problem(self, value):
+        """As `Kind`."""
+        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if fits and value >= self.low and (self.high is None or value <= self.high):
+            return None
+        return f"it must be {self}"
+
+    def __str__(self):
+        return f"a whole number, {self.low} " + ("or more" if self.high is None else f"to {self.high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """Numbers from `low` to `high`, each with its end or, where `above` or `below` says so, without.
+
+    Attributes:
+      infinite: whether infinity is one of them.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    infinite: bool = False
+
+    def problem(self, value):
+        """As `Kind`."""
+        fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        fits = fits and (math.isfinite(value) or (self.infinite and value == math.inf))
+        fits = fits and (value > self.low if self.above else value >= self.low)
+        fits = fits and (value < self.high if self.below else value <= self.high)
+        return None if fits else f"it must be {self}"
+
+    def __str__(self):
+        if math.isinf(self.low):
+            return "a number"
+        if math.isinf(self.high):
+            least = "a positive number" if self.above and self.low == 0 else f"a number, {self.low:g} or more"
+            return least + (", or inf" if self.infinite else "")
+        ends = f"{'above' if self.above else 'from'} {self.low:g} {'and below' if self.below else 'to'} {self.high:g}"
+        return f"a number {ends}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of a few names."""
+
+    names: tuple[str, ...]
+
+    def problem(self, value):
+        """As `Kind`."""
+        if isinstance(value, str) and value in self.names:
+            return None
+        near = difflib.get_close_matches(str(value).lower(), self.names, 1, 0.5)
+        return f"it must be {self}" + (f"; the nearest is {near[0]}" if near else "")
+
+    def __str__(self):
+        return f"one of {', '.join(self.names)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A name or a path; empty only where `empty`."""
+
+    empty: bool = True
+
+    def problem(self, value):
+        """As `Kind`."""
+        if isinstance(value, str) and "\0" not in value and (self.empty or value.strip()):
+            return None
+        return f"it must be {self}"
+
+    def __str__(self):
+        return "a text" if self.empty else "a text that is not empty"
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """A tuple of values of one kind.
+
+    Attributes:
+      of: the kind.
+      least: how many at least.
+      length: how many exactly, where the number is fixed.
+      rising: whether each must exceed the one before.
+    """
+
+    of: Kind
+    least: int = 0
+    length: int | None = None
+    rising: bool = False
+
+    def problem(self, value):
+        """As `Kind`."""
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return f"it must be {self}"
+        if len(value) < self.least or (self.length is not None and len(value) != self.length):
+            return f"it must be {self}"
+        if any(self.of.problem(item) for item in value):
+            return f"it must be {self}"
+        if self.rising and any(b <= a for a, b in itertools.pairwise(value)):
+            return f"it must be {self}"
+        return None
+
+    def __str__(self):
+        count = f"{self.length} values" if self.length is not None else f"{self.least} or more values"
+        return f"{count}, each {self.of}" + (", each larger than the one before" if self.rising else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A declaration.
+
+    Attributes:
+      name: dotted.
+      default: its one default.
+      kind: the values that it may have.
+      meaning: of it, in words, for docs/options.md.
+      original: its name in the original, or the argument of the original's script, where that is not its own in upper
+        case; None where there is none.
+      there: the original's default, in words, where it is another.
+      free: whether a run may change it when it goes on.
+    """
+
+    name: str
+    default: Any
+    kind: Kind
+    meaning: str
+    original: str | None = ""
+    there: str = ""
+    free: bool = False
+
+
+def make_config(options: Sequence[Option]) -> ConfigDict:
+    """A config of the options with their defaults."""
+    config = ConfigDict()
+    for option in options:
+        *groups, name = option.name.split(".")
+        group = config
+        for key in groups:
+            if key not in group:
+                group[key] = ConfigDict()
+            group = group[key]
+        group[name] = option.default
+    return config
+
+
+def check(config: Mapping[str, Any], options: Sequence[Option]) -> None:
+    """Raises UserError for the first option whose value it cannot have; names option, value and what may be."""
+    for option in options:
+        value = config
+        for key in option.name.split("."):
+            value = value[key]
+        if problem := option.kind.problem(value):
+            raise UserError(f"{option.name}={value!r:.200}: {problem}")

@@ -1,0 +1,71 @@
+"""The tables of docs/options.md, from the declarations of the options.
+
+python -m diou_jax.options_page docs/options.md      # brings the page up to date
+"""
+
+import argparse
+import pathlib
+import re
+
+from diou_jax.configs.base import OPTIONS
+from diou_jax.option_kinds import Option
+
+GROUPS = {
+    "General": ("",),
+    "Model": ("model", "resnets", "group_norm", "fpn", "fast_rcnn"),
+    "Training": ("train",),
+    "Testing": ("test",),
+    "Solver": ("solver",),
+}
+RENAMED, OURS = "Under another name", "Ours only"
+
+
+def tables() -> dict[str, list[str]]:
+    """The lines of each table of options by the heading above it."""
+    same = [option for option in OPTIONS if option.original == ""]
+    renamed = [option for option in OPTIONS if option.original]
+    ours = [option for option in OPTIONS if option.original is None]
+    found = {}
+    for heading, groups in GROUPS.items():
+        found[heading] = _table([one for one in same if one.name.rpartition(".")[0].split(".")[0] in groups])
+    return found | {RENAMED: _table(renamed), OURS: _table(ours)}
+
+
+def render(page: str) -> str:
+    """The page with its tables of options as they are declared; its other words stay."""
+    for heading, lines in tables().items():
+        pattern = rf"(^#+ {re.escape(heading)}\n.*?)^\| (?:Original \| )?Ours \| Default \|.*?\n(?!\|)"
+        table = "\n".join(lines)
+        page, count = re.subn(
+            pattern, lambda match, table=table: f"{match[1]}{table}\n", page, count=1, flags=re.M | re.S
+        )
+        if not count:
+            raise ValueError(f"the page has no table of options under {heading!r}")
+    return page
+
+
+def _table(options: list[Option]) -> list[str]:
+    has_original = options[0].original is not None
+    head = [*(["Original"] if has_original else []), "Ours", "Default", "Values", "Meaning"]
+    rows = []
+    for option in options:
+        there = f"`{option.original or option.name.upper()}`" + (f" = {option.there}" if option.there else "")
+        cells = [f"`{option.name}`", f"`{_text(option.default)}`", str(option.kind), option.meaning]
+        rows.append(f"| {' | '.join([*([there] if has_original else []), *cells])} |")
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows]
+
+
+def _text(default):
+    return repr(default).replace("'", '"')
+
+
+def main() -> None:
+    """Rewrites the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=pathlib.Path)
+    page = parser.parse_args().page
+    page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
