@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
-from diou_jax.data import coco, voc, yolo
+from diou_jax.data import voc, yolo
 from diou_jax.data.annotated import Annotated, library
 from diou_jax.errors import UserError
 
@@ -61,7 +61,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
     named = {split: _names(images) for split, images in splits.items()}
     contents = {split: to_coco(images, content.classes) for split, images in named.items()}
     for split, file in files.items():
-        coco.refuse_names(contents[split]["images"], file)
+        annotations.refuse_names(contents[split]["images"], file)
     for split, images in named.items():
         _place(split, images, target / "images" / split)
     for split, file in files.items():
