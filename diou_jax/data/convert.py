@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
-from diou_jax.data import voc, yolo
+from diou_jax.data import annotations, voc, yolo
 from diou_jax.data.annotated import Annotated, library
 from diou_jax.errors import UserError
 
