@@ -283,4 +283,10 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride
         problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")
+    for bucket in config.data.buckets:
+        if any(side % config.fpn.coarsest_stride for side in bucket):
+            stride = config.fpn.coarsest_stride
+            problems.append(
+                f"data.buckets={bucket!r}: height and width must be multiples of fpn.coarsest_stride={stride}"
+            )
     return problems
