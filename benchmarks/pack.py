@@ -5,8 +5,8 @@
     pip install --no-index --no-deps --target site FOLDER/wheels/*.whl
     PYTHONPATH=site python FOLDER/source/benchmarks/gpu.py --minutes 8 --out report --golden FOLDER/golden
 
-The machine is expected to have JAX with CUDA, flax, optax, orbax-checkpoint, OpenCV, matplotlib and Pillow, as images for
-JAX have; the wheels are those of the rest. Prints the folder's size, and exit code 1 above `LIMIT`.
+The machine is expected to have JAX with CUDA, flax, optax, orbax-checkpoint, OpenCV, matplotlib and Pillow, as images
+for JAX have; the wheels are those of the rest. Prints the folder's size, and exit code 1 above `LIMIT`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PACKAGES = (
     "PyYAML",
 )
 PACKAGES += ("absl-py", "tqdm", "etils", "importlib_resources", "fsspec", "zipp", "typing_extensions", "more-itertools")
-PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (35, 34, 31, 28, 27, 24, 17)) + ("manylinux2014_x86_64",)
+PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in (35, 34, 31, 28, 27, 24, 17)))
 GOLDEN = ("model_r50fpn.npz", "make_weights.py", "weights_outputs.npz", "param_names.txt")
 
 
