@@ -276,6 +276,8 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
                 f"solver.base_lr={solver.base_lr!r} and solver.{name}={solver[name]!r}: "
                 "with a product above 1 weights grow where they should decay"
             )
+    if solver.steps and solver.steps[0] != 0:
+        problems.append(f"solver.steps={solver.steps!r}: it must begin with 0, as the rate falls at each but the first")
     # A config's own warm-up may be longer than a run that is cut short for a try.
     if "solver.warm_up_iters" in explicit and solver.warm_up_iters > solver.max_iter:
         most = f"solver.max_iter={solver.max_iter}"

@@ -106,6 +106,7 @@ def test_it_is_refused_before_anything_is_read_or_written(tmp_path):
     [
         ({"train.bg_thresh_lo": 0.6}, "train.bg_thresh_lo=0.6: it must not exceed train.bg_thresh_hi=0.5"),
         ({"train.rpn_negative_overlap": 0.8}, "train.rpn_negative_overlap=0.8"),
+        ({"solver.steps": (800, 900)}, "solver.steps=(800, 900): it must begin with 0"),
         ({"data.buckets": ((64, 100),)}, "data.buckets=(64, 100)"),
         ({"solver.base_lr": 20.0, "solver.weight_decay": 0.1}, "above 1 weights grow"),
     ],
