@@ -86,7 +86,7 @@ def adapt(
     ruled = {
         "solver.base_lr": base_lr * actual / written_for,
         "solver.steps": tuple(stretch(step) for step in steps),
-        "solver.max_iter": stretch(max_iter),
+        "solver.max_iter": max(stretch(max_iter), 1),
         "fpn.rpn_collect_scale": collect_scale * per_device / ims_per_batch,
     }
     changes = (
