@@ -48,7 +48,7 @@ def is_sound(loss: jax.Array, gradient_norm: jax.Array) -> jax.Array:
     """Whether an update may be taken: a bool scalar.
 
     Known before the update is, so that the optimiser's pass over the weights chooses as it writes. A finite update
-    follows: gradients below `LARGEST_NORM`, at rates that `build.check` accepts, carry no weight out of float32.
+    follows: gradients below `LARGEST_NORM`, at rates that `configs/base.py` allows, carry no weight out of float32.
     """
     return jnp.isfinite(loss) & (gradient_norm < LARGEST_NORM)
 

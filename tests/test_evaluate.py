@@ -39,7 +39,7 @@ def write_set(root, name, categories=PLAIN, *, edit=None):
     (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
 
 
-def perfect(detect, variables, stream):
+def perfect(detect, variables, stream, progress):
     """Finds everything, by the classes that were trained."""
     present = [int(row) for batch in stream for row in batch.index[batch.present]]
     return {

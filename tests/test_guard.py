@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diou_jax import build
+from diou_jax.configs import base
 from diou_jax.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
 from diou_jax.optimizer import make_optimizer
 
@@ -52,12 +52,13 @@ def test_a_bad_loss_is_seen(loss):
 @pytest.mark.parametrize("decay", [False, True])
 def test_what_is_sound_stays_finite(kind, decay):
     """The largest rate that a config may name, the largest gradients that pass, without friction: a million steps."""
-    rate = build.LIMITS["base_lr"]
+    limits = {option.name: getattr(option.kind, "high", None) for option in base.OPTIONS}
+    rate = limits["solver.base_lr"]
     optimizer = make_optimizer(
         lambda _: jnp.float32(rate),
         frozen=lambda _: False,
         type=kind,
-        momentum=build.LIMITS["momentum"],
+        momentum=limits["solver.momentum"],
         weight_decay=decay / rate,
         weight_decay_gn=0.0,
         bias_double_lr=True,

@@ -178,12 +178,12 @@ def test_summed_minibatches_make_one_update(plain, on_its_own):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.model.update(loss_type="ciuo"), "unknown box loss 'ciuo'; there are smooth_l1"),
+        (lambda c: c.model.update(loss_type="ciuo"), "model.loss_type='ciuo': it must be one of smooth_l1"),
         (lambda c: c.train.update(batch_size=3), "train.batch_size=3 cannot be divided among 2 devices"),
-        (lambda c: c.solver.update(type="sgd"), "there are SGD, Adam"),
-        (lambda c: c.data.update(source="voc"), "there are coco, tfds, shapes"),
+        (lambda c: c.solver.update(type="sgd"), "one of SGD, Adam"),
+        (lambda c: c.data.update(source="voc"), "one of coco, own, tfds, shapes"),
         (lambda c: c.data.update(root="/nonexistent"), "does not exist"),
-        (lambda c: c.update(dtype="float16"), "there are float32, bfloat16"),
+        (lambda c: c.update(dtype="float16"), "one of float32, bfloat16"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_written(tiny_config, tmp_path, change, words):
