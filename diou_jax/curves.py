@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from diou_jax.logging import read_metrics
+from diou_jax.logging import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
 
@@ -98,15 +98,15 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
     Returns:
       The picture's path; None where it could not be written, which the log says and no run ends for.
     """
-    path, rows = pathlib.Path(workdir) / CURVES_FILE, read_metrics(workdir)
-    if not rows:
+    path = pathlib.Path(workdir) / CURVES_FILE
+    if not (pathlib.Path(workdir) / METRICS_FILE).exists():
         logging.warning("%s could not be drawn: there is no log", path)
         return None
     draft = path.with_suffix(".tmp")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # the name of a data set may be in letters that the font lacks
-            content = _picture(rows)
+            content = _picture(read_metrics(workdir))
         draft.write_bytes(content)
         os.replace(draft, path)
     except OSError as error:
