@@ -23,6 +23,9 @@ from diou_jax.stop import Stopped
 from diou_jax.train_step import TrainState
 
 
+REPLACED = 5  # times that a checkpoint may vanish while it is being read
+
+
 class Checkpoints:
     """The checkpoints of a work folder, `workdir`/checkpoints/STEP.
 
@@ -168,15 +171,13 @@ class Checkpoints:
 
     def stored_variables(self) -> dict:
         """The newest network variables, whatever network they are of; raises UserError where there are none."""
-        if self.latest() is None:
-            raise UserError(_nothing(self.directory))
-        return self.restore_variables(_tree(self._manager.item_metadata(self.latest())["variables"]))
+        like = self._newest(lambda step: _tree(self._manager.item_metadata(step)["variables"]))
+        return self.restore_variables(like)
 
     def metadata(self) -> dict:
         """The newest checkpoint's; raises UserError where there is none."""
-        if self.latest() is None:
-            raise UserError(_nothing(self.directory))
-        return self._manager.restore(self.latest(), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
+        items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        return self._newest(lambda step: self._manager.restore(step, args=items)).metadata
 
     @contextlib.contextmanager
     def _as_user_error(self):
@@ -211,6 +212,8 @@ class Checkpoints:
         if problem is None:
             self._good.add(step)
             return True
+        if not (self.directory / str(step)).is_dir():
+            return False  # a run beside has replaced it by a newer one
         logging.error("checkpoint %s is damaged: %s", self.directory / str(step), problem)
         if self._owner:
             self._aside.mkdir(exist_ok=True)
@@ -236,21 +239,36 @@ class Checkpoints:
         return None
 
     def _read(self, **items):
-        step = self.latest()
-        if step is None:
-            raise UserError(_nothing(self.directory))
-        stored = self._manager.item_metadata(step)
-        for name, like in items.items():
-            differences = _differences(stored[name], like)
-            if differences:
-                raise UserError(
-                    f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(differences[:5])}"
-                    + (f" and {len(differences) - 5} more" if len(differences) > 5 else "")
-                )
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(**{name: ocp.args.StandardRestore(like) for name, like in items.items()}),
-        )
+        def read(step):
+            stored = self._manager.item_metadata(step)
+            for name, like in items.items():
+                differences = _differences(stored[name], like)
+                if differences:
+                    raise UserError(
+                        f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(differences[:5])}"
+                        + (f" and {len(differences) - 5} more" if len(differences) > 5 else "")
+                    )
+            arguments = {name: ocp.args.StandardRestore(like) for name, like in items.items()}
+            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
+
+        return self._newest(read)
+
+    def _newest(self, read):
+        """``read(step)`` of the newest checkpoint; once more where a run beside has meanwhile replaced it."""
+        for _ in range(REPLACED):
+            step = self.latest()
+            if step is None:
+                raise UserError(_nothing(self.directory))
+            try:
+                return read(step)
+            except UserError:
+                raise
+            except Exception:
+                if self._owner or (self.directory / str(step)).is_dir():
+                    raise
+                self._good.discard(step)
+                self._manager.reload()
+        raise UserError(f"the checkpoints in {self.directory} are replaced faster than they can be read")
 
 
 def _nothing(directory: pathlib.Path) -> str:

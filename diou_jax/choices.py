@@ -278,7 +278,7 @@ def _batch(choices, data, start, devices):
     config, count = choices.config, devices.count
     most = 4 if devices.kind == "cpu" else 16
     wanted = max(1, min(8, most // count, max(1, data.images // count)))
-    choices.set("train.ims_per_batch", wanted, f"{most} images over {count} device(s), 8 on one, none twice")
+    choices.set("train.ims_per_batch", wanted, f"{most} images over {count} device(s), at most 8 on each, none twice")
     choices.set("num_gpus", count, "")
     choices.set("test.ims_per_batch", max(1, 8 // count) if devices.kind == "cpu" else 4, "")
     images = config.train.batch_size or config.train.ims_per_batch * count
@@ -298,7 +298,7 @@ def _schedule(choices, data, start, devices):
     config = choices.config
     images = (config.train.batch_size or config.train.ims_per_batch * devices.count) * config.solver.iter_size
     if devices.kind == "cpu":
-        epochs, least, most = (10, 800, 2000) if start.weights else (20, 1200, 4000)
+        epochs, least, most = (10, 800, 2000) if start.weights else (17, 1200, 3500)
     else:
         epochs, least, most = (36, 24_000, 1_440_000) if start.weights else (108, 96_000, 4_320_000)
     seen = min(most, max(least, epochs * data.images))

@@ -198,3 +198,18 @@ def test_a_checkpoint_without_a_seal_counts_if_it_can_be_read(tmp_path):
     empty(max(files_of(tmp_path, 5), key=lambda path: path.stat().st_size))
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest() == 3
+
+
+def test_a_reader_beside_a_run_follows_its_checkpoints(tmp_path):
+    like = random_state(0).variables
+    with Checkpoints(tmp_path, keep=1) as run:
+        run.save(random_state(1), 1, {"seed": 1})
+        run.finish()
+        with Checkpoints(tmp_path, create=False) as reader:
+            assert reader.metadata() == {"seed": 1}
+            run.save(random_state(2), 2, {"seed": 2})
+            run.finish()
+            assert not (tmp_path / "checkpoints" / "1").exists()
+            same_bits(reader.restore_variables(like), random_state(2).variables)
+            assert (reader.metadata(), reader.latest()) == ({"seed": 2}, 2)
+    assert not (tmp_path / "checkpoints.damaged").exists()
