@@ -22,7 +22,6 @@ from diou_jax.seal import damage, seal
 from diou_jax.stop import Stopped
 from diou_jax.train_step import TrainState
 
-
 REPLACED = 5  # times that a checkpoint may vanish while it is being read
 
 
