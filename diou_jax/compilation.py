@@ -27,8 +27,11 @@ def set_flags() -> None:
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
 
 
+@functools.cache
 def prepare(folder: str) -> None:
     """What a program does before it holds a device: sees which kernels to use, and keeps compiled programs in `folder`.
+
+    It does so once a process, however often it is called.
 
     In a run of several processes all take the kernels that every one of them would take: they run one program.
 
@@ -46,9 +49,8 @@ def prepare(folder: str) -> None:
             say(line)
 
 
-@functools.cache
 def earn_kernels(folder: str) -> list[str]:
-    """`verdicts.earn`, once a process."""
+    """`verdicts.earn`, with the folder as the option names it."""
     return verdicts.earn(pathlib.Path(folder).expanduser() if folder else None)
 
 
