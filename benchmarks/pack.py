@@ -28,7 +28,18 @@ PACKAGES = (
     "protobuf",
     "PyYAML",
 )
-PACKAGES += ("absl-py", "tqdm", "etils", "importlib_resources", "fsspec", "zipp", "typing_extensions", "more-itertools")
+PACKAGES += (
+    "absl-py",
+    "tqdm",
+    "etils",
+    "importlib_resources",
+    "fsspec",
+    "zipp",
+    "typing_extensions",
+    "more-itertools",
+    "portpicker",
+    "psutil",
+)
 PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in (35, 34, 31, 28, 27, 24, 17)))
 GOLDEN = ("model_r50fpn.npz", "make_weights.py", "weights_outputs.npz", "param_names.txt")
 
