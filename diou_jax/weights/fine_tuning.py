@@ -40,7 +40,10 @@ def fine_tune(
     if different:
         raise UserError(f"init.checkpoint={source} is of another network: {'; '.join(different[:5])}")
     rows = match(names, stored_names)
-    theirs |= {name: _take(ours[name], theirs.get(name), rows, len(names)) for name in by_class}
+    theirs |= {
+        name: _take(ours[name], theirs.get(name), rows, len(names), 4 if name.startswith(DELTAS) else 1)
+        for name in by_class
+    }
     taken = traverse_util.unflatten_dict({name: theirs[name] for name in ours}, sep="/")
     return taken, _report(names, stored_names, rows)
 
@@ -79,10 +82,14 @@ def _has_rows(name, ours, theirs, count):
     return name.startswith(LOGITS)
 
 
-def _take(ours, theirs, rows, count):
-    """A variable (..., classes * n) of ours with the other's values for the classes in `rows`, where it has such."""
-    width = ours.shape[-1] // count
-    if theirs is None or not width or theirs.shape[-1] % width or theirs.shape[-1] <= max(rows.values()) * width:
+def _take(ours, theirs, rows, count, width):
+    """A variable (..., classes * width) of ours with the other's values for the classes in `rows`, where it has such.
+
+    One of boxes that all classes share has no rows, and stays as it is.
+    """
+    if theirs is None or ours.shape[-1] != count * width:
+        return ours
+    if theirs.shape[-1] % width or theirs.shape[-1] <= max(rows.values()) * width:
         return ours
     here, there = jnp.array(list(rows)), jnp.array(list(rows.values()))
     mine = jnp.reshape(jnp.asarray(ours), (*ours.shape[:-1], count, width))
