@@ -95,13 +95,13 @@ def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, m
     found = Detections(np.float32([[2, 2, 31, 31]]), np.float32([0.9]), np.int32([1]), np.array([True]))
     monkeypatch.setattr(evaluate, "detect_all", lambda *_: dict.fromkeys(range(len(names)), found))
 
-    evaluator = evaluate.Evaluator(config, str(tmp_path / "run"))
+    evaluator = evaluate.Evaluator(config, str(tmp_path / "run"), ("__background__", "Stück"))
     variables = evaluator.detector.network.init_variables(jax.random.key(0))
     with RunLog(tmp_path / "run") as log:
         evaluator(variables, 4, log)
     pictures = sorted((tmp_path / "run" / "pictures").iterdir())
     assert len(pictures) == len(names)
-    assert sum(path.name.startswith("0000004_cam1_f.") for path in pictures) == 2
+    assert sum(path.name.startswith("0000004_val_cam1_f.") for path in pictures) == 2
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.format == "JPEG" and picture_files.is_drawn(picture)

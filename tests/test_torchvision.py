@@ -101,7 +101,7 @@ def test_another_convention_is_refused_by_name(weight_file, maker):
     with pytest.raises(UserError, match=r"model\.box_convention=torchvision, not detectron"):
         build.weight_source(config, weight_file)
     config.model.box_convention = "pascal"
-    with pytest.raises(UserError, match="there are detectron, torchvision"):
+    with pytest.raises(UserError, match="must be one of detectron, torchvision"):
         build.check(config)
 
 
