@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from diou_jax import batch_rule, optimizer
 from diou_jax.batch_rule import BatchRule
 from diou_jax.checkpoint import Checkpoints
-from diou_jax.configs import base
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.dataset import Dataset
 from diou_jax.detector.faster_rcnn import FasterRCNN
@@ -41,11 +40,6 @@ BOX_RULES = {
     "torchvision": BoxRules(edges=True, clip_to_padding=False, anchors="torchvision"),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def check(config: ConfigDict, explicit: Collection[str] = ()) -> None:
-    """Raises UserError for an option's value that has no meaning, before minutes are spent on reading data."""
-    base.check(config, explicit)
 
 
 def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:

@@ -5,6 +5,7 @@ import functools
 from ml_collections import ConfigDict
 
 from diou_jax import build
+from diou_jax.configs import base
 from diou_jax.data.check import check_datasets
 from diou_jax.logging import say
 from diou_jax.open_options import settle
@@ -20,7 +21,7 @@ def check(config: ConfigDict) -> bool:
       UserError: an option has no meaning.
     """
     config = settle(config)
-    build.check(config)
+    base.check(config)
     names = dict.fromkeys(
         tuple(datasets) for datasets in (config.train.datasets, *((name,) for name in config.test.datasets))
     )

@@ -14,6 +14,7 @@ from diou_jax import build, coco_results, picture_files
 from diou_jax.batch import Batch
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import prepare
+from diou_jax.configs import base
 from diou_jax.curves import draw_curves
 from diou_jax.data.check import check_image
 from diou_jax.data.dataset import Dataset, align_classes
@@ -50,7 +51,7 @@ def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
       UserError: there is no checkpoint, the data is missing, or its classes are not the checkpoint's.
     """
     config = settle(config, workdir)
-    build.check(config)
+    base.check(config)
     prepare(config.log.compilation_cache)
     with Checkpoints(workdir, create=False) as checkpoints:
         evaluator = Evaluator(config, workdir, checkpoints.metadata()["class_names"])

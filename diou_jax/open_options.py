@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from diou_jax import build
 from diou_jax.choices import NETWORK, Choices, Devices, Start, fill, flatten, is_open, measure, resolve
 from diou_jax.compilation import prepare
+from diou_jax.configs import base
 from diou_jax.logging import say
 from diou_jax.run_config import CONFIG_FILE
 from diou_jax.weights.sources import read_source, wanted_options
@@ -35,7 +36,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
     else:
         defaults = Choices(config)
         defaults.rest()
-        build.check(defaults.config)
+        base.check(defaults.config)
         prepare(config.log.compilation_cache)
         data = build.dataset(config, config.train.datasets)
         devices = Devices(jax.device_count(), "cpu" if jax.default_backend() == "cpu" else "gpu")

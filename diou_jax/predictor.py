@@ -55,7 +55,7 @@ class Detector:
         self, config: ConfigDict, variables: dict, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ):
         """A detector of a config's network with its variables; runs on the first device."""
-        build.check(config)
+        base.check(config)
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(len(self.class_names)))
         self._detector = build.detector(config, len(self.class_names))

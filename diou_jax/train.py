@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from diou_jax import batch_rule, build
 from diou_jax.checkpoint import Checkpoints
 from diou_jax.compilation import prepare
+from diou_jax.configs import base
 from diou_jax.curves import draw_curves
 from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.loader import batches
@@ -56,7 +57,7 @@ def train(
       Stopped: a signal ended the run; a checkpoint is written.
     """
     config = settle(config, workdir)
-    build.check(config, explicit)
+    base.check(config, explicit)
     prepare(config.log.compilation_cache)
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax import build
 from diou_jax.choices import NETWORK, Devices, Start, Statistics, fill, flatten, is_open, measure, resolve
 from diou_jax.configs import base, own, shapes
 from diou_jax.data import coco
@@ -43,7 +42,7 @@ def resolved(data=BLOOD, start=Start(), devices=CPU, body="", **given):  # noqa:
 def test_any_data_gets_a_config_that_passes_the_check(data, start, devices):
     config, lines = resolve(own.get_config(), data, start, devices)
     assert not is_open(config) and flatten(config).keys() == flatten(base.get_config()).keys()
-    build.check(config)
+    base.check(config)
     assert 64 <= config.train.scales[0] <= 800 and config.train.max_size >= config.train.scales[0]
     assert config.train.max_size % 32 == 0 and 8 <= config.fpn.rpn_anchor_start_size <= 32
     assert 0 <= config.solver.warm_up_iters < config.solver.max_iter and config.data.max_boxes >= min(data.most, 8)

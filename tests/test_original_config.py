@@ -11,7 +11,6 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diou_jax import build
 from diou_jax.command import arguments, original_page
 from diou_jax.command.original_config import read_original
 from diou_jax.command.original_keys import BODIES, KEYS
@@ -162,7 +161,7 @@ def test_the_recipes_are_our_configs(loss, read):
     config, lines = read(recipe(loss))
     assert config.to_dict() == expected.to_dict()
     assert lines == []
-    build.check(config)
+    base.check(config)
 
 
 @pytest.mark.parametrize("groups, width, body", [(32, 8, "x101_32x8d"), (64, 4, "x101_64x4d")])
@@ -268,7 +267,7 @@ def test_without_a_key_the_original_s_default_holds(unset):
     assert config.checkpoint.every == 20000
     assert config.train.datasets == ("coco_2017_train",) and config.test.datasets == ("coco_2017_val",)
     assert config.data.root == "data/coco"
-    build.check(config)
+    base.check(config)
 
 
 def test_what_the_original_does_not_know_is_ours(unset):

@@ -102,7 +102,7 @@ def test_another_convention_is_refused_by_name(weight_file, maker):
         build.weight_source(config, weight_file)
     config.model.box_convention = "pascal"
     with pytest.raises(UserError, match="must be one of detectron, torchvision"):
-        build.check(config)
+        base.check(config)
 
 
 def test_edges_and_corner_pixels():

@@ -268,7 +268,7 @@ def test_a_mismatch_of_style_names_the_options(tiny_config, tmp_path):
     assert build.weight_source(config, tmp_path / "r.pkl").style == "torchvision"
     config.resnets.imagenet_style = "tensorflow"
     with pytest.raises(UserError, match="imagenet_style"):
-        build.check(config)
+        base.check(config)
 
 
 def test_a_run_starts_from_an_imagenet_body(tiny_config, tmp_path):

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from diou_jax import build
 from diou_jax.checkpoint import Checkpoints
+from diou_jax.configs import base
 from diou_jax.data import coco_classes
 from diou_jax.data.dataset import BACKGROUND
 from diou_jax.errors import UserError
@@ -43,7 +44,7 @@ def import_file(
       UserError: the file does not fit, or `workdir` holds a run already.
     """
     config = settle(config, workdir)
-    build.check(config)
+    base.check(config)
     source = build.weight_source(config, path)
     class_names, category_ids = class_table(config, source.num_classes)
     network = build.network(config, len(class_names))
