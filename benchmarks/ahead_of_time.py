@@ -25,10 +25,10 @@ import workload
 from compiled_kernels import kernels
 from jax.experimental import topologies
 
-from diou_jax import build
 from diou_jax.compilation import set_flags
 from diou_jax.kernels import platform
-from diou_jax.train_step import create_state, make_train_step
+from diou_jax.options import build
+from diou_jax.training.step import create_state, make_train_step
 
 # For a machine without a GPU; figures of NVIDIA's H100 SXM5 data sheet and of the CUDA programming guide.
 H100 = """

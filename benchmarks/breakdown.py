@@ -15,11 +15,11 @@ import numpy as np
 import optax
 import timing
 
-from diou_jax import preprocess
 from diou_jax.boxes import to_input
-from diou_jax.detector.proposals import propose
-from diou_jax.guard import choose, gradient_norm, is_sound
-from diou_jax.train_step import replicate, to_devices
+from diou_jax.detection import preprocess
+from diou_jax.detection.proposals import propose
+from diou_jax.training.guard import choose, gradient_norm, is_sound
+from diou_jax.training.step import replicate, to_devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 import timing
 import workload
 
-from diou_jax import build
 from diou_jax.configs import base
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
+from diou_jax.options import build
 from diou_jax.weights.original import import_original
 
 PRECISIONS = ("highest", None)

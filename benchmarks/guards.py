@@ -19,10 +19,10 @@ import numpy as np
 from timing import head, header, line
 from workload import CLASSES, draw_batch, make_config, make_variables, prepare
 
-from diou_jax import build
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
-from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
+from diou_jax.options import build
+from diou_jax.training.step import create_state, make_train_step, replicate, to_devices
 
 
 def shapes_config():

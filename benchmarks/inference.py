@@ -24,10 +24,10 @@ import peers
 import timing
 import workload
 
-from diou_jax import build
-from diou_jax.batch import Batch
-from diou_jax.detector import faster_rcnn
-from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.detection import faster_rcnn
+from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.options import build
+from diou_jax.structures import Batch
 
 COLUMNS = (
     "images",

@@ -4,11 +4,11 @@
     python benchmarks/train.py --breakdown      # after the table, where the step's time goes
     python benchmarks/train.py --smoke          # a sketch of the network, small images; seconds on a CPU
 
-The step is that of diou_jax.train: the same function, the state donated, nothing waits for the host but the end of a
-burst of steps; times are medians over bursts, with the 10th and 90th percentile. "device" repeats one batch that lies
-on the device, as uint8 pixels that the step resizes; "files" reads JPEGs, resizes them to the same shapes and lies
-idle where they come too slowly. torchvision's data lie on the device, also where "files" is compared with it. All
-figures are of one device, and the batch is what one device has.
+The step is that of diou_jax.training.train: the same function, the state donated, nothing waits for the host but the
+end of a burst of steps; times are medians over bursts, with the 10th and 90th percentile. "device" repeats one batch
+that lies on the device, as uint8 pixels that the step resizes; "files" reads JPEGs, resizes them to the same shapes
+and lies idle where they come too slowly. torchvision's data lie on the device, also where "files" is compared with it.
+All figures are of one device, and the batch is what one device has.
 
 TFLOP/s are of one image's work times images per second. The work is "stated", two for each multiply-add that the
 layers' shapes ask for with stem and res2 frozen, as every detector of this kind needs them, though ours leaves out most
@@ -32,11 +32,11 @@ import workload
 from absl import flags
 from input import draw
 
-from diou_jax import build
 from diou_jax.compilation import cache_compilations
 from diou_jax.data import loader
 from diou_jax.errors import UserError
-from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
+from diou_jax.options import build
+from diou_jax.training.step import create_state, make_train_step, replicate, to_devices
 
 STATED = 1.142  # TFLOP for an image of 800 x 1344
 COLUMNS = (
@@ -57,7 +57,7 @@ COLUMNS = (
 
 
 class Training:
-    """The step for some images per device and its state, set up as `diou_jax.train` does.
+    """The step for some images per device and its state, set up as `diou_jax.training.train` does.
 
     Attributes:
       config: of the run.

@@ -4,13 +4,13 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from diou_jax import build
-from diou_jax.batch import Batch
 from diou_jax.compilation import earn_kernels, set_flags
 from diou_jax.configs import ciou
 from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example, pack
 from diou_jax.models.network import Network
+from diou_jax.options import build
+from diou_jax.structures import Batch
 
 CLASSES = 81
 OBJECTS = 8  # COCO has 7.3 boxes in an image that has any

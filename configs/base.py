@@ -5,16 +5,16 @@ are those of its R-50-FPN configs where these differ from its global defaults. T
 what they name and nothing else.
 
 A new option is one entry of `OPTIONS` and its use: the check before a run, the error's words and docs/options.md follow
-from the entry (``python -m diou_jax.options_page`` writes the page). What two options say together is in `relations`.
+from the entry (``python -m diou_jax.options.page`` writes the page). What two options say together is in `relations`.
 """
 
 from collections.abc import Collection
 
 import ml_collections
 
-from diou_jax import option_kinds
 from diou_jax.errors import UserError
-from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
+from diou_jax.options import kinds
+from diou_jax.options.kinds import Choice, Flag, Option, Real, Several, Text, Whole
 
 BODIES = {
     "r50": {"blocks": (3, 4, 6, 3)},
@@ -163,7 +163,7 @@ OPTIONS = (
     Option("test.bbox_vote.vote_th", 0.8, Real(0, 1), "IoU from which on a box agrees", free=True),
     Option("test.bbox_vote.scoring_method", "ID", Choice(VOTES),
            "the score stays; or becomes `AVG`, `IOU_AVG`, `TEMP_AVG`, `GENERALIZED_AVG` or `QUASI_SUM` of the votes, "
-           "which forget what soft-NMS took; see `diou_jax/detector/box_vote.py`", free=True),
+           "which forget what soft-NMS took; see `diou_jax/detection/box_vote.py`", free=True),
     Option("test.bbox_vote.scoring_method_beta", 1.0, Real(0, above=True),
            "temperature or exponent of the last three; the original does not pass it on", free=True),
     Option("test.detections_per_im", 100, Whole(1), "over all classes", free=True),
@@ -246,7 +246,7 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     """All options with their defaults; `body` names an entry of `BODIES`."""
     if body not in BODIES:
         raise ValueError(f"unknown body {body!r} after the config's colon; there are {', '.join(BODIES)}")
-    config = option_kinds.make_config(OPTIONS)
+    config = kinds.make_config(OPTIONS)
     config.resnets.update(BODIES[body])
     config.fpn.use_gn = config.fpn.mask_padding_train = config.resnets.use_gn
     return config
@@ -259,7 +259,7 @@ def check(config: ml_collections.ConfigDict, explicit: Collection[str] = ()) -> 
       config: with all options.
       explicit: names of those that the user gave for this run.
     """
-    option_kinds.check(config, OPTIONS)
+    kinds.check(config, OPTIONS)
     for problem in relations(config, explicit):
         raise UserError(problem)
 

@@ -21,7 +21,7 @@ __all__ = ["Detector"]
 def __getattr__(name: str):
     """Loads `Detector` at its first use: data workers import this package too, and need no network."""
     if name == "Detector":
-        from diou_jax.predictor import Detector
+        from diou_jax.prediction.detector import Detector
 
         return Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from diou_jax.files import make_folder
 from diou_jax.kernels import platform, verdicts
-from diou_jax.logging import say
+from diou_jax.reporting.run_log import say
 
 # XLA's flags that differ from its defaults, with what each brings and costs.
 FLAGS = {

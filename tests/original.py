@@ -9,11 +9,11 @@ import importlib.util
 import numpy as np
 from conftest import find_golden
 
-from diou_jax import build
 from diou_jax.configs import ciou
-from diou_jax.detector.anchor_targets import AnchorTargets
-from diou_jax.detector.faster_rcnn import FasterRCNN
-from diou_jax.detector.roi_targets import SampledRois
+from diou_jax.detection.anchor_targets import AnchorTargets
+from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.detection.roi_targets import SampledRois
+from diou_jax.options import build
 
 LEVELS = range(2, 7)
 SCORE, BOX = 1e-4, 0.02  # BOX in pixels

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax.anchors import cell_anchors, grid_anchors
 from diou_jax.boxes import decode
-from diou_jax.detector.anchor_targets import anchor_targets
+from diou_jax.detection.anchor_targets import anchor_targets
+from diou_jax.detection.anchors import cell_anchors, grid_anchors
 from diou_jax.overlaps import pairwise_iou
 
 RULES = {

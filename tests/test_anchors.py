@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diou_jax.anchors import cell_anchors, grid_anchors
+from diou_jax.detection.anchors import cell_anchors, grid_anchors
 
 
 @pytest.mark.parametrize("level", range(2, 7))

@@ -129,4 +129,4 @@ def test_the_program_answers_before_jax_is_imported(start):
     assert "python " + " ".join(start) in done.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "absl.flags" in imported
-    assert not imported & {"jax", "numpy.core", "diou_jax.train"}
+    assert not imported & {"jax", "numpy.core", "diou_jax.training.train"}

@@ -26,13 +26,13 @@ from bad_images import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax import train
 from diou_jax.data import catalog, coco, prepare_tfds, tfds, transforms
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.loader import batches
 from diou_jax.data.reader import eval_reader, train_reader
 from diou_jax.errors import UserError
-from diou_jax.logging import read_metrics
+from diou_jax.reporting.run_log import read_metrics
+from diou_jax.training import train
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax.detector.box_vote import SCORING_METHODS, box_vote
+from diou_jax.detection.box_vote import SCORING_METHODS, box_vote
 
 compiled = jax.jit(box_vote, static_argnames=("vote_th", "scoring_method", "scoring_method_beta"))
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
-from diou_jax.optimizer import make_optimizer
-from diou_jax.train_step import METRICS, create_state
+from diou_jax.training.optimizer import make_optimizer
+from diou_jax.training.step import METRICS, create_state
 
 OPTIONS = {
     "frozen": lambda path: False,

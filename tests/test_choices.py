@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax.choices import NETWORK, Devices, Start, Statistics, fill, flatten, is_open, measure, resolve
 from diou_jax.configs import base, own, shapes
 from diou_jax.data import coco
-from diou_jax.open_options import settle
+from diou_jax.options.choices import NETWORK, Devices, Start, Statistics, fill, flatten, is_open, measure, resolve
+from diou_jax.options.open_options import settle
 
 CPU, GPU = Devices(1, "cpu"), Devices(1, "gpu")
 BLOOD = Statistics(images=205, short=480, aspect=1.33, both_ways=False, small=0.08, large=0.5, most=28)

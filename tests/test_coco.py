@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from diou_jax.coco_results import evaluate
 from diou_jax.data import annotations, coco, reader, transforms
 from diou_jax.data.dataset import BadImageError
 from diou_jax.errors import UserError
+from diou_jax.evaluation.coco_results import evaluate
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
 IMAGE = {"id": 1, "file_name": "1.jpg", "height": 40, "width": 60}

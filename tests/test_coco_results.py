@@ -8,8 +8,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from diou_jax.coco_results import STATISTICS, evaluate, to_results, write_results
 from diou_jax.errors import UserError
+from diou_jax.evaluation.coco_results import STATISTICS, evaluate, to_results, write_results
 
 CATEGORY_IDS = (-1, 1, 3, 18, 90)
 

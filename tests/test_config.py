@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from diou_jax import train
 from diou_jax.configs import base, ciou
 from diou_jax.errors import UserError
+from diou_jax.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FULL_SIZE = ["smooth_l1", "iou", "giou", "diou", "ciou", "rpn_giou", "tutorial"]

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from diou_jax import curves as curves_module
-from diou_jax.curves import PANELS, curves, draw_curves, smooth
+from diou_jax.reporting import curves as curves_module
+from diou_jax.reporting.curves import PANELS, curves, draw_curves, smooth
 
 PARTS = ("loss", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_rpn_bbox", "bbox_iou", "bbox_giou", "bbox_sl1")
 

@@ -12,15 +12,15 @@ from hostile import DTYPES, HEAD, ROUNDING, hostile_boxes, inclusive_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax import build
-from diou_jax.anchors import cell_anchors, grid_anchors
-from diou_jax.detector.anchor_targets import anchor_targets
-from diou_jax.detector.detections import detect
-from diou_jax.detector.proposals import propose
-from diou_jax.detector.roi_targets import sample_rois
-from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detection.anchor_targets import anchor_targets
+from diou_jax.detection.anchors import cell_anchors, grid_anchors
+from diou_jax.detection.detections import detect
+from diou_jax.detection.proposals import propose
+from diou_jax.detection.roi_targets import sample_rois
+from diou_jax.detection.rules import BoxVoteRules, SoftNmsRules
 from diou_jax.kernels import nms as kernel
-from diou_jax.train_step import create_state, make_train_step, replicate, to_devices
+from diou_jax.options import build
+from diou_jax.training.step import create_state, make_train_step, replicate, to_devices
 
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax.detector.box_vote import SCORING_METHODS, box_vote
-from diou_jax.detector.detections import detect, suppress
-from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
-from diou_jax.detector.soft_nms import soft_nms
+from diou_jax.detection.box_vote import SCORING_METHODS, box_vote
+from diou_jax.detection.detections import detect, suppress
+from diou_jax.detection.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detection.soft_nms import soft_nms
 from diou_jax.kernels.nms import nms
 
 VARIANTS = {"greedy": (False, 1.0), "diou_b1.0": (True, 1.0), "diou_b0.9": (True, 0.9)}

@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from diou_jax import evaluate, train
 from diou_jax.configs import shapes
-from diou_jax.detector.detections import Detections
+from diou_jax.detection.detections import Detections
 from diou_jax.errors import UserError
-from diou_jax.logging import RunLog, read_metrics
+from diou_jax.evaluation import evaluate
+from diou_jax.reporting.run_log import RunLog, read_metrics
+from diou_jax.training import train
 
 CLASSES = ("__background__", "disc", "square")
 PLAIN = ({"id": 1, "name": "disc"}, {"id": 2, "name": "square"})

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from diou_jax import build
 from diou_jax.configs import base
 from diou_jax.data import catalog, packing, reader
 from diou_jax.data.buckets import Bucket
-from diou_jax.detector.losses import head_losses
-from diou_jax.detector.roi_targets import SampledRois
+from diou_jax.detection.losses import head_losses
+from diou_jax.detection.roi_targets import SampledRois
 from diou_jax.losses import BOX_LOSSES
+from diou_jax.options import build
 from diou_jax.weights.original import import_original
 
 

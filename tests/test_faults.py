@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from diou_jax import build, diagnosis, evaluate, train
-from diou_jax.batch import Batch
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
-from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
-from diou_jax.logging import read_metrics
-from diou_jax.stop import Stopped
-from diou_jax.train_step import create_state
+from diou_jax.evaluation import evaluate
+from diou_jax.options import build
+from diou_jax.reporting.run_log import read_metrics
+from diou_jax.structures import Batch
+from diou_jax.training import diagnosis, train
+from diou_jax.training.step import create_state
+from diou_jax.training.stop import Stopped
 
 
 def saved_state(config, workdir):
@@ -230,7 +232,7 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import json
 from ml_collections import ConfigDict
 from diou_jax.configs import base
-from diou_jax import train
+from diou_jax.training import train
 config = base.get_config()
 config.update(json.loads({config!r}))
 train.train(config, {workdir!r})

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from diou_jax.file_lock import FileLock, Held, Unsupported
+from diou_jax.workdir.file_lock import FileLock, Held, Unsupported
 
 
 def hold(path, ready):

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from diou_jax.configs import base
-from diou_jax.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
-from diou_jax.optimizer import make_optimizer
+from diou_jax.training.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
+from diou_jax.training.optimizer import make_optimizer
 
 
 def test_counts_and_the_ring_of_recent_ones():

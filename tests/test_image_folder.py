@@ -8,10 +8,10 @@ import pytest
 from bad_images import PICTURE, by_pillow, claiming, encoded
 from PIL import Image
 
-from diou_jax import picture_files
 from diou_jax.data.transforms import FORMATS
 from diou_jax.errors import UserError
-from diou_jax.image_folder import find_images
+from diou_jax.prediction.image_folder import find_images
+from diou_jax.reporting import picture_files
 
 
 def names(found, folder):

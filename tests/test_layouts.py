@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from diou_jax import build
 from diou_jax.configs import own
 from diou_jax.data import catalog
 from diou_jax.data.layouts import find, split_of
 from diou_jax.errors import UserError
+from diou_jax.options import build
 
 
 def write(file, names, boxes=1):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from diou_jax.curves import draw_curves
-from diou_jax.logging import BOARD_SIDE, Progress, RunLog, read_metrics, say
+from diou_jax.reporting.curves import draw_curves
+from diou_jax.reporting.run_log import BOARD_SIDE, Progress, RunLog, read_metrics, say
 
 
 def test_rows_are_json_and_what_is_not_finite_is_null(tmp_path):

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diou_jax.curves import draw_curves
-from diou_jax.logging import RunLog, read_metrics
-from diou_jax.metrics_file import append_row, drop_rows, read_rows
-from diou_jax.watch import Watch
+from diou_jax.reporting.curves import draw_curves
+from diou_jax.reporting.run_log import RunLog, read_metrics
+from diou_jax.training.watch import Watch
+from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows
 
 GOOD = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 

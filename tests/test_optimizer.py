@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from diou_jax.errors import UserError
-from diou_jax.optimizer import learning_rate, make_optimizer, momentum_correction, parameter_group
+from diou_jax.training.optimizer import learning_rate, make_optimizer, momentum_correction, parameter_group
 
 OPTIONS = {
     "frozen": lambda path: path.startswith("frozen"),

@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from diou_jax.configs import base
-from diou_jax.options_page import render
+from diou_jax.options.page import render
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "options.md"
 
@@ -39,7 +39,7 @@ DESCRIBED = [row[1:3] for row in SAME] + [row[1:3] for row in RENAMED if len(row
 
 def test_the_page_is_as_the_options_are_declared():
     page = PAGE.read_text(encoding="utf-8")
-    assert render(page) == page, "python -m diou_jax.options_page docs/options.md"
+    assert render(page) == page, "python -m diou_jax.options.page docs/options.md"
 
 
 def test_every_option_is_described_once_and_no_other():

@@ -12,12 +12,12 @@ import original
 import pytest
 from original import BOX, LEVELS, LOSS, SCORE, largest, load, pair_of_a_class
 
-from diou_jax import Detector, preprocess
-from diou_jax.anchors import cell_anchors, grid_anchors
+from diou_jax import Detector
 from diou_jax.configs import base
 from diou_jax.data import packing, transforms
 from diou_jax.data.buckets import Bucket
-from diou_jax.detector import faster_rcnn
+from diou_jax.detection import faster_rcnn, preprocess
+from diou_jax.detection.anchors import cell_anchors, grid_anchors
 from diou_jax.weights.original import import_original
 
 RESIZED = {"target": 256, "max_size": 384}  # how the golden photos were

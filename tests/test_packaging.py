@@ -54,7 +54,7 @@ def test_the_installed_program_works_beside_other_kernels_and_configs(wheel, tmp
 import json, sys
 from diou_jax.command.arguments import parse
 from diou_jax.kernels import nms
-from diou_jax import train
+from diou_jax.training import train
 command = parse(["--config", "ciou"])
 print(json.dumps([nms.__file__, train.__file__, command.workdir, command.config.model.loss_type]))
 """

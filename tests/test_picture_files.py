@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diou_jax import evaluate, picture_files
 from diou_jax.data.transforms import decode_upright
-from diou_jax.detector.detections import Detections
-from diou_jax.logging import RunLog
+from diou_jax.detection.detections import Detections
+from diou_jax.evaluation import evaluate
+from diou_jax.reporting import picture_files
+from diou_jax.reporting.run_log import RunLog
 
 
 def photo(height=480, width=640):

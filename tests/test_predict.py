@@ -13,10 +13,12 @@ import pytest
 from conftest import ROOT
 
 import diou_jax
-from diou_jax import build, evaluate, predict
 from diou_jax.data.loader import batches
 from diou_jax.errors import UserError
-from diou_jax.predictor import Detector
+from diou_jax.evaluation import evaluate
+from diou_jax.options import build
+from diou_jax.prediction import predict
+from diou_jax.prediction.detector import Detector
 from diou_jax.weights import importing
 
 
@@ -116,8 +118,8 @@ def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, i
 
 @pytest.fixture(scope="module")
 def workdir(config, detector, tmp_path_factory):
-    from diou_jax.checkpoint import Checkpoints
-    from diou_jax.train_step import create_state
+    from diou_jax.checkpoint.checkpoints import Checkpoints
+    from diou_jax.training.step import create_state
 
     folder = tmp_path_factory.mktemp("run")
     state = create_state(detector._variables, build.make_optimizer(config, build.rule(config)))
@@ -216,7 +218,7 @@ def test_a_full_disk_is_named(config, workdir, compiled, images, tmp_path, monke
     def full(path, image):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diou_jax.picture_files.write", full)
+    monkeypatch.setattr("diou_jax.reporting.picture_files.write", full)
     with pytest.raises(UserError, match=r"out cannot be written: No space left"):
         predict.predict(config, workdir, tmp_path / "a.png", tmp_path / "out")
     assert results(tmp_path / "out")["images"] == []

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax import preprocess
 from diou_jax.data import transforms
+from diou_jax.detection import preprocess
 
 normalise = jax.jit(preprocess.normalise)
 

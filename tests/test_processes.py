@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from diou_jax import train
-from diou_jax.logging import read_metrics
+from diou_jax.reporting.run_log import read_metrics
+from diou_jax.training import train
 
 CONFIG = """
 import json

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from diou_jax import progress
-from diou_jax.progress import INTERVAL, images_progress
+from diou_jax.reporting import progress
+from diou_jax.reporting.progress import INTERVAL, images_progress
 
 
 @pytest.fixture

@@ -14,16 +14,17 @@ import original
 import pytest
 from original import BOX, LEVELS, MAP, SCORE, largest, load, pair, pair_of_a_class, relative
 
-from diou_jax import build, preprocess
 from diou_jax.boxes import clip, decode, to_original
 from diou_jax.configs import base
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
-from diou_jax.detector.detections import detect
-from diou_jax.detector.faster_rcnn import STRIDES
-from diou_jax.detector.proposals import propose
+from diou_jax.detection import preprocess
+from diou_jax.detection.detections import detect
+from diou_jax.detection.faster_rcnn import STRIDES
+from diou_jax.detection.proposals import propose
 from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.models.resnet import max_pool
+from diou_jax.options import build
 from diou_jax.weights.original import import_original
 
 

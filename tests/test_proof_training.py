@@ -16,11 +16,11 @@ from flax import traverse_util
 from original import BOX, GRADIENT, LEVELS, LOSS, MAP, SCORE, largest, pair, relative
 
 from diou_jax.boxes import to_input, to_original
-from diou_jax.detector.anchor_targets import anchor_targets
-from diou_jax.detector.faster_rcnn import STRIDES
-from diou_jax.detector.losses import head_losses
-from diou_jax.detector.proposals import propose
-from diou_jax.detector.roi_targets import sample_rois
+from diou_jax.detection.anchor_targets import anchor_targets
+from diou_jax.detection.faster_rcnn import STRIDES
+from diou_jax.detection.losses import head_losses
+from diou_jax.detection.proposals import propose
+from diou_jax.detection.roi_targets import sample_rois
 from diou_jax.losses import BOX_LOSSES
 from diou_jax.weights.original import import_original, original_tensors
 

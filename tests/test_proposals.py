@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diou_jax.anchors import cell_anchors, grid_anchors
-from diou_jax.detector.proposals import propose
+from diou_jax.detection.anchors import cell_anchors, grid_anchors
+from diou_jax.detection.proposals import propose
 from diou_jax.overlaps import pairwise_iou
 
 LEVELS = range(2, 7)

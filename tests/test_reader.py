@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax import preprocess
 from diou_jax.data import coco
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, make_records
 from diou_jax.data.reader import eval_reader, train_reader
+from diou_jax.detection import preprocess
 from diou_jax.errors import UserError
 
 SIZES = [(30, 40), (40, 30), (30, 40), (20, 48), (48, 20), (40, 30), (33, 44)]

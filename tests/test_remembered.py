@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diou_jax import evaluate, predict, train
 from diou_jax.command import program
 from diou_jax.command.arguments import parse
 from diou_jax.command.option_names import flatten
 from diou_jax.command.remembered import NETWORK, SHAPES, remembered, restore
 from diou_jax.configs import base, ciou, shapes
 from diou_jax.errors import UserError
+from diou_jax.evaluation import evaluate
+from diou_jax.prediction import predict
+from diou_jax.training import train
 from diou_jax.weights import importing
 
 

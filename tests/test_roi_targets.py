@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diou_jax.boxes import decode
-from diou_jax.detector.roi_targets import sample_rois
+from diou_jax.detection.roi_targets import sample_rois
 
 RULES = {
     "batch_size_per_im": 512,

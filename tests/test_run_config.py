@@ -5,9 +5,9 @@ import re
 import jax
 import pytest
 
+from diou_jax.checkpoint.seal import seal
 from diou_jax.errors import UserError
-from diou_jax.run_config import keep_config, read_config
-from diou_jax.seal import seal
+from diou_jax.workdir.run_config import keep_config, read_config
 
 CONFIG = {"model": {"loss_type": "ciou"}, "solver": {"steps": (0, 10)}, "test": {"nms": 0.5}, "data": {"workers": 2}}
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from diou_jax import evaluate, run_lock, train
 from diou_jax.errors import UserError
+from diou_jax.evaluation import evaluate
+from diou_jax.training import train
 from diou_jax.weights import importing
+from diou_jax.workdir import run_lock
 
 
 def tree(folder):
@@ -96,7 +98,7 @@ flags.FLAGS.mark_as_parsed()
 sys.path.insert(0, {root!r})
 import json
 from diou_jax.configs import base
-from diou_jax import train
+from diou_jax.training import train
 config = base.get_config()
 config.update(json.loads({config!r}))
 train.train(config, {workdir!r})

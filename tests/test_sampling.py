@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax.detector.sampling import draw
+from diou_jax.detection.sampling import draw
 
 PLACES = 40
 jitted_draw = jax.jit(draw, static_argnames="limit")

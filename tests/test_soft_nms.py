@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax.detector.soft_nms import METHODS, soft_nms
+from diou_jax.detection.soft_nms import METHODS, soft_nms
 
 compiled = jax.jit(soft_nms, static_argnames=("method", "sigma", "beta1", "most"))
 

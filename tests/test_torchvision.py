@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diou_jax import anchors, boxes, build
+from diou_jax import boxes
 from diou_jax.configs import base, torchvision
 from diou_jax.data.loader import batches
+from diou_jax.detection import anchors
 from diou_jax.errors import UserError
-from diou_jax.predictor import Detector
+from diou_jax.options import build
+from diou_jax.prediction.detector import Detector
 from diou_jax.weights.sources import read_source
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diou_jax.visualize import LARGEST, LINE, SMALLEST, class_color, draw, side_by_side
+from diou_jax.reporting.visualize import LARGEST, LINE, SMALLEST, class_color, draw, side_by_side
 
 NAMES = ("__background__", "cup", "hat", "traffic light")
 

@@ -1,4 +1,4 @@
-from diou_jax.watch import FROZEN_ROWS, Watch
+from diou_jax.training.watch import FROZEN_ROWS, Watch
 
 
 def messages(rows, history=()):

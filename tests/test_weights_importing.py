@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from diou_jax import build
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
 from diou_jax.errors import UserError
-from diou_jax.train_step import create_state
+from diou_jax.options import build
+from diou_jax.training.step import create_state
 from diou_jax.weights import detectron, imagenet, importing, sources
 from diou_jax.weights.original import export_original, original_tensors
 

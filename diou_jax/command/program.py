@@ -52,7 +52,7 @@ def _run(command: Command) -> None:
     import jax
 
     from diou_jax.compilation import set_flags
-    from diou_jax.stop import Stopped
+    from diou_jax.training.stop import Stopped
 
     set_flags()
     given = command.flags
@@ -80,7 +80,10 @@ def _run(command: Command) -> None:
 
 
 def _do(command: Command) -> None:
-    from diou_jax import check, evaluate, predict, train
+    from diou_jax.command.check_data import check_data
+    from diou_jax.evaluation import evaluate
+    from diou_jax.prediction import predict
+    from diou_jax.training import train
     from diou_jax.weights import importing
 
     config, workdir, given = command.config, command.workdir, command.flags
@@ -92,7 +95,7 @@ def _do(command: Command) -> None:
         options = {"draw_threshold": given["draw_threshold"]}
         sys.exit(0 if predict.predict(config, workdir, given["input"], given["output"], **options) else 1)
     if command.mode == "check":
-        sys.exit(0 if check.check(config) else 1)
+        sys.exit(0 if check_data(config) else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         importing.import_file(config, given["source"], workdir, **options)

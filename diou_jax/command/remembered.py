@@ -48,7 +48,7 @@ def remembered(workdir: str) -> ConfigDict | None:
     """The config of the run in `workdir`; options that are newer than the run have their defaults. None: no run."""
     if not pathlib.Path(workdir).is_dir():
         return None
-    from diou_jax.run_config import read_config  # late: it imports JAX
+    from diou_jax.workdir.run_config import read_config  # late: it imports JAX
 
     stored = read_config(workdir)
     return None if stored is None else restore(stored)

@@ -16,7 +16,7 @@ from PIL import Image
 from diou_jax.data import transforms
 from diou_jax.data.dataset import BadImageError, Dataset, Faults, class_difference
 from diou_jax.errors import UserError
-from diou_jax.progress import images_progress
+from diou_jax.reporting.progress import images_progress
 
 # Images handed to the threads at once, so that an interrupt need not wait for all.
 CHUNK = 512

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from absl import logging
 
-from diou_jax.batch import Batch
 from diou_jax.data.reader import Reader
 from diou_jax.data.stall import watched
 from diou_jax.errors import UserError
+from diou_jax.structures import Batch
 
 
 def batches(

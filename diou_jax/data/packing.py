@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from diou_jax.batch import Batch
 from diou_jax.data import transforms
 from diou_jax.data.buckets import Bucket, round_up
+from diou_jax.structures import Batch
 
 Annotations = tuple[np.ndarray, np.ndarray, np.ndarray]
 NO_ANNOTATIONS: Annotations = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)

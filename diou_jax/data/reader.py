@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from diou_jax.batch import Batch
 from diou_jax.data import transforms
 from diou_jax.data.buckets import Bucket, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
 from diou_jax.data.packing import blank, example, pack
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
+from diou_jax.structures import Batch
 
 # How many images in a row cannot be read before the files rather than one file are at fault. The second half is drawn
 # from all shapes, as all images of a rare one may be bad.

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from diou_jax.errors import UserError
-from diou_jax.file_lock import FileLock, Unsupported
+from diou_jax.workdir.file_lock import FileLock, Unsupported
 
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross", "ring")
 VERSION = 1  # of the drawing below: a change of it makes another data set

@@ -1,6 +1,6 @@
 """What happens to one image and its boxes on the host: decoding, and the geometry of the original's preprocessing.
 
-The pixels themselves are resized on the device (`diou_jax.preprocess`); the taps that say how are computed here.
+The device resizes the pixels (`diou_jax.detection.preprocess`) by the taps that are computed here.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def linear_taps(source: int, scale: float, output: int, length: int) -> tuple[np
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How an image gets from its canvas to the network's input; the fields are those of `diou_jax.batch.Batch`."""
+    """How an image gets from its canvas to the network's input; the fields are those of `diou_jax.structures.Batch`."""
 
     rows: np.ndarray
     row_weight: np.ndarray

@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from diou_jax import build
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
 from diou_jax.data import coco_classes
 from diou_jax.data.dataset import BACKGROUND
 from diou_jax.errors import UserError
 from diou_jax.files import writable_file
-from diou_jax.logging import say
-from diou_jax.open_options import settle
-from diou_jax.run_config import keep_config
-from diou_jax.run_lock import run_lock
-from diou_jax.train_step import create_state
+from diou_jax.options import build
+from diou_jax.options.open_options import settle
+from diou_jax.reporting.run_log import say
+from diou_jax.training.step import create_state
 from diou_jax.weights import momentum
 from diou_jax.weights.original import export_original
 from diou_jax.weights.sources import account, import_tensors
+from diou_jax.workdir.run_config import keep_config
+from diou_jax.workdir.run_lock import run_lock
 
 ACCOUNT = "import.txt"
 

@@ -16,7 +16,7 @@ def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> opt
     """An optimiser's state that goes on where the original's stopped.
 
     Args:
-      opt_state: of `diou_jax.optimizer` with SGD, before the first update.
+      opt_state: of `diou_jax.training.optimizer` with SGD, before the first update.
       source: a checkpoint of the original, with step and optimiser.
       variables: of the network; shapes are enough.
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from diou_jax.detection.preprocess import PIXEL_MEANS
 from diou_jax.errors import UserError
-from diou_jax.preprocess import PIXEL_MEANS
 from diou_jax.weights import detectron, files, imagenet, torchvision
 from diou_jax.weights.original import fit, misfit, original_tensors
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diou_jax.detector.anchor_targets import AnchorTargets
-from diou_jax.detector.roi_targets import SampledRois
+from diou_jax.detection.anchor_targets import AnchorTargets
+from diou_jax.detection.roi_targets import SampledRois
 from diou_jax.losses import BOX_LOSSES, sigmoid_cross_entropy, softmax_cross_entropy
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diou_jax.boxes import area, encode
-from diou_jax.detector.sampling import draw
+from diou_jax.detection.sampling import draw
 from diou_jax.overlaps import pairwise_iou
 
 

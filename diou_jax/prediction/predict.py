@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ml_collections import ConfigDict
 
-from diou_jax import picture_files, visualize
 from diou_jax.compilation import prepare
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.transforms import decode_upright
 from diou_jax.errors import UserError
 from diou_jax.files import printable, regular_file, writable_folder
-from diou_jax.image_folder import find_images
-from diou_jax.logging import say
-from diou_jax.open_options import settle
-from diou_jax.predictor import Detector, Result
-from diou_jax.progress import images_progress
+from diou_jax.options.open_options import settle
+from diou_jax.prediction.detector import Detector, Result
+from diou_jax.prediction.image_folder import find_images
+from diou_jax.reporting import picture_files, visualize
+from diou_jax.reporting.progress import images_progress
+from diou_jax.reporting.run_log import say
 
 RESULTS_FILE = "detections.json"
 

@@ -10,24 +10,26 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from diou_jax import build, coco_results, picture_files
-from diou_jax.batch import Batch
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
-from diou_jax.curves import draw_curves
 from diou_jax.data.check import check_image
 from diou_jax.data.dataset import Dataset, align_classes
 from diou_jax.data.loader import batches
 from diou_jax.data.transforms import decode
-from diou_jax.detector.detections import Detections
-from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.detection.detections import Detections
+from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
-from diou_jax.logging import RunLog, say
-from diou_jax.open_options import settle
-from diou_jax.progress import images_progress
-from diou_jax.train_step import AXIS, replicate, to_devices
-from diou_jax.visualize import side_by_side
+from diou_jax.evaluation import coco_results
+from diou_jax.options import build
+from diou_jax.options.open_options import settle
+from diou_jax.reporting import picture_files
+from diou_jax.reporting.curves import draw_curves
+from diou_jax.reporting.progress import images_progress
+from diou_jax.reporting.run_log import RunLog, say
+from diou_jax.reporting.visualize import side_by_side
+from diou_jax.structures import Batch
+from diou_jax.training.step import AXIS, replicate, to_devices
 
 NOTHING = Detections(
     boxes=np.zeros((0, 4), np.float32),

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from diou_jax.logging import METRICS_FILE, read_metrics
+from diou_jax.reporting.run_log import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
 

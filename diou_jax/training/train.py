@@ -8,23 +8,24 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from diou_jax import batch_rule, build
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
-from diou_jax.curves import draw_curves
 from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.loader import batches
-from diou_jax.diagnosis import Diverged, give_up
 from diou_jax.errors import UserError
-from diou_jax.evaluate import Evaluator
-from diou_jax.logging import Progress, RunLog, read_metrics, say
-from diou_jax.open_options import settle
-from diou_jax.run_config import keep_config, read_config
-from diou_jax.run_lock import run_lock
-from diou_jax.stop import Stopped, StopRequest
-from diou_jax.train_step import TrainState, create_state, make_train_step, replicate, to_devices
-from diou_jax.watch import Watch
+from diou_jax.evaluation.evaluate import Evaluator
+from diou_jax.options import build
+from diou_jax.options.open_options import settle
+from diou_jax.reporting.curves import draw_curves
+from diou_jax.reporting.run_log import Progress, RunLog, read_metrics, say
+from diou_jax.training import batch_rule
+from diou_jax.training.diagnosis import Diverged, give_up
+from diou_jax.training.step import TrainState, create_state, make_train_step, replicate, to_devices
+from diou_jax.training.stop import Stopped, StopRequest
+from diou_jax.training.watch import Watch
+from diou_jax.workdir.run_config import keep_config, read_config
+from diou_jax.workdir.run_lock import run_lock
 
 # Of solver's options, those that may change when a run goes on.
 SCHEDULE = ("max_iter", "steps")

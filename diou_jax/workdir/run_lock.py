@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from diou_jax.errors import UserError
-from diou_jax.file_lock import FileLock, Held, Unsupported
+from diou_jax.workdir.file_lock import FileLock, Held, Unsupported
 
 LOCK_FILE = "lock"
 LONGEST = 1000  # bytes of a message that goes from one process to the others

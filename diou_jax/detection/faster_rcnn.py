@@ -1,7 +1,7 @@
 """Faster R-CNN told in order: `FasterRCNN.losses` for training, `FasterRCNN.detect` for testing.
 
 Everything that happens between a `Batch` and its losses or detections is called from here, on one device, with static
-shapes. `diou_jax.build` makes a `FasterRCNN` from a config.
+shapes. `diou_jax.options.build` makes a `FasterRCNN` from a config.
 """
 
 import dataclasses
@@ -11,16 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diou_jax import preprocess
-from diou_jax.anchors import cell_anchors, grid_anchors, torchvision_cell_anchors, torchvision_grid_anchors
-from diou_jax.batch import Batch
 from diou_jax.boxes import to_edges, to_input, to_original
-from diou_jax.detector.anchor_targets import AnchorTargets, anchor_targets
-from diou_jax.detector.detections import Detections, detect
-from diou_jax.detector.losses import head_losses, rpn_losses
-from diou_jax.detector.proposals import Proposals, propose
-from diou_jax.detector.roi_targets import SampledRois, sample_rois
-from diou_jax.detector.rules import (
+from diou_jax.detection import preprocess
+from diou_jax.detection.anchor_targets import AnchorTargets, anchor_targets
+from diou_jax.detection.anchors import cell_anchors, grid_anchors, torchvision_cell_anchors, torchvision_grid_anchors
+from diou_jax.detection.detections import Detections, detect
+from diou_jax.detection.losses import head_losses, rpn_losses
+from diou_jax.detection.proposals import Proposals, propose
+from diou_jax.detection.roi_targets import SampledRois, sample_rois
+from diou_jax.detection.rules import (
     AnchorRules,
     BoxRules,
     DetectionRules,
@@ -32,6 +31,7 @@ from diou_jax.detector.rules import (
 from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.losses import box_loss
 from diou_jax.models.network import Network
+from diou_jax.structures import Batch
 
 STRIDES = (4, 8, 16, 32, 64)
 

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from diou_jax import batch_rule, optimizer
-from diou_jax.batch_rule import BatchRule
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.dataset import Dataset
-from diou_jax.detector.faster_rcnn import FasterRCNN
-from diou_jax.detector.rules import (
+from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.detection.rules import (
     AnchorRules,
     BoxRules,
     BoxVoteRules,
@@ -32,6 +30,8 @@ from diou_jax.models.heads import BoxHead
 from diou_jax.models.network import Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
+from diou_jax.training import batch_rule, optimizer
+from diou_jax.training.batch_rule import BatchRule
 from diou_jax.weights.fine_tuning import fine_tune
 from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
 

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diou_jax.batch import Batch
-from diou_jax.detector.faster_rcnn import FasterRCNN
-from diou_jax.guard import Guard, choose, count, gradient_norm, is_sound, no_faults
+from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.structures import Batch
+from diou_jax.training.guard import Guard, choose, count, gradient_norm, is_sound, no_faults
 
 AXIS = "batch"
 

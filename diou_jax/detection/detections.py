@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from diou_jax.boxes import clip, decode, to_original
-from diou_jax.detector.box_vote import box_vote
-from diou_jax.detector.rules import BoxVoteRules, SoftNmsRules
-from diou_jax.detector.soft_nms import soft_nms as suppress_softly
+from diou_jax.detection.box_vote import box_vote
+from diou_jax.detection.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detection.soft_nms import soft_nms as suppress_softly
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.top_k import top_k
 

@@ -4,14 +4,14 @@ import functools
 
 from ml_collections import ConfigDict
 
-from diou_jax import build
 from diou_jax.configs import base
 from diou_jax.data.check import check_datasets
-from diou_jax.logging import say
-from diou_jax.open_options import settle
+from diou_jax.options import build
+from diou_jax.options.open_options import settle
+from diou_jax.reporting.run_log import say
 
 
-def check(config: ConfigDict) -> bool:
+def check_data(config: ConfigDict) -> bool:
     """Reads every annotation and image of a config's training and test sets and prints what is wrong with them.
 
     Returns:

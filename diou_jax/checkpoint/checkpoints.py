@@ -17,10 +17,10 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import UserError
-from diou_jax.seal import damage, seal
-from diou_jax.stop import Stopped
-from diou_jax.train_step import TrainState
+from diou_jax.training.step import TrainState
+from diou_jax.training.stop import Stopped
 
 REPLACED = 5  # times that a checkpoint may vanish while it is being read
 

@@ -1,6 +1,6 @@
 """The tables of docs/options.md, from the declarations of the options.
 
-python -m diou_jax.options_page docs/options.md      # brings the page up to date
+python -m diou_jax.options.page docs/options.md      # brings the page up to date
 """
 
 import argparse
@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from diou_jax.configs.base import OPTIONS
-from diou_jax.option_kinds import Option
+from diou_jax.options.kinds import Option
 
 GROUPS = {
     "General": ("",),

@@ -10,7 +10,7 @@ class BoxRules:
     Attributes:
       edges: scale and pool boxes by their edges instead of their corner pixels.
       clip_to_padding: at test, proposals may reach into the image's padding.
-      anchors: "detectron" or "torchvision", see `diou_jax.anchors`.
+      anchors: "detectron" or "torchvision", see `diou_jax.detection.anchors`.
     """
 
     edges: bool = False

@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from diou_jax.logging import say
+from diou_jax.reporting.run_log import say
 
 # Seconds between two lines where nobody watches.
 INTERVAL = 30.0

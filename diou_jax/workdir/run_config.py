@@ -10,10 +10,10 @@ from typing import Any
 import jax
 from absl import logging
 
+from diou_jax.checkpoint.seal import damage
 from diou_jax.configs.base import OPTIONS
 from diou_jax.errors import UserError
-from diou_jax.metrics_file import set_aside
-from diou_jax.seal import damage
+from diou_jax.workdir.metrics_file import set_aside
 
 CONFIG_FILE = "config.json"
 

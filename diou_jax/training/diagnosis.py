@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.reader import Reader
-from diou_jax.detector.faster_rcnn import FasterRCNN
+from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
-from diou_jax.train_step import TrainState
+from diou_jax.training.step import TrainState
 
 
 class Diverged(Exception):  # noqa: N818

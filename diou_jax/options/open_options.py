@@ -7,13 +7,13 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
-from diou_jax import build
-from diou_jax.choices import NETWORK, Choices, Devices, Start, fill, flatten, is_open, measure, resolve
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
-from diou_jax.logging import say
-from diou_jax.run_config import CONFIG_FILE
+from diou_jax.options import build
+from diou_jax.options.choices import NETWORK, Choices, Devices, Start, fill, flatten, is_open, measure, resolve
+from diou_jax.reporting.run_log import say
 from diou_jax.weights.sources import read_source, wanted_options
+from diou_jax.workdir.run_config import CONFIG_FILE
 
 
 def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:

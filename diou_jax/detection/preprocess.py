@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from diou_jax.batch import Batch
+from diou_jax.structures import Batch
 
 PIXEL_MEANS = (102.9801, 115.9465, 122.7717)  # of blue, green, red; the original's PIXEL_MEANS
 

@@ -10,17 +10,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diou_jax import build
-from diou_jax.batch import Batch
-from diou_jax.checkpoint import Checkpoints
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
 from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
 from diou_jax.data.packing import blank, example, pack
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
-from diou_jax.run_config import CONFIG_FILE
+from diou_jax.options import build
+from diou_jax.structures import Batch
 from diou_jax.weights.importing import class_table
 from diou_jax.weights.sources import import_tensors
+from diou_jax.workdir.run_config import CONFIG_FILE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from diou_jax import picture_files
-from diou_jax.metrics_file import append_row, drop_rows, read_rows, set_aside
+from diou_jax.reporting import picture_files
+from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows, set_aside
 
 # Of TensorBoard's pictures: longer side in pixels, and JPEG's.
 BOARD_SIDE, BOARD_QUALITY = 1280, 80

@@ -9,11 +9,11 @@ from collections import Counter
 
 from PIL import Image
 
-from diou_jax import picture_files
 from diou_jax.data.check import SUFFIXES as SUFFIXES_BY_FORMAT
 from diou_jax.data.transforms import FORMATS
 from diou_jax.errors import UserError
 from diou_jax.files import printable, regular_file
+from diou_jax.reporting import picture_files
 
 SUFFIXES = tuple(sorted({suffix for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes}))
 VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",

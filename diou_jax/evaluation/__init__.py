@@ -1,0 +1,1 @@
+"""Evaluation: detections of whole data sets, and the scores that pycocotools gives them."""

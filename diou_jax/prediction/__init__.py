@@ -1,0 +1,1 @@
+"""Prediction: `Detector`, the callable, and detection in image files."""

@@ -1,0 +1,1 @@
+"""The output for people: log lines, TensorBoard, curves, pictures, progress bars."""
