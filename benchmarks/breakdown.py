@@ -18,8 +18,8 @@ import timing
 from diou_jax.boxes import to_input
 from diou_jax.detection import preprocess
 from diou_jax.detection.proposals import propose
+from diou_jax.devices import replicate, to_devices
 from diou_jax.training.guard import choose, gradient_norm, is_sound
-from diou_jax.training.step import replicate, to_devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,9 @@ from workload import CLASSES, draw_batch, make_config, make_variables, prepare
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
+from diou_jax.devices import replicate, to_devices
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step, replicate, to_devices
+from diou_jax.training.step import create_state, make_train_step
 
 
 def shapes_config():

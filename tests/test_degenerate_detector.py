@@ -18,9 +18,10 @@ from diou_jax.detection.detections import detect
 from diou_jax.detection.proposals import propose
 from diou_jax.detection.roi_targets import sample_rois
 from diou_jax.detection.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.devices import replicate, to_devices
 from diou_jax.kernels import nms as kernel
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step, replicate, to_devices
+from diou_jax.training.step import create_state, make_train_step
 
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))
 

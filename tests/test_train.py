@@ -11,12 +11,13 @@ import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
+from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
-from diou_jax.training.step import METRICS, create_state, make_train_step, replicate, to_devices
+from diou_jax.training.step import METRICS, create_state, make_train_step
 
 
 @pytest.fixture(scope="module")

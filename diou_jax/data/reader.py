@@ -63,6 +63,14 @@ class Reader:
             images.append(self._read_slot(step, slot, entries, bucket, skipped))
         return pack(images, bucket), tuple(skipped)
 
+    def blanks(self, start: int, stop: int) -> list[Batch]:
+        """A batch without images for each bucket that the steps from `start` to `stop` meet, as numpy arrays."""
+        # Two epochs' worth of steps hold a whole epoch, which meets every bucket.
+        steps = range(start, min(stop, start + 2 * self.steps))
+        met = sorted({self.schedule.entries(step).bucket for step in steps})
+        size = len(range(*self.part.indices(len(self.schedule.entries(start).index)))) if met else 0
+        return [pack([self._blank(0, self.buckets[number])] * size, self.buckets[number]) for number in met]
+
     def _read_slot(self, step, slot, entries: Entries, bucket: Bucket, skipped: list[str]):
         index, flip = int(entries.index[slot]), bool(entries.flip[slot])
         if not entries.present[slot]:

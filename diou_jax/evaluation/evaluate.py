@@ -19,17 +19,18 @@ from diou_jax.data.loader import batches
 from diou_jax.data.transforms import decode
 from diou_jax.detection.detections import Detections
 from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
+from diou_jax.programs import Programs, compile_ahead
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, say
 from diou_jax.reporting.visualize import side_by_side
 from diou_jax.structures import Batch
-from diou_jax.training.step import AXIS, replicate, to_devices
 
 NOTHING = Detections(
     boxes=np.zeros((0, 4), np.float32),
@@ -119,10 +120,21 @@ class Evaluator:
         Raises:
           UserError: no image of a data set could be read.
         """
+        compile_ahead(self.programs(variables))
         variables = replicate(self.detector.network.folded(variables))
         pairs = zip(self._datasets, self._readers, strict=True)
         rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
         return [row for row in rows if row]
+
+    def programs(self, variables: dict) -> list[tuple[Programs, dict, Batch]]:
+        """The programs that a call with such variables asks for and that are not compiled yet, for `compile_ahead`."""
+        blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
+        batches = {(batch.image.shape, batch.rows.shape): batch for batch in to_devices(blanks, ahead=0)}
+        missing = [batch for batch in batches.values() if not self._detect.has(batch)]
+        if not missing:
+            return []
+        variables = replicate(self.detector.network.folded(variables))
+        return [(self._detect, variables, batch) for batch in missing]
 
     def _evaluate(self, dataset, reader, variables, step, log) -> dict:
         config, began = self._config, time.perf_counter()
@@ -175,9 +187,9 @@ def _refuse_unreadable(dataset: Dataset) -> None:
     raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
 
 
-def detect_function(detector: FasterRCNN):
-    """``detect(variables, batch)`` on all local devices, the batch split over them."""
-    return jax.pmap(detector.detect, AXIS, in_axes=(None, 0))
+def detect_function(detector: FasterRCNN) -> Programs:
+    """``detect(variables, batch)`` on all local devices, the batch divided among them."""
+    return Programs("detection", jax.pmap(detector.detect, AXIS, in_axes=(None, 0)))
 
 
 def detect_all(

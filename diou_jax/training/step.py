@@ -1,21 +1,18 @@
-"""Training: the compiled step and the loop around it."""
+"""The training state and the compiled update."""
 
 import functools
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.devices import AXIS
+from diou_jax.programs import Programs
 from diou_jax.structures import Batch
 from diou_jax.training.guard import Guard, choose, count, gradient_norm, is_sound, no_faults
-
-AXIS = "batch"
 
 
 @flax.struct.dataclass
@@ -81,7 +78,7 @@ def make_train_step(
     log_every: int,
     guarded: bool = True,
     devices: Sequence[jax.Device] | None = None,
-):
+) -> Programs:
     """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
 
     Losses and their normalisers are each device's own; gradients are summed over `iter_size` minibatches and averaged
@@ -147,7 +144,8 @@ def make_train_step(
         )
         return state, state.window
 
-    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
+    program = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
+    return Programs("training step", program)
 
 
 def _extend(window, metrics, done, good):
@@ -161,29 +159,3 @@ def _extend(window, metrics, done, good):
         return jnp.where(good, (old * taken + new) / (taken + 1), nothing)
 
     return {name: mean(window[name], metrics[name]) for name in METRICS} | {"skipped": skipped + ~good}
-
-
-def replicate(tree):
-    """A pytree on all local devices, placed as the step returns its state, so that the second step compiles nothing."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
-
-
-def _mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), (AXIS,))
-
-
-def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
-    """Splits each host batch over the local devices, `ahead` batches before they are asked for."""
-    mesh = _mesh()
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-
-    def put(batch):
-        split = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
-        return jax.device_put(split, sharding)
-
-    queue = deque()
-    for batch in batches:
-        queue.append(put(batch))
-        if len(queue) > ahead:
-            yield queue.popleft()
-    yield from queue

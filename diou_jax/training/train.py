@@ -13,15 +13,17 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.loader import batches
+from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import Evaluator
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
+from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.run_log import Progress, RunLog, read_metrics, say
 from diou_jax.training import batch_rule
 from diou_jax.training.diagnosis import Diverged, give_up
-from diou_jax.training.step import TrainState, create_state, make_train_step, replicate, to_devices
+from diou_jax.training.step import TrainState, create_state, make_train_step
 from diou_jax.training.stop import Stopped, StopRequest
 from diou_jax.training.watch import Watch
 from diou_jax.workdir.run_config import keep_config, read_config
@@ -141,6 +143,7 @@ class Run:
             iter_size=config.solver.iter_size,
             log_every=config.log.every,
         )
+        compile_ahead(self._programs())
         with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
             self._log, self._stop = log, stop
             self._watch = Watch(read_metrics(self._workdir) if self._first else ())
@@ -155,6 +158,14 @@ class Run:
         if self._first:
             draw_curves(self._workdir)
 
+    def _programs(self):
+        """The programs that the run asks for, of its training steps and, where it evaluates, of detection."""
+        blanks = to_devices(self._reader.blanks(self.start, self.rule.max_iter), ahead=0)
+        wanted = [(self._step_function, self._state, blank) for blank in blanks]
+        if self._evaluator and (self.config.test.every or self.config.log.compilation_cache):
+            wanted += self._evaluator.programs(self._state.variables)
+        return wanted
+
     def _steps(self):
         config, last = self.config, self.rule.max_iter
         start = self._reported = int(self._state.step)
@@ -168,7 +179,7 @@ class Run:
             if step == start + 1:
                 jax.block_until_ready(metrics)
                 if self._first:
-                    say(f"the first step took {time.perf_counter() - began:.1f} s, compilation included")
+                    say(f"the first step took {time.perf_counter() - began:.1f} s")
                 self._progress.restart(step)
             meeting = step % config.log.every == 0 or step == last
             if meeting:

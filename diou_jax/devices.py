@@ -1,0 +1,38 @@
+"""The device axis: one state on all local devices, each batch divided among them."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diou_jax.structures import Batch
+
+AXIS = "batch"
+
+
+def replicate(tree):
+    """A pytree on all local devices, placed as the step returns its state, so that the second step compiles nothing."""
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+
+
+def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
+    """Divides each host batch among the local devices, `ahead` batches before they are asked for."""
+    mesh = _mesh()
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def put(batch):
+        divided = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
+        return jax.device_put(divided, sharding)
+
+    queue = deque()
+    for batch in batches:
+        queue.append(put(batch))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (AXIS,))

@@ -1,0 +1,87 @@
+"""Programs compiled before they are needed, side by side.
+
+A run meets a few shapes of batches, and each asks for a program of its own. XLA compiles a program mostly on one core;
+compiled one after the other, when a shape is first met, they would keep the devices waiting again and again.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import jax
+
+from diou_jax.reporting.run_log import say
+from diou_jax.structures import Batch
+
+# Each compilation of a large network takes one to two GB of host memory.
+MAX_THREADS = 8
+
+
+class Programs:
+    """A compiled function of a pytree and a batch, with one program for each shape of the batch.
+
+    A program that `compile` has not made is compiled at its first call, as jax.jit and jax.pmap do it.
+
+    Attributes:
+      title: of the function, for messages.
+    """
+
+    def __init__(self, title: str, function: Callable[[Any, Batch], Any]):
+        """Takes what jax.pmap or jax.jit returned."""
+        self.title = title
+        self._function, self._compiled = function, {}
+
+    def __call__(self, tree: Any, batch: Batch) -> Any:
+        """The function's result for a batch that lies on the devices."""
+        return self._compiled.get(_shapes(batch), self._function)(tree, batch)
+
+    def lower(self, tree: Any, batch: Batch) -> jax.stages.Lowered:
+        """The program for trees and batches of these shapes, not compiled yet; values are not looked at."""
+        return self._function.lower(tree, batch)
+
+    def has(self, batch: Batch) -> bool:
+        """Whether `compile` has made the program for batches of this shape."""
+        return _shapes(batch) in self._compiled
+
+    def compile(self, tree: Any, batch: Batch) -> None:
+        """Compiles the program for trees and batches of these shapes; values are not looked at."""
+        program = self.lower(tree, batch).compile()
+        # pmap converts arrays of several processes around its program, so that only pmap itself can call it. It then
+        # finds the program among those that are kept on disk.
+        if jax.process_count() == 1:
+            self._compiled[_shapes(batch)] = program
+
+
+def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
+    """Compiles programs in parallel threads and says after each how many are ready; returns when all are.
+
+    Args:
+      wanted: for each program its function, and a tree and a batch of the shapes, dtypes and devices to come.
+    """
+    if not wanted:
+        return
+    began = time.perf_counter()
+    # Every process starts its programs in the same order, as XLA lets processes share what they find out.
+    with ThreadPoolExecutor(min(len(wanted), MAX_THREADS, os.cpu_count() or 1)) as pool:
+        waiting = {
+            pool.submit(programs.compile, tree, batch): f"{programs.title} {_size(batch)}"
+            for programs, tree, batch in wanted
+        }
+        for number, done in enumerate(as_completed(waiting), start=1):
+            done.result()
+            if jax.process_index() == 0:
+                seconds = time.perf_counter() - began
+                say(f"compiled {number} of {len(wanted)}: {waiting[done]}, {seconds:.1f} s after the start")
+
+
+def _shapes(batch):
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+
+
+def _size(batch):
+    """Height and width of the network's input, and those of the canvas where they differ."""
+    shape, canvas = (batch.rows.shape[-1], batch.columns.shape[-1]), batch.image.shape[-3:-1]
+    text = "{}x{}".format(*shape)
+    return text if shape == canvas else text + " from {}x{}".format(*canvas)
