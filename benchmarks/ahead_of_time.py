@@ -77,7 +77,9 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (variables, batch))
         return jax.jit(detector.detect).lower(*shapes).compile(choices)
     optimizer = build.make_optimizer(config, rule)
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), create_state(variables, optimizer))
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), create_state(variables, optimizer, detector.loss_names)
+    )
     shapes = state, jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), batch)
     step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=20, devices=devices)
     return step.lower(*shapes).compile(choices)

@@ -15,8 +15,7 @@ import numpy as np
 import optax
 import timing
 
-from diou_jax.boxes import to_input
-from diou_jax.detection import preprocess
+from diou_jax.detection import loss, preprocess
 from diou_jax.detection.proposals import propose
 from diou_jax.devices import replicate, to_devices
 from diou_jax.training.guard import choose, gradient_norm, is_sound
@@ -79,36 +78,40 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     body = network("body", lambda net, images, fixed: net.body(images, extent))
     yield part("backbone", lambda weights, images: body((weights, images), None), params["body"], result)
     # What frozen stages give needs no gradient.
-    frozen = max(detector.network.body.freeze_at - 1, 0)
-    fpn = network("fpn", lambda net, maps, frozen: net.fpn([*frozen, *maps], extent))
-    yield part("FPN", fpn, (params["fpn"], result[frozen:]), result[:frozen])
+    stages = max(detector.network.body.freeze_at - 1, 0)
+    frozen, learnt = (dict(list(result.items())[part]) for part in (slice(stages), slice(stages, None)))
+    fpn = network("fpn", lambda net, maps, frozen: net.fpn(frozen | maps, extent))
+    yield part("FPN", fpn, (params["fpn"], learnt), frozen)
     pyramid = result
-    anchors, exists = detector.anchors(pyramid, batch.extent)
-    label = lambda _, fixed: detector.label_anchors(anchors, *fixed)  # noqa: E731
-    yield part("anchor targets", label, None, (exists, batch, keys))
+    anchors = detector.anchor_generator(pyramid, batch.extent)
+    label = lambda _, fixed: detector.label_anchors(anchors.replace(exists=fixed[0]), *fixed[1:])  # noqa: E731
+    yield part("anchor targets", label, None, (anchors.exists, batch, keys))
     targets = result
-    rpn = network("rpn", lambda net, pyramid, sampled: net.rpn(pyramid, sampled))
+    rpn = network("rpn", lambda net, pyramid, sampled: net.propose(pyramid, sampled))
     yield part("RPN", rpn, (params["rpn"], pyramid), targets.sampled)
     rpn_outputs = result
 
     def choose_proposals(_, fixed):
         outputs, batch, exists = fixed
-        rules = dataclasses.asdict(detector.train_proposals)
-        return propose(*outputs, anchors, exists, batch.size, batch.scale, **rules)
+        there = anchors.replace(exists=exists)
+        return propose(outputs, there, batch.size, scale=batch.scale, rules=detector.train_proposals)
 
-    yield part("proposals", choose_proposals, None, (rpn_outputs, batch, exists))
+    yield part("proposals", choose_proposals, None, (rpn_outputs, batch, anchors.exists))
     yield part("RoI sampling", lambda _, fixed: detector.sample(*fixed), None, (result, batch, keys))
     sampled = result
-    rois = to_input(sampled.rois, batch.scale[:, None, None])
-    yield part("RoIAlign", lambda maps, rois: detector.pool(maps, rois, extent), pyramid[:4], rois)
-    head = network("box_head", lambda net, pooled, _: net.box_head(pooled))
-    yield part("box head", head, (params["box_head"], result))
+    box = detector.heads[0]
+    pooled = {stride: pyramid[stride] for stride in detector.network.body.strides}
+    pool = lambda maps, rois: detector.pool(maps, rois, rules=box.pooling, extent=extent)  # noqa: E731
+    yield part("RoIAlign", pool, pooled, sampled.input_rois)
+    head = network(box.name, lambda net, pooled, _: net.head(pooled, box.name))
+    yield part("box head", head, (params[box.name], result))
 
     def losses(outputs, fixed):
-        (rpn_outputs, head_outputs), (targets, sampled) = outputs, fixed
-        return detector.compare(rpn_outputs, targets, head_outputs, sampled)[0]
+        (rpn_outputs, head_outputs), (targets, sampled, gt) = outputs, fixed
+        found = box.compare(head_outputs, sampled, box.targets(sampled, gt))
+        return loss.total(detector.rpn_losses(rpn_outputs, targets) | found)
 
-    yield part("losses", losses, (rpn_outputs, result), (targets, sampled))
+    yield part("losses", losses, (rpn_outputs, result), (targets, sampled, batch.gt))
 
     def update(_, fixed):
         gradient, state = fixed

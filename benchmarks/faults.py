@@ -10,6 +10,7 @@ every row once. Exit code 1 if not.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -84,9 +85,10 @@ def final_state(config, workdir: pathlib.Path):
     """What the run has left."""
     data = build.dataset(config, config.train.datasets)
     optimizer = build.make_optimizer(config, build.rule(config))
-    variables = build.network(config, len(data.class_names)).variable_shapes()
+    detector = build.detector(config, len(data.class_names))
+    first = functools.partial(create_state, optimizer=optimizer, loss_names=detector.loss_names)
     with Checkpoints(workdir, create=False) as checkpoints:
-        return checkpoints.restore(jax.eval_shape(lambda v: create_state(v, optimizer), variables))
+        return checkpoints.restore(jax.eval_shape(first, detector.network.variable_shapes()))
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:

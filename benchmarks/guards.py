@@ -54,7 +54,10 @@ def main() -> None:
     }
     variables = make_variables(config, detector.network)
     # Each its own copy, as a step takes its state's memory.
-    states = {guarded: replicate(create_state(jax.tree.map(jnp.array, variables), optimizer)) for guarded in steps}
+    states = {
+        guarded: replicate(create_state(jax.tree.map(jnp.array, variables), optimizer, detector.loss_names))
+        for guarded in steps
+    }
     (batch,) = to_devices([draw_batch(config, options.images * jax.device_count())], ahead=0)
 
     def advance(guarded, count):

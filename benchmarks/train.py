@@ -75,7 +75,7 @@ class Training:
         self.detector = build.detector(self.config, num_classes, collect_scale=self.rule.collect_scale)
         self.optimizer = build.make_optimizer(self.config, self.rule)
         variables = workload.make_variables(self.config, self.detector.network)
-        self.state = replicate(create_state(variables, self.optimizer))
+        self.state = replicate(create_state(variables, self.optimizer, self.detector.loss_names))
         self._step = make_train_step(
             self.detector, self.optimizer, seed=self.config.rng_seed, iter_size=1, log_every=self.config.log.every
         )

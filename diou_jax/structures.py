@@ -1,7 +1,34 @@
-"""What crosses from the host to the device."""
+"""The structures that travel together: ground truth, a batch, and what the detector makes of it.
+
+Masks and keypoints are there where a head asks for them, and None else. A leaf leads with B, the images, except where
+a docstring says so.
+"""
 
 import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@flax.struct.dataclass
+class GroundTruth:
+    """The annotated objects of B images, G rows each.
+
+    Attributes:
+      boxes: float32 (B, G, 4), pixels.
+      classes: int32 (B, G), 1 to K - 1.
+      crowd: bool (B, G), a region of many objects.
+      valid: bool (B, G), True where the row is an object.
+      masks: of the objects, or None.
+      keypoints: of the objects, or None.
+    """
+
+    boxes: jax.Array
+    classes: jax.Array
+    crowd: jax.Array
+    valid: jax.Array
+    masks: jax.Array | None = None
+    keypoints: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -25,10 +52,7 @@ class Batch:
         nothing exists.
       scale: (B,) float32, resized over original size.
       original_size: (B, 2) int32, height and width of the image in its file.
-      boxes: (B, G, 4) float32, ground truth in pixels of the original image, mirrored with it.
-      classes: (B, G) int32, 1 to K - 1.
-      crowd: (B, G) bool.
-      valid: (B, G) bool, True where the row is a box.
+      gt: the ground truth, boxes in pixels of the original image, mirrored with it.
       index: (B,) int32, the image's row in its data set.
       present: (B,) bool, False for an image that only fills the batch up.
     """
@@ -42,9 +66,95 @@ class Batch:
     extent: jax.Array
     scale: jax.Array
     original_size: jax.Array
-    boxes: jax.Array
-    classes: jax.Array
-    crowd: jax.Array
-    valid: jax.Array
+    gt: GroundTruth
     index: jax.Array
     present: jax.Array
+
+
+@flax.struct.dataclass
+class Anchors:
+    """The anchors of B images on each of L levels, fine to coarse; N is a level's number of anchors.
+
+    Attributes:
+      boxes: float32 (N, 4) of each level, pixels of the network's input, or (B, N, 4) where each image has its own.
+      exists: bool (B, N) of each level, False where the anchor's cell lies outside the image.
+    """
+
+    boxes: list[np.ndarray | jax.Array]
+    exists: list[jax.Array]
+
+
+@flax.struct.dataclass
+class Proposals:
+    """Boxes that may hold an object, by descending score.
+
+    Attributes:
+      boxes: float32 (B, R, 4), pixels of the network's input.
+      scores: float32 (B, R), objectness probabilities; 0 where not valid.
+      valid: bool (B, R).
+    """
+
+    boxes: jax.Array
+    scores: jax.Array
+    valid: jax.Array
+
+
+@flax.struct.dataclass
+class RoiSamples:
+    """The S RoIs of each image that the heads learn from, those with objects first.
+
+    Attributes:
+      rois: float32 (B, S, 4), pixels of the original image; 0 where not valid.
+      input_rois: float32 (B, S, 4), the same in pixels of the network's input.
+      labels: int32 (B, S), classes; 0 for background.
+      gt_index: int32 (B, S), the row of the ground truth that a RoI with an object matches; any row for background.
+      valid: bool (B, S).
+    """
+
+    rois: jax.Array
+    input_rois: jax.Array
+    labels: jax.Array
+    gt_index: jax.Array
+    valid: jax.Array
+
+
+@flax.struct.dataclass
+class Detections:
+    """D detections of each image, best first.
+
+    Attributes:
+      boxes: float32 (B, D, 4), pixels of the original image.
+      scores: float32 (B, D); 0 where not valid.
+      classes: int32 (B, D), 1 to K - 1; 0 where not valid.
+      valid: bool (B, D).
+      masks: of the detections, or None.
+      keypoints: of the detections, or None.
+    """
+
+    boxes: jax.Array
+    scores: jax.Array
+    classes: jax.Array
+    valid: jax.Array
+    masks: jax.Array | None = None
+    keypoints: jax.Array | None = None
+
+
+def blank_batch(images: int, height: int, width: int) -> Batch:
+    """A batch of `images` black images of this size without objects; for shapes, where values do not matter."""
+    taps = jnp.zeros((images, 2, height), jnp.int32), jnp.zeros((images, 2, width), jnp.int32)
+    size = jnp.tile(jnp.array([[height, width]], jnp.int32), (images, 1))
+    nothing = jnp.zeros((images, 1), bool)
+    return Batch(
+        image=jnp.zeros((images, height, width, 3), jnp.uint8),
+        rows=taps[0],
+        row_weight=jnp.zeros((images, height)),
+        columns=taps[1],
+        column_weight=jnp.zeros((images, width)),
+        size=size,
+        extent=size,
+        scale=jnp.ones(images),
+        original_size=size,
+        gt=GroundTruth(jnp.zeros((images, 1, 4)), jnp.zeros((images, 1), jnp.int32), crowd=nothing, valid=nothing),
+        index=jnp.zeros(images, jnp.int32),
+        present=jnp.ones(images, bool),
+    )

@@ -5,6 +5,7 @@ which for the first photo equals what its bytes give (the second photo's bytes a
 """
 
 import importlib.util
+from typing import NamedTuple
 
 import numpy as np
 from conftest import find_golden
@@ -12,8 +13,8 @@ from conftest import find_golden
 from diou_jax.configs import ciou
 from diou_jax.detection.anchor_targets import AnchorTargets
 from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.detection.roi_targets import SampledRois
 from diou_jax.options import build
+from diou_jax.structures import RoiSamples
 
 LEVELS = range(2, 7)
 SCORE, BOX = 1e-4, 0.02  # BOX in pixels
@@ -43,13 +44,27 @@ def trainer() -> FasterRCNN:
     return build.detector(config, 81)
 
 
-def sampled_rois(step: dict[str, np.ndarray]) -> SampledRois:
+class StoredRois(NamedTuple):
+    """RoIs in pixels of the network's input, and their targets."""
+
+    rois: np.ndarray
+    labels: np.ndarray
+    deltas: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def samples(self) -> RoiSamples:
+        """As the heads are given them; which object each one matches is not stored."""
+        return RoiSamples(self.rois, self.rois, self.labels, np.zeros_like(self.labels), self.valid)
+
+
+def sampled_rois(step: dict[str, np.ndarray]) -> StoredRois:
     """The stored RoIs, in pixels of the network's input, and their targets: 64 of each photo."""
     np.testing.assert_array_equal(step["rois"][:, 0], np.repeat([0, 1], 64))
     labels = step["labels_int32"]
     deltas = np.take_along_axis(step["bbox_targets"], 4 * labels[:, None] + np.arange(4), 1)
     shape = (2, 64)
-    return SampledRois(
+    return StoredRois(
         rois=step["rois"][:, 1:].reshape(*shape, 4),
         labels=labels.reshape(shape),
         deltas=deltas.reshape(*shape, 4),

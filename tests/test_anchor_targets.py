@@ -1,5 +1,7 @@
 """Golden files: rpn_targets, and the RPN's labels in model_train."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -9,28 +11,31 @@ import pytest
 from diou_jax.boxes import decode
 from diou_jax.detection.anchor_targets import anchor_targets
 from diou_jax.detection.anchors import cell_anchors, grid_anchors
+from diou_jax.detection.rules import AnchorRules
 from diou_jax.overlaps import pairwise_iou
+from diou_jax.structures import Anchors, GroundTruth
 
-RULES = {
-    "batch_size_per_im": 256,
-    "fg_fraction": 0.5,
-    "positive_overlap": 0.7,
-    "negative_overlap": 0.3,
-    "straddle_thresh": 0,
-}
+RULES = AnchorRules(
+    batch_size_per_im=256, fg_fraction=0.5, positive_overlap=0.7, negative_overlap=0.3, straddle_thresh=0
+)
 ALL = 100_000  # room for every anchor: nothing is left to chance
 ROWS = 8
 
-compiled = jax.jit(anchor_targets, static_argnames=tuple(RULES))
+compiled = jax.jit(anchor_targets, static_argnames="rules")
+
+
+def truth(boxes, valid):
+    """Ground truth of B images, without a crowd."""
+    return GroundTruth(boxes, np.ones(valid.shape, np.int32), np.zeros(valid.shape, bool), valid)
 
 
 def call(anchors, boxes, size, *, exists=None, seed=0, **rules):
     """Labels and deltas, the boxes padded with rows that would match if they counted."""
     padded = np.concatenate([boxes, np.full((ROWS - len(boxes), 4), 50)]).astype(np.float32)
     exists = np.ones(len(anchors), bool) if exists is None else exists
-    valid = np.arange(ROWS) < len(boxes)
-    image = exists, padded, valid, np.asarray(size), jax.random.key(seed)
-    targets = compiled(anchors, *(x[None] for x in image), **RULES | rules)
+    gt = truth(padded[None], np.arange(ROWS)[None] < len(boxes))
+    keys, rules = jax.random.key(seed)[None], dataclasses.replace(RULES, **rules)
+    targets = compiled(Anchors([anchors], [exists[None]]), gt, keys, size=np.asarray(size)[None], rules=rules)
     return np.asarray(targets.labels[0]), np.asarray(targets.deltas[0])
 
 
@@ -190,11 +195,15 @@ def test_a_batch_of_images_equals_one_after_the_other(anchors):
     boxes = np.array([[[10, 10, 40, 40]], [[60, 20, 120, 90]]], np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
     exists, valid, size = np.ones((2, len(anchors)), bool), np.ones((2, 1), bool), np.array([[96, 128]] * 2)
-    images = exists, boxes, valid, size, keys
-    together = compiled(anchors, *images, **RULES | {"batch_size_per_im": 64})
-    own = compiled(np.stack([anchors, anchors]), *images, **RULES | {"batch_size_per_im": 64})
+    rules = dataclasses.replace(RULES, batch_size_per_im=64)
+
+    def label(anchors, images):
+        there = Anchors([anchors], [exists[images]])
+        return compiled(there, truth(boxes[images], valid[images]), keys[images], size=size[images], rules=rules)
+
+    together, own = label(anchors, np.s_[:]), label(np.stack([anchors, anchors]), np.s_[:])
     for image in (0, 1):
-        alone = compiled(anchors, *(x[image : image + 1] for x in images), **RULES | {"batch_size_per_im": 64})
+        alone = label(anchors, np.s_[image : image + 1])
         for found in (together, own):
             np.testing.assert_array_equal(found.labels[image], alone.labels[0])
             np.testing.assert_allclose(found.deltas[image], alone.deltas[0], atol=1e-6)

@@ -67,18 +67,18 @@ def epoch(reader, **options):
 def check(batch):
     """Nothing that is not finite, no box that is degenerate or leaves its image, no class that there is not."""
     assert batch.image.dtype == np.uint8
-    for leaf in (batch.row_weight, batch.column_weight, batch.scale, batch.boxes):
+    for leaf in (batch.row_weight, batch.column_weight, batch.scale, batch.gt.boxes):
         assert np.isfinite(leaf).all()
     assert (batch.scale > 0).all()
     assert (batch.size > 0).all()
     assert (batch.extent >= batch.size).all()
     for row in range(len(batch.index)):
-        x1, y1, x2, y2 = batch.boxes[row][batch.valid[row]].T
+        x1, y1, x2, y2 = batch.gt.boxes[row][batch.gt.valid[row]].T
         height, width = batch.original_size[row]
         assert ((x1 >= 0) & (x1 < x2) & (x2 <= width - 1) & (y1 >= 0) & (y1 < y2) & (y2 <= height - 1)).all()
-        classes = batch.classes[row][batch.valid[row]]
+        classes = batch.gt.classes[row][batch.gt.valid[row]]
         assert ((classes >= 1) & (classes <= len(CATEGORIES))).all()
-        assert not batch.boxes[row][~batch.valid[row]].any()
+        assert not batch.gt.boxes[row][~batch.gt.valid[row]].any()
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
@@ -207,7 +207,7 @@ def test_the_largest_boxes_are_kept_in_their_order(build, caplog):
         dataset = build(annotations=[box(i, bbox=[2, 2, side, side]) for i, side in enumerate(sides)])
         found = epoch(shown_once(dataset))
     assert "1 images have more than data.max_boxes=4 boxes and keep the largest, the first: " in caplog.text
-    (kept,) = [batch.boxes[row] for batch in found for row in np.flatnonzero((batch.index == ODD) & batch.present)]
+    (kept,) = [batch.gt.boxes[row] for batch in found for row in np.flatnonzero((batch.index == ODD) & batch.present)]
     np.testing.assert_array_equal(kept[:, 2] - kept[:, 0] + 1, [20, 30, 25, 28])
 
 
@@ -218,7 +218,9 @@ def test_images_with_nothing_or_only_crowds_are_left_out_or_pass_without_a_box(b
     assert {int(dataset.records.image_ids[i]) for i in seen} == {0, 1, 2, 5, 6}
     found = epoch(reader_of(dataset, drop_empty=False))
     rows = [(batch, row) for batch in found for row in range(2) if dataset.records.image_ids[batch.index[row]] >= 50]
-    assert {(int(batch.valid[row].sum()), int((batch.crowd & batch.valid)[row].sum())) for batch, row in rows} == {
+    assert {
+        (int(batch.gt.valid[row].sum()), int((batch.gt.crowd & batch.gt.valid)[row].sum())) for batch, row in rows
+    } == {
         (0, 0),
         (1, 1),
     }

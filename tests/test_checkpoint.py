@@ -8,7 +8,7 @@ import pytest
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
 from diou_jax.training.optimizer import make_optimizer
-from diou_jax.training.step import METRICS, create_state
+from diou_jax.training.step import create_state
 
 OPTIONS = {
     "frozen": lambda path: False,
@@ -23,13 +23,16 @@ OPTIONS = {
 }
 
 
+NAMES = ("loss", "loss_cls", "grad_norm")
+
+
 def random_state(seed, width=5, kind="SGD", affine=True):
     keys = jax.random.split(jax.random.key(seed), 4)
     params = {"fc": {"kernel": jax.random.normal(keys[0], (3, width)), "bias": jax.random.normal(keys[1], (width,))}}
     variables = {"params": params} | ({"affine": {"scale": jax.random.normal(keys[2], (4,))}} if affine else {})
-    state = create_state(variables, make_optimizer(lambda step: 0.1, **OPTIONS | {"type": kind}))
+    state = create_state(variables, make_optimizer(lambda step: 0.1, **OPTIONS | {"type": kind}), NAMES)
     opt_state = jax.tree.map(lambda x: x + jnp.asarray(seed + 1, x.dtype), state.opt_state)
-    window = {name: jnp.float32(1 / (index + 3)) for index, name in enumerate(METRICS)}
+    window = {name: jnp.float32(1 / (index + 3)) for index, name in enumerate(NAMES)}
     return state.replace(opt_state=opt_state, window=window, step=jnp.int32(seed))
 
 

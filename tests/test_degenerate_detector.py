@@ -1,5 +1,6 @@
 """Degenerate inputs of the parts of the detector: whatever the boxes, scores and outputs, results are sound."""
 
+import dataclasses
 import functools
 import math
 
@@ -12,15 +13,24 @@ from hostile import DTYPES, HEAD, ROUNDING, hostile_boxes, inclusive_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diou_jax.configs import base
 from diou_jax.detection.anchor_targets import anchor_targets
 from diou_jax.detection.anchors import cell_anchors, grid_anchors
-from diou_jax.detection.detections import detect
 from diou_jax.detection.proposals import propose
-from diou_jax.detection.roi_targets import sample_rois
-from diou_jax.detection.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detection.roi_sampling import sample_rois
+from diou_jax.detection.rules import (
+    AnchorRules,
+    BoxVoteRules,
+    DetectionRules,
+    ProposalRules,
+    RoiRules,
+    SoftNmsRules,
+    Thresholds,
+)
 from diou_jax.devices import replicate, to_devices
 from diou_jax.kernels import nms as kernel
 from diou_jax.options import build
+from diou_jax.structures import Anchors, GroundTruth, Proposals, blank_batch
 from diou_jax.training.step import create_state, make_train_step
 
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))
@@ -85,25 +95,34 @@ ANCHORS = [
     grid_anchors(6, 8, stride=stride, cell=cell_anchors(stride=stride, size=2 * stride, aspect_ratios=(0.5, 1.0, 2.0)))
     for stride in (16, 32)
 ]
-PROPOSAL_RULES = {"pre_nms_top_n": 60, "post_nms_top_n": 40, "nms_thresh": 0.7, "min_size": 0, "collect_top_n": 50}
-DETECTION_RULES = {
-    "reg_weights": HEAD,
-    "score_thresh": 0.05,
-    "nms_thresh": 0.5,
-    "diou_nms": True,
-    "beta1": 0.9,
-    "detections_per_im": 30,
-}
-compiled_propose = jax.jit(functools.partial(propose, **PROPOSAL_RULES))
+PROPOSAL_RULES = ProposalRules(pre_nms_top_n=60, post_nms_top_n=40, nms_thresh=0.7, min_size=0, collect_top_n=50)
+DETECTION_RULES = DetectionRules(Thresholds(score=0.05, nms=0.5), diou_nms=True, beta1=0.9, detections_per_im=30)
+BOX_HEAD = build.heads(base.get_config(), 4)[0]
+
+
+@jax.jit
+def compiled_propose(logits, deltas, exists):
+    ones = jnp.ones(len(LIMIT))
+    return propose((logits, deltas), Anchors(ANCHORS, exists), LIMIT, scale=ones, rules=PROPOSAL_RULES)
+
+
 SUPPRESSION = {
     "greedy": {},
     "soft": {"soft_nms": SoftNmsRules(method="gaussian", sigma=0.5, beta1=0.8)},
     "vote": {"bbox_vote": BoxVoteRules(vote_th=0.5, scoring_method="TEMP_AVG", scoring_method_beta=2.0)},
 }
 SUPPRESSION["both"] = SUPPRESSION["soft"] | SUPPRESSION["vote"]
-compiled_detect = {
-    name: jax.jit(functools.partial(detect, **DETECTION_RULES, **rules)) for name, rules in SUPPRESSION.items()
-}
+
+
+@functools.partial(jax.jit, static_argnames="suppression")
+def compiled_detect(rois, valid, scores, deltas, scale, suppression):
+    found = Proposals(rois, jnp.zeros(valid.shape), valid)
+    batch = blank_batch(len(rois), 32, 32).replace(scale=scale, original_size=LIMIT)
+    rules = dataclasses.replace(DETECTION_RULES, **SUPPRESSION[suppression])
+    head = dataclasses.replace(BOX_HEAD, detection=rules)
+    return head.select((scores, deltas), found, batch, thresholds=rules.thresholds)
+
+
 LIMIT = np.array([[96, 128], [60, 70]])
 
 
@@ -125,7 +144,7 @@ def test_proposals_from_any_outputs(seed):
     logits = [oddities(rng, (2, len(anchors))) for anchors in ANCHORS]
     deltas = [oddities(rng, (2, len(anchors), 4), share=0.2) for anchors in ANCHORS]
     exists = [rng.random(x.shape) < rng.choice([0.0, 0.5, 1.0], (2, 1)) for x in logits]
-    found = jax.tree.map(np.asarray, compiled_propose(logits, deltas, ANCHORS, exists, LIMIT, np.ones(2, np.float32)))
+    found = jax.tree.map(np.asarray, compiled_propose(logits, deltas, exists))
     assert_sound(found.boxes, found.scores, found.valid, LIMIT)
     assert not found.valid[~np.concatenate(exists, 1).any(1)].any()
     assert (found.boxes[..., 2:] >= found.boxes[..., :2]).all(), "a pixel or more"
@@ -140,7 +159,7 @@ def test_detections_from_any_outputs(suppression, seed):
     valid = rng.random((2, 40)) < 0.8
     scores = rng.choice([0.0, 0.05, 0.5, 1.0, np.nan], (2, 40, 4)).astype(np.float32)
     deltas = oddities(rng, (2, 40, 4, 4), share=0.2)
-    found = compiled_detect[suppression](rois, valid, scores, deltas, np.array([0.5, 2.0], np.float32), LIMIT)
+    found = compiled_detect(rois, valid, scores, deltas, np.array([0.5, 2.0], np.float32), suppression)
     found = jax.tree.map(np.asarray, found)
     assert_sound(found.boxes, found.scores, found.valid, LIMIT)
     assert (found.scores[found.valid] > (0.05 if suppression == "greedy" else 0)).all()
@@ -151,7 +170,7 @@ def test_equal_scores_go_by_index_and_low_ones_nowhere():
     logits = [np.zeros((2, len(anchors)), np.float32) for anchors in ANCHORS]
     deltas = [np.zeros((2, len(anchors), 4), np.float32) for anchors in ANCHORS]
     exists = [np.ones(x.shape, bool) for x in logits]
-    found = compiled_propose(logits, deltas, ANCHORS, exists, LIMIT, np.ones(2, np.float32))
+    found = compiled_propose(logits, deltas, exists)
     np.testing.assert_array_equal(found.boxes[0, 0], np.clip(ANCHORS[0][0], 0, [127, 95, 127, 95]))
     assert (np.asarray(found.scores)[found.valid] == 0.5).all()
 
@@ -159,34 +178,35 @@ def test_equal_scores_go_by_index_and_low_ones_nowhere():
     rois[0, :3], valid[0, :3] = [[10, 10, 20, 20], [10, 10, 20, 20], [50, 50, 60, 60]], True
     for score, wanted in ((0.25, [1, 1, 2, 2, 3, 3]), (0.05, [])):
         scores, deltas = np.full((2, 40, 4), score, np.float32), np.zeros((2, 40, 4, 4), np.float32)
-        found = compiled_detect["greedy"](rois, valid, scores, deltas, np.ones(2, np.float32), LIMIT)
+        found = compiled_detect(rois, valid, scores, deltas, np.ones(2, np.float32), "greedy")
         np.testing.assert_array_equal(np.asarray(found.classes)[found.valid], wanted)
         boxes = np.tile(rois[0, [0, 2]], (len(wanted) // 2, 1))
         np.testing.assert_array_equal(np.asarray(found.boxes)[found.valid], boxes)
 
 
-compiled_anchor_targets = jax.jit(
-    functools.partial(
-        anchor_targets,
-        batch_size_per_im=64,
-        fg_fraction=0.5,
-        positive_overlap=0.7,
-        negative_overlap=0.3,
-        straddle_thresh=-1,
-    )
+ANCHOR_RULES = AnchorRules(
+    batch_size_per_im=64, fg_fraction=0.5, positive_overlap=0.7, negative_overlap=0.3, straddle_thresh=-1
 )
-compiled_sample_rois = jax.jit(
-    functools.partial(
-        sample_rois,
-        batch_size_per_im=32,
-        fg_fraction=0.25,
-        fg_thresh=0.5,
-        bg_thresh_hi=0.5,
-        bg_thresh_lo=0.0,
-        crowd_filter_thresh=0.7,
-        reg_weights=HEAD,
-    )
+ROI_RULES = RoiRules(
+    batch_size_per_im=32,
+    fg_fraction=0.25,
+    fg_thresh=0.5,
+    bg_thresh_hi=0.5,
+    bg_thresh_lo=0.0,
+    crowd_filter_thresh=0.7,
 )
+
+
+@jax.jit
+def compiled_anchor_targets(gt, key):
+    exists = [jnp.ones((1, len(anchors)), bool) for anchors in ANCHORS]
+    return anchor_targets(Anchors(ANCHORS, exists), gt, key[None], size=LIMIT[:1], rules=ANCHOR_RULES)
+
+
+@jax.jit
+def compiled_sample_rois(proposals, gt, key):
+    samples = sample_rois(proposals, gt, key[None], scale=jnp.ones(1), rules=ROI_RULES)
+    return samples, BOX_HEAD.targets(samples, gt)
 
 
 @settings(deadline=None, max_examples=25)
@@ -200,9 +220,9 @@ def test_targets_of_any_ground_truth(seed, share):
     valid = finite & (rng.random(count) < share)
     crowd = rng.random(count) < 0.2
     key = jax.random.key(seed % 1000)
-    anchors = np.concatenate(ANCHORS)
-    image = np.ones(len(anchors), bool), boxes, valid & ~crowd, LIMIT[0], key
-    targets = compiled_anchor_targets(anchors, *(x[None] for x in image))
+    classes = rng.integers(1, 5, count).astype(np.int32)
+    gt = jax.tree.map(lambda x: x[None], GroundTruth(boxes, classes, crowd, valid))
+    targets = compiled_anchor_targets(gt, key)
     labels, deltas = np.asarray(targets.labels[0]), np.asarray(targets.deltas[0], np.float64)
     assert (labels >= 0).sum() <= 64 and (labels == 1).sum() <= 32 and labels.min() >= -1 and labels.max() <= 1
     assert (deltas[labels != 1] == 0).all()
@@ -214,9 +234,9 @@ def test_targets_of_any_ground_truth(seed, share):
     proposals[:10] = boxes[rng.integers(0, count, 10)] + rng.normal(size=(10, 4))
     proposals = proposals.astype(np.float32)
     exists = np.isfinite(proposals).all(1) & (rng.random(60) < 0.9)
-    classes = rng.integers(1, 5, count)
-    sampled = compiled_sample_rois(proposals, exists, boxes, classes, crowd, valid, key)
-    rois, labels, deltas, drawn = map(np.asarray, (sampled.rois, sampled.labels, sampled.deltas, sampled.valid))
+    proposals = Proposals(proposals[None], np.zeros((1, 60), np.float32), exists[None])
+    sampled, deltas = compiled_sample_rois(proposals, gt, key)
+    rois, labels, deltas, drawn = (np.asarray(x[0]) for x in (sampled.rois, sampled.labels, deltas, sampled.valid))
     assert np.isfinite(rois).all() and (labels > 0).sum() <= 8
     assert (labels[~drawn] == 0).all() and (rois[~drawn] == 0).all() and (deltas[labels == 0] == 0).all()
     # From IoU 1/2 on, sides differ by 2 at most, and centres by half a side of the RoI.
@@ -238,7 +258,7 @@ def test_devices_without_objects(tiny_config):
     variables = jax.device_get(detector.network.init_variables(jax.random.key(0)))
 
     def differences(batch):
-        state = create_state(variables, optimizer)
+        state = create_state(variables, optimizer, detector.loss_names)
         state, metrics = step(replicate(state), next(to_devices([batch], ahead=0)))
         metrics = {name: float(value) for name, value in metrics.items()}
         assert all(np.isfinite(value) for value in metrics.values())
@@ -247,12 +267,15 @@ def test_devices_without_objects(tiny_config):
         assert all(np.isfinite(x) for x in moved.values())
         return metrics, moved
 
+    def with_truth(**changes):
+        return batch.replace(gt=batch.gt.replace(**changes))
+
     with_objects, moved = differences(batch)
     learning = {name for name, x in moved.items() if x > 0}
     boxes = {f"{head}/deltas/{leaf}" for head in ("rpn", "box_head") for leaf in ("kernel", "bias")}
     assert with_objects["loss_bbox"] > 0 and boxes < learning
 
-    none = batch.replace(valid=np.zeros_like(batch.valid))
+    none = with_truth(valid=np.zeros_like(batch.gt.valid))
     metrics, moved = differences(none)
     for name in ("loss_rpn_bbox", "loss_bbox", "bbox_sl1", "bbox_iou", "bbox_giou"):
         assert metrics[name] == 0
@@ -260,13 +283,13 @@ def test_devices_without_objects(tiny_config):
     learning_without = {name for name, x in moved.items() if x > 0}
     assert {"rpn/logits/kernel", "box_head/logits/kernel"} < learning_without <= learning - boxes
 
-    half = batch.replace(valid=batch.valid & (np.arange(len(batch.valid)) == 0)[:, None])
+    half = with_truth(valid=batch.gt.valid & (np.arange(len(batch.gt.valid)) == 0)[:, None])
     metrics, moved = differences(half)
     assert 0 < metrics["loss_bbox"] < with_objects["loss_bbox"]
     assert all(moved[name] > 0 for name in boxes)
 
-    only_crowds = batch.replace(crowd=np.ones_like(batch.crowd))
+    only_crowds = with_truth(crowd=np.ones_like(batch.gt.crowd))
     assert differences(only_crowds)[0]["loss_rpn_bbox"] == 0
-    hostile = hostile_boxes(np.random.default_rng(6), batch.valid.size).reshape(batch.boxes.shape)
-    differences(batch.replace(boxes=np.where(np.isfinite(hostile), hostile, 0), valid=np.ones_like(batch.valid)))
+    hostile = hostile_boxes(np.random.default_rng(6), batch.gt.valid.size).reshape(batch.gt.boxes.shape)
+    differences(with_truth(boxes=np.where(np.isfinite(hostile), hostile, 0), valid=np.ones_like(batch.gt.valid)))
     differences(batch.replace(image=np.zeros_like(batch.image)))

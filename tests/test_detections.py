@@ -1,5 +1,6 @@
 """Golden files: postproc, and the final detections of model_r50fpn."""
 
+import dataclasses
 import functools
 
 import hypothesis
@@ -8,46 +9,42 @@ import jax
 import numpy as np
 import pytest
 
+from diou_jax.configs import base
 from diou_jax.detection.box_vote import SCORING_METHODS, box_vote
-from diou_jax.detection.detections import detect, suppress
-from diou_jax.detection.rules import BoxVoteRules, SoftNmsRules
+from diou_jax.detection.detections import suppress
+from diou_jax.detection.rules import BoxVoteRules, DetectionRules, SoftNmsRules, Thresholds
 from diou_jax.detection.soft_nms import soft_nms
 from diou_jax.kernels.nms import nms
+from diou_jax.options import build
+from diou_jax.structures import Proposals, blank_batch
 
 VARIANTS = {"greedy": (False, 1.0), "diou_b1.0": (True, 1.0), "diou_b0.9": (True, 0.9)}
 
 
-RULES = {
-    "reg_weights": (10.0, 10.0, 5.0, 5.0),
-    "score_thresh": 0.05,
-    "nms_thresh": 0.5,
-    "diou_nms": True,
-    "beta1": 1.0,
-    "detections_per_im": 100,
-}
-
-compiled = jax.jit(detect, static_argnames=tuple(RULES))
+RULES = DetectionRules(Thresholds(score=0.05, nms=0.5), diou_nms=True, beta1=1.0, detections_per_im=100)
+HEAD = build.heads(base.get_config(), 81)[0]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("nms_thresh", "diou_nms", "beta1", "detections_per_im", "soft_nms", "bbox_vote")
-)
-def jitted_suppress(boxes, scores, **options):
-    return suppress(boxes, scores, scores > 0.05, **options)
+@functools.partial(jax.jit, static_argnames="rules")
+def compiled(found, outputs, batch, thresholds, rules):
+    return dataclasses.replace(HEAD, detection=rules).select(outputs, found, batch, thresholds=thresholds)
 
 
-def call(rois, scores, deltas, *, valid=None, scale=1.0, size=(100, 100), **rules):
-    """`detect` for images of one size and scale."""
+@functools.partial(jax.jit, static_argnames=("nms_thresh", "rules"))
+def jitted_suppress(boxes, scores, nms_thresh, rules):
+    candidate = np.ones(scores.shape, bool)
+    return suppress(boxes, scores, candidate, thresholds=Thresholds(0.05, nms_thresh), rules=rules)
+
+
+def call(rois, scores, deltas, *, valid=None, scale=1.0, size=(100, 100), score_thresh=0.05, **rules):
+    """The box head's detections in images of one size and scale."""
     images = len(rois)
-    found = compiled(
-        rois.astype(np.float32),
-        np.ones(rois.shape[:2], bool) if valid is None else valid,
-        scores.astype(np.float32),
-        deltas.astype(np.float32),
-        np.full(images, scale, np.float32),
-        np.tile(np.int32(size), (images, 1)),
-        **RULES | rules,
-    )
+    valid = np.ones(rois.shape[:2], bool) if valid is None else valid
+    found = Proposals(rois.astype(np.float32), np.zeros(valid.shape, np.float32), valid)
+    batch = blank_batch(images, *size).replace(scale=np.full(images, scale, np.float32))
+    outputs = scores.astype(np.float32), deltas.astype(np.float32)
+    thresholds = Thresholds(np.float32(score_thresh), np.float32(0.5))
+    found = compiled(found, outputs, batch, thresholds, dataclasses.replace(RULES, **rules))
     return jax.tree.map(np.asarray, found)
 
 
@@ -56,10 +53,8 @@ def from_original(scores, boxes, *, variant, limit, nms_thresh=0.5):
     count, classes = scores.shape
     boxes = boxes.reshape(count, classes, 4).transpose(1, 0, 2)[None, 1:]
     diou, beta = VARIANTS[variant]
-    found = jitted_suppress(
-        boxes, scores.T[None, 1:], nms_thresh=nms_thresh, diou_nms=diou, beta1=beta, detections_per_im=limit
-    )
-    return rows(found)
+    rules = dataclasses.replace(RULES, diou_nms=diou, beta1=beta, detections_per_im=limit)
+    return rows(jitted_suppress(boxes, scores.T[None, 1:], nms_thresh, rules))
 
 
 def rows(found, image=0):
@@ -239,8 +234,8 @@ def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, sco
     scores = data["a/scores"].T[1:]
     soft_rules = SoftNmsRules(method=soft, sigma=0.5, beta1=0.8) if soft else None
     vote_rules = BoxVoteRules(vote_th=0.6, scoring_method=scoring, scoring_method_beta=1.5) if scoring else None
-    options = {"nms_thresh": 0.5, "diou_nms": True, "beta1": 1.0, "soft_nms": soft_rules, "bbox_vote": vote_rules}
-    found = rows(jitted_suppress(boxes[None], scores[None], detections_per_im=25, **options))
+    rules = dataclasses.replace(RULES, soft_nms=soft_rules, bbox_vote=vote_rules, detections_per_im=25)
+    found = rows(jitted_suppress(boxes[None], scores[None], 0.5, rules))
 
     wanted = []
     for number, (own, score) in enumerate(zip(boxes, scores, strict=True), 1):

@@ -13,10 +13,9 @@ import pytest
 from diou_jax.configs import base
 from diou_jax.data import catalog, packing, reader
 from diou_jax.data.buckets import Bucket
-from diou_jax.detection.losses import head_losses
-from diou_jax.detection.roi_targets import SampledRois
-from diou_jax.losses import BOX_LOSSES
+from diou_jax.detection.loss import values
 from diou_jax.options import build
+from diou_jax.structures import RoiSamples
 from diou_jax.weights.original import import_original
 
 
@@ -101,21 +100,15 @@ def test_head_losses_and_their_gradients_equal_the_original(golden, loss):
     labels = data["labels_int32"]
     count, classes = data["cls_score_train_logits"].shape
     columns = 4 * labels[:, None] + np.arange(4)
-    sampled = SampledRois(
-        rois=jnp.zeros((1, count, 4)),
-        labels=jnp.asarray(labels)[None],
-        deltas=jnp.asarray(np.take_along_axis(data["bbox_targets"], columns, 1))[None],
-        valid=jnp.ones((1, count), bool),
-    )
+    none = jnp.zeros((1, count, 4))
+    valid, labels = jnp.ones((1, count), bool), jnp.asarray(labels)[None]
+    samples = RoiSamples(none, none, labels, gt_index=jnp.zeros_like(labels), valid=valid)
+    targets = jnp.asarray(np.take_along_axis(data["bbox_targets"], columns, 1))[None]
+    head = dataclasses.replace(build.heads(base.get_config(), classes)[0], box_loss=loss)
 
     def losses(logits, deltas):
-        result = head_losses(
-            logits[None],
-            deltas.reshape(1, count, classes, 4),
-            sampled,
-            box_loss=BOX_LOSSES[loss],
-            reg_weights=(10.0, 10.0, 5.0, 5.0),
-        )
+        outputs = logits[None], deltas.reshape(1, count, classes, 4)
+        result = values(head.compare(outputs, samples, targets))
         return result["loss_cls"] + result["loss_bbox"], result
 
     inputs = data["cls_score_train_logits"], data["bbox_pred"]
@@ -135,7 +128,7 @@ def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
     batch, _ = build.train_reader(config, data, build.rule(config))(0)
-    batch = jax.tree.map(jnp.asarray, dataclasses.replace(batch, valid=np.zeros_like(batch.valid)))
+    batch = jax.tree.map(jnp.asarray, batch.replace(gt=batch.gt.replace(valid=np.zeros_like(batch.gt.valid))))
     params = detector.network.init_variables(jax.random.key(0))["params"]
 
     def total(params):

@@ -1,5 +1,6 @@
 """What a run does when it is told to stop, when numbers fail, when the disk does, and on other devices or data."""
 
+import functools
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from flax import traverse_util
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
@@ -21,7 +23,7 @@ from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
-from diou_jax.structures import Batch
+from diou_jax.structures import Batch, GroundTruth
 from diou_jax.training import diagnosis, train
 from diou_jax.training.step import create_state
 from diou_jax.training.stop import Stopped
@@ -29,10 +31,11 @@ from diou_jax.training.stop import Stopped
 
 def saved_state(config, workdir):
     data = build.dataset(config, config.train.datasets)
-    shapes = build.network(config, len(data.class_names)).variable_shapes()
+    detector = build.detector(config, len(data.class_names))
     optimizer = build.make_optimizer(config, build.rule(config))
+    first = functools.partial(create_state, optimizer=optimizer, loss_names=detector.loss_names)
     with Checkpoints(workdir, create=False) as checkpoints:
-        return checkpoints.restore(jax.eval_shape(lambda variables: create_state(variables, optimizer), shapes))
+        return checkpoints.restore(jax.eval_shape(first, detector.network.variable_shapes()))
 
 
 def same_bits(a, b):
@@ -144,7 +147,8 @@ def test_a_lasting_fault_ends_the_run_with_a_name_and_a_file(tiny_config, tmp_pa
     file = tmp_path / "bad" / "batch_0.npz"
     assert str(file) in str(error.value)
     with np.load(file) as content:
-        batch = Batch(**content)
+        fields = traverse_util.unflatten_dict(dict(content), sep=".")
+    batch = Batch(**fields | {"gt": GroundTruth(**fields["gt"])})
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
     with Checkpoints(tmp_path / "bad", create=False) as checkpoints:
@@ -190,9 +194,8 @@ def small_files():
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_or_a_warning(tmp_path, small_files, caplog):
-    state = create_state(
-        {"params": {"w": {"kernel": jax.random.normal(jax.random.key(0), (200, 200))}}}, build.optax.sgd(0.1)
-    )
+    weights = {"w": {"kernel": jax.random.normal(jax.random.key(0), (200, 200))}}
+    state = create_state({"params": weights}, build.optax.sgd(0.1), ("loss",))
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         checkpoints.save(state, 1, {})
     small_files()

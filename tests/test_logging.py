@@ -159,9 +159,7 @@ def test_the_progress_line_says_what_is_left(monkeypatch):
     progress = Progress(start=100, total=1100, images_per_step=4)
     speed = progress.speed(200)
     assert speed == 40
-    line = progress.line(200, speed, {"rate": 0.02, "loss": 1.5}, {"loss": "loss"})
+    line = progress.line(200, speed, {"rate": 0.02, "loss": 1.5})
     assert line == "step 200/1100  rate 0.02  40.0 img/s  0:01:30 left  loss 1.500"
     # Nothing is known of the speed right after the first step, which was compiled.
-    assert (
-        progress.line(101, 0.0, {"rate": 0.02, "loss": 1.5}, {"loss": "loss"}) == "step 101/1100  rate 0.02  loss 1.500"
-    )
+    assert progress.line(101, 0.0, {"rate": 0.02, "loss": 1.5}) == "step 101/1100  rate 0.02  loss 1.500"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN, upsample
-from diou_jax.models.heads import BoxHead
 from diou_jax.models.masking import mask_outside
-from diou_jax.models.network import Network
+from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 from diou_jax.weights.original import original_tensors
@@ -36,8 +36,7 @@ def narrow(*, norm="affine", fpn_norm="bias", stride_1x1=True, dtype=jnp.float32
         ),
         FPN(16, norm=fpn_norm, dtype=dtype),
         RPNHead(features=16, dtype=dtype),
-        BoxHead(num_classes=5, hidden=12, dtype=dtype),
-        resolution=3,
+        (HeadModule("box_head", lambda: BoxHead(num_classes=5, hidden=12, dtype=dtype), 3),),
     )
 
 
@@ -65,7 +64,8 @@ def test_initial_weights_are_distributed_as_the_originals(golden_path):
     rows = [line.split("\t") for line in golden_path("init_stats.txt").read_text().splitlines() if line[0] != "#"]
     statistics = {name: [float(x) for x in numbers] for name, _, *numbers in rows}
     # One block a stage has every kind of tensor.
-    network = Network(ResNet(blocks=(1, 1, 1, 1)), FPN(), RPNHead(), BoxHead(num_classes=81))
+    heads = (HeadModule("box_head", lambda: BoxHead(num_classes=81), 7),)
+    network = Network(ResNet(blocks=(1, 1, 1, 1)), FPN(), RPNHead(), heads)
     variables = network.init_variables(jax.random.key(0))
     tensors = original_tensors(variables)
     for path, value in traverse_util.flatten_dict(variables, sep="/").items():
@@ -98,7 +98,7 @@ def test_padding_is_invisible(norm, fpn_norm, stride_1x1):
     @quick
     def forward(images, extent):
         pyramid = network.apply(variables, images, extent, method="pyramid")
-        return pyramid, *network.apply(variables, pyramid, method="propose")
+        return list(pyramid.values()), *network.apply(variables, pyramid, method="propose")
 
     # Two images in two buckets, with different rubbish around them. The first one fills the smaller bucket; the second
     # one's sides are no multiples of anything.
@@ -153,7 +153,7 @@ def test_pyramid_of_any_multiple_of_32(height, width):
 
     def forward(variables, image):
         pyramid = network.apply(variables, image, method="pyramid")
-        return pyramid, *network.apply(variables, pyramid, method="propose")
+        return list(pyramid.values()), *network.apply(variables, pyramid, method="propose")
 
     pyramid, logits, deltas = jax.eval_shape(forward, network.variable_shapes(), image)
     cells = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
@@ -177,12 +177,12 @@ def test_bfloat16_computes_what_float32_computes():
         pyramid = network.apply(variables, image, method="pyramid")
         heads = (
             network.apply(variables, pyramid, method="propose"),
-            network.apply(variables, pyramid[2][:, None, :3, :3], method="classify"),
+            network.apply(variables, pyramid[16][:, None, :3, :3], "box_head", method="head"),
         )
         return pyramid, heads
 
     (exact, exact_heads), (rounded, rounded_heads) = (quick(functools.partial(forward, n))() for n in networks)
-    assert {x.dtype for x in rounded} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in rounded.values()} == {jnp.dtype("bfloat16")}
     assert {x.dtype for x in jax.tree.leaves(rounded_heads)} == {jnp.dtype("float32")}
     for a, b in zip(jax.tree.leaves((exact, exact_heads)), jax.tree.leaves((rounded, rounded_heads)), strict=True):
         assert_close(np.asarray(b, np.float32), a, relative=0.08)
@@ -202,7 +202,7 @@ def outputs(network):
     def run(variables, images, pooled):
         pyramid = network.apply(variables, images, method="pyramid")
         proposed = network.apply(variables, pyramid, method="propose")
-        return pyramid, proposed, network.apply(variables, pooled, method="classify")
+        return pyramid, proposed, network.apply(variables, pooled, "box_head", method="head")
 
     return run
 

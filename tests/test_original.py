@@ -18,6 +18,7 @@ from diou_jax.data import packing, transforms
 from diou_jax.data.buckets import Bucket
 from diou_jax.detection import faster_rcnn, preprocess
 from diou_jax.detection.anchors import cell_anchors, grid_anchors
+from diou_jax.detection.heads import box
 from diou_jax.weights.original import import_original
 
 RESIZED = {"target": 256, "max_size": 384}  # how the golden photos were
@@ -111,21 +112,24 @@ def trained(step, trainer, weights, batch, labelled, sampled):
         own["input"] = preprocess_normalise(batch, means)
         return own["input"].at[1].set(step["data"][1].transpose(1, 2, 0))
 
-    def pool_stored(self, pyramid, rois, extent):
-        own["rois"] = rois
-        return pool(self, pyramid, sampled.rois, extent)
+    def sample_stored(self, proposals, batch, keys):
+        samples = sample(self, proposals, batch, keys)
+        own["sampled"] = samples, targets(self.heads[0], samples, batch.gt)
+        return sampled.samples
 
-    def compare_stored(self, outputs, anchor_targets, head_outputs, sampled_rois):
-        own.update(anchors=anchor_targets, sampled=sampled_rois)
-        return compare(self, outputs, labelled, head_outputs, sampled)
+    def losses_stored(self, outputs, anchor_targets):
+        own["anchors"] = anchor_targets
+        return rpn_losses(self, outputs, labelled)
 
     preprocess_normalise = preprocess.normalise
-    pool, compare = faster_rcnn.FasterRCNN.pool, faster_rcnn.FasterRCNN.compare
+    sample, rpn_losses = faster_rcnn.FasterRCNN.sample, faster_rcnn.FasterRCNN.rpn_losses
+    targets = box.BoxRoiHead.targets
     variables = import_original(weights, trainer.network.variable_shapes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "normalise", normalise)
-        patch.setattr(faster_rcnn.FasterRCNN, "pool", pool_stored)
-        patch.setattr(faster_rcnn.FasterRCNN, "compare", compare_stored)
+        patch.setattr(faster_rcnn.FasterRCNN, "sample", sample_stored)
+        patch.setattr(faster_rcnn.FasterRCNN, "rpn_losses", losses_stored)
+        patch.setattr(box.BoxRoiHead, "targets", lambda *_: jnp.asarray(sampled.deltas))
 
         @jax.jit
         def losses(variables, batch, keys):
@@ -139,7 +143,7 @@ def test_the_input_of_a_training_step(step, batch, trained, record_property):
     _, _, own = trained
     np.testing.assert_array_equal(batch.size, step["im_info"][:, :2])
     np.testing.assert_array_equal(batch.scale, step["im_info"][:, 2])
-    np.testing.assert_array_equal(batch.boxes[1, :2], step["gt_boxes_im1"])
+    np.testing.assert_array_equal(batch.gt.boxes[1, :2], step["gt_boxes_im1"])
     deviation = largest(own["input"][0], step["data"][0].transpose(1, 2, 0))
     record_property("grey_levels", deviation)
     assert deviation < 1e-4
@@ -148,7 +152,7 @@ def test_the_input_of_a_training_step(step, batch, trained, record_property):
 def all_anchors(height, width):
     """Every level's anchors, (A, 4), in pixels of the network's input."""
     levels = []
-    for stride in faster_rcnn.STRIDES:
+    for stride in (4, 8, 16, 32, 64):
         cell = cell_anchors(stride=stride, size=8 * stride, aspect_ratios=(0.5, 1.0, 2.0))
         levels.append(grid_anchors(-(-height // stride), -(-width // stride), stride=stride, cell=cell))
     return np.concatenate(levels)
@@ -175,14 +179,14 @@ def test_anchors_drawn_in_a_training_step(step, trained, labelled, record_proper
 def test_rois_drawn_in_a_training_step(trained, sampled, record_property, image):
     """As with the anchors; in the pixels that the box head is given."""
     _, _, own = trained
-    ours, theirs = (jax.tree.map(lambda x: x[image], x) for x in (own["sampled"], sampled))
+    (ours, deltas), theirs = (jax.tree.map(lambda x: x[image], x) for x in (own["sampled"], sampled))
     assert ours.valid.all()
     objects, wanted = ours.labels > 0, theirs.labels > 0
-    found = np.column_stack([ours.labels, own["rois"][image]])[objects]
+    found = np.column_stack([ours.labels, ours.input_rois])[objects]
     partner = pair_of_a_class(found, np.column_stack([theirs.labels, theirs.rois])[wanted], within=BOX)
     deviations = {
         "pixels": largest(found[:, 1:], theirs.rois[wanted][partner]),
-        "deltas": largest(ours.deltas[objects], theirs.deltas[wanted][partner]),
+        "deltas": largest(deltas[objects], theirs.deltas[wanted][partner]),
     }
     record_property("objects", int(wanted.sum()))
     for kind, deviation in deviations.items():
@@ -193,7 +197,7 @@ def test_rois_drawn_in_a_training_step(trained, sampled, record_property, image)
 def test_losses_of_a_training_step(step, trained, trainer, record_property):
     total, losses, _ = trained
     # The original logs the box loss with its weight.
-    ours = {"total": total, "loss_bbox": trainer.loss_rules.box_weight * losses["loss_bbox"]}
+    ours = {"total": total, "loss_bbox": trainer.heads[0].box_weight * losses["loss_bbox"]}
     ours |= {name: losses[name] for name in ("loss_cls", "loss_rpn_cls", "loss_rpn_bbox")}
     wanted = {"total": step["total_loss"]} | {name: step[f"loss/{name}"] for name in ("loss_bbox", "loss_cls")}
     for name in ("loss_rpn_cls", "loss_rpn_bbox"):

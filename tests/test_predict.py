@@ -122,7 +122,7 @@ def workdir(config, detector, tmp_path_factory):
     from diou_jax.training.step import create_state
 
     folder = tmp_path_factory.mktemp("run")
-    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config)))
+    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config)), ("loss",))
     with Checkpoints(folder) as checkpoints:
         metadata = {"class_names": detector.class_names, "category_ids": detector.category_ids}
         checkpoints.save(state, 0, metadata)

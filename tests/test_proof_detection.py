@@ -5,7 +5,6 @@ Golden file: model_r50fpn, all from the photo's bytes.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,12 @@ from diou_jax.configs import base
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
 from diou_jax.detection import preprocess
-from diou_jax.detection.detections import detect
-from diou_jax.detection.faster_rcnn import STRIDES
 from diou_jax.detection.proposals import propose
-from diou_jax.kernels.roi_align import roi_align, roi_levels
+from diou_jax.detection.rules import Thresholds
+from diou_jax.kernels.roi_align import roi_levels
 from diou_jax.models.resnet import max_pool
 from diou_jax.options import build
+from diou_jax.structures import Anchors
 from diou_jax.weights.original import import_original
 
 
@@ -77,29 +76,28 @@ def maps(photo, detector, variables, batch):
         body = state["intermediates"]["body"]
         stem = max_pool(jax.nn.relu(body["conv1"]["__call__"][0]))
         logits, deltas = network.apply(variables, pyramid, method="propose")
-        anchors, exists = detector.anchors(pyramid, extent)
-        rules = dataclasses.asdict(detector.test_proposals)
-        options = {"limit": extent, "scale": batch.scale, "per_image": True, **rules}
+        anchors = detector.anchor_generator(pyramid, extent)
+        options = {"limit": extent, "scale": batch.scale, "per_image": True, "rules": detector.test_proposals}
         levels = [
-            propose([a], [b], [c], [d], **options) for a, b, c, d in zip(logits, deltas, anchors, exists, strict=True)
+            propose(([a], [b]), Anchors([c], [d]), **options)
+            for a, b, c, d in zip(logits, deltas, anchors.boxes, anchors.exists, strict=True)
         ]
-        proposals = propose(logits, deltas, anchors, exists, **options)
-        pooled = roi_align(
-            pyramid[:4], stored_rois, extent=extent, strides=STRIDES[:4], **dataclasses.asdict(detector.pooling_rules)
-        )
+        proposals = propose((logits, deltas), anchors, **options)
+        head = detector.heads[0]
+        pooled = detector.pool(pyramid, stored_rois, rules=head.pooling, extent=extent)
         (stored_logits, stored_deltas), state = network.apply(
             variables,
             pooled,
-            method="classify",
+            head.name,
+            method="head",
             mutable=["intermediates"],
             capture_intermediates=lambda module, _: module.name == "fc2",
         )
-        own = detector.pool(pyramid, proposals.boxes, extent)
-        own_logits, own_deltas = network.apply(variables, own, method="classify")
+        own_logits, own_deltas = detector.runner(head, variables, pyramid, extent=extent)(proposals.boxes)
         return {
             "images": images,
-            "stages": [stem, *body["__call__"][0]],
-            "pyramid": pyramid,
+            "stages": [stem, *body["__call__"][0].values()],
+            "pyramid": list(pyramid.values()),
             "logits": logits,
             "deltas": deltas,
             "levels": levels,
@@ -175,7 +173,9 @@ def test_the_roi_set_and_its_levels(photo, maps, record_property):
 def test_the_box_head_on_the_stored_rois(photo, maps, batch, detector, record_property):
     """Features are ours, from the photo's bytes; only the RoIs are the file's, for their order."""
     (scores, deltas), rois = maps["stored"], photo["rois"][None, :, 1:]
-    boxes = decode(to_original(rois, batch.scale[:, None, None])[0, :, None], deltas[0], weights=detector.reg_weights)
+    boxes = decode(
+        to_original(rois, batch.scale[:, None, None])[0, :, None], deltas[0], weights=detector.heads[0].reg_weights
+    )
     boxes = clip(boxes, *photo["im_shape"][:2].astype(np.float32))
     deviations = {
         "pooled_relative": relative(maps["pooled"], photo["roi_feat_first64"].transpose(0, 2, 3, 1)),
@@ -199,13 +199,10 @@ def test_the_box_head_on_the_stored_rois(photo, maps, batch, detector, record_pr
     ("name", "diou", "beta1"), [("greedy", False, 1.0), ("diou_b1.0", True, 1.0), ("diou_b0.9", True, 0.9)]
 )
 def test_detections(photo, maps, batch, detector, record_property, name, diou, beta1, suffix, nms_thresh, limit):
-    rules = dataclasses.replace(
-        detector.detection_rules, nms_thresh=nms_thresh, diou_nms=diou, beta1=beta1, detections_per_im=limit
-    )
-    proposals = maps["proposals"]
-    found = jax.jit(functools.partial(detect, reg_weights=detector.reg_weights, **vars(rules)))(
-        proposals.boxes, proposals.valid, *maps["own"], batch.scale, batch.original_size
-    )
+    head = detector.heads[0]
+    rules = dataclasses.replace(head.detection, diou_nms=diou, beta1=beta1, detections_per_im=limit)
+    select = jax.jit(dataclasses.replace(head, detection=rules).select)
+    found = select(maps["own"], maps["proposals"], batch, thresholds=Thresholds(rules.thresholds.score, nms_thresh))
     found = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(found.valid[0])], found)
     theirs = photo[f"dets_{name}{suffix}"]
     partner = pair_of_a_class(np.column_stack([found.classes, found.boxes]), theirs[:, :5], within=BOX)

@@ -15,13 +15,12 @@ import pytest
 from flax import traverse_util
 from original import BOX, GRADIENT, LEVELS, LOSS, MAP, SCORE, largest, pair, relative
 
-from diou_jax.boxes import to_input, to_original
+from diou_jax.boxes import to_input
+from diou_jax.detection import loss
 from diou_jax.detection.anchor_targets import anchor_targets
-from diou_jax.detection.faster_rcnn import STRIDES
-from diou_jax.detection.losses import head_losses
 from diou_jax.detection.proposals import propose
-from diou_jax.detection.roi_targets import sample_rois
-from diou_jax.losses import BOX_LOSSES
+from diou_jax.detection.roi_sampling import sample_rois
+from diou_jax.structures import Anchors, GroundTruth
 from diou_jax.weights.original import import_original, original_tensors
 
 
@@ -59,9 +58,10 @@ def trained(step, trainer, variables, sampled, labelled):
         network = trainer.network
         pyramid = network.apply(weights, images, method="pyramid")
         outputs = network.apply(weights, pyramid, method="propose")
-        head_outputs = network.apply(weights, trainer.pool(pyramid, sampled.rois, None), method="classify")
-        loss, losses = trainer.compare(outputs, labelled, head_outputs, sampled)
-        return loss, (losses | {"total": loss}, outputs, head_outputs)
+        head = trainer.heads[0]
+        head_outputs = trainer.runner(head, weights, pyramid, extent=None)(sampled.rois)
+        parts = trainer.rpn_losses(outputs, labelled) | head.compare(head_outputs, sampled.samples, sampled.deltas)
+        return loss.total(parts), (loss.values(parts) | {"total": loss.total(parts)}, outputs, head_outputs)
 
     frozen = {name: values for name, values in variables.items() if name != "params"}
     images = jnp.asarray(step["data"].transpose(0, 2, 3, 1))
@@ -83,7 +83,7 @@ def test_losses_of_a_training_step(step, trained, trainer, record_property):
     wanted = {"total": step["total_loss"], "loss_cls": step["loss/loss_cls"]}
     ours = {name: losses[name] for name in wanted}
     # The original logs the box loss with its weight.
-    wanted["loss_bbox"], ours["loss_bbox"] = step["loss/loss_bbox"], trainer.loss_rules.box_weight * losses["loss_bbox"]
+    wanted["loss_bbox"], ours["loss_bbox"] = step["loss/loss_bbox"], trainer.heads[0].box_weight * losses["loss_bbox"]
     for name in ("loss_rpn_cls", "loss_rpn_bbox"):
         for level in LEVELS:
             wanted[f"{name}_fpn{level}"] = step[f"loss/{name}_fpn{level}"]
@@ -106,11 +106,11 @@ def test_every_box_loss_on_the_outputs_of_the_step(step, trained, trainer, sampl
 
     @jax.jit
     @jax.value_and_grad
-    def loss(deltas):
-        options = {"box_loss": BOX_LOSSES[name], "reg_weights": trainer.reg_weights}
-        return head_losses(logits, deltas, sampled, **options)["loss_bbox"]
+    def box_loss(deltas):
+        head = dataclasses.replace(trainer.heads[0], box_loss=name)
+        return head.compare((logits, deltas), sampled.samples, sampled.deltas)["loss_bbox"].value
 
-    value, gradient = loss(deltas)
+    value, gradient = box_loss(deltas)
     theirs = float(step[f"head/loss_bbox_{name}"])
     deviation = largest(value, theirs) / theirs
     record_property("relative", deviation)
@@ -161,18 +161,20 @@ def test_gradient_of_every_parameter(step, trained, variables, record_property):
 def geometry(step, trainer, trained):
     """Anchors of the step's maps, which of them exist, and the proposals of our RPN outputs, per level and in all."""
     _, (_, (logits, deltas), _) = trained
-    pyramid = [jnp.zeros((2, *(-(-side // stride) for side in step["data"].shape[2:]), 1)) for stride in STRIDES]
-    extent = jnp.asarray([step["data"].shape[2:]] * 2)
-    anchors, exists = trainer.anchors(pyramid, extent)
-    options = {"limit": step["im_info"][:, :2], "scale": step["im_info"][:, 2]}
-    options |= dataclasses.asdict(trainer.train_proposals)
+    sides = step["data"].shape[2:]
+    pyramid = {2**level: jnp.zeros((2, *(-(-side // 2**level) for side in sides), 1)) for level in LEVELS}
+    anchors = trainer.anchor_generator(pyramid, jnp.asarray([sides] * 2))
+    options = {"limit": step["im_info"][:, :2], "scale": step["im_info"][:, 2], "rules": trainer.train_proposals}
     find = jax.jit(functools.partial(propose, **options))
-    levels = [find(*([x] for x in level)) for level in zip(logits, deltas, anchors, exists, strict=True)]
-    return np.concatenate(anchors), np.concatenate(exists, 1), levels, find(logits, deltas, anchors, exists)
+    levels = [
+        find(([a], [b]), Anchors([c], [d]))
+        for a, b, c, d in zip(logits, deltas, anchors.boxes, anchors.exists, strict=True)
+    ]
+    return anchors, levels, find((logits, deltas), anchors)
 
 
 def test_proposals_of_a_training_step(step, geometry, record_property):
-    _, _, levels, _ = geometry
+    _, levels, _ = geometry
     pixels, score = [], []
     for level, found in zip(LEVELS, levels, strict=True):
         rois, scores = step[f"rpn_rois_fpn{level}"], step[f"rpn_rois_prob_fpn{level}"][:, 0]
@@ -188,9 +190,9 @@ def test_proposals_of_a_training_step(step, geometry, record_property):
 
 
 def truth(step, image):
-    """Boxes, classes, crowd flags and the validity of a photo's ground truth."""
-    boxes, classes, crowd = (step[f"{name}_im{image}"] for name in ("gt_boxes", "gt_classes", "is_crowd"))
-    return boxes, classes, crowd, np.ones(len(boxes), bool)
+    """The ground truth of a photo, as a batch of one image."""
+    boxes, classes, crowd = (step[f"{name}_im{image}"][None] for name in ("gt_boxes", "gt_classes", "is_crowd"))
+    return GroundTruth(boxes, classes, crowd, np.ones(crowd.shape, bool))
 
 
 @pytest.mark.parametrize("image", [0, 1])
@@ -200,13 +202,14 @@ def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, g
     Without a limit ours are the labels before the draw: the stored objects are exactly ours, and every stored
     background anchor is background here.
     """
-    anchors, exists, _, _ = geometry
-    boxes, _, crowd, _ = truth(step, image)
-    height, width, scale = step["im_info"][image]
-    rules = dataclasses.asdict(trainer.anchor_rules) | {"batch_size_per_im": 10**6}
-    find = jax.jit(functools.partial(anchor_targets, **rules))
-    only = exists[image], to_input(boxes, scale), ~crowd, jnp.array([height, width]), jax.random.key(0)
-    ours = jax.tree.map(lambda x: x[0], find(anchors, *(x[None] for x in only)))
+    anchors, _, _ = geometry
+    gt = truth(step, image)
+    size, scale = step["im_info"][image : image + 1, :2], step["im_info"][image, 2]
+    rules = dataclasses.replace(trainer.anchor_rules, batch_size_per_im=10**6)
+    find = jax.jit(functools.partial(anchor_targets, rules=rules))
+    anchors = anchors.replace(exists=[exists[image : image + 1] for exists in anchors.exists])
+    gt = gt.replace(boxes=to_input(gt.boxes, scale))
+    ours = jax.tree.map(lambda x: x[0], find(anchors, gt, jax.random.key(0)[None], size=size))
     labels = labelled.labels[image]
     np.testing.assert_array_equal(ours.labels == 1, labels == 1)
     assert (np.asarray(ours.labels)[labels == 0] == 0).all()
@@ -223,21 +226,21 @@ def test_rois_get_the_originals_labels_and_targets(step, trainer, sampled, geome
     Without a limit ours are all candidates: the stored objects are exactly ours, and every stored background RoI is
     background here.
     """
-    _, _, _, proposals = geometry
-    scale = step["im_info"][image, 2]
-    rules = dataclasses.asdict(trainer.roi_rules) | {"batch_size_per_im": 2000}
-    find = jax.jit(functools.partial(sample_rois, reg_weights=trainer.reg_weights, **rules))
-    rois = to_original(proposals.boxes[image], scale)
-    ours = find(rois, proposals.valid[image], *truth(step, image), jax.random.key(0))
-    ours = jax.tree.map(lambda x: np.asarray(x)[np.asarray(ours.valid)], ours)
+    _, _, proposals = geometry
+    gt, scale = truth(step, image), jnp.asarray(step["im_info"][image : image + 1, 2])
+    proposals = jax.tree.map(lambda x: x[image : image + 1], proposals)
+    rules = dataclasses.replace(trainer.roi_rules, batch_size_per_im=2000)
+    ours = jax.jit(functools.partial(sample_rois, rules=rules))(proposals, gt, jax.random.key(0)[None], scale=scale)
+    targets = trainer.heads[0].targets(ours, gt)[0][ours.valid[0]]
+    ours = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(ours.valid[0])], ours)
     theirs = jax.tree.map(lambda x: x[image], sampled)
-    found = np.asarray(to_input(ours.rois, scale))
+    found = ours.input_rois
 
     objects, wanted = ours.labels > 0, theirs.labels > 0
     partner = pair(found[objects], theirs.rois[wanted], within=BOX)
     np.testing.assert_array_equal(ours.labels[objects], theirs.labels[wanted][partner])
     background = np.abs(theirs.rois[~wanted][:, None] - found[~objects]).max(-1).min(1)
-    deviation = largest(ours.deltas[objects], theirs.deltas[wanted][partner])
+    deviation = largest(targets[objects], theirs.deltas[wanted][partner])
     record_property("deltas", deviation)
     record_property("object_pixels", largest(found[objects], theirs.rois[wanted][partner]))
     record_property("background_pixels", float(background.max()))

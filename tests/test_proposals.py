@@ -11,16 +11,17 @@ import pytest
 
 from diou_jax.detection.anchors import cell_anchors, grid_anchors
 from diou_jax.detection.proposals import propose
+from diou_jax.detection.rules import ProposalRules
 from diou_jax.overlaps import pairwise_iou
+from diou_jax.structures import Anchors
 
 LEVELS = range(2, 7)
 SETTINGS = {
     "TRAIN": {"pre_nms_top_n": 2000, "post_nms_top_n": 2000, "collect_top_n": 2000},
     "TEST": {"pre_nms_top_n": 1000, "post_nms_top_n": 1000, "collect_top_n": 1000},
 }
-OPTIONS = ("pre_nms_top_n", "post_nms_top_n", "nms_thresh", "min_size", "collect_top_n", "per_image")
 
-compiled = jax.jit(propose, static_argnames=OPTIONS)
+compiled = jax.jit(propose, static_argnames=("rules", "per_image"))
 
 
 def rpn_outputs(data):
@@ -35,8 +36,11 @@ def rpn_outputs(data):
 
 
 def call(outputs, info, **options):
-    settings = {"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"], **options}
-    found = compiled(*outputs, info[:, :2], info[:, 2], **settings)
+    per_image = options.pop("per_image", False)
+    rules = ProposalRules(**{"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"], **options})
+    logits, deltas, anchors, exists = outputs
+    where = {"limit": info[:, :2], "scale": info[:, 2]}
+    found = compiled((logits, deltas), Anchors(anchors, exists), **where, rules=rules, per_image=per_image)
     return jax.tree.map(np.asarray, found)
 
 
@@ -160,10 +164,11 @@ def test_no_gradient_passes():
     anchors, info = row_of_anchors(4)
 
     def total(logits, deltas):
-        found = propose([logits], [deltas], [anchors], [np.ones((1, 4), bool)], info[:, :2], info[:, 2], **options)
+        there = Anchors([anchors], [np.ones((1, 4), bool)])
+        found = propose(([logits], [deltas]), there, info[:, :2], scale=info[:, 2], rules=rules)
         return found.boxes.sum() + found.scores.sum()
 
-    options = {"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"]}
+    rules = ProposalRules(nms_thresh=0.7, min_size=0, **SETTINGS["TEST"])
     gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(jnp.zeros((1, 4)), jnp.ones((1, 4, 4)))
     assert all((gradient == 0).all() for gradient in gradients)
 

@@ -87,7 +87,7 @@ def test_each_image_reaches_the_network_as_the_original_would_show_it():
             height, width = SIZES[index]
             pixels, scale = dataset.source.pixels(index), float(batch.scale[row])
             boxes, classes, _ = dataset.records.annotations(index)
-            flipped = batch.boxes[row, 0, 0] != 2
+            flipped = batch.gt.boxes[row, 0, 0] != 2
             if flipped:
                 pixels = np.ascontiguousarray(pixels[:, ::-1])
                 boxes = np.stack([width - boxes[:, 2] - 1, boxes[:, 1], width - boxes[:, 0] - 1, boxes[:, 3]], 1)
@@ -101,8 +101,8 @@ def test_each_image_reaches_the_network_as_the_original_would_show_it():
             np.testing.assert_allclose(inputs[row][inside], expected, rtol=0, atol=5e-5)
             np.testing.assert_array_equal(batch.extent[row], -(-batch.size[row] // 32) * 32)
             np.testing.assert_array_equal(batch.original_size[row], [height, width])
-            np.testing.assert_array_equal(batch.boxes[row][batch.valid[row]], boxes)
-            np.testing.assert_array_equal(batch.classes[row][batch.valid[row]], classes)
+            np.testing.assert_array_equal(batch.gt.boxes[row][batch.gt.valid[row]], boxes)
+            np.testing.assert_array_equal(batch.gt.classes[row][batch.gt.valid[row]], classes)
             assert (batch.extent[row] <= inputs.shape[1:3]).all()
             flips.add(flipped)
             scales.add(exact)
@@ -130,8 +130,11 @@ def test_every_leaf_has_the_documented_type():
         "index": (np.int32, 1),
         "present": (np.bool_, 1),
     }
+    truth = ("boxes", "classes", "crowd", "valid")
+    assert {*truth, "masks", "keypoints"} == vars(batch.gt).keys()
+    assert set(expected) - {*truth} | {"gt"} == vars(batch).keys()
     for name, (dtype, rank) in expected.items():
-        leaf = getattr(batch, name)
+        leaf = getattr(batch.gt if name in truth else batch, name)
         assert (leaf.dtype, leaf.ndim, len(leaf)) == (dtype, rank, 4), name
 
 
@@ -166,7 +169,7 @@ def test_evaluation_shows_every_image_once_and_marks_what_fills_up():
     for step in range(reader.steps):
         batch, _ = reader(step)
         seen += batch.index[batch.present].tolist()
-        assert not batch.valid[~batch.present].any()
+        assert not batch.gt.valid[~batch.present].any()
         assert np.isfinite(preprocess.normalise(batch)).all()
         assert (batch.extent > 0).all()
         assert (batch.scale > 0).all()
@@ -196,8 +199,8 @@ def test_more_boxes_than_fit_keep_the_largest_in_order(caplog):
         batch, _ = reader(step)
         for row in np.flatnonzero(batch.index == 2):
             if batch.present[row]:
-                np.testing.assert_array_equal(batch.boxes[row], dataset.records.annotations(2)[0][2:])
-                np.testing.assert_array_equal(batch.classes[row], dataset.records.annotations(2)[1][2:])
+                np.testing.assert_array_equal(batch.gt.boxes[row], dataset.records.annotations(2)[0][2:])
+                np.testing.assert_array_equal(batch.gt.classes[row], dataset.records.annotations(2)[1][2:])
 
 
 def test_an_image_larger_than_its_canvas_is_reduced_on_the_host(caplog):

@@ -24,7 +24,7 @@ def shapes_of(body):
     image = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
     variables = jax.eval_shape(body.init, jax.random.key(0), image)
     maps = jax.eval_shape(body.apply, variables, image)
-    return variables, [x.shape[1:] for x in maps]
+    return variables, {stride: x.shape[1:] for stride, x in maps.items()}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,8 @@ def shapes_of(body):
 )
 def test_size_and_strides(body, convolutions, channels):
     variables, maps = shapes_of(body)
-    assert maps == [(64 // s, 96 // s, channels * s // 4) for s in (4, 8, 16, 32)]
+    assert maps == {s: (64 // s, 96 // s, channels * s // 4) for s in body.strides}
+    assert body.strides == (4, 8, 16, 32)
     kernels = jax.tree.leaves(variables["params"])
     assert convolutions in (None, sum(kernel.size for kernel in kernels))
     # One frozen scale and one bias per output channel of each convolution, and nothing else.
@@ -160,7 +161,7 @@ def test_frozen_stages_get_no_gradient_and_the_others_do(freeze_at):
     def gradient(key):
         x = jax.random.normal(key, (1, 32, 32, 3))
         variables = body.init(key, x)
-        return jax.grad(lambda p: sum((y**2).sum() for y in body.apply(variables | {"params": p}, x)))(
+        return jax.grad(lambda p: sum((y**2).sum() for y in body.apply(variables | {"params": p}, x).values()))(
             variables["params"]
         )
 

@@ -139,7 +139,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables)
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 42
-        state = checkpoints.restore(create_state(blank, tx))
+        state = checkpoints.restore(create_state(blank, tx, build.detector(config, 81).loss_names))
     assert int(state.step) == 42
 
     # The next update says what the momentum and the step are: without gradient and decay it is the momentum alone.

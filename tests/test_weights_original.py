@@ -8,8 +8,8 @@ import pytest
 from flax import traverse_util
 
 from diou_jax.errors import UserError
+from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN
-from diou_jax.models.heads import BoxHead
 from diou_jax.models.network import Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead

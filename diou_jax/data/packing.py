@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from diou_jax.data import transforms
 from diou_jax.data.buckets import Bucket, round_up
-from diou_jax.structures import Batch
+from diou_jax.structures import Batch, GroundTruth
 
 Annotations = tuple[np.ndarray, np.ndarray, np.ndarray]
 NO_ANNOTATIONS: Annotations = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)
@@ -57,7 +58,7 @@ def example(
         "extent": round_up(np.array(placement.size, np.int32), stride),
         "scale": np.float32(placement.scale),
         "original_size": np.array([height, width], np.int32),
-        **_padded(boxes, classes, crowd, max_boxes),
+        "gt": _padded(boxes, classes, crowd, max_boxes),
         "index": np.int32(index),
         "present": np.True_,
     }
@@ -77,7 +78,9 @@ def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
     for row, one in zip(canvas, examples):
         height, width = one["image"].shape[:2]
         row[:height, :width] = one["image"]
-    columns = {name: np.stack([one[name] for one in examples]) for name in examples[0] if name != "image"}
+    columns = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *({k: v for k, v in one.items() if k != "image"} for one in examples)
+    )
     return Batch(image=canvas, **columns)
 
 
@@ -86,12 +89,15 @@ def _padded(boxes, classes, crowd, max_boxes):
         area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
         largest = np.sort(np.argsort(-area, kind="stable")[:max_boxes])
         boxes, classes, crowd = boxes[largest], classes[largest], crowd[largest]
-    padded = {
-        "boxes": np.zeros((max_boxes, 4), np.float32),
-        "classes": np.zeros(max_boxes, np.int32),
-        "crowd": np.zeros(max_boxes, bool),
-        "valid": np.arange(max_boxes) < len(boxes),
-    }
-    for name, values in (("boxes", boxes), ("classes", classes), ("crowd", crowd)):
-        padded[name][: len(boxes)] = values
-    return padded
+
+    def pad(values, dtype):
+        padded = np.zeros((max_boxes, *values.shape[1:]), dtype)
+        padded[: len(values)] = values
+        return padded
+
+    return GroundTruth(
+        boxes=pad(boxes, np.float32),
+        classes=pad(classes, np.int32),
+        crowd=pad(crowd, bool),
+        valid=np.arange(max_boxes) < len(boxes),
+    )

@@ -1,10 +1,53 @@
 """The RPN's anchors: constants of a feature map's size, so numpy; torchvision's depend on the image, so JAX."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from diou_jax.structures import Anchors
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorGenerator:
+    """Anchors of every level of a pyramid.
+
+    Attributes:
+      start_size: side in pixels of the finest level's square anchor, doubled at each level.
+      aspect_ratios: heights over widths.
+      layout: "detectron" or "torchvision", whose cells are centred and spaced in another way.
+    """
+
+    start_size: float = 32
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    layout: str = "detectron"
+
+    def __call__(self, pyramid: Mapping[int, jax.Array], extent: jax.Array) -> Anchors:
+        """The anchors of maps (B, Hl, Wl, C) by stride; those of cells beyond `extent`, int (B, 2), do not exist."""
+        anchors, exists = [], []
+        for level, (stride, features) in enumerate(pyramid.items()):
+            height, width = features.shape[1:3]
+            shape = {"size": self.start_size * 2**level, "aspect_ratios": self.aspect_ratios}
+            if self.layout == "torchvision":
+                cell = torchvision_cell_anchors(**shape)
+                anchors.append(torchvision_grid_anchors(extent, height, width, stride=stride, cell=cell))
+            else:
+                cell = cell_anchors(stride=stride, **shape)
+                anchors.append(grid_anchors(height, width, stride=stride, cell=cell))
+            inside_y = jnp.arange(height) * stride < extent[:, :1]
+            inside_x = jnp.arange(width) * stride < extent[:, 1:]
+            inside = inside_y[:, :, None, None] & inside_x[:, None, :, None]
+            exists.append(jnp.broadcast_to(inside, (*inside.shape[:3], len(cell))).reshape(len(extent), -1))
+        return Anchors(anchors, exists)
+
+
+def join(anchors: Anchors) -> tuple[np.ndarray | jax.Array, jax.Array]:
+    """The boxes (A, 4) or (B, A, 4) of all levels in one row, and which exist, (B, A)."""
+    constant = all(isinstance(boxes, np.ndarray) for boxes in anchors.boxes)
+    boxes = (np if constant else jnp).concatenate(anchors.boxes, axis=-2)
+    return boxes, jnp.concatenate(anchors.exists, 1)
 
 
 def cell_anchors(*, stride: int, size: float, aspect_ratios: Sequence[float]) -> np.ndarray:

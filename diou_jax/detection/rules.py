@@ -1,6 +1,21 @@
-"""The numbers that steer the detector, each group the keyword arguments of one function; the original's options."""
+"""The numbers that steer the detector, one group for each function that takes them; the original's options."""
 
 import dataclasses
+from typing import NamedTuple
+
+import jax
+
+
+class Thresholds(NamedTuple):
+    """What separates detections from the rest; arrays may stand in for the numbers, at no cost of compilation.
+
+    Attributes:
+      score: only higher scores count, TEST.SCORE_THRESH.
+      nms: overlap at which a detection suppresses another of its class, TEST.NMS.
+    """
+
+    score: float | jax.Array
+    nms: float | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +68,12 @@ class RoiRules:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossRules:
-    """Names and weights of the box losses: the original's MODEL.LOSS_TYPE and its kin."""
+class RpnLossRules:
+    """The RPN's box loss, its weight and the normaliser: the original's MODEL.RPN_LOSS_TYPE and its kin."""
 
     box: str
     box_weight: float
-    rpn_box: str
-    rpn_box_weight: float
+    batch_size_per_im: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +98,7 @@ class BoxVoteRules:
 class DetectionRules:
     """How box head outputs become detections: the original's TEST.*; without soft-NMS and votes where they are None."""
 
-    score_thresh: float
-    nms_thresh: float
+    thresholds: Thresholds
     diou_nms: bool
     beta1: float
     detections_per_im: int
@@ -95,7 +108,14 @@ class DetectionRules:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingRules:
-    """How RoIs are pooled: the original's FAST_RCNN.ROI_XFORM_* and FPN.ROI_CANONICAL_*."""
+    """How RoIs are pooled: the original's FAST_RCNN.ROI_XFORM_* and FPN.ROI_CANONICAL_*.
+
+    Attributes:
+      resolution: cells of a pooled RoI, along each side.
+      sampling_ratio: samples of a cell, along each side.
+      canonical_scale: side in pixels of a RoI that belongs to `canonical_level`.
+      canonical_level: the logarithm to the base 2 of that level's stride.
+    """
 
     resolution: int
     sampling_ratio: int

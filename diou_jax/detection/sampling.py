@@ -1,5 +1,7 @@
 """Random draws without replacement, with static shapes."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -23,3 +25,40 @@ def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Ar
     order = jnp.where(mask, jax.random.uniform(key, mask.shape), -1.0)
     order, indices = top_k(order, min(limit, len(mask)))
     return indices, order >= 0
+
+
+class Sample(NamedTuple):
+    """Rows that were drawn, objects first, then background.
+
+    Attributes:
+      index: int32 (total,), the drawn rows; 0 where fewer were drawn.
+      is_object: bool (total,).
+      drawn: bool (total,), True first.
+    """
+
+    index: jax.Array
+    is_object: jax.Array
+    drawn: jax.Array
+
+
+def sample(foreground: jax.Array, background: jax.Array, key: jax.Array, *, objects: int, total: int) -> Sample:
+    """Draws up to `objects` rows of the foreground and fills up to `total` with rows of the background.
+
+    Args:
+      foreground: bool (N,), rows with an object.
+      background: bool (N,), other rows that may be drawn.
+      key: random key.
+      objects: static, the largest number of objects.
+      total: static, the largest number of rows.
+    """
+    fg_key, bg_key = jax.random.split(key)
+    fg_index, fg_drawn = draw(foreground, objects, fg_key)
+    bg_index, bg_drawn = draw(background, total, bg_key)
+    # Row i is the i-th object while there is one, then the next of the background.
+    found = fg_drawn.sum()
+    row = jnp.arange(total)
+    is_object = row < found
+    place = jnp.where(is_object, row, row - found + len(fg_index))
+    index = jnp.concatenate([fg_index, bg_index]).at[place].get(mode="fill", fill_value=0)
+    drawn = jnp.concatenate([fg_drawn, bg_drawn]).at[place].get(mode="fill", fill_value=False)
+    return Sample(index, is_object, drawn)

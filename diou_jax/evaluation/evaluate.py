@@ -17,7 +17,6 @@ from diou_jax.data.check import check_image
 from diou_jax.data.dataset import Dataset, align_classes
 from diou_jax.data.loader import batches
 from diou_jax.data.transforms import decode
-from diou_jax.detection.detections import Detections
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
@@ -30,7 +29,7 @@ from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, say
 from diou_jax.reporting.visualize import side_by_side
-from diou_jax.structures import Batch
+from diou_jax.structures import Batch, Detections
 
 NOTHING = Detections(
     boxes=np.zeros((0, 4), np.float32),

@@ -1,6 +1,6 @@
 """The feature pyramid (Lin et al., 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from diou_jax.models.masking import mask_outside
 
 
 class FPN(nn.Module):
-    """c2 to c5 to p2 to p6, all of one width; p6 is every other cell of p5.
+    """The neck: c2 to c5 to p2 to p6, all of one width; p6 is every other cell of p5.
 
     Attributes:
       features: FPN.DIM.
@@ -28,8 +28,8 @@ class FPN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], extent: jax.Array | None = None) -> list[jax.Array]:
-        """[c2, c3, c4, c5], (B, Hl, Wl, Cl) each, to [p2, ..., p6], (B, Hl, Wl, features)."""
+    def __call__(self, maps: Mapping[int, jax.Array], extent: jax.Array | None = None) -> dict[int, jax.Array]:
+        """c2 to c5 by stride, (B, Hl, Wl, Cl) each, to p2 to p6 by stride, (B, Hl, Wl, features)."""
 
         def conv(size, name):
             return Conv(
@@ -42,16 +42,16 @@ class FPN(nn.Module):
                 name=name,
             )
 
-        strides = [4, 8, 16, 32]
-        levels = [2, 3, 4, 5]
-        pyramid, inner = [], None
-        for x, stride, level in reversed(list(zip(maps, strides, levels, strict=True))):
-            lateral = mask_outside(conv(1, f"inner{level}")(x, extent, stride), extent, stride)
+        pyramid, inner = {}, None
+        for stride in sorted(maps, reverse=True):
+            level = stride.bit_length() - 1
+            lateral = mask_outside(conv(1, f"inner{level}")(maps[stride], extent, stride), extent, stride)
             # Masked apart, so that one pass over the map repeats, masks and adds.
             inner = lateral if inner is None else lateral + mask_outside(upsample(inner), extent, stride)
             posthoc = conv(3, f"output{level}")(inner, extent, stride)
-            pyramid.insert(0, mask_outside(posthoc, extent, stride))
-        return [*pyramid, pyramid[-1][:, ::2, ::2]]
+            pyramid[stride] = mask_outside(posthoc, extent, stride)
+        coarsest = max(pyramid)
+        return dict(sorted(pyramid.items())) | {2 * coarsest: pyramid[coarsest][:, ::2, ::2]}
 
 
 def upsample(x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """All the parameters of the detector in one module."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,42 +9,68 @@ import jax.numpy as jnp
 
 from diou_jax.models.folding import fold
 from diou_jax.models.fpn import FPN
-from diou_jax.models.heads import BoxHead
 from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 
 
-class Network(nn.Module):
-    """Body, pyramid, RPN and box head; `apply` takes the name of one of its methods.
+class HeadModule(NamedTuple):
+    """The module of a RoI head.
 
-    Its variables are ``{"params": ...}`` and, where the body has frozen affine layers, ``"affine"``.
+    Attributes:
+      name: of its parameters.
+      make: returns the Flax module.
+      resolution: cells of a pooled RoI, along each side.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    resolution: int
+
+
+class Network(nn.Module):
+    """Backbone, neck, RPN and RoI heads; `apply` takes the name of one of its methods.
+
+    A backbone turns images into maps by stride, ``{stride: map}``, and a neck turns these into others. Variables are
+    ``{"params": ...}`` and, where the backbone has frozen affine layers, ``"affine"``.
+
+    Attributes:
+      body: the backbone.
+      fpn: the neck.
+      rpn: the region proposal head, shared by all maps.
+      heads: the RoI heads' modules.
     """
 
     body: ResNet
     fpn: FPN
     rpn: RPNHead
-    box_head: BoxHead
-    resolution: int = 7  # of the pooled RoIs, for `init_variables`
+    heads: tuple[HeadModule, ...]
 
-    def pyramid(self, images: jax.Array, extent: jax.Array | None = None) -> list[jax.Array]:
-        """Normalised images (B, H, W, 3), H and W multiples of 32, to [p2, ..., p6]."""
+    def setup(self):
+        """Names each head's parameters as the head asks."""
+        for head in self.heads:
+            setattr(self, head.name, head.make())
+
+    def pyramid(self, images: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
+        """Normalised images (B, H, W, 3), H and W multiples of 32, to p2 to p6 by stride."""
         return self.fpn(self.body(images, extent), extent)
 
     def propose(
-        self, pyramid: Sequence[jax.Array], sampled: jax.Array | None = None
+        self, pyramid: Mapping[int, jax.Array], sampled: jax.Array | None = None
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Logits and deltas of every anchor; see `RPNHead`."""
-        return self.rpn(pyramid, sampled)
+        return self.rpn(list(pyramid.values()), sampled)
 
-    def classify(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits and deltas of every RoI; see `BoxHead`."""
-        return self.box_head(pooled)
+    def head(self, pooled: jax.Array, name: str) -> Any:
+        """The outputs of a RoI head for pooled RoIs (B, R, H, W, C)."""
+        return getattr(self, name)(pooled)
 
     def __call__(self, images: jax.Array) -> None:
         """Touches every parameter; for initialisation."""
         pyramid = self.pyramid(images)
         self.propose(pyramid)
-        self.classify(jnp.zeros((1, self.resolution, self.resolution, pyramid[0].shape[-1])))
+        channels = next(iter(pyramid.values())).shape[-1]
+        for head in self.heads:
+            self.head(jnp.zeros((1, 1, head.resolution, head.resolution, channels)), head.name)
 
     def init_variables(self, key: jax.Array) -> dict:
         """Random variables, float32."""

@@ -71,9 +71,14 @@ class ResNet(nn.Module):
     group_norm: tuple[tuple[str, Any], ...] = ()
     dtype: Any = jnp.float32
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the maps, fine to coarse."""
+        return tuple(4 << stage for stage in range(len(self.blocks)))
+
     @nn.compact
-    def __call__(self, x: jax.Array, extent: jax.Array | None = None) -> list[jax.Array]:
-        """Normalised images (B, H, W, 3) to [c2, c3, c4, c5]; nothing exists beyond `extent`, int (B, 2) pixels."""
+    def __call__(self, x: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
+        """Normalised images (B, H, W, 3) to c2 to c5 by stride; nothing exists beyond `extent`, int (B, 2) pixels."""
 
         def conv(*args, **kwargs):
             # A body that starts from random weights is trained through ReLUs; frozen affine layers expect loaded ones.
@@ -88,7 +93,7 @@ class ResNet(nn.Module):
         x = conv(self.stem_width, 7, 2, relu=True, name="conv1")(mask_outside(x, extent, 1), extent, 2)
         x = freeze(max_pool(x), 1)
         features = 256 if self.num_groups > 1 else 4 * self.width_per_group
-        stride, maps = 4, []
+        stride, maps = 4, {}
         for stage, blocks in enumerate(self.blocks, start=2):
             for block in range(blocks):
                 block_stride = 2 if block == 0 and stage > 2 else 1
@@ -104,7 +109,7 @@ class ResNet(nn.Module):
                 )(x, extent, stride)
                 stride *= block_stride
             x = freeze(x, stage)
-            maps.append(x)
+            maps[stride] = x
         return maps
 
 

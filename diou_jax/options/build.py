@@ -12,22 +12,25 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.dataset import Dataset
+from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.detection.heads.box import BoxRoiHead
+from diou_jax.detection.heads.roi_head import RoiHead
 from diou_jax.detection.rules import (
     AnchorRules,
     BoxRules,
     BoxVoteRules,
     DetectionRules,
-    LossRules,
     PoolingRules,
     ProposalRules,
     RoiRules,
+    RpnLossRules,
     SoftNmsRules,
+    Thresholds,
 )
 from diou_jax.errors import UserError
 from diou_jax.models.fpn import FPN
-from diou_jax.models.heads import BoxHead
-from diou_jax.models.network import Network
+from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.training import batch_rule, optimizer
@@ -179,13 +182,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
             features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
         ),
         rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
-        box_head=BoxHead(
-            num_classes=num_classes,
-            hidden=config.fast_rcnn.mlp_head_dim,
-            class_agnostic=config.model.cls_agnostic_bbox_reg,
-            dtype=dtype,
-        ),
-        resolution=config.fast_rcnn.roi_xform_resolution,
+        heads=tuple(HeadModule(head.name, head.module, head.pooling.resolution) for head in heads(config, num_classes)),
     )
 
 
@@ -243,16 +240,48 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
         return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]
 
 
+def heads(config: ConfigDict, num_classes: int) -> tuple[RoiHead, ...]:
+    """The RoI heads for `num_classes` classes, background included, in the order in which they detect."""
+    model, test = config.model, config.test
+    return (
+        BoxRoiHead(
+            num_classes=num_classes,
+            hidden=config.fast_rcnn.mlp_head_dim,
+            class_agnostic=model.cls_agnostic_bbox_reg,
+            dtype=DTYPES[config.dtype],
+            box_loss=model.loss_type,
+            box_weight=model.loss_bbox_weight,
+            reg_weights=tuple(model.bbox_reg_weights),
+            pooling=PoolingRules(
+                resolution=config.fast_rcnn.roi_xform_resolution,
+                sampling_ratio=config.fast_rcnn.roi_xform_sampling_ratio,
+                canonical_scale=config.fpn.roi_canonical_scale,
+                canonical_level=config.fpn.roi_canonical_level,
+            ),
+            detection=DetectionRules(
+                thresholds=Thresholds(score=test.score_thresh, nms=test.nms),
+                diou_nms=test.diou_nms.enabled,
+                beta1=test.diou_nms.beta1,
+                detections_per_im=test.detections_per_im,
+                soft_nms=_soft_nms_rules(test.soft_nms) if test.soft_nms.enabled else None,
+                bbox_vote=_box_vote_rules(test.bbox_vote) if test.bbox_vote.enabled else None,
+            ),
+            edges=BOX_RULES[model.box_convention].edges,
+        ),
+    )
+
+
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
     """Network and rules; `collect_scale` is the `BatchRule`'s, for training."""
     model, train, test = config.model, config.train, config.test
+    box_rules = BOX_RULES[model.box_convention]
     return FasterRCNN(
         network=network(config, num_classes),
-        loss_rules=LossRules(
-            box=model.loss_type,
-            box_weight=model.loss_bbox_weight,
-            rpn_box=model.rpn_loss_type,
-            rpn_box_weight=model.rpn_loss_bbox_weight,
+        heads=heads(config, num_classes),
+        anchor_generator=AnchorGenerator(
+            start_size=config.fpn.rpn_anchor_start_size,
+            aspect_ratios=tuple(config.fpn.rpn_aspect_ratios),
+            layout=box_rules.anchors,
         ),
         train_proposals=_proposal_rules(train, collect_scale),
         test_proposals=_proposal_rules(test, 1.0),
@@ -263,6 +292,11 @@ def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0
             negative_overlap=train.rpn_negative_overlap,
             straddle_thresh=train.rpn_straddle_thresh,
         ),
+        rpn_loss_rules=RpnLossRules(
+            box=model.rpn_loss_type,
+            box_weight=model.rpn_loss_bbox_weight,
+            batch_size_per_im=train.rpn_batch_size_per_im,
+        ),
         roi_rules=RoiRules(
             batch_size_per_im=train.batch_size_per_im,
             fg_fraction=train.fg_fraction,
@@ -271,25 +305,7 @@ def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0
             bg_thresh_lo=train.bg_thresh_lo,
             crowd_filter_thresh=train.crowd_filter_thresh,
         ),
-        pooling_rules=PoolingRules(
-            resolution=config.fast_rcnn.roi_xform_resolution,
-            sampling_ratio=config.fast_rcnn.roi_xform_sampling_ratio,
-            canonical_scale=config.fpn.roi_canonical_scale,
-            canonical_level=config.fpn.roi_canonical_level,
-        ),
-        detection_rules=DetectionRules(
-            score_thresh=test.score_thresh,
-            nms_thresh=test.nms,
-            diou_nms=test.diou_nms.enabled,
-            beta1=test.diou_nms.beta1,
-            detections_per_im=test.detections_per_im,
-            soft_nms=_soft_nms_rules(test.soft_nms) if test.soft_nms.enabled else None,
-            bbox_vote=_box_vote_rules(test.bbox_vote) if test.bbox_vote.enabled else None,
-        ),
-        box_rules=BOX_RULES[config.model.box_convention],
-        anchor_start_size=config.fpn.rpn_anchor_start_size,
-        aspect_ratios=tuple(config.fpn.rpn_aspect_ratios),
-        reg_weights=tuple(model.bbox_reg_weights),
+        box_rules=box_rules,
         pixel_means=tuple(config.pixel_means),
         mask_padding=config.fpn.mask_padding,
         mask_padding_train=config.fpn.mask_padding_train,

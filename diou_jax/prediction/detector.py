@@ -14,6 +14,7 @@ from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
 from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
 from diou_jax.data.packing import blank, example, pack
+from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
 from diou_jax.options import build
@@ -67,7 +68,7 @@ class Detector:
             tuple(config.data.buckets) or default_shapes((self._scale,), self._max_size, stride=self._stride),
             key=np.prod,
         )
-        self._run = jax.jit(self._detect)
+        self._run = jax.jit(self._detector.detect)
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike, config: ConfigDict | None = None) -> "Detector":
@@ -123,14 +124,14 @@ class Detector:
         images = [images] if single else list(images)
         for number, image in enumerate(images):
             _check(image, number)
-        rules = self._detector.detection_rules
-        thresholds = (
-            rules.score_thresh if score_threshold is None else score_threshold,
-            rules.nms_thresh if nms is None else nms,
+        default = self._detector.thresholds
+        thresholds = Thresholds(
+            score=np.float32(default.score if score_threshold is None else score_threshold),
+            nms=np.float32(default.nms if nms is None else nms),
         )
         results, waiting = {}, None
         for rows, batch in self._batches(images):
-            found = rows, self._run(self._variables, batch, *map(np.float32, thresholds))
+            found = rows, self._run(self._variables, batch, thresholds)
             # The device works on this batch while the host unpacks the one before.
             if waiting is not None:
                 results |= self._unpack(*waiting)
@@ -138,10 +139,6 @@ class Detector:
         if waiting is not None:
             results |= self._unpack(*waiting)
         return results[0] if single else [results[row] for row in range(len(images))]
-
-    def _detect(self, variables, batch, score_threshold, nms):
-        rules = dataclasses.replace(self._detector.detection_rules, score_thresh=score_threshold, nms_thresh=nms)
-        return dataclasses.replace(self._detector, detection_rules=rules).detect(variables, batch)
 
     def _batches(self, images) -> Iterator[tuple[list[int], Batch]]:
         """Rows of `images` and the batch that holds them, bucket by bucket."""

@@ -37,34 +37,27 @@ class Panel:
     Attributes:
       title: of the panel.
       names: labels of the curves, by their names in a row of metrics.
+      prefix: with it begin further names, whose rest is the label; the losses are named by the heads alone.
       log: whether the axis is logarithmic: for what falls by powers of ten, and parts of different size.
       noisy: whether the curve is smoothed where there are many points.
     """
 
     title: str
-    names: Mapping[str, str]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
     log: bool = False
     noisy: bool = True
 
+    def labels(self, rows: Sequence[Mapping]) -> dict[str, str]:
+        """Labels of the quantities that rows of metrics have, by name."""
+        rest = {name: name.removeprefix(self.prefix) for row in rows for name in row if name.startswith(self.prefix)}
+        return dict(self.names) | (rest if self.prefix else {})
+
 
 PANELS = (
-    Panel(
-        "losses",
-        {
-            "loss": "total",
-            "loss_cls": "classes",
-            "loss_bbox": "boxes",
-            "loss_rpn_cls": "RPN objects",
-            "loss_rpn_bbox": "RPN boxes",
-        },
-        log=True,
-    ),
+    Panel("losses", {"loss": "total"}, prefix="loss_", log=True),
     Panel("box AP", {"eval/AP": "AP", "eval/AP50": "AP50", "eval/AP75": "AP75"}, noisy=False),
-    Panel(
-        "box losses per RoI, unweighted",
-        {"bbox_iou": "IoU", "bbox_giou": "GIoU", "bbox_sl1": "smooth L1"},
-        log=True,
-    ),
+    Panel("box losses per RoI, unweighted", prefix="bbox_", log=True),
     Panel("norm of the gradient", {"grad_norm": ""}, log=True),
     Panel("learning rate", {"rate": ""}, log=True, noisy=False),
     Panel("images per second", {"images_per_second": ""}),
@@ -122,17 +115,23 @@ def curves(panel: Panel, rows: Sequence[Mapping]) -> list[Curve]:
 
     Each data set that rows of evaluation name has its own; rows that name none have theirs together.
     """
-    mine = [row for row in rows if "step" in row and panel.names.keys() & row.keys()]
+    rows = [row for row in rows if "step" in row]
+    labels = panel.labels(rows)
+    mine = [row for row in rows if labels.keys() & row.keys()]
     sets = list(dict.fromkeys(row.get("dataset") for row in mine))
     several = len(sets) > 1
     found = []
     for which, data in enumerate(sets):
-        for number, (name, label) in enumerate(panel.names.items()):
+        for number, (name, label) in enumerate(labels.items()):
             points = [(row["step"], row[name]) for row in mine if row.get("dataset") == data and name in row]
             steps, values = np.array([[_number(x) for x in point] for point in points]).reshape(-1, 2).T
             if np.isfinite(values).any():
                 # Colours tell data sets apart where there are several, else quantities.
-                color, style = (COLORS[which % len(COLORS)], STYLES[number]) if several else (COLORS[number], "-")
+                color, style = (
+                    (COLORS[which % len(COLORS)], STYLES[number % len(STYLES)])
+                    if several
+                    else (COLORS[number % len(COLORS)], "-")
+                )
                 name = str(data or "unnamed") if several else ""
                 found.append(Curve(label, name, steps, values, color, style))
     return found

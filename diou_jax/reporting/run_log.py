@@ -144,13 +144,14 @@ class Progress:
         self._mark = (step, now)
         return (step - before) * self.images_per_step / max(now - then, 1e-9)
 
-    def line(self, step: int, speed: float, metrics: Mapping[str, float], names: Mapping[str, str]) -> str:
-        """For example ``step 400/1000  rate 0.002  31.5 img/s  0:01:53 left  loss 1.203  ...``."""
+    def line(self, step: int, speed: float, metrics: Mapping[str, float]) -> str:
+        """For example ``step 400/1000  rate 0.002  31.5 img/s  0:01:53 left  loss 1.203  ...``, with every loss."""
         parts = [f"step {step}/{self.total}", f"rate {metrics['rate']:.3g}"]
         if speed > 0:
             hours, seconds = divmod(round((self.total - step) * self.images_per_step / speed), 3600)
             parts += [f"{speed:.1f} img/s", f"{hours}:{seconds // 60:02d}:{seconds % 60:02d} left"]
-        parts += [f"{label} {metrics[name]:.3f}" for name, label in names.items()]
+        losses = {name.removeprefix("loss_"): value for name, value in metrics.items() if name.startswith("loss")}
+        parts += [f"{label} {value:.3f}" for label, value in losses.items()]
         return "  ".join(parts)
 
 

@@ -3,9 +3,11 @@
 import os
 import pathlib
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
@@ -40,7 +42,7 @@ def give_up(
     folder = pathlib.Path(workdir) / "bad"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"batch_{first}.npz"
-    np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(batch).items()})
+    np.savez_compressed(file, **traverse_util.flatten_dict(flax.serialization.to_state_dict(batch), sep="."))
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state, step, {})
     what = names[0] if names else "something that this process' images alone do not show"

@@ -43,28 +43,14 @@ class TrainState:
         return {"params": self.params} | ({"affine": self.affine} if self.affine else {})
 
 
-METRICS = (
-    "loss",
-    "loss_rpn_cls",
-    "loss_rpn_bbox",
-    "loss_cls",
-    "loss_bbox",
-    "accuracy_cls",
-    "bbox_sl1",
-    "bbox_iou",
-    "bbox_giou",
-    "grad_norm",
-)
-
-
-def create_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first update."""
+def create_state(variables: dict, optimizer: optax.GradientTransformation, loss_names: Sequence[str]) -> TrainState:
+    """The state before the first update; `loss_names` are the detector's."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         affine=variables.get("affine"),
         opt_state=optimizer.init(variables["params"]),
-        window={name: jnp.zeros((), jnp.float32) for name in (*METRICS, "skipped")},
+        window={name: jnp.zeros((), jnp.float32) for name in (*loss_names, "grad_norm", "skipped")},
         guard=no_faults(),
     )
 
@@ -158,4 +144,5 @@ def _extend(window, metrics, done, good):
         nothing = jnp.where(taken > 0, old, jnp.nan)
         return jnp.where(good, (old * taken + new) / (taken + 1), nothing)
 
-    return {name: mean(window[name], metrics[name]) for name in METRICS} | {"skipped": skipped + ~good}
+    means = {name: mean(old, metrics[name]) for name, old in window.items() if name != "skipped"}
+    return means | {"skipped": skipped + ~good}

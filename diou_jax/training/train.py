@@ -32,16 +32,6 @@ from diou_jax.workdir.run_lock import run_lock
 # Of solver's options, those that may change when a run goes on.
 SCHEDULE = ("max_iter", "steps")
 
-# What the progress line shows, and what it is called there.
-SHOWN = {
-    "loss": "loss",
-    "loss_rpn_cls": "rpn_cls",
-    "loss_rpn_bbox": "rpn_bbox",
-    "loss_cls": "cls",
-    "loss_bbox": "bbox",
-    "bbox_iou": "iou",
-}
-
 
 def train(
     config: ConfigDict, workdir: str, *, explicit: Collection[str] = frozenset(), then_evaluate: bool = False
@@ -121,7 +111,7 @@ class Run:
         }
         if latest is None:
             variables, origin = build.initial_variables(config, self._detector.network, self._dataset.class_names)
-            state = create_state(variables, self._optimizer)
+            state = self._first_state(variables)
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
             lengthened = self._lengthened(latest)
@@ -204,7 +194,7 @@ class Run:
         values |= {"rate": float(self._rate(step - 1)), "images_per_second": speed}
         self._log.scalars(step, values)
         if self._first:
-            say(self._progress.line(step, speed, values, SHOWN))
+            say(self._progress.line(step, speed, values))
         for bad in sorted(number for number in guard.recent.tolist() if number >= self._reported):
             ids = self._dataset.records.image_ids[self._reader.schedule.entries(bad).index].tolist()
             self._log.event(bad + 1, f"update skipped, loss or gradient not finite; images {ids}")
@@ -227,7 +217,9 @@ class Run:
 
     def _restore(self) -> TrainState:
         shapes = self._detector.network.variable_shapes()
-        like = jax.eval_shape(lambda variables: create_state(variables, self._optimizer), shapes)
+        like = jax.eval_shape(
+            lambda variables: create_state(variables, self._optimizer, self._detector.loss_names), shapes
+        )
         return self._checkpoints.restore(like)
 
     def _roll_back(self, error):
@@ -235,7 +227,7 @@ class Run:
         step = self._checkpoints.latest()
         if step is None:
             variables, _ = build.initial_variables(self.config, self._detector.network, self._dataset.class_names)
-            state = create_state(variables, self._optimizer)
+            state = self._first_state(variables)
         else:
             state = self._restore()
         self._state = replicate(state)

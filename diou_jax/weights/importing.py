@@ -47,9 +47,10 @@ def import_file(
     base.check(config)
     source = build.weight_source(config, path)
     class_names, category_ids = class_table(config, source.num_classes)
-    network = build.network(config, len(class_names))
+    detector = build.detector(config, len(class_names))
+    network = detector.network
     variables, report = import_tensors(source, network.init_variables(jax.random.key(config.rng_seed)), allow=allow)
-    state = create_state(variables, build.make_optimizer(config, build.rule(config)))
+    state = create_state(variables, build.make_optimizer(config, build.rule(config)), detector.loss_names)
     if resume_optimizer:
         state = state.replace(opt_state=momentum.resume(state.opt_state, source, variables))
         state = state.replace(step=jnp.int32(source.step))

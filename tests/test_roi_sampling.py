@@ -1,45 +1,70 @@
 """Golden files: roi_labels, and the RoIs of model_train."""
 
-import functools
+import dataclasses
+from typing import NamedTuple
 
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diou_jax.boxes import decode
-from diou_jax.detection.roi_targets import sample_rois
+from diou_jax.configs import base
+from diou_jax.detection.roi_sampling import sample_rois
+from diou_jax.detection.rules import RoiRules
+from diou_jax.options import build
+from diou_jax.structures import GroundTruth, Proposals
 
-RULES = {
-    "batch_size_per_im": 512,
-    "fg_fraction": 0.25,
-    "fg_thresh": 0.5,
-    "bg_thresh_hi": 0.5,
-    "bg_thresh_lo": 0.0,
-    "crowd_filter_thresh": 0.0,
-    "reg_weights": (10.0, 10.0, 5.0, 5.0),
-}
+RULES = RoiRules(
+    batch_size_per_im=512,
+    fg_fraction=0.25,
+    fg_thresh=0.5,
+    bg_thresh_hi=0.5,
+    bg_thresh_lo=0.0,
+    crowd_filter_thresh=0.0,
+)
+HEAD = build.heads(base.get_config(), 81)[0]
 ALL = {"batch_size_per_im": 2048, "fg_fraction": 0.5}  # room for every RoI: nothing is left to chance
 CASES = [("a", "nofilter"), ("a", "filter0.7"), ("b_crowd", "nofilter"), ("b_crowd", "filter0.7")]
 
-compiled = jax.jit(sample_rois, static_argnames=tuple(RULES))
+
+class Sampled(NamedTuple):
+    rois: np.ndarray
+    labels: np.ndarray
+    deltas: np.ndarray
+    valid: np.ndarray
+
+
+def sample(proposals, gt, keys, *, rules):
+    """RoIs at the scale of the original images, and the box head's targets."""
+    samples = sample_rois(proposals, gt, keys, scale=jnp.ones(len(keys)), rules=rules)
+    return Sampled(samples.rois, samples.labels, HEAD.targets(samples, gt), samples.valid)
+
+
+compiled = jax.jit(sample, static_argnames="rules")
+
+
+def proposed(boxes, valid):
+    return Proposals(boxes, np.zeros(valid.shape, np.float32), valid)
 
 
 def call(rois, boxes, classes, crowd, seed=0, **rules):
     """With three rows of padding behind the boxes and five behind the RoIs, which would match if they counted."""
     count, padding = len(boxes), np.resize([*rois[:3], [60, 60, 80, 80]], (3, 4))
-    sampled = compiled(
-        np.concatenate([rois, np.resize(padding, (5, 4))]).astype(np.float32),
-        np.arange(len(rois) + 5) < len(rois),
-        np.concatenate([boxes, padding]).astype(np.float32),
-        np.concatenate([classes, np.ones(3)]).astype(np.int32),
-        np.concatenate([crowd, np.zeros(3)]).astype(bool),
-        np.arange(count + 3) < count,
-        jax.random.key(seed),
-        **RULES | rules,
+    proposals = proposed(
+        np.concatenate([rois, np.resize(padding, (5, 4))]).astype(np.float32), np.arange(len(rois) + 5) < len(rois)
     )
-    return jax.tree.map(np.asarray, sampled)
+    gt = GroundTruth(
+        boxes=np.concatenate([boxes, padding]).astype(np.float32),
+        classes=np.concatenate([classes, np.ones(3)]).astype(np.int32),
+        crowd=np.concatenate([crowd, np.zeros(3)]).astype(bool),
+        valid=np.arange(count + 3) < count,
+    )
+    proposals, gt, key = jax.tree.map(lambda x: x[None], (proposals, gt, jax.random.key(seed)))
+    sampled = compiled(proposals, gt, key, rules=dataclasses.replace(RULES, **rules))
+    return jax.tree.map(lambda x: np.asarray(x[0]), sampled)
 
 
 def load(data, case):
@@ -188,7 +213,7 @@ def test_a_sample_is_within_its_limits_and_its_deltas_lead_to_boxes_of_its_class
     assert (ours.labels[:found] > 0).all()
     assert np.isin(ours.labels, [0, *classes]).all()
     assert np.isfinite(ours.deltas).all() and (ours.deltas[ours.labels == 0] == 0).all()
-    reached = np.asarray(decode(ours.rois, ours.deltas, weights=RULES["reg_weights"]))
+    reached = np.asarray(decode(ours.rois, ours.deltas, weights=HEAD.reg_weights))
     for box, label in zip(reached[:found], ours.labels[:found]):
         assert np.abs(boxes[classes == label] - box).max(1).min() < 1e-2
     # Crowds themselves are no RoIs.
@@ -200,14 +225,15 @@ def test_a_batch_of_images_equals_one_after_the_other_and_no_gradient_passes():
     images = [random_image(rng, 3, 20) for _ in range(2)]
     rois, boxes, classes, crowd = (np.stack(x).astype(d) for x, d in zip(zip(*images), ("f4", "f4", "i4", "?")))
     keys = jax.random.split(jax.random.key(0), 2)
-    one = functools.partial(sample_rois, **RULES | {"batch_size_per_im": 16})
-    arguments = (rois, np.ones((2, 20), bool), boxes, classes, crowd, np.ones((2, 3), bool), keys)
-    together = jax.jit(jax.vmap(one))(*arguments)
+    rules = dataclasses.replace(RULES, batch_size_per_im=16)
+    gt, valid = GroundTruth(boxes, classes, crowd, np.ones((2, 3), bool)), np.ones((2, 20), bool)
+    arguments = proposed(rois, valid), gt, keys
+    together = compiled(*arguments, rules=rules)
     for image in (0, 1):
-        alone = jax.jit(one)(*(x[image] for x in arguments))
-        jax.tree.map(lambda a, b, i=image: np.testing.assert_allclose(a[i], b, atol=1e-5), together, alone)
+        alone = compiled(*jax.tree.map(lambda x, i=image: x[i : i + 1], arguments), rules=rules)
+        jax.tree.map(lambda a, b, i=image: np.testing.assert_allclose(a[i], b[0], atol=1e-5), together, alone)
 
     def total(rois):
-        return jax.vmap(one)(rois, *arguments[1:]).rois.sum()
+        return sum(x.astype(jnp.float32).sum() for x in sample(proposed(rois, valid), gt, keys, rules=rules))
 
     assert (jax.jit(jax.grad(total))(rois) == 0).all()

@@ -1,0 +1,119 @@
+"""The box head: a class and a refined box for each RoI."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diou_jax.boxes import clip, decode, encode, to_original
+from diou_jax.detection.detections import suppress
+from diou_jax.detection.heads.roi_head import Run
+from diou_jax.detection.loss import Loss
+from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
+from diou_jax.losses import BOX_LOSSES, box_loss, softmax_cross_entropy
+from diou_jax.models.box_head import BoxHead
+from diou_jax.structures import Batch, Detections, GroundTruth, Proposals, RoiSamples
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxRoiHead:
+    """The original's Fast R-CNN head, with any loss of the IoU family.
+
+    Attributes:
+      num_classes: K, background included.
+      hidden: FAST_RCNN.MLP_HEAD_DIM.
+      class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG.
+      dtype: of the module's arithmetic.
+      box_loss: a name of `diou_jax.losses.BOX_LOSSES`, MODEL.LOSS_TYPE.
+      box_weight: of the box loss, MODEL.LOSS_BBOX_WEIGHT.
+      reg_weights: scale of the deltas, MODEL.BBOX_REG_WEIGHTS.
+      pooling: of RoIs.
+      detection: how outputs become detections.
+      edges: how RoIs are scaled back, see `boxes.to_original`.
+      name: of the parameters.
+    """
+
+    num_classes: int
+    hidden: int
+    class_agnostic: bool
+    dtype: Any
+    box_loss: str
+    box_weight: float
+    reg_weights: tuple[float, ...]
+    pooling: PoolingRules
+    detection: DetectionRules
+    edges: bool = False
+    name: str = "box_head"
+
+    def module(self) -> BoxHead:
+        """Two fully connected layers and the outputs, float32 logits (B, R, K) and deltas (B, R, K or 1, 4)."""
+        return BoxHead(self.num_classes, hidden=self.hidden, class_agnostic=self.class_agnostic, dtype=self.dtype)
+
+    def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
+        """See `compare`."""
+        return self.compare(run(samples.input_rois), samples, self.targets(samples, batch.gt))
+
+    def targets(self, samples: RoiSamples, gt: GroundTruth) -> jax.Array:
+        """The deltas (B, S, 4) from RoIs with an object to its box, 0 for background; no gradient passes."""
+        boxes = jnp.take_along_axis(gt.boxes, samples.gt_index[..., None], 1)
+        deltas = encode(samples.rois, boxes, weights=self.reg_weights)
+        return jax.lax.stop_gradient(jnp.where((samples.labels > 0)[..., None], deltas, 0.0))
+
+    @jax.named_scope("losses")
+    def compare(self, outputs: tuple[jax.Array, jax.Array], samples: RoiSamples, targets: jax.Array) -> dict[str, Loss]:
+        """The two losses and the original's metrics, all divided by the number of RoIs of the minibatch.
+
+        Args:
+          outputs: logits (B, S, K) and deltas (B, S, K or 1, 4).
+          samples: the RoIs.
+          targets: their deltas, (B, S, 4).
+
+        Returns:
+          ``loss_cls`` and ``loss_bbox``; the metrics ``accuracy_cls``, ``bbox_sl1``, ``bbox_iou`` and ``bbox_giou``,
+          the last two as losses, one minus the overlap.
+        """
+        logits, deltas = outputs
+        labels = jnp.where(samples.valid, samples.labels, 0)
+        foreground = samples.valid & (labels > 0)
+        count = jnp.maximum(samples.valid.sum(), 1)
+        column = labels if deltas.shape[2] > 1 else jnp.zeros_like(labels)
+        predicted = jnp.take_along_axis(deltas, column[..., None, None], 2).reshape(-1, 4)
+        wanted = targets.reshape(-1, 4)
+
+        def mean(values, where):
+            return jnp.where(where, values.reshape(where.shape), 0.0).sum() / count
+
+        def over_objects(loss):
+            return mean(loss(predicted, wanted, reg_weights=self.reg_weights), foreground)
+
+        return {
+            "loss_cls": Loss(mean(softmax_cross_entropy(logits, labels), samples.valid)),
+            "loss_bbox": Loss(over_objects(box_loss(self.box_loss)), self.box_weight),
+            "accuracy_cls": Loss(mean((logits.argmax(-1) == labels).astype(jnp.float32), samples.valid), None),
+            "bbox_sl1": Loss(over_objects(BOX_LOSSES["smooth_l1"]), None),
+            "bbox_iou": Loss(over_objects(BOX_LOSSES["iou"]), None),
+            "bbox_giou": Loss(over_objects(BOX_LOSSES["giou"]), None),
+        }
+
+    def detect(self, run: Run, found: Proposals, batch: Batch, *, thresholds: Thresholds) -> Detections:
+        """The best boxes of all classes after suppression within each class."""
+        logits, deltas = run(found.boxes)
+        return self.select((jax.nn.softmax(logits), deltas), found, batch, thresholds=thresholds)
+
+    @jax.named_scope("detections")
+    def select(
+        self, outputs: tuple[jax.Array, jax.Array], found: Proposals, batch: Batch, *, thresholds: Thresholds
+    ) -> Detections:
+        """The detections of probabilities (B, R, K) and deltas (B, R, K or 1, 4) of proposals."""
+        scores, deltas = outputs
+        rois = to_original(found.boxes, batch.scale[:, None, None], edges=self.edges)
+        boxes = decode(rois[:, None], deltas.swapaxes(1, 2), weights=self.reg_weights)
+        if boxes.shape[1] > 1:
+            boxes = boxes[:, 1:]
+        scores = scores.swapaxes(1, 2)[:, 1:]
+        boxes = jnp.broadcast_to(boxes, (*scores.shape, 4))
+        size = batch.original_size.astype(jnp.float32)[:, :, None, None]
+        boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], scores.shape) for axis in (0, 1)))
+        candidate = (found.valid & batch.present[:, None])[:, None]
+        return suppress(boxes, scores, candidate, thresholds=thresholds, rules=self.detection)

@@ -1,0 +1,32 @@
+"""A named part of the total loss, or a metric beside it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+
+class Loss(NamedTuple):
+    """A value of a minibatch.
+
+    Attributes:
+      value: float32 scalar; a metric may have another shape, and then stays out of the log.
+      weight: of the value in the total loss; None for a metric, through which no gradient passes.
+    """
+
+    value: jax.Array
+    weight: float | None = 1.0
+
+
+def total(losses: Mapping[str, Loss]) -> jax.Array:
+    """The weighted sum, in the order of the losses; float32 scalar."""
+    parts = [loss.value if loss.weight == 1 else loss.weight * loss.value for loss in losses.values() if loss.weight]
+    return sum(parts[1:], parts[0])
+
+
+def values(losses: Mapping[str, Loss]) -> dict[str, jax.Array]:
+    """The unweighted values by name."""
+    return {
+        name: loss.value if loss.weight is not None else jax.lax.stop_gradient(loss.value)
+        for name, loss in losses.items()
+    }
