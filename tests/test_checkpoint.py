@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 
 import jax
@@ -7,20 +8,19 @@ import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
-from diou_jax.training.optimizer import make_optimizer
+from diou_jax.training.optimizer import OptimizerRules, make_optimizer
 from diou_jax.training.step import create_state
 
-OPTIONS = {
-    "frozen": lambda path: False,
-    "type": "SGD",
-    "momentum": 0.9,
-    "weight_decay": 0.01,
-    "weight_decay_gn": 0.0,
-    "bias_double_lr": True,
-    "bias_weight_decay": False,
-    "scale_momentum": True,
-    "scale_momentum_threshold": 1.1,
-}
+RULES = OptimizerRules(
+    type="SGD",
+    momentum=0.9,
+    weight_decay=0.01,
+    weight_decay_gn=0.0,
+    bias_double_lr=True,
+    bias_weight_decay=False,
+    scale_momentum=True,
+    scale_momentum_threshold=1.1,
+)
 
 
 NAMES = ("loss", "loss_cls", "grad_norm")
@@ -30,7 +30,9 @@ def random_state(seed, width=5, kind="SGD", affine=True):
     keys = jax.random.split(jax.random.key(seed), 4)
     params = {"fc": {"kernel": jax.random.normal(keys[0], (3, width)), "bias": jax.random.normal(keys[1], (width,))}}
     variables = {"params": params} | ({"affine": {"scale": jax.random.normal(keys[2], (4,))}} if affine else {})
-    state = create_state(variables, make_optimizer(lambda step: 0.1, **OPTIONS | {"type": kind}), NAMES)
+    rules = dataclasses.replace(RULES, type=kind)
+    optimizer = make_optimizer(lambda step: 0.1, frozen=lambda path: False, rules=rules)
+    state = create_state(variables, optimizer, NAMES)
     opt_state = jax.tree.map(lambda x: x + jnp.asarray(seed + 1, x.dtype), state.opt_state)
     window = {name: jnp.float32(1 / (index + 3)) for index, name in enumerate(NAMES)}
     return state.replace(opt_state=opt_state, window=window, step=jnp.int32(seed))

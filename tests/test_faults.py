@@ -123,9 +123,9 @@ def test_a_passing_fault_is_rolled_back_and_leaves_no_trace_in_the_weights(tiny_
 
     original = train.Run._roll_back
 
-    def mended(self, error):
+    def mended(self, error, log):
         faulty[0] = False
-        original(self, error)
+        original(self, error, log)
 
     monkeypatch.setattr(train, "batches", damaged)
     monkeypatch.setattr(train.Run, "_roll_back", mended)

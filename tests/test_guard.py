@@ -8,7 +8,7 @@ import pytest
 
 from diou_jax.configs import base
 from diou_jax.training.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
-from diou_jax.training.optimizer import make_optimizer
+from diou_jax.training.optimizer import OptimizerRules, make_optimizer
 
 
 def test_counts_and_the_ring_of_recent_ones():
@@ -54,9 +54,7 @@ def test_what_is_sound_stays_finite(kind, decay):
     """The largest rate that a config may name, the largest gradients that pass, without friction: a million steps."""
     limits = {option.name: getattr(option.kind, "high", None) for option in base.OPTIONS}
     rate = limits["solver.base_lr"]
-    optimizer = make_optimizer(
-        lambda _: jnp.float32(rate),
-        frozen=lambda _: False,
+    rules = OptimizerRules(
         type=kind,
         momentum=limits["solver.momentum"],
         weight_decay=decay / rate,
@@ -65,8 +63,8 @@ def test_what_is_sound_stays_finite(kind, decay):
         bias_weight_decay=decay,
         scale_momentum=False,
         scale_momentum_threshold=1.1,
-        clip_norm=0.0,
     )
+    optimizer = make_optimizer(lambda _: jnp.float32(rate), frozen=lambda _: False, rules=rules)
     params = {"conv": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 0.7 * LARGEST_NORM), params)
     assert is_sound(jnp.float32(1), gradient_norm(gradient))

@@ -1,6 +1,6 @@
 """Golden file: lr_schedule."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,31 +9,31 @@ import optax
 import pytest
 
 from diou_jax.errors import UserError
-from diou_jax.training.optimizer import learning_rate, make_optimizer, momentum_correction, parameter_group
+from diou_jax.training.optimizer import OptimizerRules, make_optimizer, momentum_correction, parameter_group
+from diou_jax.training.schedules import MultiStep, WarmUp
 
-OPTIONS = {
-    "frozen": lambda path: path.startswith("frozen"),
-    "type": "SGD",
-    "momentum": 0.9,
-    "weight_decay": 0.01,
-    "weight_decay_gn": 0.0,
-    "bias_double_lr": True,
-    "bias_weight_decay": False,
-    "scale_momentum": True,
-    "scale_momentum_threshold": 1.1,
-}
+RULES = OptimizerRules(
+    type="SGD",
+    momentum=0.9,
+    weight_decay=0.01,
+    weight_decay_gn=0.0,
+    bias_double_lr=True,
+    bias_weight_decay=False,
+    scale_momentum=True,
+    scale_momentum_threshold=1.1,
+)
+
+
+def frozen(path):
+    return path.startswith("frozen")
+
+
+def optimizer_of(rate, **changes):
+    return make_optimizer(rate, frozen=frozen, rules=dataclasses.replace(RULES, **changes))
 
 
 def schedule(base_lr, steps, *, warm_up_iters=500, warm_up_method="linear"):
-    return functools.partial(
-        learning_rate,
-        base_lr=base_lr,
-        steps=steps,
-        gamma=0.1,
-        warm_up_iters=warm_up_iters,
-        warm_up_factor=1 / 3,
-        warm_up_method=warm_up_method,
-    )
+    return MultiStep(base_lr, steps, gamma=0.1, warm_up=WarmUp(warm_up_iters, 1 / 3, warm_up_method))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_three_groups_follow_the_originals_trajectories(golden):
     names = {"w": ("fc", "kernel"), "b": ("fc", "bias"), "gn": ("norm", "scale")}
     params = {"fc": {"kernel": data["sgd/w_init"], "bias": data["sgd/b_init"]}, "norm": {"scale": data["sgd/gn_init"]}}
     params = jax.tree.map(jnp.asarray, params)
-    optimizer = make_optimizer(rate, **OPTIONS)
+    optimizer = optimizer_of(rate)
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for step in range(len(data["sgd/lr_f64"])):
@@ -93,14 +93,14 @@ def test_adam_takes_the_decay_into_its_moments_and_doubles_the_rate_of_biases():
     wanted = {name: value.copy() for name, value in params["fc"].items()}
     moments = dict.fromkeys(wanted, (0.0, 0.0))
     params = jax.tree.map(jnp.float32, params)
-    optimizer = make_optimizer(rate, **OPTIONS | {"type": "Adam"})
+    optimizer = optimizer_of(rate, type="Adam")
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for step in range(6):
         gradient = {name: random.normal(size=value.shape) for name, value in wanted.items()}
         updates, state = update({"fc": jax.tree.map(jnp.float32, gradient)}, state, params)
         params = optax.apply_updates(params, updates)
-        for name, factor, decay in (("kernel", 1, OPTIONS["weight_decay"]), ("bias", 2, 0.0)):
+        for name, factor, decay in (("kernel", 1, RULES.weight_decay), ("bias", 2, 0.0)):
             g = gradient[name] + decay * wanted[name]
             first, second = moments[name]
             first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
@@ -113,7 +113,7 @@ def test_adam_takes_the_decay_into_its_moments_and_doubles_the_rate_of_biases():
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 def test_frozen_parameters_stay_and_take_no_memory(kind):
     params = {"frozen": {"kernel": jnp.ones(1000)}, "free": {"kernel": jnp.ones(3)}}
-    optimizer = make_optimizer(schedule(0.1, (0,)), **OPTIONS | {"type": kind})
+    optimizer = optimizer_of(schedule(0.1, (0,)), type=kind)
     state = optimizer.init(params)
     updates, state = optimizer.update(params, state, params)
     assert (updates["frozen"]["kernel"] == 0).all()
@@ -123,8 +123,7 @@ def test_frozen_parameters_stay_and_take_no_memory(kind):
 
 def test_clipping_limits_the_norm_of_the_whole_gradient():
     params = {"a": {"kernel": jnp.zeros(4)}, "b": {"kernel": jnp.zeros(4)}}
-    options = OPTIONS | {"weight_decay": 0.0, "clip_norm": 1.0}
-    optimizer = make_optimizer(schedule(1.0, (0,), warm_up_iters=0), **options)
+    optimizer = optimizer_of(schedule(1.0, (0,), warm_up_iters=0), weight_decay=0.0, clip_norm=1.0)
     updates, _ = optimizer.update(jax.tree.map(lambda x: x + 100, params), optimizer.init(params), params)
     np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-5)
 
@@ -140,11 +139,11 @@ def test_clipping_limits_the_norm_of_the_whole_gradient():
     ],
 )
 def test_groups(path, group):
-    assert parameter_group(path, OPTIONS["frozen"]) == group
+    assert parameter_group(path, frozen) == group
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="there are SGD, Adam"):
-        make_optimizer(schedule(0.1, (0,)), **OPTIONS | {"type": "sgdd"})
+        optimizer_of(schedule(0.1, (0,)), type="sgdd")
     with pytest.raises(UserError, match="linear, constant"):
         schedule(0.1, (0,), warm_up_method="cubic")(jnp.int32(0))

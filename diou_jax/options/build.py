@@ -1,5 +1,6 @@
 """From a config to the objects that it describes. Past this file nobody knows what a config is."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Collection, Sequence
@@ -35,6 +36,8 @@ from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.training import batch_rule, optimizer
 from diou_jax.training.batch_rule import BatchRule
+from diou_jax.training.optimizer import OptimizerRules
+from diou_jax.training.schedules import MultiStep, WarmUp
 from diou_jax.weights.fine_tuning import fine_tune
 from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
 
@@ -334,33 +337,18 @@ def _box_vote_rules(options):
     )
 
 
-def rate(config: ConfigDict, batch: BatchRule):
+def rate(config: ConfigDict, batch: BatchRule) -> MultiStep:
     """The learning rate as a function of the step."""
     solver = config.solver
-    return functools.partial(
-        optimizer.learning_rate,
-        base_lr=batch.base_lr,
-        steps=batch.steps,
-        gamma=solver.gamma,
-        warm_up_iters=solver.warm_up_iters,
-        warm_up_factor=solver.warm_up_factor,
-        warm_up_method=solver.warm_up_method,
-    )
+    warm_up = WarmUp(solver.warm_up_iters, solver.warm_up_factor, solver.warm_up_method)
+    return MultiStep(batch.base_lr, tuple(batch.steps), solver.gamma, warm_up)
 
 
 def make_optimizer(config: ConfigDict, batch: BatchRule) -> optax.GradientTransformation:
     """The optimiser of the network's parameters."""
-    solver = config.solver
+    names = (field.name for field in dataclasses.fields(OptimizerRules))
     return optimizer.make_optimizer(
         rate(config, batch),
         frozen=functools.partial(frozen_stage, freeze_at=config.resnets.freeze_at),
-        type=solver.type,
-        momentum=solver.momentum,
-        weight_decay=solver.weight_decay,
-        weight_decay_gn=solver.weight_decay_gn,
-        bias_double_lr=solver.bias_double_lr,
-        bias_weight_decay=solver.bias_weight_decay,
-        scale_momentum=solver.scale_momentum,
-        scale_momentum_threshold=solver.scale_momentum_threshold,
-        clip_norm=solver.clip_norm,
+        rules=OptimizerRules(**{name: config.solver[name] for name in names}),
     )

@@ -18,11 +18,11 @@ from diou_jax.training.step import TrainState
 
 
 class Diverged(Exception):  # noqa: N818
-    """`train.max_bad_steps` updates in a row were not finite."""
+    """`train.max_bad_steps` updates in a row were not finite; has their last step, their count and the state."""
 
-    def __init__(self, step: int, count: int):
+    def __init__(self, step: int, count: int, state: TrainState):
         super().__init__(f"{count} updates in a row were not finite, up to step {step}")
-        self.step, self.count = step, count
+        self.step, self.count, self.state = step, count, state
 
 
 def give_up(

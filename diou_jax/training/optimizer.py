@@ -1,6 +1,7 @@
 """SGD as the original runs it, and Adam, over groups of parameters."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,36 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from diou_jax.errors import UserError
-
-
-def learning_rate(
-    step: jax.Array,
-    *,
-    base_lr: float,
-    steps: Sequence[int],
-    gamma: float,
-    warm_up_iters: int,
-    warm_up_factor: float,
-    warm_up_method: str,
-) -> jax.Array:
-    """The rate of the update number `step`, from 0: float32 scalar.
-
-    It grows during the warm-up and is multiplied by `gamma` at each of `steps` but the first, which the original
-    ignores: it is where the schedule starts.
-
-    Raises:
-      UserError: for a warm-up that is neither "linear" nor "constant".
-    """
-    if warm_up_method not in ("linear", "constant"):
-        raise UserError(f"solver.warm_up_method {warm_up_method!r}: there are linear, constant")
-    progress = jnp.minimum(step / max(warm_up_iters, 1), 1.0) if warm_up_method == "linear" else 0.0
-    warm_up = warm_up_factor * (1 - progress) + progress
-    decays = (step >= jnp.asarray(steps[1:], jnp.int32)).sum()
-    # Powers by hand: float32 gamma ** decays is inexact where the original multiplies.
-    rates = [base_lr]
-    for _ in steps[1:]:
-        rates.append(rates[-1] * gamma)
-    return jnp.where(step < warm_up_iters, base_lr * warm_up, jnp.asarray(rates, jnp.float32)[decays])
 
 
 def momentum_correction(step: jax.Array, rate: Callable, *, threshold: float) -> jax.Array:
@@ -83,40 +54,59 @@ def parameter_group(path: str, frozen: Callable[[str], bool]) -> str:
     return "norm" if module.startswith("norm") else "weight"
 
 
+@dataclasses.dataclass(frozen=True)
+class OptimizerRules:
+    """How parameters follow their gradient: the original's SOLVER.*, in lower case.
+
+    Attributes:
+      type: "SGD" or "Adam".
+      momentum: of SGD.
+      weight_decay: of weights.
+      weight_decay_gn: of GroupNorm's scales.
+      bias_double_lr: whether biases have twice the rate.
+      bias_weight_decay: whether biases decay as weights do.
+      scale_momentum: whether momentum follows a jump of the rate.
+      scale_momentum_threshold: the ratio from which on a change counts as a jump.
+      clip_norm: largest norm of the gradient; 0: any.
+    """
+
+    type: str
+    momentum: float
+    weight_decay: float
+    weight_decay_gn: float
+    bias_double_lr: bool
+    bias_weight_decay: bool
+    scale_momentum: bool
+    scale_momentum_threshold: float
+    clip_norm: float = 0.0
+
+
 def make_optimizer(
-    rate: Callable[[jax.Array], jax.Array],
-    *,
-    frozen: Callable[[str], bool],
-    type: str,
-    momentum: float,
-    weight_decay: float,
-    weight_decay_gn: float,
-    bias_double_lr: bool,
-    bias_weight_decay: bool,
-    scale_momentum: bool,
-    scale_momentum_threshold: float,
-    clip_norm: float = 0.0,
+    rate: Callable[[jax.Array], jax.Array], *, frozen: Callable[[str], bool], rules: OptimizerRules
 ) -> optax.GradientTransformation:
-    """The optimiser of all parameters; the keyword arguments are SOLVER's options.
+    """The optimiser of all parameters.
 
     Args:
-      rate: of the weights, by the number of the update.
+      rate: of the weights, by the number of updates done; see `schedules`.
       frozen: whether the parameter of a path is left alone; it takes no optimiser memory.
+      rules: SOLVER's options.
 
     Raises:
-      UserError: for an unknown `type`.
+      UserError: for an unknown `rules.type`.
     """
 
     def correction(step):
-        return momentum_correction(step, rate, threshold=scale_momentum_threshold) if scale_momentum else 1.0
+        return (
+            momentum_correction(step, rate, threshold=rules.scale_momentum_threshold) if rules.scale_momentum else 1.0
+        )
 
     def group(factor, decay):
-        if type == "SGD":
-            direction = _corrected_momentum(momentum, correction)
-        elif type == "Adam":
+        if rules.type == "SGD":
+            direction = _corrected_momentum(rules.momentum, correction)
+        elif rules.type == "Adam":
             direction = optax.scale_by_adam()
         else:
-            raise UserError(f"solver.type {type!r}: there are SGD, Adam")
+            raise UserError(f"solver.type {rules.type!r}: there are SGD, Adam")
         return optax.chain(
             optax.add_decayed_weights(decay),
             direction,
@@ -129,10 +119,10 @@ def make_optimizer(
         )
 
     groups = {
-        "weight": group(1.0, weight_decay),
-        "bias": group(2.0 if bias_double_lr else 1.0, weight_decay if bias_weight_decay else 0.0),
-        "norm": group(1.0, weight_decay_gn),
+        "weight": group(1.0, rules.weight_decay),
+        "bias": group(2.0 if rules.bias_double_lr else 1.0, rules.weight_decay if rules.bias_weight_decay else 0.0),
+        "norm": group(1.0, rules.weight_decay_gn),
         "frozen": optax.set_to_zero(),
     }
     optimizer = optax.multi_transform(groups, labels)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm > 0 else optimizer
+    return optax.chain(optax.clip_by_global_norm(rules.clip_norm), optimizer) if rules.clip_norm > 0 else optimizer

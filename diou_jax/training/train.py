@@ -1,7 +1,6 @@
-"""The training run: set up or resume, step, log, save; and what happens when something goes wrong."""
+"""A training run: set up or resumed, trained to its end, rolled back where updates cannot be taken."""
 
 import json
-import time
 from collections.abc import Collection
 
 import jax
@@ -20,12 +19,13 @@ from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
-from diou_jax.reporting.run_log import Progress, RunLog, read_metrics, say
+from diou_jax.reporting.run_log import Progress, RunLog, say
 from diou_jax.training import batch_rule
 from diou_jax.training.diagnosis import Diverged, give_up
+from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop
+from diou_jax.training.loop import run_steps
 from diou_jax.training.step import TrainState, create_state, make_train_step
-from diou_jax.training.stop import Stopped, StopRequest
-from diou_jax.training.watch import Watch
+from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
 from diou_jax.workdir.run_lock import run_lock
 
@@ -126,103 +126,65 @@ class Run:
     def go(self) -> None:
         """Trains to the end; rolls back where updates cannot be taken, as often as `train.max_rollbacks` allows."""
         config = self.config
-        self._step_function = make_train_step(
+        update = make_train_step(
             self._detector,
             self._optimizer,
             seed=config.rng_seed,
             iter_size=config.solver.iter_size,
             log_every=config.log.every,
         )
-        compile_ahead(self._programs())
+        compile_ahead(self._programs(update))
         with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
-            self._log, self._stop = log, stop
-            self._watch = Watch(read_metrics(self._workdir) if self._first else ())
             for rollback in range(config.train.max_rollbacks + 1):
                 try:
-                    self._steps()
+                    self._train(update, log, stop)
                     break
                 except Diverged as error:
                     if rollback == config.train.max_rollbacks:
-                        give_up(self._detector, self._state, self._reader, self._workdir, config, error.step)
-                    self._roll_back(error)
+                        give_up(self._detector, error.state, self._reader, self._workdir, config, error.step)
+                    self._roll_back(error, log)
         if self._first:
             draw_curves(self._workdir)
 
-    def _programs(self):
+    def _train(self, update, log, stop):
+        config, start, last = self.config, int(self._state.step), self.rule.max_iter
+        images = self.rule.batch_size * config.solver.iter_size
+        journal = Journal(log, Progress(start=start, total=last, images_per_step=images))
+        report = Report(
+            journal, rate=self._rate, images=self._image_ids, max_bad_steps=config.train.max_bad_steps, start=start
+        )
+        save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every)
+        evaluate = [Evaluate(self._evaluator, journal, every=config.test.every)] if config.test.every else []
+        stream = batches(self._reader, start, last, **build.loading(config))
+        run_steps(
+            update,
+            self._state,
+            to_devices(stream, ahead=config.data.prefetch),
+            last=last,
+            log_every=config.log.every,
+            hooks=[report, save, *evaluate, Stop(stop, save)],
+        )
+
+    def _image_ids(self, update):
+        """Ids of the images of an update, by its number from 0."""
+        return self._dataset.records.image_ids[self._reader.schedule.entries(update).index].tolist()
+
+    def _programs(self, update):
         """The programs that the run asks for, of its training steps and, where it evaluates, of detection."""
         blanks = to_devices(self._reader.blanks(self.start, self.rule.max_iter), ahead=0)
-        wanted = [(self._step_function, self._state, blank) for blank in blanks]
+        wanted = [(update, self._state, blank) for blank in blanks]
         if self._evaluator and (self.config.test.every or self.config.log.compilation_cache):
             wanted += self._evaluator.programs(self._state.variables)
         return wanted
 
-    def _steps(self):
-        config, last = self.config, self.rule.max_iter
-        start = self._reported = int(self._state.step)
-        self._progress = Progress(
-            start=start, total=last, images_per_step=self.rule.batch_size * config.solver.iter_size
-        )
-        stream = batches(self._reader, start, last, **build.loading(config))
-        for step, batch in enumerate(to_devices(stream, ahead=config.data.prefetch), start=start + 1):
-            began = time.perf_counter()
-            self._state, metrics = self._step_function(self._state, batch)
-            if step == start + 1:
-                jax.block_until_ready(metrics)
-                if self._first:
-                    say(f"the first step took {time.perf_counter() - began:.1f} s")
-                self._progress.restart(step)
-            meeting = step % config.log.every == 0 or step == last
-            if meeting:
-                self._report(step, metrics)
-                self._checkpoints.check()
-            saved = (step % config.checkpoint.every == 0 or step == last) and self._save(step, final=step == last)
-            if config.test.every and step % config.test.every == 0 and step < last:
-                for row in self._evaluator(self._state.variables, step, self._log):
-                    self._look(step, row)
-                self._progress.restart(step)
-            if (number := self._stop.signal(meeting=meeting)) and step < last:
-                if not saved:
-                    self._save(step, final=True)
-                self._checkpoints.finish()
-                raise Stopped(number, step)
-
-    def _report(self, step, metrics):
-        """A line of the log; says which updates were skipped since the last one."""
-        values, guard = jax.device_get((metrics, self._state.guard))
-        values = {name: float(value) for name, value in values.items()}
-        speed = self._progress.speed(step)
-        values |= {"rate": float(self._rate(step - 1)), "images_per_second": speed}
-        self._log.scalars(step, values)
-        if self._first:
-            say(self._progress.line(step, speed, values))
-        for bad in sorted(number for number in guard.recent.tolist() if number >= self._reported):
-            ids = self._dataset.records.image_ids[self._reader.schedule.entries(bad).index].tolist()
-            self._log.event(bad + 1, f"update skipped, loss or gradient not finite; images {ids}")
-        self._reported = step
-        self._look(step, values)
-        if guard.in_a_row >= self.config.train.max_bad_steps:
-            raise Diverged(step, int(guard.in_a_row))
-
-    def _look(self, step, row):
-        if self._first and row and (problem := self._watch.look(row)):
-            self._log.event(step, problem)
-
-    def _save(self, step, *, final) -> bool:
-        """Saves, unless the last update was skipped: a rollback needs a state of before."""
-        if not final and int(self._state.guard.in_a_row) > 0:
-            self._log.event(step, "no checkpoint while updates are being skipped")
-            return False
-        self._checkpoints.save(self._state, step, self._metadata)
-        return True
-
     def _restore(self) -> TrainState:
         shapes = self._detector.network.variable_shapes()
-        like = jax.eval_shape(
-            lambda variables: create_state(variables, self._optimizer, self._detector.loss_names), shapes
-        )
-        return self._checkpoints.restore(like)
+        return self._checkpoints.restore(jax.eval_shape(self._first_state, shapes))
 
-    def _roll_back(self, error):
+    def _first_state(self, variables) -> TrainState:
+        return create_state(variables, self._optimizer, self._detector.loss_names)
+
+    def _roll_back(self, error, log):
         self._checkpoints.finish()
         step = self._checkpoints.latest()
         if step is None:
@@ -231,8 +193,8 @@ class Run:
         else:
             state = self._restore()
         self._state = replicate(state)
-        self._log.rewind(int(state.step))
-        self._log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
+        log.rewind(int(state.step))
+        log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
 
     def _lengthened(self, step) -> list[str]:
         """What has become of the schedule since `step`; nothing where it is the same."""

@@ -1,0 +1,150 @@
+"""What stands beside the training loop: the log, checkpoints, evaluation, and the request to stop."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.evaluation.evaluate import Evaluator
+from diou_jax.reporting.run_log import Progress, RunLog, read_metrics, say
+from diou_jax.training.diagnosis import Diverged
+from diou_jax.training.loop import Moment
+from diou_jax.training.stop import Stopped, StopRequest
+from diou_jax.training.watch import Watch
+
+
+class Journal:
+    """The log of a run with what reads it as it grows: the progress line's clock and the watch for a collapse.
+
+    Attributes:
+      log: the rows and events.
+      progress: the clock.
+    """
+
+    def __init__(self, log: RunLog, progress: Progress):
+        """Reads the rows that the run has already."""
+        self.log, self.progress = log, progress
+        self._speaks = jax.process_index() == 0
+        self._watch = Watch(read_metrics(log.workdir) if self._speaks else ())
+
+    def say(self, line: str) -> None:
+        """Prints a line, in the first process only."""
+        if self._speaks:
+            say(line)
+
+    def look(self, step: int, row: Mapping[str, float]) -> None:
+        """Writes an event where a new row shows that the run has collapsed."""
+        if self._speaks and row and (problem := self._watch.look(row)):
+            self.log.event(step, problem)
+
+
+class Report:
+    """A line of the log at every logged step; names the updates that were skipped since the one before."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        rate: Callable[[int], Any],
+        images: Callable[[int], list],
+        max_bad_steps: int,
+        start: int,
+    ):
+        """Prepares the report.
+
+        Args:
+          journal: of the run.
+          rate: the learning rate by the number of updates done.
+          images: ids of the images of an update, by its number from 0.
+          max_bad_steps: so many skipped updates in a row raise Diverged.
+          start: updates that are done already.
+        """
+        self._journal, self._rate, self._images = journal, rate, images
+        self._max_bad_steps, self._reported, self._start = max_bad_steps, start, start
+        self._began = time.perf_counter()
+
+    def __call__(self, moment: Moment) -> None:
+        """Writes the line; raises Diverged."""
+        if moment.step == self._start + 1:
+            jax.block_until_ready(moment.metrics)
+            self._journal.say(f"the first step took {time.perf_counter() - self._began:.1f} s")
+            self._journal.progress.restart(moment.step)
+        if not moment.is_logged:
+            return
+        step, journal = moment.step, self._journal
+        values, guard = jax.device_get((moment.metrics, moment.state.guard))
+        values = {name: float(value) for name, value in values.items()}
+        speed = journal.progress.speed(step)
+        values |= {"rate": float(self._rate(step - 1)), "images_per_second": speed}
+        journal.log.scalars(step, values)
+        journal.say(journal.progress.line(step, speed, values))
+        for bad in sorted(number for number in guard.recent.tolist() if number >= self._reported):
+            reason = "update skipped, loss or gradient not finite"
+            journal.log.event(bad + 1, f"{reason}; images {self._images(bad)}")
+        self._reported = step
+        journal.look(step, values)
+        if guard.in_a_row >= self._max_bad_steps:
+            raise Diverged(step, int(guard.in_a_row), moment.state)
+
+
+class Save:
+    """A checkpoint at every `every`-th step and at the last one."""
+
+    def __init__(self, checkpoints: Checkpoints, metadata: Mapping[str, Any], log: RunLog, *, every: int):
+        """Takes what goes into each checkpoint beside the state."""
+        self._checkpoints, self._metadata, self._log, self._every = checkpoints, metadata, log, every
+        self._saved = -1
+
+    def __call__(self, moment: Moment) -> None:
+        """Saves where it is time; raises UserError where the checkpoint before could not be written."""
+        if moment.is_logged:
+            self._checkpoints.check()
+        if not (moment.is_last or moment.step % self._every == 0):
+            return
+        # A rollback needs a state of before the skipped updates.
+        if not moment.is_last and int(moment.state.guard.in_a_row) > 0:
+            self._log.event(moment.step, "no checkpoint while updates are being skipped")
+            return
+        self._save(moment)
+
+    def finish(self, moment: Moment) -> None:
+        """Saves whatever the step is, unless that is done, and waits until it is written."""
+        if self._saved != moment.step:
+            self._save(moment)
+        self._checkpoints.finish()
+
+    def _save(self, moment):
+        self._checkpoints.save(moment.state, moment.step, self._metadata)
+        self._saved = moment.step
+
+
+class Evaluate:
+    """An evaluation at every `every`-th step but the last, which is evaluated by itself where that is asked for."""
+
+    def __init__(self, evaluator: Evaluator, journal: Journal, *, every: int):
+        """Takes the evaluator of the run's test sets."""
+        self._evaluator, self._journal, self._every = evaluator, journal, every
+
+    def __call__(self, moment: Moment) -> None:
+        """Evaluates where it is time."""
+        if moment.is_last or moment.step % self._every:
+            return
+        for row in self._evaluator(moment.state.variables, moment.step, self._journal.log):
+            self._journal.look(moment.step, row)
+        self._journal.progress.restart(moment.step)
+
+
+class Stop:
+    """Ends the loop after a signal, with a checkpoint of the step at hand."""
+
+    def __init__(self, request: StopRequest, save: Save):
+        """Takes the request, and the hook that saves."""
+        self._request, self._save = request, save
+
+    def __call__(self, moment: Moment) -> None:
+        """Raises Stopped where a signal has come."""
+        if (number := self._request.signal(meeting=moment.is_logged)) and not moment.is_last:
+            self._save.finish(moment)
+            raise Stopped(number, moment.step)

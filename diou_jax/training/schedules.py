@@ -1,0 +1,59 @@
+"""Learning rates as functions of the step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from diou_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """The first updates of a run, whose rate is smaller.
+
+    Attributes:
+      iters: SOLVER.WARM_UP_ITERS, their number.
+      factor: SOLVER.WARM_UP_FACTOR, of the rate at the start.
+      method: SOLVER.WARM_UP_METHOD, "linear" from the factor to one, or "constant".
+    """
+
+    iters: int
+    factor: float
+    method: str
+
+    def __post_init__(self):
+        if self.method not in ("linear", "constant"):
+            raise UserError(f"solver.warm_up_method {self.method!r}: there are linear, constant")
+
+    def __call__(self, step: jax.Array) -> jax.Array:
+        """The factor of the update number `step`, from 0: float32 scalar, 1 from `iters` on."""
+        progress = jnp.minimum(step / max(self.iters, 1), 1.0) if self.method == "linear" else 0.0
+        return jnp.where(step < self.iters, self.factor * (1 - progress) + progress, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiStep:
+    """A rate that is multiplied by `gamma` at each of some steps.
+
+    Attributes:
+      base_lr: SOLVER.BASE_LR.
+      steps: SOLVER.STEPS; the first is where the schedule starts, and ignored, as the original does.
+      gamma: SOLVER.GAMMA.
+      warm_up: of the first updates, which know no decay.
+    """
+
+    base_lr: float
+    steps: tuple[int, ...]
+    gamma: float
+    warm_up: WarmUp
+
+    def __call__(self, step: jax.Array) -> jax.Array:
+        """The rate of the update number `step`, from 0: float32 scalar."""
+        decays = (step >= jnp.asarray(self.steps[1:], jnp.int32)).sum()
+        # Powers by hand: float32 gamma ** decays is inexact where the original multiplies.
+        rates = [self.base_lr]
+        for _ in self.steps[1:]:
+            rates.append(rates[-1] * self.gamma)
+        rate = jnp.asarray(rates, jnp.float32)[decays]
+        return jnp.where(step < self.warm_up.iters, self.base_lr * self.warm_up(step), rate)
