@@ -61,7 +61,8 @@ def roi_align(
       sampling_ratio: FAST_RCNN.ROI_XFORM_SAMPLING_RATIO; 0 takes one sample per cell that a bin spans, rounded up,
         which is exact for RoIs up to twice as large as the map.
       strides: of the maps, ascending powers of two.
-      canonical_scale, canonical_level: see `roi_levels`.
+      canonical_scale: see `roi_levels`.
+      canonical_level: likewise.
       extent: int (B, 2), height and width in pixels beyond which the maps do not exist, whatever they hold there: an
         image pooled from a larger bucket gives the same. None: the maps' own sizes.
       levels: int32 (B, R), the map of each RoI, where it is not that of `roi_levels`.

@@ -87,7 +87,8 @@ def torchvision_grid_anchors(extent: jax.Array, height: int, width: int, *, stri
 
     Args:
       extent: int (B, 2), height and width of the padded images.
-      height, width: cells of the map, which may be larger than the image needs.
+      height: cells of the map, which may be larger than the image needs.
+      width: likewise.
       stride: the level's.
       cell: (A, 4), from `torchvision_cell_anchors`.
     """

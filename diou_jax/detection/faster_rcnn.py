@@ -42,13 +42,15 @@ class FasterRCNN:
       network: the Flax modules.
       heads: the RoI heads, in the order in which they detect; their modules are the network's.
       anchor_generator: of every map.
-      train_proposals, test_proposals: how RPN outputs become proposals.
+      train_proposals: how RPN outputs become proposals in training.
+      test_proposals: likewise in a test.
       anchor_rules: which anchors the RPN learns from.
       rpn_loss_rules: the RPN's losses.
       roi_rules: which RoIs the heads learn from.
       box_rules: what differs between Detectron's boxes and torchvision's.
       pixel_means: of blue, green and red, subtracted from images of 0 to 255.
-      mask_padding, mask_padding_train: whether activations beyond an image's extent are held at zero.
+      mask_padding: whether activations beyond an image's extent are held at zero in a test.
+      mask_padding_train: likewise in training.
     """
 
     network: Network
@@ -64,7 +66,7 @@ class FasterRCNN:
     mask_padding: bool = True
     mask_padding_train: bool = False
 
-    def losses(self, variables, batch: Batch, keys: jax.Array):
+    def losses(self, variables: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The losses of one device's minibatch.
 
         Args:
@@ -88,7 +90,7 @@ class FasterRCNN:
         total = loss.total(parts)
         return total, {"loss": total, **loss.values(parts)}
 
-    def detect(self, variables, batch: Batch, thresholds: Thresholds | None = None) -> Detections:
+    def detect(self, variables: dict, batch: Batch, thresholds: Thresholds | None = None) -> Detections:
         """The detections in B images, in pixels of the original images, best first.
 
         An image's detections depend on that image alone: not on the bucket it lies in (with `mask_padding`), nor on
@@ -120,12 +122,12 @@ class FasterRCNN:
         _, values = jax.eval_shape(self.losses, self.network.variable_shapes(), batch, keys)
         return tuple(name for name, value in values.items() if value.ndim == 0)
 
-    def pyramid(self, variables, batch: Batch, extent: jax.Array | None) -> dict[int, jax.Array]:
+    def pyramid(self, variables: dict, batch: Batch, extent: jax.Array | None) -> dict[int, jax.Array]:
         """The neck's maps by stride, (B, Hl, Wl, C), held at zero beyond `extent`, int (B, 2), unless it is None."""
         images = preprocess.normalise(batch, self.pixel_means)
         return self.network.apply(variables, images, extent, method="pyramid")
 
-    def proposals(self, variables, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
+    def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
         """The RoIs that the heads look at in a test."""
         outputs = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.extent)
@@ -150,7 +152,7 @@ class FasterRCNN:
         """The RPN's part of the losses."""
         return rpn_losses(outputs, targets, rules=self.rpn_loss_rules)
 
-    def runner(self, head: RoiHead, variables, pyramid: Mapping[int, jax.Array], *, extent: jax.Array | None):
+    def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, extent: jax.Array | None):
         """The function from RoIs (B, R, 4), pixels of the network's input, to a head's outputs."""
 
         def run(rois):
