@@ -4,6 +4,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
@@ -218,3 +219,29 @@ def test_a_reader_beside_a_run_follows_its_checkpoints(tmp_path):
             same_bits(reader.restore_variables(like), random_state(2).variables)
             assert (reader.metadata(), reader.latest()) == ({"seed": 2}, 2)
     assert not (tmp_path / "checkpoints.damaged").exists()
+
+
+def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr("diou_jax.checkpoint.checkpoints.FORMAT", 7)
+        checkpoints.save(random_state(1), 1, {"seed": 1})
+        checkpoints.finish()
+        assert checkpoints.metadata() == {"seed": 1}
+    monkeypatch.undo()
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        for read in (checkpoints.metadata, lambda: checkpoints.restore(random_state(0)), checkpoints.stored_variables):
+            with pytest.raises(UserError, match=r"checkpoints/1 is a checkpoint of format 7.* reads format 1"):
+                read()
+
+
+def test_a_checkpoint_without_a_number_is_of_the_first_format(tmp_path, monkeypatch):
+    save = ocp.args.JsonSave
+    monkeypatch.setattr(
+        ocp.args, "JsonSave", lambda item: save({name: value for name, value in item.items() if name != "format"})
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(random_state(1), 1, {"seed": 1})
+        checkpoints.finish()
+    assert "format" not in (tmp_path / "checkpoints" / "1" / "metadata" / "metadata").read_text()
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        same_bits(checkpoints.restore(random_state(0)), random_state(1))

@@ -22,6 +22,9 @@ from diou_jax.errors import UserError
 from diou_jax.training.step import TrainState
 from diou_jax.training.stop import Stopped
 
+# The arrangement of a checkpoint's items. Checkpoints without a number are of the first.
+FORMAT = 1
+
 REPLACED = 5  # times that a checkpoint may vanish while it is being read
 
 
@@ -136,7 +139,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     variables=ocp.args.StandardSave(variables),
                     training=ocp.args.StandardSave(training),
-                    metadata=ocp.args.JsonSave(dict(metadata)),
+                    metadata=ocp.args.JsonSave({**metadata, "format": FORMAT}),
                 ),
                 force=True,
             )
@@ -175,8 +178,12 @@ class Checkpoints:
 
     def metadata(self) -> dict:
         """The newest checkpoint's; raises UserError where there is none."""
+        metadata = self._newest(self._metadata)
+        return {name: value for name, value in metadata.items() if name != "format"}
+
+    def _metadata(self, step) -> dict:
         items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        return self._newest(lambda step: self._manager.restore(step, args=items)).metadata
+        return self._manager.restore(step, args=items).metadata
 
     @contextlib.contextmanager
     def _as_user_error(self):
@@ -252,6 +259,14 @@ class Checkpoints:
 
         return self._newest(read)
 
+    def _check_format(self, step):
+        number = self._metadata(step).get("format", 1)
+        if number != FORMAT:
+            raise UserError(
+                f"{self.directory / str(step)} is a checkpoint of format {number}, and this version of diou-jax reads "
+                f"format {FORMAT}; install the version that wrote it, or name another --workdir"
+            )
+
     def _newest(self, read):
         """``read(step)`` of the newest checkpoint; once more where a run beside has meanwhile replaced it."""
         for _ in range(REPLACED):
@@ -259,6 +274,7 @@ class Checkpoints:
             if step is None:
                 raise UserError(_nothing(self.directory))
             try:
+                self._check_format(step)
                 return read(step)
             except UserError:
                 raise
