@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 # A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
@@ -105,26 +104,3 @@ def to_original(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = Fal
 def to_edges(boxes: jax.Array) -> jax.Array:
     """Boxes (..., 4) by the coordinates of their edges, x2 - x1 the width."""
     return boxes + jnp.array(_EDGES, boxes.dtype)
-
-
-# The representations of data sets and result files are converted by whichever library holds the boxes: numpy's in
-# float64 and without a device, JAX's under jit.
-
-
-def flip(boxes: jax.Array | np.ndarray, width: jax.Array | float) -> jax.Array | np.ndarray:
-    """(..., 4) boxes, numpy or JAX, in the mirror image of an image `width` pixels wide; twice is the identity."""
-    xp = boxes.__array_namespace__()
-    x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
-    return xp.stack([width - x2 - 1, y1, width - x1 - 1, y2], axis=-1)
-
-
-def xywh_to_xyxy(boxes: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """COCO's (..., 4) ``[x, y, width, height]``, numpy or JAX, to corners; a width below one pixel counts as one."""
-    xp = boxes.__array_namespace__()
-    return xp.concat([boxes[..., :2], boxes[..., :2] + xp.maximum(boxes[..., 2:] - 1, 0)], axis=-1)
-
-
-def xyxy_to_xywh(boxes: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """(..., 4) corners, numpy or JAX, to COCO's ``[x, y, width, height]``; inverts `xywh_to_xyxy` from one pixel on."""
-    xp = boxes.__array_namespace__()
-    return xp.concat([boxes[..., :2], width_height(boxes)], axis=-1)
