@@ -28,12 +28,18 @@ def own_programs():
     jax.clear_caches()
 
 
-def find_golden(name: str) -> pathlib.Path:
+def find_golden(name: str, folder: str = "golden") -> pathlib.Path:
     """The path of a file of numbers that the original produced, or a skip that says which one is absent."""
-    for folder in (ROOT / "tests" / "golden", SHARED / "golden"):
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"golden file {name} is not on this machine")
+    for place in (ROOT / "tests", SHARED):
+        if (place / folder / name).exists():
+            return place / folder / name
+    pytest.skip(f"{folder}/{name} is not on this machine")
+
+
+@pytest.fixture(scope="module", params=["golden", "golden_drawn"])
+def golden_set(request) -> str:
+    """The folder of the original's numbers from an image's bytes on: for photographs, and for drawn images."""
+    return request.param
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Golden files: postproc, and the final detections of model_r50fpn."""
+"""Golden files: postproc, and the final detections of model_r50fpn_outputs."""
 
 import functools
 
@@ -109,7 +109,7 @@ def test_ties_at_the_limit_are_cut_by_class_then_roi(golden, variant, limit, nam
     ],
 )
 def test_detections_in_a_photo_equal_the_original(golden, variant, name, limit, nms_thresh):
-    data = golden("model_r50fpn.npz")
+    data = golden("model_r50fpn_outputs.npz")
     theirs = ordered(data[f"dets_{name}"])
     ours = ordered(
         from_original(data["scores"], data["pred_boxes"], variant=variant, limit=limit, nms_thresh=nms_thresh)
@@ -119,13 +119,13 @@ def test_detections_in_a_photo_equal_the_original(golden, variant, name, limit, 
 
 
 def test_decoding_equals_the_original(golden):
-    data = golden("model_r50fpn.npz")
+    data = golden("model_r50fpn_outputs.npz")
     found = call(
         data["rois"][None, :, 1:],
         data["scores"][None],
         data["bbox_pred"].reshape(1, 1000, -1, 4),
         scale=data["im_scale_f64"][0],
-        size=data["image_u8_bgr"].shape[:2],
+        size=data["im_shape"][:2],
     )
     ours, theirs = ordered(rows(found)), ordered(data["dets_diou_b1.0"])
     np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])
