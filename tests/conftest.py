@@ -21,6 +21,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+def slow(*values):
+    """A set of parameters that the default run leaves out, as the others show the same in less time."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_programs():
     """A file's compiled programs go with it: in one process those of all files can exhaust memory, and XLA dies."""

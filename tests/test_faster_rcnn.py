@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import original
 import pytest
+from conftest import slow
 
 from diou_jax import build
 from diou_jax.configs import base
@@ -57,7 +58,7 @@ def matched(ours, theirs, *, score, box):
 
 
 @pytest.mark.parametrize(
-    ("diou", "beta", "name"), [(False, 1.0, "greedy"), (True, 1.0, "diou_b1.0"), (True, 0.9, "diou_b0.9")]
+    ("diou", "beta", "name"), [slow(False, 1.0, "greedy"), (True, 1.0, "diou_b1.0"), slow(True, 0.9, "diou_b0.9")]
 )
 def test_the_originals_weights_find_the_originals_detections(golden_set, original_variables, diou, beta, name):
     data = original.load("model_r50fpn.npz", golden_set)
@@ -71,6 +72,7 @@ def test_the_originals_weights_find_the_originals_detections(golden_set, origina
     matched(rows(found), data[f"dets_{name}"], score=1e-4, box=0.02)
 
 
+@pytest.mark.slow
 def test_padding_is_invisible(golden_set, original_variables):
     """The same image in its own multiple of 32 and in a larger bucket."""
     data = original.load("model_r50fpn.npz", golden_set)
@@ -123,6 +125,7 @@ def test_head_losses_and_their_gradients_equal_the_original(golden, loss):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rpn_loss", ["giou", "sl1"])
 def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     config = tiny_config()
@@ -142,6 +145,7 @@ def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     assert metrics["loss_cls"] > 0 and metrics["loss_rpn_cls"] > 0
 
 
+@pytest.mark.slow
 def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
     config = tiny_config()
     config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64

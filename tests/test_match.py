@@ -72,6 +72,7 @@ def test_interpreted_it_finds_what_the_reference_finds(own):
     interpreted(draw(1, 2, 1100, 5, own=own))
 
 
+@pytest.mark.slow
 def test_interpreted_with_more_boxes_than_threads():
     interpreted(draw(2, 2, 200, 131))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from lowering import interpreter, lower_for_cuda
 
 from diou_jax.kernels import roi_align_gpu
@@ -81,7 +82,7 @@ def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_reference(small):
     assert_equal_but_for_rounding(values, wanted)
 
 
-@pytest.mark.parametrize(("dtype", "resolution"), [(jnp.float32, 14), (jnp.bfloat16, 3)])
+@pytest.mark.parametrize(("dtype", "resolution"), [slow(jnp.float32, 14), (jnp.bfloat16, 3)])
 def test_the_gradient_equals_the_reference(small, dtype, resolution):
     shapes, _, rois, extent = small
     level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)

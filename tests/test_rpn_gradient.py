@@ -82,6 +82,7 @@ def test_the_gradient_is_the_whole_one(maps, share):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5), ours, wanted)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_it_is_as_near_as_the_whole_one(maps):
     exact = RPNHead(features=6)
     variables = jax.tree.map(lambda x: 30 * x + 0.1, exact.init(jax.random.key(3), maps))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from diou_jax import anchors, boxes, build
 from diou_jax.configs import base, torchvision
@@ -53,7 +54,7 @@ def detector(weight_file):
     return Detector.from_file(weight_file, config)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, slow(1)])
 def test_the_same_detections(detector, maker, found, number):
     result = detector(maker.images()[number])
     np.testing.assert_array_equal([detector.category_ids[c] for c in result.classes], found[f"{number}/labels"])
@@ -114,6 +115,7 @@ def test_edges_and_corner_pixels():
         np.testing.assert_allclose(boxes.to_original(there, 1.7, edges=edges), corners, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_train_step_under_torchvisions_convention_is_finite(tiny_config):
     """Anchors of each image's own and edges go through targets, sampling and losses."""
     config = tiny_config()
