@@ -105,8 +105,8 @@ def test_ties_at_the_limit_are_cut_by_class_then_roi(golden, variant, limit, nam
     ("variant", "name", "limit", "nms_thresh"),
     [
         *((variant, variant, 100, 0.5) for variant in VARIANTS),
-        *((variant, f"{variant}_nolimit", 2000, 0.5) for variant in VARIANTS),
-        *((variant, f"{variant}_t0.3_lim300", 300, 0.3) for variant in VARIANTS),
+        *(slow(variant, f"{variant}_nolimit", 2000, 0.5) for variant in VARIANTS),
+        *(slow(variant, f"{variant}_t0.3_lim300", 300, 0.3) for variant in VARIANTS),
     ],
 )
 def test_detections_in_a_photo_equal_the_original(golden, variant, name, limit, nms_thresh):
@@ -230,7 +230,7 @@ alone = {
 }
 
 
-@pytest.mark.parametrize("soft", ["linear", "gaussian", ""])
+@pytest.mark.parametrize("soft", ["linear", slow("gaussian"), slow("")])
 @pytest.mark.parametrize("scoring", ["", SCORING_METHODS[0], *map(slow, SCORING_METHODS[1:])])
 def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, scoring):
     """As the original has them in its loop over classes, here one class after the other."""

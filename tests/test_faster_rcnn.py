@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import original
 import pytest
-from conftest import slow
 
 from diou_jax import build
 from diou_jax.configs import base
@@ -57,8 +56,9 @@ def matched(ours, theirs, *, score, box):
         free[partner] = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("diou", "beta", "name"), [slow(False, 1.0, "greedy"), (True, 1.0, "diou_b1.0"), slow(True, 0.9, "diou_b0.9")]
+    ("diou", "beta", "name"), [(False, 1.0, "greedy"), (True, 1.0, "diou_b1.0"), (True, 0.9, "diou_b0.9")]
 )
 def test_the_originals_weights_find_the_originals_detections(golden_set, original_variables, diou, beta, name):
     data = original.load("model_r50fpn.npz", golden_set)

@@ -208,7 +208,7 @@ def outputs(network):
     return run
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, slow(jnp.bfloat16)])
 @pytest.mark.parametrize(("norm", "fpn_norm"), [slow("affine", "bias"), ("group", "group")])
 def test_folded_variables_change_no_output(norm, fpn_norm, dtype):
     network = narrow(norm=norm, fpn_norm=fpn_norm, dtype=dtype)

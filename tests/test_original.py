@@ -140,6 +140,7 @@ def trained(step, trainer, weights, batch, labelled, sampled):
         return jax.tree.map(np.asarray, losses(variables, batch, keys))
 
 
+@pytest.mark.slow
 def test_the_input_of_a_training_step(step, batch, trained, record_property):
     _, _, own = trained
     np.testing.assert_array_equal(batch.size, step["im_info"][:, :2])
@@ -159,6 +160,7 @@ def all_anchors(height, width):
     return np.concatenate(levels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_anchors_drawn_in_a_training_step(step, trained, labelled, record_property, number):
     """All objects are taken, as there are fewer than may be; the background is drawn in the image, not its padding."""
@@ -176,6 +178,7 @@ def test_anchors_drawn_in_a_training_step(step, trained, labelled, record_proper
     assert deviation < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_rois_drawn_in_a_training_step(trained, sampled, record_property, number):
     """As with the anchors; in the pixels that the box head is given."""
@@ -195,6 +198,7 @@ def test_rois_drawn_in_a_training_step(trained, sampled, record_property, number
     assert deviations["deltas"] < 1e-4
 
 
+@pytest.mark.slow
 def test_losses_of_a_training_step(step, trained, trainer, record_property):
     total, losses, _ = trained
     # The original logs the box loss with its weight.

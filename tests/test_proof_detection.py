@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import original
 import pytest
+from conftest import slow
 from original import BOX, LEVELS, MAP, SCORE, largest, load, pair, pair_of_a_class, relative, resizing
 
 from diou_jax import build, preprocess
@@ -190,7 +191,7 @@ def test_the_box_head_on_the_stored_rois(image, maps, batch, detector, record_pr
 
 
 @pytest.mark.parametrize(
-    ("suffix", "nms_thresh", "limit"), [("", 0.5, 100), ("_nolimit", 0.5, 3000), ("_t0.3_lim300", 0.3, 300)]
+    ("suffix", "nms_thresh", "limit"), [("", 0.5, 100), slow("_nolimit", 0.5, 3000), slow("_t0.3_lim300", 0.3, 300)]
 )
 @pytest.mark.parametrize(
     ("name", "diou", "beta1"), [("greedy", False, 1.0), ("diou_b1.0", True, 1.0), ("diou_b0.9", True, 0.9)]

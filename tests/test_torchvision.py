@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import slow
 
 from diou_jax import anchors, boxes, build
 from diou_jax.configs import base, torchvision
@@ -54,7 +53,8 @@ def detector(weight_file):
     return Detector.from_file(weight_file, config)
 
 
-@pytest.mark.parametrize("number", [0, slow(1)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_the_same_detections(detector, maker, found, number):
     result = detector(maker.images()[number])
     np.testing.assert_array_equal([detector.category_ids[c] for c in result.classes], found[f"{number}/labels"])
