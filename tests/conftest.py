@@ -21,6 +21,26 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+def slow(*values):
+    """A set of parameters that the default run leaves out, as the others show the same in less time."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def pytest_configure(config):
+    """The default run compiles without the passes that take longest; the whole run compiles as users do."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+# A worker takes a file as a whole: one of these at the end would leave the other worker without work.
+FIRST = ("test_train", "test_faults", "test_benchmarks", "test_processes", "test_faster_rcnn")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest go first."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_programs():
     """A file's compiled programs go with it: in one process those of all files can exhaust memory, and XLA dies."""
@@ -28,12 +48,24 @@ def own_programs():
     jax.clear_caches()
 
 
-def find_golden(name: str) -> pathlib.Path:
+def find_golden(name: str, folder: str = "golden") -> pathlib.Path:
     """The path of a file of numbers that the original produced, or a skip that says which one is absent."""
-    for folder in (ROOT / "tests" / "golden", SHARED / "golden"):
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"golden file {name} is not on this machine")
+    for place in (ROOT / "tests", SHARED):
+        if (place / folder / name).exists():
+            return place / folder / name
+    pytest.skip(f"{folder}/{name} is not on this machine")
+
+
+def golden_sets() -> list:
+    """Both sets; where the drawn images are, they stand for the photographs in the default run."""
+    drawn = any((place / "golden_drawn").is_dir() for place in (ROOT / "tests", SHARED))
+    return [slow("golden") if drawn else "golden", "golden_drawn"]
+
+
+@pytest.fixture(scope="module", params=golden_sets())
+def golden_set(request) -> str:
+    """The folder of the original's numbers from an image's bytes on: for photographs, and for drawn images."""
+    return request.param
 
 
 @pytest.fixture

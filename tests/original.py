@@ -1,7 +1,8 @@
-"""What the original computed for two photos, and how ours is held against it.
+"""What the original computed for two images, and how ours is held against it.
 
-Golden files: model_r50fpn, a detection from a photo's bytes; model_train, a training step from the network's input,
-which for the first photo equals what its bytes give (the second photo's bytes are not stored).
+Golden files: model_r50fpn, a detection from an image's bytes; model_train, a training step from the network's input,
+which for the first image equals what its bytes give (the second image's bytes are not stored). There are two sets of
+them: for photographs, and for drawn images.
 """
 
 import importlib.util
@@ -22,14 +23,23 @@ LOSS, GRADIENT = 1e-5, 1e-3  # relative
 MAP = 2e-5  # of the largest value
 
 
-def load(name: str) -> dict[str, np.ndarray]:
-    """The arrays of a golden file."""
-    with np.load(find_golden(name)) as file:
+def load(name: str, golden_set: str) -> dict[str, np.ndarray]:
+    """The arrays of a golden file of a set."""
+    with np.load(find_golden(name, golden_set)) as file:
         return dict(file)
 
 
+def resizing(detection: dict[str, np.ndarray]) -> dict[str, int]:
+    """The limits by which the image of a detection was resized."""
+    shorter = min(detection["image_u8_bgr"].shape[:2])
+    return {
+        "target": round(float(detection["im_scale_f64"][0]) * shorter),
+        "max_size": max(detection["data"].shape[2:]),
+    }
+
+
 def weights() -> dict[str, np.ndarray]:
-    """The original's tensors by its names, which both files were made with."""
+    """The original's tensors by its names, which all files were made with."""
     spec = importlib.util.spec_from_file_location("make_weights", find_golden("make_weights.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Golden files: rpn_targets, and the RPN's labels in model_train."""
+"""Golden files: rpn_targets, and the RPN's labels in model_train_outputs."""
 
 import dataclasses
 
@@ -88,7 +88,7 @@ def test_a_sample_holds_the_originals_objects_and_draws_among_its_background(gol
 
 def test_in_a_training_step_objects_and_their_deltas_equal_the_original(golden):
     """The step's photos have fewer objects than the limit: only the background is drawn."""
-    data = golden("model_train.npz")
+    data = golden("model_train_outputs.npz")
     theirs = {"labels": [], "bbox_targets": []}
     anchors = []
     for level in range(2, 7):

@@ -359,6 +359,7 @@ def test_links_are_followed(build, tmp_path):
         dataset.read(ODD)
 
 
+@pytest.mark.slow
 def test_a_run_over_a_damaged_data_set_goes_on(shapes_root, tiny_config, tmp_path, caplog):
     root = tmp_path / "shapes"
     shutil.copytree(shapes_root, root)

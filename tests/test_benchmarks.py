@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from conftest import slow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # gpu.py, which gives it to the others, has a test of its own.
 NAMES = sorted(
     file.stem for file in (ROOT / "benchmarks").glob("*.py") if "--smoke" in file.read_text() and file.stem != "gpu"
 )
+QUICK = ("input", "match", "regression_simulation")
 # In the place of torch, which a user of JAX need not have.
 NO_TORCH = "raise ImportError('no torch here')"
 
@@ -32,7 +34,7 @@ def run(command, *path):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in NAMES])
 def test_the_smoke_run_prints_a_table_of_finite_numbers(name, tmp_path):
     for module in ("torch", "torchvision"):
         (tmp_path / f"{module}.py").write_text(NO_TORCH)

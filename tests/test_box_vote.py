@@ -5,13 +5,14 @@ import re
 import jax
 import numpy as np
 import pytest
+from conftest import slow
 
 from diou_jax.detection.box_vote import SCORING_METHODS, box_vote
 
 compiled = jax.jit(box_vote, static_argnames=("vote_th", "scoring_method", "scoring_method_beta"))
 
 
-@pytest.mark.parametrize("size", ["n1", "n17", "n300", "n1000", "n2000"])
+@pytest.mark.parametrize("size", ["n1", slow("n17"), slow("n300"), slow("n1000"), "n2000"])
 def test_every_golden_case(golden, size):
     data = golden("nms.npz")
     boxes, scores = data[f"{size}/dets"][:, :4], data[f"{size}/dets"][:, 4]

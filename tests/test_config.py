@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import slow
 
 from diou_jax.configs import base, ciou
 from diou_jax.errors import UserError
@@ -72,9 +73,9 @@ def test_a_mistake_on_the_command_line_is_one_line_and_code_2(arguments, words, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], ["instances_train2017.json does not exist", "configs/shapes.py"]),
+        slow([], ["instances_train2017.json does not exist", "configs/shapes.py"]),
         (["--config.model.loss_type=ciuo"], ["model.loss_type='ciuo'", "smooth_l1, sl1, iou, giou, diou, ciou"]),
-        (["--mode=eval"], ["there is no checkpoint"]),
+        slow(["--mode=eval"], ["there is no checkpoint"]),
     ],
 )
 def test_a_mistake_found_later_is_one_line_and_code_2_too(options, words, tmp_path):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import slow
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -46,7 +47,7 @@ def figures(monkeypatch):
 
 @pytest.mark.parametrize("steps", [range(1, 4), range(10, 3000, 10)])
 @pytest.mark.parametrize(
-    "sets", [(None,), ("val",), ("val", "a_set_with_quite_a_long_name", "_x$y"), (None, "b", "画像")]
+    "sets", [slow((None,)), slow(("val",)), ("val", "a_set_with_quite_a_long_name", "_x$y"), slow((None, "b", "画像"))]
 )
 def test_legends_lie_outside_and_inside_the_picture(tmp_path, figures, steps, sets):
     rows = training(steps)

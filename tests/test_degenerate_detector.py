@@ -245,6 +245,7 @@ def test_targets_of_any_ground_truth(seed, share):
         assert not (np.asarray(targets.labels) == 1).any() and not labels.any()
 
 
+@pytest.mark.slow
 def test_devices_without_objects(tiny_config):
     """The whole step, by an optimiser that turns gradients into differences of parameters."""
     config = tiny_config()

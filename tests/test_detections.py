@@ -1,4 +1,4 @@
-"""Golden files: postproc, and the final detections of model_r50fpn."""
+"""Golden files: postproc, and the final detections of model_r50fpn_outputs."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
+from conftest import slow
 
 from diou_jax.configs import base
 from diou_jax.detection.box_vote import SCORING_METHODS, box_vote
@@ -99,12 +100,12 @@ def test_ties_at_the_limit_are_cut_by_class_then_roi(golden, variant, limit, nam
     ("variant", "name", "limit", "nms_thresh"),
     [
         *((variant, variant, 100, 0.5) for variant in VARIANTS),
-        *((variant, f"{variant}_nolimit", 2000, 0.5) for variant in VARIANTS),
-        *((variant, f"{variant}_t0.3_lim300", 300, 0.3) for variant in VARIANTS),
+        *(slow(variant, f"{variant}_nolimit", 2000, 0.5) for variant in VARIANTS),
+        *(slow(variant, f"{variant}_t0.3_lim300", 300, 0.3) for variant in VARIANTS),
     ],
 )
 def test_detections_in_a_photo_equal_the_original(golden, variant, name, limit, nms_thresh):
-    data = golden("model_r50fpn.npz")
+    data = golden("model_r50fpn_outputs.npz")
     theirs = ordered(data[f"dets_{name}"])
     ours = ordered(
         from_original(data["scores"], data["pred_boxes"], variant=variant, limit=limit, nms_thresh=nms_thresh)
@@ -114,13 +115,13 @@ def test_detections_in_a_photo_equal_the_original(golden, variant, name, limit, 
 
 
 def test_decoding_equals_the_original(golden):
-    data = golden("model_r50fpn.npz")
+    data = golden("model_r50fpn_outputs.npz")
     found = call(
         data["rois"][None, :, 1:],
         data["scores"][None],
         data["bbox_pred"].reshape(1, 1000, -1, 4),
         scale=data["im_scale_f64"][0],
-        size=data["image_u8_bgr"].shape[:2],
+        size=data["im_shape"][:2],
     )
     ours, theirs = ordered(rows(found)), ordered(data["dets_diou_b1.0"])
     np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])
@@ -224,8 +225,8 @@ alone = {
 }
 
 
-@pytest.mark.parametrize("soft", ["linear", "gaussian", ""])
-@pytest.mark.parametrize("scoring", ["", *SCORING_METHODS])
+@pytest.mark.parametrize("soft", ["linear", slow("gaussian"), slow("")])
+@pytest.mark.parametrize("scoring", ["", SCORING_METHODS[0], *map(slow, SCORING_METHODS[1:])])
 def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, scoring):
     """As the original has them in its loop over classes, here one class after the other."""
     data = golden("postproc.npz")

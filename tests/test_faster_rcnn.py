@@ -1,13 +1,16 @@
-"""The detector as a whole. Golden files: model_r50fpn from the photo on, model_train from the stored targets on."""
+"""The detector as a whole.
+
+Golden files: model_r50fpn from the image on, model_train_outputs from the stored targets on.
+"""
 
 import dataclasses
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import original
 import pytest
 
 from diou_jax.configs import base
@@ -22,18 +25,11 @@ from diou_jax.weights.original import import_original
 @pytest.fixture(scope="module")
 def original_variables():
     """The weights that the golden files were made with."""
-    from conftest import find_golden
-
-    path = find_golden("make_weights.py")
-    spec = importlib.util.spec_from_file_location("make_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network = build.network(base.get_config(), 81)
-    return import_original(module.weights("public"), network.variable_shapes())
+    return import_original(original.weights(), build.network(base.get_config(), 81).variable_shapes())
 
 
-def photo_batch(image, *, target, max_size, bucket):
-    """One photo as the loader would hand it over."""
+def image_batch(image, *, target, max_size, bucket):
+    """One image as the loader would hand it over."""
     bucket = Bucket(*bucket, *image.shape[:2])
     batch = packing.pack([packing.example(image, bucket, target=target, max_size=max_size)], bucket)
     return jax.tree.map(jnp.asarray, batch)
@@ -59,44 +55,45 @@ def matched(ours, theirs, *, score, box):
         free[partner] = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("diou", "beta", "name"), [(False, 1.0, "greedy"), (True, 1.0, "diou_b1.0"), (True, 0.9, "diou_b0.9")]
 )
-def test_the_originals_weights_find_the_originals_detections(golden, original_variables, diou, beta, name):
-    data = golden("model_r50fpn.npz")
+def test_the_originals_weights_find_the_originals_detections(golden_set, original_variables, diou, beta, name):
+    data = original.load("model_r50fpn.npz", golden_set)
     config = base.get_config()
     config.test.diou_nms.enabled, config.test.diou_nms.beta1 = diou, beta
     detector = build.detector(config, 81)
     padded = data["data"].shape[2:]
-    scale = float(data["im_scale_f64"][0])
-    target = round(scale * min(data["image_u8_bgr"].shape[:2]))
-    batch = photo_batch(data["image_u8_bgr"], target=target, max_size=10_000, bucket=padded)
+    batch = image_batch(data["image_u8_bgr"], **original.resizing(data), bucket=padded)
     assert tuple(np.asarray(batch.extent[0])) == padded
     found = jax.jit(detector.detect)(original_variables, batch)
     matched(rows(found), data[f"dets_{name}"], score=1e-4, box=0.02)
 
 
-def test_padding_is_invisible(golden, original_variables):
-    """The same photo in its own multiple of 32 and in a larger bucket."""
-    data = golden("model_r50fpn.npz")
+@pytest.mark.slow
+def test_padding_is_invisible(golden_set, original_variables):
+    """The same image in its own multiple of 32 and in a larger bucket."""
+    data = original.load("model_r50fpn.npz", golden_set)
     config = base.get_config()
     config.test.rpn_pre_nms_top_n = config.test.rpn_post_nms_top_n = 300
     detector = build.detector(config, 81)
-    photo = functools.partial(photo_batch, data["image_u8_bgr"], target=160, max_size=256)
-    tight, loose = (
-        rows(jax.jit(detector.detect)(original_variables, photo(bucket=b))) for b in ((256, 192), (320, 352))
-    )
+    pixels = data["image_u8_bgr"]
+    image = functools.partial(image_batch, pixels, target=160, max_size=256)
+    own = [-(-round(side * 160 / min(pixels.shape[:2])) // 32) * 32 for side in pixels.shape[:2]]
+    larger = own[0] + 64, own[1] + 160
+    tight, loose = (rows(jax.jit(detector.detect)(original_variables, image(bucket=b))) for b in (own, larger))
     assert len(tight) > 20
     matched(loose, tight, score=1e-4, box=0.01)
 
     leaky = dataclasses.replace(detector, mask_padding=False)
     with pytest.raises(AssertionError):
-        matched(rows(jax.jit(leaky.detect)(original_variables, photo(bucket=(320, 352)))), tight, score=1e-4, box=0.01)
+        matched(rows(jax.jit(leaky.detect)(original_variables, image(bucket=larger))), tight, score=1e-4, box=0.01)
 
 
 @pytest.mark.parametrize("loss", ["smooth_l1", "iou", "giou", "diou", "ciou"])
 def test_head_losses_and_their_gradients_equal_the_original(golden, loss):
-    data = golden("model_train.npz")
+    data = golden("model_train_outputs.npz")
     labels = data["labels_int32"]
     count, classes = data["cls_score_train_logits"].shape
     columns = 4 * labels[:, None] + np.arange(4)
@@ -121,6 +118,7 @@ def test_head_losses_and_their_gradients_equal_the_original(golden, loss):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rpn_loss", ["giou", "sl1"])
 def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     config = tiny_config()
@@ -140,6 +138,7 @@ def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     assert metrics["loss_cls"] > 0 and metrics["loss_rpn_cls"] > 0
 
 
+@pytest.mark.slow
 def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
     config = tiny_config()
     config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64

@@ -59,6 +59,7 @@ def whole(tiny_config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_saves_and_goes_on_later(tiny_config, whole, tmp_path, monkeypatch, number):
     def telling(reader, start, end, **options):
@@ -92,6 +93,7 @@ def poisoned(monkeypatch, is_bad):
     monkeypatch.setattr(FasterRCNN, "losses", losses)
 
 
+@pytest.mark.slow
 def test_an_image_that_gives_nan_costs_its_own_updates_only(tiny_config, tmp_path, monkeypatch):
     config = tiny_config()
     data = build.dataset(config, config.train.datasets)
@@ -110,6 +112,7 @@ def test_an_image_that_gives_nan_costs_its_own_updates_only(tiny_config, tmp_pat
     assert all(row["loss"] is None or np.isfinite(row["loss"]) for row in read_metrics(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_passing_fault_is_rolled_back_and_leaves_no_trace_in_the_weights(tiny_config, whole, tmp_path, monkeypatch):
     """For a while every batch is damaged, as by a broken device; afterwards the run repeats these steps."""
     faulty = [True]
@@ -137,6 +140,7 @@ def test_a_passing_fault_is_rolled_back_and_leaves_no_trace_in_the_weights(tiny_
     assert "back to step 3" in events(tmp_path)[-1]["event"]
 
 
+@pytest.mark.slow
 def test_a_lasting_fault_ends_the_run_with_a_name_and_a_file(tiny_config, tmp_path, monkeypatch):
     poisoned(monkeypatch, lambda batch: True)
     config = tiny_config()
@@ -167,6 +171,7 @@ def test_weights_that_are_not_finite_are_named(tiny_config):
     assert diagnosis.not_finite(detector, variables, batch, 0, seed=0) == ["params/box_head/fc1/bias"]
 
 
+@pytest.mark.slow
 def test_evaluations_on_the_way_and_the_news_of_a_collapse(tiny_config, whole, tmp_path, monkeypatch):
     config = tiny_config()
     config.test.every = 3
@@ -213,6 +218,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_or_a_warning(tmp_path, 
         assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
+@pytest.mark.slow
 def test_other_data_in_the_same_workdir_are_refused(tiny_config, whole, shapes_root, tmp_path):
     config = tiny_config()
     root = tmp_path / "other"
@@ -252,6 +258,7 @@ def run_child(config, workdir, *, devices):
     )
 
 
+@pytest.mark.slow
 def test_on_other_devices_the_batch_and_the_images_stay(tiny_config, whole, tmp_path):
     """Three steps on two devices, the rest on one; three devices cannot share the batch."""
     config = tiny_config()

@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import slow
 from test_reader import equal, make_dataset, make_train_reader
 
 from diou_jax.data import catalog, coco, loader
@@ -63,7 +64,7 @@ def test_too_little_shared_memory_is_told_before_it_kills_a_worker(monkeypatch):
         next(loader.batches(make_train_reader(), 0, 9, workers=2))
 
 
-@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize("bad", [slow(False), True])
 def test_worker_processes_change_nothing(real_data, bad, tmp_path):
     root = real_data("coco128")
     images = root / "images" / "train2017"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from lowering import interpreter, lower_for_cuda
 
 from diou_jax.kernels import match_gpu
@@ -66,12 +67,13 @@ def interpreted(images):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [slow(False), True])
 def test_interpreted_it_finds_what_the_reference_finds(own):
     """Two blocks of anchors, the second not full."""
     interpreted(draw(1, 2, 1100, 5, own=own))
 
 
+@pytest.mark.slow
 def test_interpreted_with_more_boxes_than_threads():
     interpreted(draw(2, 2, 200, 131))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from flax import traverse_util
 
 from diou_jax.models.box_head import BoxHead
@@ -89,7 +90,7 @@ def test_a_body_that_starts_from_nothing_keeps_the_scale_of_its_activations():
 
 @pytest.mark.parametrize(
     ("norm", "fpn_norm", "stride_1x1"),
-    [("affine", "bias", True), ("affine", "bias", False), ("group", "bias", True), ("group", "group", False)],
+    [("affine", "bias", True), slow("affine", "bias", False), slow("group", "bias", True), ("group", "group", False)],
 )
 def test_padding_is_invisible(norm, fpn_norm, stride_1x1):
     network = narrow(norm=norm, fpn_norm=fpn_norm, stride_1x1=stride_1x1)
@@ -207,8 +208,8 @@ def outputs(network):
     return run
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("norm", "fpn_norm"), [("affine", "bias"), ("group", "group")])
+@pytest.mark.parametrize("dtype", [jnp.float32, slow(jnp.bfloat16)])
+@pytest.mark.parametrize(("norm", "fpn_norm"), [slow("affine", "bias"), ("group", "group")])
 def test_folded_variables_change_no_output(norm, fpn_norm, dtype):
     network = narrow(norm=norm, fpn_norm=fpn_norm, dtype=dtype)
     variables, run = random_variables(network), outputs(network)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowering import lower_for_cuda
@@ -49,7 +50,7 @@ def random_problem(rng, count, *, side=100, grid=None):
     return boxes.astype(np.float32), scores.astype(np.float32)
 
 
-@pytest.mark.parametrize("size", ["n1", "n17", "n300", "n1000", "n2000"])
+@pytest.mark.parametrize("size", ["n1", slow("n17"), slow("n300"), slow("n1000"), "n2000"])
 def test_every_golden_case(golden, size):
     data = golden("nms.npz")
     dets = data[f"{size}/dets"]
@@ -65,7 +66,7 @@ def test_every_golden_case(golden, size):
     assert tried == 15
 
 
-@pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 300])
+@pytest.mark.parametrize("count", [1, 2, slow(127), 128, 129, slow(300)])
 @pytest.mark.parametrize("overlap", ["iou", "diou"])
 def test_many_problems_with_ties_equal_one_box_after_the_other(count, overlap):
     """A coarse grid makes equal boxes, equal scores and overlaps at the threshold."""

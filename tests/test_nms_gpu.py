@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from lowering import interpreter, lower_for_cuda
 
 from diou_jax.kernels import nms_gpu
@@ -16,6 +17,7 @@ from diou_jax.kernels.nms import keep_xla, nms
 from diou_jax.kernels.suppression import suppresses
 
 KINDS = [("iou", 1.0), ("diou", 1.0), ("diou", 0.9)]
+LESS = [slow("iou", 1.0), ("diou", 1.0), slow("diou", 0.9)]
 
 
 def draw(seed, problems, count, side=100):
@@ -37,12 +39,13 @@ def interpreted(boxes, counts, overlap, beta):
     np.testing.assert_array_equal(found & exists, wanted & exists)
 
 
-@pytest.mark.parametrize(("overlap", "beta"), KINDS)
+@pytest.mark.parametrize(("overlap", "beta"), LESS)
 def test_interpreted_it_keeps_what_the_reference_keeps(overlap, beta):
     """Four problems a row, in two rows."""
     interpreted(draw(1, 5, 70)[0], (70, 0, 1, 33, 64), overlap, beta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "counts"), [(230, (230, 3, 77, 230)), (300, (40, 300, 3)), (700, (700, 520))])
 def test_interpreted_in_rows_of_four_two_and_one_problem(monkeypatch, count, counts):
     """With words of 8 bits, so that all tiles are met at sizes that the interpreter can bear."""
@@ -50,6 +53,7 @@ def test_interpreted_in_rows_of_four_two_and_one_problem(monkeypatch, count, cou
     interpreted(draw(count, len(counts), count)[0], counts, "diou", 1.0)
 
 
+@pytest.mark.slow
 def test_boxes_that_are_no_numbers_suppress_nothing():
     boxes, _ = draw(3, 2, 40)
     boxes[0, 5], boxes[1, 7, 2], boxes[1, 9, 0] = np.nan, np.inf, -np.inf
@@ -60,7 +64,7 @@ def test_boxes_that_are_no_numbers_suppress_nothing():
     np.testing.assert_array_equal(np.asarray(found)[:, :39], np.asarray(wanted)[:, :39])
 
 
-@pytest.mark.parametrize(("overlap", "beta"), KINDS)
+@pytest.mark.parametrize(("overlap", "beta"), LESS)
 @pytest.mark.parametrize("shape", [(16, 5, 2000), (16, 80, 1000), (1, 4096), (3, 1)])
 def test_it_lowers_for_cuda_at_the_detectors_sizes(shape, overlap, beta):
     boxes, scores = jax.ShapeDtypeStruct((*shape, 4), jnp.float32), jax.ShapeDtypeStruct(shape, jnp.float32)

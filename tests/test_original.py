@@ -1,4 +1,4 @@
-"""The proof through the doors that users take: the original's file, a photo, `Detector`; photos and boxes, `losses`.
+"""The proof through the doors that users take: the original's file, an image, `Detector`; images and boxes, `losses`.
 
 What lies between (every map, RoI, score and gradient) is compared in ``test_proof_*.py``. Each test records the largest
 deviation that it met; ``pytest -o junit_family=xunit1 --junitxml FILE`` keeps them. Golden files: model_r50fpn,
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import original
 import pytest
-from original import BOX, LEVELS, LOSS, SCORE, largest, load, pair_of_a_class
+from original import BOX, LEVELS, LOSS, SCORE, largest, load, pair_of_a_class, resizing
 
 from diou_jax import Detector
 from diou_jax.configs import base
@@ -21,8 +21,6 @@ from diou_jax.detection.anchors import cell_anchors, grid_anchors
 from diou_jax.detection.heads import box
 from diou_jax.weights.original import import_original
 
-RESIZED = {"target": 256, "max_size": 384}  # how the golden photos were
-
 
 @pytest.fixture(scope="module")
 def weights():
@@ -30,11 +28,17 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def detector(weights, tmp_path_factory):
+def image(golden_set):
+    return load("model_r50fpn.npz", golden_set)
+
+
+@pytest.fixture(scope="module")
+def detector(weights, image, tmp_path_factory):
     """From the file that the original's training writes, with its defaults; up to 300 detections."""
     torch = pytest.importorskip("torch")
     config = base.get_config()
-    config.test.scale, config.test.max_size, config.test.detections_per_im = 256, 384, 300
+    config.test.scale, config.test.max_size = resizing(image).values()
+    config.test.detections_per_im = 300
     file = tmp_path_factory.mktemp("original") / "model_step1234.pth"
     model = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
     torch.save({"step": 1234, "train_size": 117264, "batch_size": 16, "model": model, "optimizer": {}}, file)
@@ -44,12 +48,11 @@ def detector(weights, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "nms", "limit"), [("diou_b1.0", 0.5, 100), ("diou_b1.0_t0.3_lim300", 0.3, 300)])
-def test_the_originals_file_finds_the_originals_detections(detector, record_property, name, nms, limit):
-    """The photo lies in a bucket of the default ones, larger than the original's padding."""
-    photo = load("model_r50fpn.npz")
-    found = detector(photo["image_u8_bgr"], nms=nms)
+def test_the_originals_file_finds_the_originals_detections(detector, image, record_property, name, nms, limit):
+    """The image lies in a bucket of the default ones, larger than the original's padding."""
+    found = detector(image["image_u8_bgr"], nms=nms)
     ours = np.column_stack([found.classes, found.boxes])[:limit]
-    theirs = photo[f"dets_{name}"]
+    theirs = image[f"dets_{name}"]
     partner = pair_of_a_class(ours, theirs[:, :5], within=BOX)
     deviations = {
         "pixels": largest(ours[:, 1:], theirs[partner, 1:5]),
@@ -61,8 +64,8 @@ def test_the_originals_file_finds_the_originals_detections(detector, record_prop
 
 
 @pytest.fixture(scope="module")
-def step():
-    return load("model_train.npz")
+def step(golden_set):
+    return load("model_train.npz", golden_set)
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +74,23 @@ def trainer():
 
 
 @pytest.fixture(scope="module")
-def batch(step):
-    """The two photos and their boxes as the loader would hand them over, the second one mirrored.
+def batch(step, image):
+    """The two images and their boxes as the loader would hand them over, the second one mirrored.
 
-    Of the second photo only the network's input is stored: its canvas is black here.
+    Of the second image only the network's input is stored: it is black here.
     """
-    bucket = Bucket(*step["data"].shape[2:], 512, 384)
-    images = load("model_r50fpn.npz")["image_u8_bgr"], np.zeros((500, 335, 3), np.uint8)
+    height, width, scale = step["im_info"][1]
+    images = image["image_u8_bgr"], np.zeros((round(height / scale), round(width / scale), 3), np.uint8)
+    canvas = (-(-max(side) // 128) * 128 for side in zip(*(pixels.shape[:2] for pixels in images), strict=True))
+    bucket = Bucket(*step["data"].shape[2:], *canvas)
     examples = []
-    for number, image in enumerate(images):
+    for number, pixels in enumerate(images):
         boxes, classes, crowd = (step[f"{name}_im{number}"] for name in ("gt_boxes", "gt_classes", "is_crowd"))
         flip = bool(step[f"flipped_im{number}"])
         if flip:
-            boxes = transforms.flip_boxes(boxes, image.shape[1])  # as its file would have them
-        options = {"annotations": (boxes, classes, crowd), "flip": flip, "max_boxes": 8, **RESIZED}
-        examples.append(packing.example(image, bucket, **options))
+            boxes = transforms.flip_boxes(boxes, pixels.shape[1])  # as its file would have them
+        options = {"annotations": (boxes, classes, crowd), "flip": flip, "max_boxes": 8, **resizing(image)}
+        examples.append(packing.example(pixels, bucket, **options))
     return jax.tree.map(jnp.asarray, packing.pack(examples, bucket))
 
 
@@ -139,6 +144,7 @@ def trained(step, trainer, weights, batch, labelled, sampled):
         return jax.tree.map(np.asarray, losses(variables, batch, keys))
 
 
+@pytest.mark.slow
 def test_the_input_of_a_training_step(step, batch, trained, record_property):
     _, _, own = trained
     np.testing.assert_array_equal(batch.size, step["im_info"][:, :2])
@@ -158,28 +164,30 @@ def all_anchors(height, width):
     return np.concatenate(levels)
 
 
-@pytest.mark.parametrize("image", [0, 1])
-def test_anchors_drawn_in_a_training_step(step, trained, labelled, record_property, image):
-    """All objects are taken, as there are fewer than may be; the background is drawn in the photo, not its padding."""
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_anchors_drawn_in_a_training_step(step, trained, labelled, record_property, number):
+    """All objects are taken, as there are fewer than may be; the background is drawn in the image, not its padding."""
     _, _, own = trained
-    labels, theirs = own["anchors"].labels[image], labelled.labels[image]
+    labels, theirs = own["anchors"].labels[number], labelled.labels[number]
     objects = theirs == 1
     np.testing.assert_array_equal(labels == 1, objects)
     assert (labels >= 0).sum() == 256
     corners = all_anchors(*step["data"].shape[2:])[labels >= 0]
     assert corners.min() >= 0
-    assert (corners[:, [3, 2]] < step["im_info"][image, :2]).all()
-    deviation = largest(own["anchors"].deltas[image][objects], labelled.deltas[image][objects])
+    assert (corners[:, [3, 2]] < step["im_info"][number, :2]).all()
+    deviation = largest(own["anchors"].deltas[number][objects], labelled.deltas[number][objects])
     record_property("objects", int(objects.sum()))
     record_property("deltas", deviation)
     assert deviation < 1e-5
 
 
-@pytest.mark.parametrize("image", [0, 1])
-def test_rois_drawn_in_a_training_step(trained, sampled, record_property, image):
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_rois_drawn_in_a_training_step(trained, sampled, record_property, number):
     """As with the anchors; in the pixels that the box head is given."""
     _, _, own = trained
-    (ours, deltas), theirs = (jax.tree.map(lambda x: x[image], x) for x in (own["sampled"], sampled))
+    (ours, deltas), theirs = (jax.tree.map(lambda x: x[number], x) for x in (own["sampled"], sampled))
     assert ours.valid.all()
     objects, wanted = ours.labels > 0, theirs.labels > 0
     found = np.column_stack([ours.labels, ours.input_rois])[objects]
@@ -194,6 +202,7 @@ def test_rois_drawn_in_a_training_step(trained, sampled, record_property, image)
     assert deviations["deltas"] < 1e-4
 
 
+@pytest.mark.slow
 def test_losses_of_a_training_step(step, trained, trainer, record_property):
     total, losses, _ = trained
     # The original logs the box loss with its weight.

@@ -77,6 +77,7 @@ def test_names_stay_readable():
     assert picture_files.flat("f.png").startswith("f.png_")
 
 
+@pytest.mark.slow
 def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, monkeypatch):
     names = ["cam1/f.png", "cam2/f.png", "cam1/f.bmp", "ä 画/f.png"]
     box = {"category_id": 1, "bbox": [2, 2, 30, 30], "area": 900, "iscrowd": 0}

@@ -2,6 +2,7 @@ import types
 
 import jax
 import numpy as np
+import original
 import pytest
 
 from diou_jax.data import transforms
@@ -47,21 +48,20 @@ def test_the_input_equals_the_originals(golden, case):
     np.testing.assert_allclose(output[0], blob, rtol=0, atol=2e-5)
 
 
-def test_a_photo_equals_the_originals(golden):
+def test_a_large_image_equals_the_originals(golden_set):
     """model_r50fpn.npz, to 2e-5 grey levels, in a larger bucket beside another image."""
-    expected = golden("model_r50fpn.npz")
-    photo, blob = expected["image_u8_bgr"], expected["data"][0].transpose(1, 2, 0)
-    output = np.asarray(
-        normalise(batch([photo[:99], photo], target=256, max_size=384, bucket=(416, 384), canvas=(512, 384)))
-    )[1]
+    expected = original.load("model_r50fpn.npz", golden_set)
+    image, blob = expected["image_u8_bgr"], expected["data"][0].transpose(1, 2, 0)
+    places = {"bucket": np.add(blob.shape[:2], (32, 128)), "canvas": np.add(image.shape[:2], (12, 31))}
+    output = np.asarray(normalise(batch([image[:99], image], **original.resizing(expected), **places)))[1]
     np.testing.assert_allclose(output[: blob.shape[0], : blob.shape[1]], blob, rtol=0, atol=2e-5)
     assert not output[blob.shape[0] :].any()
     assert not output[:, blob.shape[1] :].any()
 
 
 def test_a_mirrored_image_is_the_image_of_the_mirrored_pixels(golden):
-    photo = golden("model_r50fpn.npz")["image_u8_bgr"][:50, :77]
+    image = golden("preproc.npz")["0/image_u8_bgr"]
     options = {"target": 64, "max_size": 120, "bucket": (64, 128), "canvas": (64, 96)}
-    folded = normalise(batch([photo], flip=True, **options))
-    mirrored = normalise(batch([photo[:, ::-1]], flip=False, **options))
+    folded = normalise(batch([image], flip=True, **options))
+    mirrored = normalise(batch([image[:, ::-1]], flip=False, **options))
     np.testing.assert_array_equal(folded, mirrored)

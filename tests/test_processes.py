@@ -76,6 +76,7 @@ def training(workdir):
     return [row for row in read_metrics(workdir) if "loss" in row]
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_device_equal_one_with_two(start, tiny_config, tmp_path):
     train.train(tiny_config(), str(tmp_path / "one"))
     for process in start(tmp_path / "two", processes=2):
@@ -87,6 +88,7 @@ def test_two_processes_with_one_device_equal_one_with_two(start, tiny_config, tm
             np.testing.assert_allclose(a[name], b[name], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_the_same_step_and_a_death_ends_both(start, tmp_path):
     workdir, long = tmp_path / "run", {"solver": {"max_iter": 100000}, "checkpoint": {"every": 100000}}
     processes = start(workdir, processes=2, **long)

@@ -25,8 +25,8 @@ from diou_jax.weights.original import import_original, original_tensors
 
 
 @pytest.fixture(scope="module")
-def step():
-    return original.load("model_train.npz")
+def step(golden_set):
+    return original.load("model_train.npz", golden_set)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_gradient_of_every_parameter(step, trained, variables, record_property):
         path, tensor = tensors[name]
         ours = np.ascontiguousarray(tensor.to_original(flat.pop(path))).ravel()
         if norm == 0:
-            # Nothing of the step lies on P5: no RoI is pooled there and no anchor sampled.
+            # Of the photographs nothing of the step lies on P5: no RoI is pooled there and no anchor sampled.
             assert name.startswith("Conv_Body.posthoc_modules.0.") and not ours.any()
             continue
         norms[name] = largest(torch_norm(ours), norm) / norm
@@ -190,14 +190,14 @@ def test_proposals_of_a_training_step(step, geometry, record_property):
 
 
 def truth(step, image):
-    """The ground truth of a photo, as a batch of one image."""
+    """The ground truth of an image, as a batch of one image."""
     boxes, classes, crowd = (step[f"{name}_im{image}"][None] for name in ("gt_boxes", "gt_classes", "is_crowd"))
     return GroundTruth(boxes, classes, crowd, np.ones(crowd.shape, bool))
 
 
 @pytest.mark.parametrize("image", [0, 1])
 def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, geometry, record_property, image):
-    """Both photos have fewer objects than may be sampled, so all of them are; the background is a draw.
+    """Both images have fewer objects than may be sampled, so all of them are; the background is a draw.
 
     Without a limit ours are the labels before the draw: the stored objects are exactly ours, and every stored
     background anchor is background here.

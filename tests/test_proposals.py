@@ -1,4 +1,4 @@
-"""Golden files: rpn_proposals, and the RoIs of model_r50fpn."""
+"""Golden files: rpn_proposals, and the RoIs of model_r50fpn_outputs."""
 
 import functools
 
@@ -83,7 +83,7 @@ def test_collecting_over_the_minibatch_equals_the_original(golden, mode):
 
 
 def test_the_rois_of_a_photo_equal_the_original(golden):
-    data = golden("model_r50fpn.npz")
+    data = golden("model_r50fpn_outputs.npz")
     ours = call(rpn_outputs(data), data["im_info"])
     assert ours.valid.all()
     np.testing.assert_allclose(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from flax import traverse_util
 
 from diou_jax.models.conv import Conv, convolve
@@ -154,7 +155,7 @@ def test_group_norm_of_nothing_is_finite():
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("freeze_at", [0, 2])
+@pytest.mark.parametrize("freeze_at", [slow(0), 2])
 def test_frozen_stages_get_no_gradient_and_the_others_do(freeze_at):
     body = ResNet(**NARROW, freeze_at=freeze_at)
 

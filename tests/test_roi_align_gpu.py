@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from lowering import interpreter, lower_for_cuda
 
 from diou_jax.kernels import roi_align_gpu
@@ -58,7 +59,7 @@ def small():
     return shapes, [jnp.asarray(feature) for feature in features], rois, jnp.asarray(extent)
 
 
-@pytest.mark.parametrize(("dtype", "resolution"), [(jnp.float32, 7), (jnp.bfloat16, 3)])
+@pytest.mark.parametrize(("dtype", "resolution"), [slow(jnp.float32, 7), (jnp.bfloat16, 3)])
 def test_pooling_equals_the_reference(small, dtype, resolution):
     shapes, features, rois, extent = small
     level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)
@@ -81,7 +82,7 @@ def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_reference(small):
     assert_equal_but_for_rounding(values, wanted)
 
 
-@pytest.mark.parametrize(("dtype", "resolution"), [(jnp.float32, 14), (jnp.bfloat16, 3)])
+@pytest.mark.parametrize(("dtype", "resolution"), [slow(jnp.float32, 14), (jnp.bfloat16, 3)])
 def test_the_gradient_equals_the_reference(small, dtype, resolution):
     shapes, _, rois, extent = small
     level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)
@@ -95,7 +96,7 @@ def test_the_gradient_equals_the_reference(small, dtype, resolution):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("resolution", [7, 14])
+@pytest.mark.parametrize("resolution", [7, slow(14)])
 def test_no_tile_misses_a_roi_and_no_roi_a_bin(axis, resolution):
     """At the detector's size, which no interpreter reaches: whatever weighs more than 0 is in the tables."""
     rng = np.random.default_rng(2)
@@ -155,7 +156,7 @@ def test_what_the_kernels_do_not_support():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("count", "resolution"), [(512, 7), (1000, 7), (512, 14)])
+@pytest.mark.parametrize(("count", "resolution"), [(512, 7), slow(1000, 7), slow(512, 14)])
 def test_the_kernels_lower_for_cuda_at_the_detectors_sizes(dtype, count, resolution):
     shapes = pyramid_shapes(800, 1344)
     features = [jax.ShapeDtypeStruct((16, *shape, 256), dtype) for shape in shapes]

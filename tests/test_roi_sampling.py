@@ -1,4 +1,4 @@
-"""Golden files: roi_labels, and the RoIs of model_train."""
+"""Golden files: roi_labels, and the RoIs of model_train_outputs."""
 
 import dataclasses
 from typing import NamedTuple
@@ -119,7 +119,7 @@ def test_a_sample_has_the_originals_size_and_its_rows_their_labels(golden):
 
 def test_in_a_training_step_rois_get_the_originals_labels_and_deltas(golden):
     """Every object is taken, as there are fewer than 16; the background is drawn. Two objects are a crowd's."""
-    data = golden("model_train.npz")
+    data = golden("model_train_outputs.npz")
     scores, proposals = (
         np.concatenate([data[f"{name}_fpn{level}"] for level in range(2, 7)]) for name in ("rpn_rois_prob", "rpn_rois")
     )

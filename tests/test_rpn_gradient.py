@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from diou_jax.models.patches import put_patches, take_cells, take_patches
 from diou_jax.models.rpn import RPNHead
@@ -18,6 +19,7 @@ def maps():
     return [jax.random.normal(key, shape) for key, shape in zip(keys, SHAPES, strict=True)]
 
 
+@pytest.mark.slow
 def test_patches_are_what_a_convolution_sees(maps):
     """Of every cell of every level, corners and maps of one row included; beyond the last cell there is nothing."""
     cells = jnp.tile(jnp.arange(CELLS + 3), (2, 1))
@@ -64,7 +66,7 @@ def looked_at(sampled):
     return weights[:, :-1]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+@pytest.mark.parametrize("share", [slow(0.0), 0.1, slow(0.6), 1.0])
 def test_the_gradient_is_the_whole_one(maps, share):
     """Anchors side by side, three in a cell, at every edge; images with different numbers of them, or none."""
     head = RPNHead(features=6)
@@ -82,6 +84,7 @@ def test_the_gradient_is_the_whole_one(maps, share):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5), ours, wanted)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_it_is_as_near_as_the_whole_one(maps):
     exact = RPNHead(features=6)
     variables = jax.tree.map(lambda x: 30 * x + 0.1, exact.init(jax.random.key(3), maps))

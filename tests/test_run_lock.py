@@ -105,6 +105,7 @@ train.train(config, {workdir!r})
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_frees_its_folder_and_an_evaluation_beside_it_disturbs_nothing(tiny_config, tmp_path):
     import json
 

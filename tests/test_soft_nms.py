@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from diou_jax.detection.soft_nms import METHODS, soft_nms
 compiled = jax.jit(soft_nms, static_argnames=("method", "sigma", "beta1", "most"))
 
 
-@pytest.mark.parametrize("size", ["n1", "n17", "n300", "n1000", "n2000"])
+@pytest.mark.parametrize("size", ["n1", slow("n17"), slow("n300"), slow("n1000"), "n2000"])
 def test_every_golden_case(golden, size):
     data = golden("nms.npz")
     boxes, scores = data[f"{size}/dets"][:, :4], data[f"{size}/dets"][:, 4]

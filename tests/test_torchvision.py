@@ -55,6 +55,7 @@ def detector(weight_file):
     return Detector.from_file(weight_file, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_same_detections(detector, maker, found, number):
     result = detector(maker.images()[number])
@@ -116,6 +117,7 @@ def test_edges_and_corner_pixels():
         np.testing.assert_allclose(boxes.to_original(there, 1.7, edges=edges), corners, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_train_step_under_torchvisions_convention_is_finite(tiny_config):
     """Anchors of each image's own and edges go through targets, sampling and losses."""
     config = tiny_config()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
@@ -46,7 +47,7 @@ def assert_same_bits(a, b):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("stop", [4, 6])
+@pytest.mark.parametrize("stop", [4, slow(6)])
 def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(
     tiny_config, finished, tmp_path, monkeypatch, stop
 ):
@@ -171,6 +172,7 @@ def test_two_devices_average_what_each_finds_on_its_own_image(plain, on_its_own)
         assert len(shards) == 2 and shards[0] == shards[1], "the replicas drifted apart"
 
 
+@pytest.mark.slow
 def test_summed_minibatches_make_one_update(plain, on_its_own):
     """SOLVER.ITER_SIZE: gradients are summed, not averaged."""
     batch, optimizer, rate = plain(2)
@@ -212,6 +214,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished, tiny_config):
         train.train(config, str(finished))
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_lengthened_and_ends_where_a_long_one_ends(finished, tiny_config, tmp_path, capsys):
     config = tiny_config()
     config.solver.max_iter = 4
@@ -230,6 +233,7 @@ def test_a_finished_run_can_be_lengthened_and_ends_where_a_long_one_ends(finishe
     assert json.loads((tmp_path / "config.json").read_text())["solver"]["max_iter"] == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_rate_whether_options_are_given_again_or_not(tiny_config, tmp_path, capsys):
     config = tiny_config()
     config.solver.update(scale_with_devices=True, type="SGD", base_lr=1e-3, max_iter=4)

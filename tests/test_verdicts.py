@@ -44,6 +44,7 @@ def count_trials(monkeypatch, found):
 PASSED = {name: Verdict(True, "0.1 ms, XLA's 0.2 ms") for name in trials.TRIALS}
 
 
+@pytest.mark.slow
 def test_each_fault_costs_one_trial():
     found = verdicts.try_all("faulty_trials", trial_seconds=6.0, all_seconds=90.0)
     wanted = {

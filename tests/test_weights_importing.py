@@ -175,6 +175,7 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     assert any(line.startswith("misshapen RPN.FPN_RPN_conv.bias (3,), not ") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_body_alone_leaves_the_rest(tiny_config):
     config = small_config(tiny_config)
     network = build.network(config, 7)
