@@ -31,6 +31,7 @@ import timing
 import workload
 from absl import flags
 from input import draw
+from ml_collections import ConfigDict
 
 from diou_jax import build
 from diou_jax.compilation import cache_compilations
@@ -66,9 +67,9 @@ class Training:
       detector, optimizer: of the config.
     """
 
-    def __init__(self, images: int, *, num_classes: int, smoke: bool):
-        """Compiles nothing but the initialisation."""
-        self.config, self.images, self._num_classes = workload.make_config(smoke=smoke), images, num_classes
+    def __init__(self, config: ConfigDict, images: int, *, num_classes: int):
+        """Compiles nothing but the initialisation; the batch goes into `config`."""
+        self.config, self.images, self._num_classes = config, images, num_classes
         self.config.train.batch_size = images * jax.device_count()
         self.rule = build.rule(self.config)
         self.detector = build.detector(self.config, num_classes, collect_scale=self.rule.collect_scale)
@@ -139,7 +140,7 @@ def run(images: int, dataset, peer, options) -> Training:
     """Prints the rows of a batch size."""
     repeats = {"bursts": options.bursts, "length": options.length}
     num_classes = workload.CLASSES if dataset is None else len(dataset.class_names)
-    training = Training(images, num_classes=num_classes, smoke=options.smoke)
+    training = Training(workload.make_config(smoke=options.smoke), images, num_classes=num_classes)
     batch = next(to_devices([training.draw_batch()], ahead=0))
     cold, _, _ = training.compile(batch)
     cached, lowered, program = training.compile(batch)
