@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=790, help="of bfloat16 matrix products, measured")
     parser.add_argument("--peak-tbs", type=float, default=4.3, help="TB/s of a copy in device memory, measured")
     parser.add_argument("--no-peer", action="store_true", help="leave torchvision out")
-    parser.add_argument("--breakdown", type=int, nargs="?", const=16, help="images of the table of parts")
+    parser.add_argument("--breakdown", type=int, nargs="?", const=16, help="images of the table of parts; 0: none")
     parser.add_argument(
         "--smoke", action="store_true", help="a small network and drawn images, once, with the breakdown"
     )
@@ -211,7 +211,8 @@ def main() -> None:
         if options.smoke:
             draw(pathlib.Path(folder), 8)
             options.root, options.datasets, options.threads = folder, ["drawn"], 1
-            options.batches, options.bursts, options.length, options.breakdown = [2], 1, 1, 2
+            options.batches, options.bursts, options.length = [2], 1, 1
+            options.breakdown = 2 if options.breakdown is None else options.breakdown
         size = workload.SMOKE_SIZE if options.smoke else workload.SIZE
         repeats = {"bursts": options.bursts, "length": options.length}
         batches = sorted({*options.batches, *filter(None, [options.breakdown])})
