@@ -62,6 +62,8 @@ SHAPES_REHEARSAL = (
     "main.py --config configs/shapes.py --workdir {out}/shapes --config.data.root={out}/data "
     "--config.solver.max_iter=20 --config.solver.steps=(0,15) --config.log.every=10"
 )
+# The table of parts is rehearsed once.
+STEP_REHEARSAL = "benchmarks/train.py --smoke --breakdown 0"
 STAGES = (
     Stage("device", "versions, eager arithmetic, ceilings", "benchmarks/device.py", 60, 10),
     Stage("kernels", "kernels beside their references", "benchmarks/kernel_checks.py --dump {out}/dump", 200, 40,
@@ -76,10 +78,11 @@ STAGES = (
     Stage("inference", "detection with the kernels, torchvision",
           "benchmarks/inference.py --batches 1 16 --bursts 10 --lone 30", 120, 40, environment=PALLAS),
     Stage("train_xla", "train step without the kernels",
-          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40, environment=XLA),
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40, rehearsal=STEP_REHEARSAL,
+          environment=XLA),
     Stage("grid", "the order of pooling's blocks", "benchmarks/tune.py --constants POOL_ORDER", 90, 30),
     Stage("nondeterministic", "train step without the deterministic flag",
-          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40,
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40, rehearsal=STEP_REHEARSAL,
           environment=PALLAS | NONDETERMINISTIC),
     Stage("guards", "the guard's cost", "benchmarks/guards.py", 60, 25, environment=PALLAS),
     Stage("resume", "killed and resumed, bit for bit",

@@ -2,8 +2,8 @@
 
 It is `fasterrcnn_resnet50_fpn` without weights, with the frozen batch normalisation and the two frozen stages that it
 has with weights, and with our numbers of classes, proposals and RoIs, which are its defaults but for the classes. It
-computes under autocast in bfloat16, channels last, with cuDNN's search for the fastest convolutions. Each measurement
-has a process of its own, so that no device memory is held beside ours.
+computes under autocast in bfloat16, or in float32, channels last, with cuDNN's search for the fastest convolutions.
+Each measurement has a process of its own, so that no device memory is held beside ours.
 """
 
 import functools
@@ -35,6 +35,15 @@ def train(images: int, size: tuple[int, int], *, bursts: int, length: int) -> tu
     """Seconds per step (bursts,) with data on the device, and the peak of device memory in bytes."""
     import torch
 
+    step, wait = training(images, size)
+    seconds = timing.measure(step, wait, bursts=bursts, length=length)
+    return seconds, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def training(images: int, size: tuple[int, int], *, dtype: str = "bfloat16") -> tuple[Callable, Callable]:
+    """A train step, the optimiser's included, and what waits for its result."""
+    import torch
+
     model, device = _model(size)
     random = np.random.default_rng(0)
     pixels = _pixels(images, size).to(device).float().div(255)
@@ -49,43 +58,49 @@ def train(images: int, size: tuple[int, int], *, bursts: int, length: int) -> tu
     optimizer = torch.optim.SGD(parameters, workload.RATE, momentum=0.9, weight_decay=1e-4)
 
     def step():
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = sum(model(list(pixels), targets).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss
 
-    seconds = timing.measure(step, functools.partial(_wait, device), bursts=bursts, length=length)
-    return seconds, torch.cuda.max_memory_allocated() if device == "cuda" else None
+    return step, functools.partial(_wait, device)
 
 
 def detect(
     images: int, size: tuple[int, int], *, candidates: int, bursts: int, length: int, lone: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seconds per call: (bursts,) of calls in a row, (lone,) of lone calls, and of lone calls from host to host."""
+    call, from_host, wait = detection(images, size, candidates=candidates)
+    return (
+        timing.measure(call, wait, bursts=bursts, length=length),
+        timing.measure(call, wait, bursts=lone, length=1),
+        timing.measure(from_host, wait, bursts=lone, length=1),
+    )
+
+
+def detection(
+    images: int, size: tuple[int, int], *, candidates: int, dtype: str = "bfloat16"
+) -> tuple[Callable, Callable, Callable]:
+    """A call on images on the device, one from host to host, and what waits for their results."""
     import torch
 
     model, device = _model(size)
     model.eval()
     on_host = _pixels(images, size)
-    pixels = on_host.to(device).float().div(255)
+    on_device = on_host.to(device).float().div(255)
 
-    def call(pixels):
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    def call(pixels=on_device):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             return model(list(pixels))
 
     def from_host():
         found = call(on_host.to(device).float().div(255))
         return [{name: value.cpu() for name, value in one.items()} for one in found]
 
-    model.roi_heads.score_thresh = _threshold(model, functools.partial(call, pixels), images * candidates)
-    wait = functools.partial(_wait, device)
-    return (
-        timing.measure(functools.partial(call, pixels), wait, bursts=bursts, length=length),
-        timing.measure(functools.partial(call, pixels), wait, bursts=lone, length=1),
-        timing.measure(from_host, wait, bursts=lone, length=1),
-    )
+    model.roi_heads.score_thresh = _threshold(model, call, images * candidates)
+    return call, from_host, functools.partial(_wait, device)
 
 
 def _model(size):

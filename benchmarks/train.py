@@ -31,6 +31,7 @@ import timing
 import workload
 from absl import flags
 from input import draw
+from ml_collections import ConfigDict
 
 from diou_jax.compilation import cache_compilations
 from diou_jax.data import loader
@@ -67,9 +68,9 @@ class Training:
       detector, optimizer: of the config.
     """
 
-    def __init__(self, images: int, *, num_classes: int, smoke: bool):
-        """Compiles nothing but the initialisation."""
-        self.config, self.images, self._num_classes = workload.make_config(smoke=smoke), images, num_classes
+    def __init__(self, config: ConfigDict, images: int, *, num_classes: int):
+        """Compiles nothing but the initialisation; the batch goes into `config`."""
+        self.config, self.images, self._num_classes = config, images, num_classes
         self.config.train.batch_size = images * jax.device_count()
         self.rule = build.rule(self.config)
         self.detector = build.detector(self.config, num_classes, collect_scale=self.rule.collect_scale)
@@ -140,7 +141,7 @@ def run(images: int, dataset, peer, options) -> Training:
     """Prints the rows of a batch size."""
     repeats = {"bursts": options.bursts, "length": options.length}
     num_classes = workload.CLASSES if dataset is None else len(dataset.class_names)
-    training = Training(images, num_classes=num_classes, smoke=options.smoke)
+    training = Training(workload.make_config(smoke=options.smoke), images, num_classes=num_classes)
     batch = next(to_devices([training.draw_batch()], ahead=0))
     cold, _, _ = training.compile(batch)
     cached, lowered, program = training.compile(batch)
@@ -197,7 +198,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=790, help="of bfloat16 matrix products, measured")
     parser.add_argument("--peak-tbs", type=float, default=4.3, help="TB/s of a copy in device memory, measured")
     parser.add_argument("--no-peer", action="store_true", help="leave torchvision out")
-    parser.add_argument("--breakdown", type=int, nargs="?", const=16, help="images of the table of parts")
+    parser.add_argument("--breakdown", type=int, nargs="?", const=16, help="images of the table of parts; 0: none")
     parser.add_argument(
         "--smoke", action="store_true", help="a small network and drawn images, once, with the breakdown"
     )
@@ -211,7 +212,8 @@ def main() -> None:
         if options.smoke:
             draw(pathlib.Path(folder), 8)
             options.root, options.datasets, options.threads = folder, ["drawn"], 1
-            options.batches, options.bursts, options.length, options.breakdown = [2], 1, 1, 2
+            options.batches, options.bursts, options.length = [2], 1, 1
+            options.breakdown = 2 if options.breakdown is None else options.breakdown
         size = workload.SMOKE_SIZE if options.smoke else workload.SIZE
         repeats = {"bursts": options.bursts, "length": options.length}
         batches = sorted({*options.batches, *filter(None, [options.breakdown])})

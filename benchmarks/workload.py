@@ -27,12 +27,12 @@ def prepare() -> None:
         print(line)
 
 
-def make_config(*, smoke: bool) -> ConfigDict:
-    """R-50-FPN in bfloat16 at 800 x 1344, or a sketch of it at 64 x 96."""
+def make_config(*, smoke: bool, dtype: str = "bfloat16", size: tuple[int, int] = SIZE) -> ConfigDict:
+    """R-50-FPN for images of this size, or a sketch of it at 64 x 96."""
     config = ciou.get_config()
-    config.dtype = "bfloat16"
+    config.dtype = dtype
     config.solver.base_lr = RATE
-    height, width = SMOKE_SIZE if smoke else SIZE
+    height, width = SMOKE_SIZE if smoke else size
     config.data.buckets = ((height, width), (width, height))
     config.train.scales, config.train.max_size = (height,), width
     config.test.scale, config.test.max_size = height, width

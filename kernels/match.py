@@ -3,6 +3,7 @@
 This module knows arrays only. Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -39,7 +40,8 @@ def match(anchors: jax.Array, eligible: jax.Array, boxes: jax.Array, valid: jax.
     # Where no anchor is: numbers that overflow nowhere.
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1).astype(jnp.int32)
-    return Matches(*choose("match", match_gpu.match, match_xla, anchors, eligible, boxes, counts))
+    reference = functools.partial(jax.lax.platform_dependent, cpu=match_box_by_box, default=match_xla)
+    return Matches(*choose("match", match_gpu.match, reference, anchors, eligible, boxes, counts))
 
 
 def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -55,3 +57,19 @@ def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, j
     best = overlaps.max(2, keepdims=True)
     is_best = ((overlaps == best) & (best > 0)).any(1)
     return overlaps.max(1), overlaps.argmax(1).astype(jnp.int32), is_best
+
+
+def match_box_by_box(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `match_gpu.match`, for CPUs: the matrix of overlaps is never whole, and no longer than there are boxes."""
+    columns = [anchors[..., i] for i in range(4)]
+
+    def meet(number, state):
+        overlap, box, is_best = state
+        one = jax.lax.dynamic_index_in_dim(boxes, number, 1, keepdims=False)
+        found = jnp.where(eligible, iou(columns, [one[:, i, None] for i in range(4)]), 0.0)
+        best = found.max(1, keepdims=True)
+        is_best |= (found == best) & (best > 0)
+        return jnp.maximum(overlap, found), jnp.where(found > overlap, number, box), is_best
+
+    nothing = jnp.zeros_like(eligible, jnp.float32), jnp.zeros_like(eligible, jnp.int32), jnp.zeros_like(eligible)
+    return jax.lax.fori_loop(0, counts.max(), meet, nothing)

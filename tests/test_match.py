@@ -11,7 +11,7 @@ from conftest import slow
 from lowering import interpreter, lower_for_cuda
 
 from diou_jax.kernels import match_gpu
-from diou_jax.kernels.match import match
+from diou_jax.kernels.match import match, match_box_by_box, match_xla
 
 
 def draw(seed, images, anchors, boxes, *, own=False, side=60):
@@ -54,6 +54,17 @@ def test_every_anchor_finds_its_box_and_every_box_its_anchors(own):
         np.testing.assert_array_equal(found.box[image], overlaps.argmax(1))
         np.testing.assert_array_equal(found.is_best[image], is_best)
     assert not found.is_best[0].any() and found.is_best[1:].any(1).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_box_by_box_a_cpu_finds_what_the_matrix_holds(own):
+    anchors, eligible, boxes, valid = map(jnp.asarray, draw(1, 3, 400, 6, own=own))
+    boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
+    counts = jnp.where(valid, jnp.arange(1, 7), 0).max(1)
+    found, right = (jax.jit(form)(anchors, eligible, boxes, counts) for form in (match_box_by_box, match_xla))
+    for one, other in zip(found, right, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
 
 
 def interpreted(images):

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diou_jax.models import winograd
 from diou_jax.models.initializers import he_normal
 from diou_jax.models.norms import GroupNorm
 
@@ -86,7 +87,41 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, groups: int) -> ja
     if kernel.shape[1] == 1 and groups == 1:
         # As a matrix product its gradient takes half as long on a CPU; cuDNN adds, rectifies and strides in passing.
         return jax.lax.platform_dependent(x, kernel, cuda=general, default=functools.partial(_pointwise, stride=stride))
+    if kernel.shape[1] == 3 and stride == groups == 1 and winograd.pays(x, kernel, **winograd.GRADIENT):
+        return _three_by_three(x, kernel)
     return general(x, kernel)
+
+
+@jax.custom_vjp
+def _three_by_three(x, kernel):
+    """A convolution whose gradients a CPU computes another way; every other device has them from XLA."""
+    general = functools.partial(_general, stride=1, groups=1)
+    if not winograd.pays(x, kernel, **winograd.FORWARD):
+        return general(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=general)
+
+
+def _three_by_three_forward(x, kernel):
+    return _three_by_three(x, kernel), (x, kernel)
+
+
+def _three_by_three_backward(saved, gradient):
+    x, kernel = saved
+
+    def of_input(gradient, kernel):
+        return jax.vjp(lambda x: _general(x, kernel, stride=1, groups=1), x)[1](gradient)[0]
+
+    def of_kernel(x, gradient):
+        return jax.vjp(lambda kernel: _general(x, kernel, stride=1, groups=1), kernel)[1](gradient)[0]
+
+    if winograd.pays(gradient, kernel, **winograd.FORWARD):
+        dx = jax.lax.platform_dependent(gradient, kernel, cpu=winograd.input_gradient, default=of_input)
+    else:
+        dx = of_input(gradient, kernel)
+    return dx, jax.lax.platform_dependent(x, gradient, cpu=winograd.kernel_gradient, default=of_kernel)
+
+
+_three_by_three.defvjp(_three_by_three_forward, _three_by_three_backward)
 
 
 def _general(x, kernel, *, stride, groups):
