@@ -24,8 +24,8 @@ import peers
 import timing
 import workload
 
-from diou_jax.detection import faster_rcnn
 from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.detection.heads.box import BoxRoiHead
 from diou_jax.options import build
 from diou_jax.structures import Batch
 
@@ -44,15 +44,16 @@ COLUMNS = (
 def with_candidates(detector: FasterRCNN, variables: dict, batch: Batch, count: int) -> FasterRCNN:
     """The detector with the score threshold that `count` boxes of the batch exceed."""
 
-    def foreground(rois, valid, scores, *args, **kwargs):
-        return jnp.where(valid[..., None], scores, 0.0)[..., 1:]
+    def foreground(head, outputs, found, batch, *, thresholds):
+        return jnp.where(found.valid[..., None], outputs[0], 0.0)[..., 1:]
 
     # The scores as the detector has them, one step before it suppresses.
-    with mock.patch.object(faster_rcnn, "detect", foreground):
-        scores = np.sort(np.asarray(jax.jit(detector.detect)(variables, batch)), None)
-    threshold = float(scores[-min(count + 1, len(scores))])
-    rules = dataclasses.replace(detector.detection_rules, score_thresh=threshold)
-    return dataclasses.replace(detector, detection_rules=rules)
+    with mock.patch.object(BoxRoiHead, "select", foreground):
+        scores = np.sort(np.asarray(jax.jit(lambda *inputs: detector.detect(*inputs))(variables, batch)), None)
+    (head,) = detector.heads
+    thresholds = head.detection.thresholds._replace(score=float(scores[-min(count + 1, len(scores))]))
+    rules = dataclasses.replace(head.detection, thresholds=thresholds)
+    return dataclasses.replace(detector, heads=(dataclasses.replace(head, detection=rules),))
 
 
 def measure(

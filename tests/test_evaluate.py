@@ -59,6 +59,7 @@ def make(tmp_path, monkeypatch):
     """``make(*names)``: an evaluator of the sets below tmp_path, whose network finds everything."""
     monkeypatch.setattr(evaluate, "replicate", lambda variables: variables)
     monkeypatch.setattr(evaluate, "detect_all", perfect)
+    monkeypatch.setattr(evaluate.Evaluator, "programs", lambda *_: [])
 
     def build(*names, class_names=CLASSES, **options):
         config = small_config(tmp_path, names)

@@ -17,7 +17,7 @@ from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 from diou_jax.weights.original import original_tensors
 
-R50 = Network(ResNet(), FPN(), RPNHead(), BoxHead(num_classes=81))
+R50 = Network(ResNet(), FPN(), RPNHead(), (HeadModule("box_head", lambda: BoxHead(num_classes=81), 7),))
 STRIDES = (4, 8, 16, 32, 64)
 
 # Compiles in a fraction of the time.

@@ -10,7 +10,7 @@ from flax import traverse_util
 from diou_jax.errors import UserError
 from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN
-from diou_jax.models.network import Network
+from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.training.optimizer import parameter_group
@@ -22,8 +22,7 @@ def narrow(*, use_gn=False, class_agnostic=False):
         ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm="group" if use_gn else "affine"),
         FPN(8, norm="group" if use_gn else "bias"),
         RPNHead(features=8),
-        BoxHead(num_classes=5, hidden=12, class_agnostic=class_agnostic),
-        resolution=3,
+        (HeadModule("box_head", lambda: BoxHead(num_classes=5, hidden=12, class_agnostic=class_agnostic), 3),),
     )
 
 
@@ -37,7 +36,7 @@ def draw(network, seed=0):
 def test_names_shapes_and_groups_are_the_originals(golden_path):
     lines = golden_path("param_names.txt").read_text().splitlines()
     rows = {name: rest for name, *rest in (line.split("\t") for line in lines if line[0] != "#")}
-    network = Network(ResNet(), FPN(), RPNHead(), BoxHead(num_classes=81))
+    network = Network(ResNet(), FPN(), RPNHead(), (HeadModule("box_head", lambda: BoxHead(num_classes=81), 7),))
     tensors = original_tensors(network.variable_shapes())
     assert len(tensors) == 189
     assert {t.name: t.shape for t in tensors.values()} == {n: ast.literal_eval(row[0]) for n, row in rows.items()}
