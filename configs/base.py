@@ -9,6 +9,7 @@ from the entry (``python -m diou_jax.options.page`` writes the page). What two o
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import ml_collections
 
@@ -16,7 +17,7 @@ from diou_jax.errors import UserError
 from diou_jax.options import kinds
 from diou_jax.options.kinds import Choice, Flag, Option, Real, Several, Text, Whole
 
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "r50": {"blocks": (3, 4, 6, 3)},
     "r101": {"blocks": (3, 4, 23, 3)},
     "x101_32x8d": {"blocks": (3, 4, 23, 3), "num_groups": 32, "width_per_group": 8, "stride_1x1": False},

@@ -15,22 +15,24 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from diou_jax.structures import Array
+
 # A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
-def width_height(boxes: jax.Array) -> jax.Array:
+def width_height(boxes: T) -> T:
     """(..., 4) boxes to (..., 2) widths and heights in pixels; not positive for a box without area."""
     return boxes[..., 2:] - boxes[..., :2] + 1
 
 
-def area(boxes: jax.Array) -> jax.Array:
+def area(boxes: T) -> T:
     """(..., 4) boxes to (...) areas in square pixels."""
     size = width_height(boxes)
     return size[..., 0] * size[..., 1]
 
 
-def encode(boxes: jax.Array, targets: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
+def encode(boxes: Array, targets: Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
     """Deltas that lead from `boxes` to `targets`; the inverse of `decode` within its limit.
 
     The original's ``bbox_transform_inv``. A box or target without area, for which the formula has no value, counts as
@@ -54,7 +56,7 @@ def encode(boxes: jax.Array, targets: jax.Array, *, weights: Sequence[float] = (
     return jnp.concatenate([shift, jnp.log(target_size / size)], -1) * jnp.asarray(weights, jnp.float32)
 
 
-def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
+def decode(boxes: Array, deltas: Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
     """The boxes that `deltas` lead to from `boxes`; the inverse of `encode` from references with area.
 
     The original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
@@ -76,7 +78,7 @@ def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1
     return jnp.concatenate([new_centre - 0.5 * new_size, new_centre + 0.5 * new_size - 1], -1)
 
 
-def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) -> jax.Array:
+def clip(boxes: Array, height: Array | float, width: Array | float) -> jax.Array:
     """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...))."""
     boxes = jnp.asarray(boxes)
     limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1) - 1
@@ -87,7 +89,7 @@ def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) 
 _EDGES = (0.0, 0.0, 1.0, 1.0)
 
 
-def to_input(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = False) -> jax.Array:
+def to_input(boxes: Array, scale: Array | float, *, edges: bool = False) -> Array:
     """Boxes (..., 4) of an original image in the network's input, `scale` times as large (broadcast).
 
     The original multiplies the coordinates of the corner pixels. With `edges`, torchvision's way, a box's far edges are
@@ -96,11 +98,11 @@ def to_input(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = False)
     return to_edges(boxes) * scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale
 
 
-def to_original(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = False) -> jax.Array:
+def to_original(boxes: Array, scale: Array | float, *, edges: bool = False) -> Array:
     """The inverse of `to_input`."""
     return to_edges(boxes) / scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes / scale
 
 
-def to_edges(boxes: jax.Array) -> jax.Array:
+def to_edges(boxes: Array) -> jax.Array:
     """Boxes (..., 4) by the coordinates of their edges, x2 - x1 the width."""
-    return boxes + jnp.array(_EDGES, boxes.dtype)
+    return jnp.array(_EDGES, boxes.dtype) + boxes

@@ -26,7 +26,7 @@ def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
         divided = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
         return jax.device_put(divided, sharding)
 
-    queue = deque()
+    queue: deque[Batch] = deque()
     for batch in batches:
         queue.append(put(batch))
         if len(queue) > ahead:

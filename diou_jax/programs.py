@@ -6,7 +6,7 @@ compiled one after the other, when a shape is first met, they would keep the dev
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -28,10 +28,11 @@ class Programs:
       title: of the function, for messages.
     """
 
-    def __init__(self, title: str, function: Callable[[Any, Batch], Any]):
+    def __init__(self, title: str, function: jax.stages.Wrapped):
         """Takes what jax.pmap or jax.jit returned."""
         self.title = title
-        self._function, self._compiled = function, {}
+        self._function = function
+        self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def __call__(self, tree: Any, batch: Batch) -> Any:
         """The function's result for a batch that lies on the devices."""

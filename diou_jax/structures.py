@@ -4,10 +4,15 @@ Masks and keypoints are there where a head asks for them, and None else. A leaf 
 a docstring says so.
 """
 
+from typing import TypeAlias
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# On the host numpy's, on the devices and under jit JAX's.
+Array: TypeAlias = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
@@ -23,12 +28,12 @@ class GroundTruth:
       keypoints: of the objects, or None.
     """
 
-    boxes: jax.Array
-    classes: jax.Array
-    crowd: jax.Array
-    valid: jax.Array
-    masks: jax.Array | None = None
-    keypoints: jax.Array | None = None
+    boxes: Array
+    classes: Array
+    crowd: Array
+    valid: Array
+    masks: Array | None = None
+    keypoints: Array | None = None
 
 
 @flax.struct.dataclass
@@ -57,18 +62,18 @@ class Batch:
       present: (B,) bool, False for an image that only fills the batch up.
     """
 
-    image: jax.Array
-    rows: jax.Array
-    row_weight: jax.Array
-    columns: jax.Array
-    column_weight: jax.Array
-    size: jax.Array
-    extent: jax.Array
-    scale: jax.Array
-    original_size: jax.Array
+    image: Array
+    rows: Array
+    row_weight: Array
+    columns: Array
+    column_weight: Array
+    size: Array
+    extent: Array
+    scale: Array
+    original_size: Array
     gt: GroundTruth
-    index: jax.Array
-    present: jax.Array
+    index: Array
+    present: Array
 
 
 @flax.struct.dataclass
@@ -80,8 +85,8 @@ class Anchors:
       exists: bool (B, N) of each level, False where the anchor's cell lies outside the image.
     """
 
-    boxes: list[np.ndarray | jax.Array]
-    exists: list[jax.Array]
+    boxes: list[Array]
+    exists: list[Array]
 
 
 @flax.struct.dataclass
@@ -94,9 +99,9 @@ class Proposals:
       valid: bool (B, R).
     """
 
-    boxes: jax.Array
-    scores: jax.Array
-    valid: jax.Array
+    boxes: Array
+    scores: Array
+    valid: Array
 
 
 @flax.struct.dataclass
@@ -111,11 +116,11 @@ class RoiSamples:
       valid: bool (B, S).
     """
 
-    rois: jax.Array
-    input_rois: jax.Array
-    labels: jax.Array
-    gt_index: jax.Array
-    valid: jax.Array
+    rois: Array
+    input_rois: Array
+    labels: Array
+    gt_index: Array
+    valid: Array
 
 
 @flax.struct.dataclass
@@ -131,12 +136,12 @@ class Detections:
       keypoints: of the detections, or None.
     """
 
-    boxes: jax.Array
-    scores: jax.Array
-    classes: jax.Array
-    valid: jax.Array
-    masks: jax.Array | None = None
-    keypoints: jax.Array | None = None
+    boxes: Array
+    scores: Array
+    classes: Array
+    valid: Array
+    masks: Array | None = None
+    keypoints: Array | None = None
 
 
 def blank_batch(images: int, height: int, width: int) -> Batch:

@@ -21,6 +21,6 @@ def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
     return jnp.where(meet, intersection / jnp.where(meet, union, 1.0), 0.0)
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
+def product(a: jax.Array, b: jax.Array | float) -> jax.Array:
     """A rounded product: no compiler may fuse it with the sum that it goes into, which would round otherwise."""
     return jnp.maximum(a * b, jnp.finfo(jnp.float32).min)

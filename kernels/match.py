@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diou_jax.kernels import match_gpu
 from diou_jax.kernels.iou import iou
@@ -28,7 +29,9 @@ class Matches(NamedTuple):
     is_best: jax.Array
 
 
-def match(anchors: jax.Array, eligible: jax.Array, boxes: jax.Array, valid: jax.Array) -> Matches:
+def match(
+    anchors: jax.Array, eligible: jax.Array, boxes: jax.Array | np.ndarray, valid: jax.Array | np.ndarray
+) -> Matches:
     """Matches the anchors of B images to their boxes by IoU.
 
     Args:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from diou_jax.kernels import nms_gpu
 from diou_jax.kernels.order import descending
@@ -20,9 +22,9 @@ TILE = 128
 def nms(
     boxes: jax.Array,
     scores: jax.Array,
-    threshold: float,
+    threshold: ArrayLike,
     *,
-    valid: jax.Array | None = None,
+    valid: jax.Array | np.ndarray | None = None,
     overlap: str = "iou",
     beta: float = 1.0,
 ) -> jax.Array:

@@ -44,7 +44,7 @@ def roi_align(
     strides: Sequence[int] = (4, 8, 16, 32),
     canonical_scale: float = 224,
     canonical_level: int = 4,
-    extent: jax.Array | None = None,
+    extent: jax.Array | np.ndarray | None = None,
     levels: jax.Array | None = None,
 ) -> jax.Array:
     """Pools each RoI from its pyramid level into resolution x resolution bins.
@@ -78,7 +78,7 @@ def roi_align(
     rois = jax.lax.stop_gradient(rois.astype(jnp.float32))
     if levels is None:
         levels = roi_levels(rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level)
-    shapes = tuple(feature.shape[1:3] for feature in features)
+    shapes = tuple((feature.shape[1], feature.shape[2]) for feature in features)
     frame = roi_frames(rois, levels, shapes, resolution=resolution, strides=strides, extent=extent)
     return _pool(tuple(features), levels, frame, shapes, resolution, sampling_ratio)
 
@@ -90,7 +90,7 @@ def roi_frames(
     *,
     resolution: int,
     strides: Sequence[int],
-    extent: jax.Array | None = None,
+    extent: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Where each RoI's bins lie, in cells of its level: top, left, bin height and width, map height and width.
 

@@ -9,7 +9,9 @@ A RoI is its `level`, the index of a map, and its `frame`: top, left, bin height
 of the map, float32, in cells of that map.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,7 @@ def pool(
 
             @pl.loop(0, resolution)
             def _(column):
-                total = 0.0
+                total: Any = 0.0
                 for x, across in _taps(left, bin_width, width, column):
                     down = 0.0
                     for start, (_, weight) in zip(starts, rows, strict=True):
@@ -77,7 +79,7 @@ def pool(
                 pooled[(roi * resolution + row) * resolution + column] = total.astype(dtype)
 
         for index, (feature, shape) in enumerate(zip(maps, shapes, strict=True)):
-            pl.when(level_ref[roi] == index)(lambda feature=feature, shape=shape: pool_from(feature, *shape))
+            pl.when(level_ref[roi] == index)(functools.partial(pool_from, feature, *shape))
 
     kernel = plgpu.kernel(
         roi_align_pool,
@@ -171,7 +173,7 @@ def scatter(
                         out[(image * height + y + i) * width + x + j] = sums[i][j].astype(dtype)
 
         for number, (out, shape) in enumerate(zip(outs, shapes, strict=True)):
-            pl.when(index == number)(lambda out=out, shape=shape: write(out, *shape))
+            pl.when(index == number)(functools.partial(write, out, *shape))
 
     maps = plgpu.kernel(
         roi_align_scatter,
@@ -239,7 +241,8 @@ def _locate(program, tiles, batch):
 
     The coarsest level of all images comes first: its tiles are touched by the most RoIs and take the longest.
     """
-    found, first, lines = None, 0, [sum(sides) for sides in zip(*tiles, strict=True)]
+    found: Sequence[Any] = ()
+    first, lines = 0, [sum(sides) for sides in zip(*tiles, strict=True)]
     for level, (down, across) in reversed(list(enumerate(tiles))):
         lines = [lines[0] - down, lines[1] - across]
         image = jax.lax.div(program - first, down * across)
@@ -247,7 +250,7 @@ def _locate(program, tiles, batch):
         row = jax.lax.div(within, across)
         column = within - row * across
         here = (image, level, lines[0] + row, lines[1] + column, row * TILE, column * TILE)
-        found = here if found is None else [jnp.where(program >= first, new, old) for new, old in zip(here, found)]
+        found = [jnp.where(program >= first, new, old) for new, old in zip(here, found)] if found else here
         first += batch * down * across
     return found
 
@@ -262,11 +265,11 @@ def _masks(level, frame, needed, tiles, resolution, axis):
     low = jnp.clip(jnp.floor(start), 0, limit - 1)
     high = jnp.minimum(jnp.floor(start + resolution * side) + 1, limit - 1)
     low, high, level = (x[:, None] for x in (low, high, jnp.where(needed, level, -1)))
-    touches = []
+    by_level = []
     for index, lines in enumerate(tiles):
         first = TILE * jnp.arange(lines[axis])[:, None]
-        touches.append((level == index) & (low < first + TILE) & (high >= first))
-    touches = jnp.concatenate(touches, 1)
+        by_level.append((level == index) & (low < first + TILE) & (high >= first))
+    touches = jnp.concatenate(by_level, 1)
     touches = jnp.pad(touches, ((0, 0), (0, 0), (0, -touches.shape[-1] % 32))).reshape(*touches.shape[:2], -1, 32)
     words = (touches.astype(jnp.uint32) << jnp.arange(32, dtype=jnp.uint32)).sum(-1, dtype=jnp.uint32)
     return jax.lax.bitcast_convert_type(words, jnp.int32)

@@ -1,6 +1,7 @@
 """The largest of many numbers, in order."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +35,14 @@ def _whole(x, *, k):
 def by_rounds(x: jax.Array, *, k: int, length: int = LENGTH) -> tuple[jax.Array, jax.Array]:
     """`top_k` by sorts of rows of at most `length`, which is at least twice `k`."""
     *lead, count = x.shape
-    keys = descending(x), jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    keys: Sequence[jax.Array] = descending(x), jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     pieces = None
     while pieces != 1:
         pieces = -(-count // length)
         # Equal pieces; each is longer than k, so every round leaves less than it found.
         size = -(-count // pieces)
         ends = jnp.iinfo(jnp.int32).max
-        keys = (jnp.pad(key, [(0, 0)] * len(lead) + [(0, pieces * size - count)], constant_values=ends) for key in keys)
+        keys = [jnp.pad(key, [(0, 0)] * len(lead) + [(0, pieces * size - count)], constant_values=ends) for key in keys]
         keys = jax.lax.sort([key.reshape(*lead, pieces, size) for key in keys], num_keys=2, is_stable=False)
         keys = [key[..., :k].reshape(*lead, -1) for key in keys]
         count = keys[0].shape[-1]

@@ -97,7 +97,8 @@ def try_all(
       all_seconds: limit of all; trials that have no time left get a verdict that is not final.
     """
     names = list(importlib.import_module(module).TRIALS)
-    verdicts, end = {}, time.monotonic() + all_seconds
+    verdicts: dict[str, Verdict] = {}
+    end = time.monotonic() + all_seconds
     later = f"there was no time to try it within {all_seconds:g} s"
     while names and time.monotonic() < end:
         # One process for all that is left: the start of JAX and of the device is the longest part of a trial.
@@ -107,8 +108,8 @@ def try_all(
         if not found:
             later = problem or later
             break
-    later = Verdict(False, f"{later}; the next start tries again", final=False)
-    return verdicts | dict.fromkeys(names, later)
+    untried = Verdict(False, f"{later}; the next start tries again", final=False)
+    return verdicts | dict.fromkeys(names, untried)
 
 
 def _one_process(module, names, trial_seconds, end):
@@ -117,7 +118,8 @@ def _one_process(module, names, trial_seconds, end):
     command = [sys.executable, "-m", MODULE, "--module", module, "--output", str(writing), "--trials", *names]
     # Little of the device's memory, which other processes may hold.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    verdicts, current = {}, None
+    verdicts: dict[str, Verdict] = {}
+    current = None
     with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb", buffering=0) as results:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=[writing], env=environment

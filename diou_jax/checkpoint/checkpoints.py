@@ -57,7 +57,7 @@ class Checkpoints:
         self._keep = keep
         self._sealer = ThreadPoolExecutor(1)
         self._closing = threading.Event()
-        self._good = set()
+        self._good: set[int] = set()
 
     @functools.cached_property
     def _manager(self):

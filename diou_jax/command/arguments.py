@@ -101,20 +101,23 @@ class _Resolved:
 def _define() -> flags.FlagValues:
     """The flags, apart from those of ``--config.``; nothing of one call reaches another."""
     values = flags.FlagValues()
-    to = {"flag_values": values}
-    flags.DEFINE_string("config", None, "A config's file or name, or a YAML file of the original.", **to)
-    flags.DEFINE_string("workdir", None, "Checkpoints, logs and results go here; the same one resumes.", **to)
-    flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", **to)
-    flags.DEFINE_string("input", None, "predict: an image or a folder of them.", **to)
-    flags.DEFINE_string("output", None, "predict: folder for pictures and json. export_torch: file to write.", **to)
-    flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", **to)
-    flags.DEFINE_string("source", None, "import: the weight file.", **to)
-    flags.DEFINE_list("allow", [], "import: beginnings of names of tensors that need not fit.", **to)
-    flags.DEFINE_bool("resume_optimizer", False, "import: take step and momentum over as well.", **to)
-    flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.", **to)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.", **to)
-    flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.", **to)
-    flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", **to)
+    flags.DEFINE_string("config", None, "A config's file or name, or a YAML file of the original.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "Checkpoints, logs and results go here; the same one resumes.", flag_values=values
+    )
+    flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", flag_values=values)
+    flags.DEFINE_string("input", None, "predict: an image or a folder of them.", flag_values=values)
+    flags.DEFINE_string(
+        "output", None, "predict: folder for pictures and json. export_torch: file to write.", flag_values=values
+    )
+    flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
+    flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
+    flags.DEFINE_list("allow", [], "import: beginnings of names of tensors that need not fit.", flag_values=values)
+    flags.DEFINE_bool("resume_optimizer", False, "import: take step and momentum over as well.", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", flag_values=values)
     return values
 
 
@@ -124,10 +127,11 @@ def _read(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     try:
         rest = values(["main.py", *arguments])
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
-        while error.args and isinstance(error.args[0], Exception):
-            error = error.args[0]
-        lines = [line for line in str(error).splitlines() if line and not line.startswith("Pass --help")]
-        raise UserError(f"command line: {' '.join(lines)}") from error
+        cause: Exception = error
+        while cause.args and isinstance(cause.args[0], Exception):
+            cause = cause.args[0]
+        lines = [line for line in str(cause).splitlines() if line and not line.startswith("Pass --help")]
+        raise UserError(f"command line: {' '.join(lines)}") from cause
     if rest[1:]:
         raise UserError(f"unknown argument {rest[1]!r}")
 

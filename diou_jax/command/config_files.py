@@ -66,6 +66,7 @@ def load(file: ConfigFile) -> tuple[ConfigDict, list[str]]:
             raise UserError(f"{file.path}: a YAML file takes no argument, {file.argument!r} was given")
         return read_original(file.path)
     spec = importlib.util.spec_from_file_location(f"config_{file.path.stem}", file.path)
+    assert spec is not None and spec.loader is not None  # its name ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

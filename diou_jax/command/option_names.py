@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,7 +15,9 @@ OPTION = re.compile(r"(--?)(no)?config\.([^=]*)(=.*)?", re.S)
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The options ``--config.NAME=VALUE`` among arguments with their values, and the rest."""
-    options, others, rest = [], [], list(arguments)
+    options: list[str] = []
+    others: list[str] = []
+    rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         match = OPTION.fullmatch(argument)
@@ -46,7 +49,8 @@ def normalise(arguments: Sequence[str], config: ConfigDict) -> tuple[list[str], 
 
 def spell(written: str, config: ConfigDict) -> str:
     """The name of the option that `written` means; raises UserError where there is none."""
-    found, whole = [], config
+    found: list[str] = []
+    whole = config
     for segment in written.split("."):
         key, bracket, _ = segment.partition("[")
         names = {name.lower(): name for name in config} if isinstance(config, ConfigDict) else {}
@@ -73,9 +77,9 @@ def _nearest(written: str, config: ConfigDict) -> str:
     return difflib.get_close_matches(written.lower(), flatten(config), n=1, cutoff=0)[0]
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict:
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Values by dotted names."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
     return flat

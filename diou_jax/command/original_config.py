@@ -149,14 +149,14 @@ def _find(path: pathlib.Path, root: str, weights: str) -> str:
     """Where a file of weights lies: below ROOT_DIR, here, or below a folder above the config, as in the original's."""
     if not weights or os.path.isabs(weights):
         return weights
-    folders = [root] if root else ["", *path.absolute().parents]
+    folders: list[str | pathlib.Path] = [root] if root else ["", *path.absolute().parents]
     found = (os.path.join(folder, weights) for folder in folders)
     return next((file for file in found if os.path.isfile(file)), os.path.join(root, weights))
 
 
 def _without_effect(given: dict) -> list[str]:
     """A line for each reason why keys of the file have no effect."""
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for name, value in given.items():
         key = KEYS[name]
         as_here = name == "SOLVER.LR_POLICY" and value == "steps_with_decay"

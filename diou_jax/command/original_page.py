@@ -53,7 +53,7 @@ def _why(key: Key) -> str:
 
 
 def _reasons() -> dict[str, list[str]]:
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for name, key in KEYS.items():
         if not (key.option or key.only or key.decides):
             reasons.setdefault(key.reason, []).append(name)

@@ -87,6 +87,9 @@ def _do(command: Command) -> None:
     from diou_jax.weights import importing
 
     config, workdir, given = command.config, command.workdir, command.flags
+    if command.mode == "check":
+        sys.exit(0 if check_data(config) else 1)
+    assert workdir is not None  # every other mode has one
     if command.mode in ("train", "train_and_eval"):
         train.train(config, workdir, explicit=command.explicit, then_evaluate=command.mode == "train_and_eval")
     if command.mode in ("eval", "train_and_eval"):
@@ -94,8 +97,6 @@ def _do(command: Command) -> None:
     if command.mode == "predict":
         options = {"draw_threshold": given["draw_threshold"]}
         sys.exit(0 if predict.predict(config, workdir, given["input"], given["output"], **options) else 1)
-    if command.mode == "check":
-        sys.exit(0 if check_data(config) else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         importing.import_file(config, given["source"], workdir, **options)

@@ -74,8 +74,9 @@ class Source:
 
 def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
     """Regular files below a folder whose names end in one of `suffixes` in any case, sorted, hidden ones left out."""
-    found, visited = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    found: list[pathlib.Path] = []
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(os.fspath(folder), followlinks=True):
         if (place := os.path.realpath(parent)) in visited:  # a link back into the tree
             folders.clear()
             continue

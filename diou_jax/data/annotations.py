@@ -173,7 +173,7 @@ def _stays_inside(image: Mapping) -> bool:
 
 
 def _categories(entries, annotation_file, faults) -> dict[int, str]:
-    names = {}
+    names: dict[int, str] = {}
     for position, entry in enumerate(entries):
         key = id_key(entry.get("id"))
         if not isinstance(key, int):
@@ -209,7 +209,7 @@ def _boxes(entries, images, categories, faults) -> Boxes:
         if problem := _problem(entry, images, categories):
             faults.add(*problem)
             continue
-        box = [number(value) for value in entry["bbox"]]
+        box = _numbers(entry["bbox"])
         area = number(entry.get("area"))
         ids.append(entry.get("id"))
         image_keys.append(id_key(entry["image_id"]))
@@ -229,6 +229,11 @@ def _boxes(entries, images, categories, faults) -> Boxes:
     )
 
 
+def _numbers(box) -> list[float]:
+    """The numbers that a json list states, without what states none."""
+    return [stated for value in box if (stated := number(value)) is not None]
+
+
 def _problem(entry, images, categories) -> tuple[str, str] | None:
     """Why an annotation cannot count, as a kind and an example."""
     where = f"annotation {entry.get('id')!r}"
@@ -238,8 +243,8 @@ def _problem(entry, images, categories) -> tuple[str, str] | None:
     if id_key(entry.get("category_id")) not in categories:
         return "annotations of unknown categories", f"{of_image}, category {entry.get('category_id')!r:.99}"
     box = entry.get("bbox")
-    values = [number(value) for value in box] if isinstance(box, list) and len(box) == 4 else [None]
-    if None in values:
+    values = _numbers(box) if isinstance(box, list) and len(box) == 4 else []
+    if len(values) < 4:
         return "annotations without a box of four numbers", f"{of_image}, bbox {box!r:.99}"
     if not all(map(math.isfinite, values)):
         return "boxes with coordinates that are not finite", f"{of_image}, bbox {box!r:.99}"

@@ -98,7 +98,7 @@ def make_buckets(
     sizes, image_size = np.unique(np.stack([heights, widths], 1), axis=0, return_inverse=True)
     image_size = image_size.reshape(-1)
     resized = largest_sizes(sizes, scales=scales, max_size=max_size)
-    fits = (resized[:, None] <= candidates[None]).all(2)
+    fits = np.all(resized[:, None] <= candidates[None], axis=2)
     if not fits.any(1).all():
         height, width = sizes[~fits.any(1)][0]
         need = tuple(round_up(resized[~fits.any(1)][0], stride).tolist())

@@ -162,6 +162,7 @@ def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, lis
 def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[int, int]) -> Iterator[str]:
     """What becomes of an image that is not plain colours upright in 8 bits."""
     suffix = os.path.splitext(name)[1].lower()
+    assert header.format is not None  # it was read from a file
     if suffix and suffix not in SUFFIXES[header.format]:
         yield f"image files that are {header.format} inside and named otherwise, and are read all the same"
     bands = header.getbands()
@@ -177,10 +178,10 @@ def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[i
             yield "images of more than 8 bits a channel, reduced to these"
     orientation = transforms.orientation(header)
     if orientation != 1:
-        stored = orientation >= 5 and header.size[::-1] != stated
+        as_stored = orientation >= 5 and header.size[::-1] != stated
         yield (
             "images whose metadata would turn or mirror them, taken as stored, the way their annotated size has it"
-            if stored
+            if as_stored
             else "images turned as their metadata say, the way their annotated size has it"
         )
 
@@ -189,7 +190,7 @@ def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> N
     """What the static number of boxes cannot hold, and images with nothing to learn from."""
     records = dataset.records
     counts = np.diff(records.offsets)
-    for index in np.flatnonzero(counts > max_boxes):
+    for index in np.flatnonzero(counts > max_boxes).tolist():
         section.problems.add(
             f"boxes beyond the data.max_boxes={max_boxes} largest of their image",
             f"{dataset.image_name(index)}: {counts[index]} boxes",
@@ -197,7 +198,7 @@ def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> N
         )
     image = np.repeat(np.arange(len(records)), counts)
     solid = np.bincount(image[~records.crowd], minlength=len(records))
-    for index in np.flatnonzero(solid == 0):
+    for index in np.flatnonzero(solid == 0).tolist():
         kind = "images with nothing but crowds" if counts[index] else "images without a box"
         section.notes.add(f"{kind}, not trained on unless train.drop_empty=False", dataset.image_name(index))
     seen = set()

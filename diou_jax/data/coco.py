@@ -112,16 +112,21 @@ def load(
 
 def _stated_id(image) -> int | str:
     """An image's id as the file has it, so that results fit the file; 17.0 is 17."""
-    return image["id"] if isinstance(image["id"], str) else annotations.id_key(image["id"])
+    key = annotations.id_key(image["id"])
+    assert key is not None  # images without an id are left out when the file is read
+    return image["id"] if isinstance(image["id"], str) else key
 
 
 def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[int | str, tuple[int, int]]:
     """Height and width of the images by their keys; of those that state none, from their files."""
-    sizes = {
-        key: (annotations.whole(image.get("height")), annotations.whole(image.get("width")))
-        for key, image in images.items()
-    }
-    unknown = [key for key, size in sizes.items() if not all(side and 0 < side < MAX_SIDE for side in size)]
+    sizes: dict[int | str, tuple[int, int]] = {}
+    unknown = []
+    for key, image in images.items():
+        height, width = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
+        if height and width and 0 < height < MAX_SIDE and 0 < width < MAX_SIDE:
+            sizes[key] = height, width
+        else:
+            unknown.append(key)
     source = FolderSource(folder, np.array([images[key]["file_name"] for key in unknown]))
     with ThreadPoolExecutor() as pool:
         for key, found in zip(unknown, pool.map(lambda index: _file_size(source, index), range(len(unknown)))):
@@ -129,7 +134,6 @@ def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[
             stated = f"{image['file_name']}, {image.get('height')!r:.99} by {image.get('width')!r:.99}"
             if isinstance(found, BadImageError):
                 faults.add("images without a proper height and width, nor a file that tells it", f"{stated}; {found}")
-                del sizes[key]
             else:
                 notes.add("images without a proper height and width, taken from their files", stated)
                 sizes[key] = found

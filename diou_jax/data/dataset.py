@@ -185,7 +185,7 @@ def clean_boxes(
       Boxes (n, 4) float32; keep (n,) bool, for those with x2 > x1 and y2 > y1; the dropped, (n,) bool by kind of fault.
     """
     xywh = np.asarray(xywh, np.float64).reshape(-1, 4)
-    finite = np.isfinite(xywh).all(1)
+    finite = np.all(np.isfinite(xywh), axis=1)
     x, y, w, h = np.where(finite[:, None], xywh, 0).T
     with np.errstate(over="ignore"):  # a sum of finite numbers that is not finite lies beyond any border
         right, bottom = x + w, y + h

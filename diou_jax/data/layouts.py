@@ -73,7 +73,8 @@ def find(root: str | os.PathLike, *, train: tuple[str, str] = ("", ""), val: tup
         there = ", ".join(str(path) for path in files.values())
         raise UserError(f"{root} holds no training set beside {there}; data.train_annotations names its json")
     unread = files.pop(ALL) if "train" in files and ALL in files else None
-    folders, parts = {"train": train[1], ALL: train[1], "val": val[1]}, {}
+    folders = {"train": train[1], ALL: train[1], "val": val[1]}
+    parts: dict[str, Part] = {}
     lines = [] if unread is None else [f"not read: {unread}, whose name says no split, as other files do"]
     for split, file in files.items():
         try:
@@ -82,8 +83,8 @@ def find(root: str | os.PathLike, *, train: tuple[str, str] = ("", ""), val: tup
             if split != "test" or "val" not in files:
                 raise
             lines.append(f"test: left out, as {error}")
-    whole = parts.pop(ALL, None)
-    parts.setdefault("train", whole)
+    if ALL in parts:
+        parts.setdefault("train", parts.pop(ALL))
     if "val" not in parts and "test" in parts:
         parts["val"] = parts["test"]
         lines.append("val: there is no such set, so the test set takes its place")

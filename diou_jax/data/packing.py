@@ -40,7 +40,7 @@ def example(
       index: the image's row in its data set.
     """
     height, width = image.shape[:2]
-    options = {"target": target, "max_size": max_size, "flip": flip, "bucket": bucket.shape}
+    options: dict[str, Any] = {"target": target, "max_size": max_size, "flip": flip, "bucket": bucket.shape}
     if height <= bucket.canvas_height and width <= bucket.canvas_width:
         placement = transforms.place(height, width, **options)
     else:
@@ -67,7 +67,13 @@ def example(
 def blank(bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, index: int = 0) -> dict[str, Any]:
     """As `example`, an image of background that fills a batch up."""
     side = np.zeros((stride, stride, 3), np.uint8)
-    options = {"target": stride, "max_size": stride, "stride": stride, "max_boxes": max_boxes, "index": index}
+    options: dict[str, Any] = {
+        "target": stride,
+        "max_size": stride,
+        "stride": stride,
+        "max_boxes": max_boxes,
+        "index": index,
+    }
     return example(side, bucket, **options) | {"present": np.False_}
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import sys
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -81,7 +82,7 @@ class Coco(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, annotation_file, images):
         content = annotations.read_json(annotation_file)
         annotations.refuse_names(content["images"], annotation_file)
-        by_image = {}
+        by_image: dict[Any, list[dict]] = {}
         for annotation in content.get("annotations") or ():
             by_image.setdefault(annotation["image_id"], []).append(annotation)
         for image in _by_id(content["images"]):

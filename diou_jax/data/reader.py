@@ -58,7 +58,8 @@ class Reader:
         """
         entries = self.schedule.entries(step)
         bucket = self.buckets[entries.bucket]
-        images, skipped = [], []
+        images = []
+        skipped: list[str] = []
         for slot in range(*self.part.indices(len(entries.index))):
             images.append(self._read_slot(step, slot, entries, bucket, skipped))
         return pack(images, bucket), tuple(skipped)

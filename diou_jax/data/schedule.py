@@ -67,7 +67,7 @@ class TrainSchedule:
         self._bucket = image_bucket[self._index]
         self._batch_size, self._seed, self._num_scales = batch_size, seed, num_scales
         self._counts = np.bincount(self._bucket)
-        self._epochs = {}
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         """Entries in an epoch, each counted once."""
@@ -111,12 +111,12 @@ class TrainSchedule:
 
     def _deal(self, epoch):
         order = np.argsort(random_bits(len(self._index), self._seed, _ENTRIES, epoch), kind="stable")
-        batches = []
+        by_bucket = []
         for bucket in np.flatnonzero(self._counts):
             rows = order[self._bucket[order] == bucket]
             full = -(-len(rows) // self._batch_size) * self._batch_size
-            batches.append(np.resize(rows, full).reshape(-1, self._batch_size))
-        batches = np.concatenate(batches)
+            by_bucket.append(np.resize(rows, full).reshape(-1, self._batch_size))
+        batches = np.concatenate(by_bucket)
         batches = batches[np.argsort(random_bits(len(batches), self._seed, _BATCHES, epoch), kind="stable")]
         scales = random_bits(batches.size, self._seed, _SCALES, epoch) % np.uint64(self._num_scales)
         return batches, scales.reshape(batches.shape).astype(np.int64)

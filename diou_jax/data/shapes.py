@@ -115,7 +115,8 @@ def _is_drawn(root, recipe):
 def _draw_split(root, split, count, seeds):
     folder = root / "images" / split
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, seed in enumerate(seeds.spawn(count), start=1):
         picture, objects = draw(np.random.Generator(np.random.Philox(seed)))
         name = f"{number:06d}.jpg"
@@ -161,7 +162,8 @@ def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[t
     picture = background.copy()
     if rng.random() < SHARE_EMPTY:
         return _finish(picture, rng), []
-    objects, hidden = [], []
+    objects: list[tuple[int, np.ndarray, bool]] = []
+    hidden: list[np.ndarray] = []
 
     def place(label, longer, centre=None):
         """Tries one shape; a mask where it fits."""

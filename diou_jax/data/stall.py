@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -29,7 +29,8 @@ def watched(iterator: Iterator[T], describe: Callable[[int], str], *, timeout: f
     Raises:
       UserError: nothing came in time; says what was waited for.
     """
-    items, stopped, end = queue.Queue(1), threading.Event(), object()
+    items: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(1)
+    stopped, end = threading.Event(), object()
 
     def put(item):
         while not stopped.is_set():

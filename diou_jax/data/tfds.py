@@ -110,7 +110,7 @@ def _load_split(directory, name, min_area, annotations):
     elif annotations:
         raise UserError(f"data.val_annotations: {annotations} does not exist")
     else:
-        category_ids = range(1, len(names) + 1)
+        category_ids = list(range(1, len(names) + 1))
 
     faults, rows = Faults(), []
     starts = np.concatenate([[0], np.cumsum(table["count"])])
@@ -136,7 +136,7 @@ def _load_split(directory, name, min_area, annotations):
 
 def _ground_truth(table, part, height, width, min_area):
     """Boxes, classes and crowd flags of one image, and what was dropped."""
-    y1, x1, y2, x2 = np.float64(table["bbox"][part]).T
+    y1, x1, y2, x2 = table["bbox"][part].astype(np.float64).T
     xywh = np.stack([x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height], 1)
     boxes, keep, faults = clean_boxes(xywh, height, width)
     keep &= table["area"][part] >= min_area
@@ -167,7 +167,7 @@ def _table(directory, split):
 
 
 def _scan(source, split):
-    columns = {name: [] for name in ("image_id", "height", "width", "count")}
+    columns: dict[str, list[int]] = {name: [] for name in ("image_id", "height", "width", "count")}
     objects = {"bbox": [np.zeros((0, 4), np.float32)], "area": [], "label": [], "is_crowd": []}
     for record in source:
         width, height = open_header(record["image"], f"{split}: image {record['image/id']}").size

@@ -41,20 +41,21 @@ def read(source: pathlib.Path) -> Source:
     """
     problems, remarks = Problems(), Faults()
     read_one = _Reader(source, problems, remarks)
-    splits: dict[str, list[Annotated]] = {}
+    found: dict[str, list[Annotated | None]] = {}
     done: set[pathlib.Path] = set()
     for main in _folders_of_lists(source):
         for split, xmls in _lists(main, problems).items():
-            splits.setdefault(split, []).extend(map(read_one, tqdm(xmls, desc=split, leave=False)))
+            found.setdefault(split, []).extend(map(read_one, tqdm(xmls, desc=split, leave=False)))
             done.update(xmls)
     rest = [path for path in below(source, (".xml",)) if path not in done and _is_annotation(path)]
-    if splits:
+    if found:
         remarks.add("annotations in no list of ImageSets/Main, left out", *map(str, rest))
     else:
         for path in tqdm(rest, leave=False):
-            splits.setdefault(split_of(path, source), []).append(read_one(path))
+            found.setdefault(split_of(path, source), []).append(read_one(path))
         remarks.add("images without an xml file, left out", *map(str, read_one.unread()))
     problems.refuse()
+    splits = {split: [image for image in images if image] for split, images in found.items()}
     names = sorted({box.label for images in splits.values() for image in images for box in image.boxes})
     return Source(splits, {name: number for number, name in enumerate(names, start=1)}, remarks)
 
@@ -167,7 +168,7 @@ def _folders_of_lists(source):
 def _lists(main, problems) -> dict[str, list[pathlib.Path]]:
     """The xml files of each list in ImageSets/Main; lists without a name are left out."""
     annotations = main.parent.parent / "Annotations"
-    lists = {}
+    lists: dict[str, dict[pathlib.Path, None]] = {}
     for split in LISTS:
         file = main / f"{split}.txt"
         if not file.is_file():

@@ -47,11 +47,12 @@ def read(source: pathlib.Path) -> Source:
     labels = {image: _label_file(image) for images in paths.values() for image in images}
     if labels and not any(file.is_file() for file in labels.values()):
         raise UserError(f"{source}: none of its {len(labels)} images has a text file, in labels or beside the image")
-    splits = {
+    found = {
         split: [_image(image, labels[image], names, problems) for image in tqdm(images, desc=split, leave=False)]
         for split, images in paths.items()
     }
     problems.refuse()
+    splits = {split: [image for image in images if image] for split, images in found.items()}
     without = [str(image) for image, file in labels.items() if not file.is_file()]
     remarks.add("images without a text file, taken as images without objects", *without)
     remarks.add("text files without an image, left out", *map(str, _orphans(source, labels)))

@@ -11,7 +11,7 @@ from diou_jax.detection.anchors import join
 from diou_jax.detection.rules import AnchorRules
 from diou_jax.detection.sampling import sample
 from diou_jax.kernels.match import match
-from diou_jax.structures import Anchors, GroundTruth
+from diou_jax.structures import Anchors, Array, GroundTruth
 
 
 @flax.struct.dataclass
@@ -31,7 +31,7 @@ class AnchorTargets:
 
 @jax.named_scope("anchor_targets")
 def anchor_targets(
-    anchors: Anchors, gt: GroundTruth, keys: jax.Array, *, size: jax.Array, rules: AnchorRules
+    anchors: Anchors, gt: GroundTruth, keys: jax.Array, *, size: Array, rules: AnchorRules
 ) -> AnchorTargets:
     """Labels a sample of each image's anchors (Faster R-CNN, section 3.1.2; the original's ``_get_rpn_blobs``).
 

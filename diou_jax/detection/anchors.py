@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diou_jax.structures import Anchors
+from diou_jax.structures import Anchors, Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,10 @@ class AnchorGenerator:
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     layout: str = "detectron"
 
-    def __call__(self, pyramid: Mapping[int, jax.Array], extent: jax.Array) -> Anchors:
+    def __call__(self, pyramid: Mapping[int, jax.Array], extent: Array) -> Anchors:
         """The anchors of maps (B, Hl, Wl, C) by stride; those of cells beyond `extent`, int (B, 2), do not exist."""
-        anchors, exists = [], []
+        anchors: list[Array] = []
+        exists: list[Array] = []
         for level, (stride, features) in enumerate(pyramid.items()):
             height, width = features.shape[1:3]
             shape = {"size": self.start_size * 2**level, "aspect_ratios": self.aspect_ratios}
@@ -43,7 +44,7 @@ class AnchorGenerator:
         return Anchors(anchors, exists)
 
 
-def join(anchors: Anchors) -> tuple[np.ndarray | jax.Array, jax.Array]:
+def join(anchors: Anchors) -> tuple[Array, jax.Array]:
     """The boxes (A, 4) or (B, A, 4) of all levels in one row, and which exist, (B, A)."""
     constant = all(isinstance(boxes, np.ndarray) for boxes in anchors.boxes)
     boxes = (np if constant else jnp).concatenate(anchors.boxes, axis=-2)
@@ -79,7 +80,7 @@ def torchvision_cell_anchors(*, size: float, aspect_ratios: Sequence[float]) -> 
     return np.concatenate([-half, half - 1], 1).astype(np.float32)
 
 
-def torchvision_grid_anchors(extent: jax.Array, height: int, width: int, *, stride: int, cell: np.ndarray) -> jax.Array:
+def torchvision_grid_anchors(extent: Array, height: int, width: int, *, stride: int, cell: np.ndarray) -> jax.Array:
     """The anchors of B feature maps: float32 (B, height * width * len(cell), 4), ordered as in `grid_anchors`.
 
     torchvision spreads a map's cells over the padded image in whole pixels: where it is not a multiple of `stride`, the

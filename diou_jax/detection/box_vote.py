@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diou_jax.overlaps import pairwise_iou
+from diou_jax.structures import Array
 
 SCORING_METHODS = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
 # Problems that are looked at together: each takes a few N x N matrices.
@@ -22,7 +23,7 @@ def box_vote(
     boxes: jax.Array,
     scores: jax.Array,
     kept_scores: jax.Array,
-    valid: jax.Array,
+    valid: Array,
     *,
     vote_th: float,
     scoring_method: str,

@@ -10,11 +10,11 @@ from diou_jax.detection.rules import DetectionRules, Thresholds
 from diou_jax.detection.soft_nms import soft_nms as suppress_softly
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.top_k import top_k
-from diou_jax.structures import Detections
+from diou_jax.structures import Array, Detections
 
 
 def suppress(
-    boxes: jax.Array, scores: jax.Array, candidate: jax.Array, *, thresholds: Thresholds, rules: DetectionRules
+    boxes: jax.Array, scores: jax.Array, candidate: Array, *, thresholds: Thresholds, rules: DetectionRules
 ) -> Detections:
     """The original's ``box_results_with_nms_and_limit``.
 

@@ -7,6 +7,7 @@ shapes. `diou_jax.options.build` makes a `FasterRCNN` from a config.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -14,7 +15,7 @@ from diou_jax.boxes import to_edges, to_input
 from diou_jax.detection import loss, preprocess
 from diou_jax.detection.anchor_targets import AnchorTargets, anchor_targets
 from diou_jax.detection.anchors import AnchorGenerator
-from diou_jax.detection.heads.roi_head import RoiHead
+from diou_jax.detection.heads.roi_head import AddedHead, FirstHead, RoiHead
 from diou_jax.detection.proposals import propose
 from diou_jax.detection.roi_sampling import sample_rois
 from diou_jax.detection.rpn_losses import rpn_losses
@@ -29,7 +30,7 @@ from diou_jax.detection.rules import (
 )
 from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.models.network import Network
-from diou_jax.structures import Anchors, Batch, Detections, Proposals, RoiSamples, blank_batch
+from diou_jax.structures import Anchors, Array, Batch, Detections, Proposals, RoiSamples, blank_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class FasterRCNN:
     """
 
     network: Network
-    heads: tuple[RoiHead, ...]
+    heads: tuple[FirstHead, *tuple[AddedHead, ...]]
     anchor_generator: AnchorGenerator
     train_proposals: ProposalRules
     test_proposals: ProposalRules
@@ -81,7 +82,7 @@ class FasterRCNN:
         pyramid = self.pyramid(variables, batch, extent)
         anchors = self.anchor_generator(pyramid, batch.extent)
         targets = self.label_anchors(anchors, batch, keys)
-        outputs = self.network.apply(variables, pyramid, targets.sampled, method="propose")
+        outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
         proposals = propose(outputs, anchors, batch.size, scale=batch.scale, rules=self.train_proposals)
         samples = self.sample(proposals, batch, keys)
         parts = self.rpn_losses(outputs, targets)
@@ -103,10 +104,14 @@ class FasterRCNN:
         """
         extent = batch.extent if self.mask_padding else None
         pyramid = self.pyramid(variables, batch, extent)
-        found = self.proposals(variables, pyramid, batch)
-        for head in self.heads:
+        thresholds = thresholds or self.thresholds
+        proposals = self.proposals(variables, pyramid, batch)
+        first, *others = self.heads
+        run = self.runner(first, variables, pyramid, extent=extent)
+        found = first.detect(run, proposals, batch, thresholds=thresholds)
+        for head in others:
             run = self.runner(head, variables, pyramid, extent=extent)
-            found = head.detect(run, found, batch, thresholds=thresholds or self.thresholds)
+            found = head.detect(run, found, batch, thresholds=thresholds)
         return found
 
     @property
@@ -122,14 +127,15 @@ class FasterRCNN:
         _, values = jax.eval_shape(self.losses, self.network.variable_shapes(), batch, keys)
         return tuple(name for name, value in values.items() if value.ndim == 0)
 
-    def pyramid(self, variables: dict, batch: Batch, extent: jax.Array | None) -> dict[int, jax.Array]:
+    def pyramid(self, variables: dict, batch: Batch, extent: Array | None) -> dict[int, jax.Array]:
         """The neck's maps by stride, (B, Hl, Wl, C), held at zero beyond `extent`, int (B, 2), unless it is None."""
         images = preprocess.normalise(batch, self.pixel_means)
-        return self.network.apply(variables, images, extent, method="pyramid")
+        maps: Any = self.network.apply(variables, images, extent, method="pyramid")
+        return maps
 
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
         """The RoIs that the heads look at in a test."""
-        outputs = self.network.apply(variables, pyramid, method="propose")
+        outputs: Any = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.extent)
         limit = batch.extent if self.box_rules.clip_to_padding else batch.size
         return propose(outputs, anchors, limit, scale=batch.scale, rules=self.test_proposals, per_image=True)
@@ -138,7 +144,9 @@ class FasterRCNN:
         """What the RPN is to learn."""
         boxes = to_input(batch.gt.boxes, batch.scale[:, None, None], edges=self.box_rules.edges)
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-        return anchor_targets(anchors, batch.gt.replace(boxes=boxes), keys, size=batch.size, rules=self.anchor_rules)
+        return anchor_targets(
+            anchors, dataclasses.replace(batch.gt, boxes=boxes), keys, size=batch.size, rules=self.anchor_rules
+        )
 
     def sample(self, proposals: Proposals, batch: Batch, keys: jax.Array) -> RoiSamples:
         """The RoIs that the heads are to learn from."""
@@ -152,7 +160,7 @@ class FasterRCNN:
         """The RPN's part of the losses."""
         return rpn_losses(outputs, targets, rules=self.rpn_loss_rules)
 
-    def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, extent: jax.Array | None):
+    def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, extent: Array | None):
         """The function from RoIs (B, R, 4), pixels of the network's input, to a head's outputs."""
 
         def run(rois):
@@ -163,7 +171,7 @@ class FasterRCNN:
 
     @jax.named_scope("roi_align")
     def pool(
-        self, pyramid: Mapping[int, jax.Array], rois: jax.Array, *, rules: PoolingRules, extent: jax.Array | None
+        self, pyramid: Mapping[int, jax.Array], rois: jax.Array, *, rules: PoolingRules, extent: Array | None
     ) -> jax.Array:
         """Features (B, R, resolution, resolution, C) of RoIs (B, R, 4) in pixels of the network's input."""
         strides = self.network.body.strides  # coarser maps serve the RPN alone

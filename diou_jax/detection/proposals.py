@@ -9,16 +9,16 @@ from diou_jax.boxes import clip, decode
 from diou_jax.detection.rules import ProposalRules
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.top_k import top_k
-from diou_jax.structures import Anchors, Proposals
+from diou_jax.structures import Anchors, Array, Proposals
 
 
 @jax.named_scope("proposals")
 def propose(
     outputs: tuple[Sequence[jax.Array], Sequence[jax.Array]],
     anchors: Anchors,
-    limit: jax.Array,
+    limit: Array,
     *,
-    scale: jax.Array,
+    scale: Array,
     rules: ProposalRules,
     per_image: bool = False,
 ) -> Proposals:

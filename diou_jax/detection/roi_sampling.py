@@ -9,12 +9,12 @@ from diou_jax.boxes import area, to_input, to_original
 from diou_jax.detection.rules import RoiRules
 from diou_jax.detection.sampling import sample
 from diou_jax.overlaps import pairwise_iou
-from diou_jax.structures import GroundTruth, Proposals, RoiSamples
+from diou_jax.structures import Array, GroundTruth, Proposals, RoiSamples
 
 
 @jax.named_scope("roi_sampling")
 def sample_rois(
-    proposals: Proposals, gt: GroundTruth, keys: jax.Array, *, scale: jax.Array, rules: RoiRules, edges: bool = False
+    proposals: Proposals, gt: GroundTruth, keys: jax.Array, *, scale: Array, rules: RoiRules, edges: bool = False
 ) -> RoiSamples:
     """Draws RoIs among the ground truth and the proposals (Fast R-CNN, section 2.3; the original's ``_sample_rois``).
 
@@ -53,8 +53,8 @@ def _sample_image(boxes, valid, gt, key, *, rules):
     background = eligible & (overlap < rules.bg_thresh_hi) & (overlap >= rules.bg_thresh_lo)
     total = rules.batch_size_per_im
     drawn = sample(foreground, background, key, objects=round(total * rules.fg_fraction), total=total)
-    match = match[drawn.index]
-    rois = jnp.where(drawn.drawn[:, None], candidates[drawn.index], 0.0)
+    match = match[drawn.rows]
+    rois = jnp.where(drawn.drawn[:, None], candidates[drawn.rows], 0.0)
     return rois, jnp.where(drawn.is_object, gt.classes[match], 0), match, drawn.drawn
 
 

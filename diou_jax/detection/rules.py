@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 
 class Thresholds(NamedTuple):
@@ -14,8 +15,8 @@ class Thresholds(NamedTuple):
       nms: overlap at which a detection suppresses another of its class, TEST.NMS.
     """
 
-    score: float | jax.Array
-    nms: float | jax.Array
+    score: float | np.floating | jax.Array
+    nms: float | np.floating | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,12 +31,12 @@ class Sample(NamedTuple):
     """Rows that were drawn, objects first, then background.
 
     Attributes:
-      index: int32 (total,), the drawn rows; 0 where fewer were drawn.
+      rows: int32 (total,), those drawn; 0 where fewer were drawn.
       is_object: bool (total,).
       drawn: bool (total,), True first.
     """
 
-    index: jax.Array
+    rows: jax.Array
     is_object: jax.Array
     drawn: jax.Array
 

@@ -6,6 +6,9 @@ original.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from diou_jax.structures import Array
 
 METHODS = ("linear", "gaussian", "hard")
 # The original's: a box of less is given up.
@@ -15,12 +18,12 @@ SCORE_THRESH = 1e-4
 def soft_nms(
     boxes: jax.Array,
     scores: jax.Array,
-    threshold: float,
+    threshold: ArrayLike,
     *,
     method: str,
     sigma: float = 0.5,
     beta1: float = 0.8,
-    valid: jax.Array | None = None,
+    valid: Array | None = None,
     score_thresh: float = SCORE_THRESH,
     most: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from diou_jax.data import annotations
 from diou_jax.data.annotations import id_key, id_rank
 from diou_jax.errors import UserError
+from diou_jax.structures import Array
 
 # COCOeval's twelve numbers, in its order: over IoU 0.50 to 0.95, at one IoU, by size, by detections per image.
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -88,9 +89,9 @@ class Summary:
 
 
 def to_results(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    classes: np.ndarray,
+    boxes: Array,
+    scores: Array,
+    classes: Array,
     *,
     image_id: int | str,
     category_ids: Sequence[int],
@@ -171,7 +172,9 @@ class _Truth:
 
 
 def _read_truth(annotation_files: Sequence[str | os.PathLike]) -> _Truth:
-    listed_in, categories, boxes = {}, {}, []
+    listed_in: dict[int | str, str | os.PathLike] = {}
+    categories: dict[int, str] = {}
+    boxes: list[dict] = []
     for file in annotation_files:
         read = annotations.read(file)
         for key in read.images:

@@ -75,6 +75,7 @@ class Conv(nn.Module):
         if self.follow == "group":
             y = GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, extent, cell)
         else:
+            assert bias is not None  # "affine" and "bias" have one
             y = y + bias.astype(self.dtype)
         if residual is not None:
             y = y + residual

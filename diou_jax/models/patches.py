@@ -20,7 +20,7 @@ def take_cells(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
       maps: (B, Hl, Wl, C) of each level.
       cells: int32 (B, S); what lies beyond the last reads zeros.
     """
-    features = 0
+    features = jnp.zeros((), maps[0].dtype)
     for level, (first, size) in zip(maps, _extents([level.shape for level in maps]), strict=True):
         exists = (cells >= first) & (cells < first + size)
         flat = level.reshape(len(level), size, -1)

@@ -1,5 +1,6 @@
 """ResNet and ResNeXt bodies (He et al., 2016; Xie et al., 2017)."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -79,13 +80,9 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
         """Normalised images (B, H, W, 3) to c2 to c5 by stride; nothing exists beyond `extent`, int (B, 2) pixels."""
-
-        def conv(*args, **kwargs):
-            # A body that starts from random weights is trained through ReLUs; frozen affine layers expect loaded ones.
-            init = he_normal if self.norm == "group" else torch_default
-            return Conv(
-                *args, **kwargs, follow=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype
-            )
+        # A body that starts from random weights is trained through ReLUs; frozen affine layers expect loaded ones.
+        init = he_normal if self.norm == "group" else torch_default
+        conv = functools.partial(Conv, follow=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype)
 
         def freeze(x, stage):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from diou_jax.data.dataset import Dataset
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
-from diou_jax.detection.heads.roi_head import RoiHead
+from diou_jax.detection.heads.roi_head import AddedHead, FirstHead
 from diou_jax.detection.rules import (
     AnchorRules,
     BoxRules,
@@ -144,7 +145,7 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
     )
 
 
-def loading(config: ConfigDict) -> dict[str, float]:
+def loading(config: ConfigDict) -> dict[str, Any]:
     """How many threads or processes read, and how long they may take; keyword arguments of `loader.batches`."""
     return {"threads": config.data.threads, "workers": config.data.workers, "timeout": config.data.timeout}
 
@@ -189,7 +190,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
 
 
-def weight_source(config: ConfigDict, path: str) -> Source:
+def weight_source(config: ConfigDict, path: str | os.PathLike) -> Source:
     """A weight file; raises UserError where it cannot be read, or is meant for other images or strides."""
     source = read_source(path, imagenet_style=config.resnets.imagenet_style)
     check_style(
@@ -215,7 +216,8 @@ def initial_variables(config: ConfigDict, network: Network, class_names: Sequenc
     Raises:
       UserError: a file or folder is missing or does not fit.
     """
-    variables, report = network.init_variables(jax.random.key(config.rng_seed)), []
+    variables = network.init_variables(jax.random.key(config.rng_seed))
+    report: list[str] = []
     if path := config.resnets.imagenet_pretrained_weights:
         variables, report = import_tensors(weight_source(config, path), variables, body_only=True)
     if path := config.init.checkpoint:
@@ -234,6 +236,7 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
                 f"init.checkpoint={path} is {source.kind}, a body alone; it belongs to "
                 "resnets.imagenet_pretrained_weights"
             )
+        assert source.num_classes is not None  # a detector has
         blank = network(config, source.num_classes).init_variables(jax.random.key(config.rng_seed))
         variables, lines = import_tensors(source, blank)
         names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
@@ -243,7 +246,7 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
         return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]
 
 
-def heads(config: ConfigDict, num_classes: int) -> tuple[RoiHead, ...]:
+def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[AddedHead, ...]]:
     """The RoI heads for `num_classes` classes, background included, in the order in which they detect."""
     model, test = config.model, config.test
     return (

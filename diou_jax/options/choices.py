@@ -137,7 +137,7 @@ def is_open(config: ConfigDict) -> bool:
 
 def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
     """Options by their dotted names."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key: value}
     return flat
@@ -173,7 +173,7 @@ class Choices:
         """Starts from a copy of `config`."""
         self.config = config.copy_and_resolve_references()
         self.config.unlock()
-        self.lines = []
+        self.lines: list[str] = []
 
     def set(self, name: str, value: Any, why: str) -> None:
         """Gives an option a value unless it has one."""
@@ -198,7 +198,7 @@ def _network(choices, data, start, devices):
         if name in NETWORK:
             choices.set(name, value, f"as {start.weights} has it" if name.startswith("resnets.") else "")
     if not start.weights:
-        body = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY
+        body: Mapping[str, Any] = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY
         size = "a small body, for the CPU" if devices.kind == "cpu" else "R-50 unless named"
         choices.set("resnets.use_gn", True, f"GroupNorm, for random weights; {size}")
         if config.resnets.blocks is None or devices.kind != "cpu":  # a body that was named brings its own sizes

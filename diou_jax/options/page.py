@@ -6,6 +6,7 @@ python -m diou_jax.options.page docs/options.md      # brings the page up to dat
 import argparse
 import pathlib
 import re
+from collections.abc import Callable
 
 from diou_jax.configs.base import OPTIONS
 from diou_jax.options.kinds import Option
@@ -35,13 +36,14 @@ def render(page: str) -> str:
     """The page with its tables of options as they are declared; its other words stay."""
     for heading, lines in tables().items():
         pattern = rf"(^#+ {re.escape(heading)}\n.*?)^\| (?:Original \| )?Ours \| Default \|.*?\n(?!\|)"
-        table = "\n".join(lines)
-        page, count = re.subn(
-            pattern, lambda match, table=table: f"{match[1]}{table}\n", page, count=1, flags=re.M | re.S
-        )
+        page, count = re.subn(pattern, _below_heading("\n".join(lines)), page, count=1, flags=re.M | re.S)
         if not count:
             raise ValueError(f"the page has no table of options under {heading!r}")
     return page
+
+
+def _below_heading(table: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: f"{match[1]}{table}\n"
 
 
 def _table(options: list[Option]) -> list[str]:

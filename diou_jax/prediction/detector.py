@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import overload
 
 import jax
 import numpy as np
@@ -99,6 +100,16 @@ class Detector:
         variables, _ = import_tensors(source, shapes)
         return cls(config, variables, class_names, category_ids)
 
+    @overload
+    def __call__(
+        self, images: Sequence[np.ndarray], *, score_threshold: float | None = None, nms: float | None = None
+    ) -> list[Result]: ...
+
+    @overload
+    def __call__(
+        self, images: np.ndarray, *, score_threshold: float | None = None, nms: float | None = None
+    ) -> Result | list[Result]: ...
+
     def __call__(
         self,
         images: np.ndarray | Sequence[np.ndarray],
@@ -120,8 +131,8 @@ class Detector:
         Raises:
           UserError: something is not such an image; names which.
         """
-        single = isinstance(images, np.ndarray) and images.ndim == 3
-        images = [images] if single else list(images)
+        single = images if isinstance(images, np.ndarray) and images.ndim == 3 else None
+        images = list(images) if single is None else [single]
         for number, image in enumerate(images):
             _check(image, number)
         default = self._detector.thresholds
@@ -129,7 +140,8 @@ class Detector:
             score=np.float32(default.score if score_threshold is None else score_threshold),
             nms=np.float32(default.nms if nms is None else nms),
         )
-        results, waiting = {}, None
+        results: dict[int, Result] = {}
+        waiting = None
         for rows, batch in self._batches(images):
             found = rows, self._run(self._variables, batch, thresholds)
             # The device works on this batch while the host unpacks the one before.
@@ -138,11 +150,11 @@ class Detector:
             waiting = found
         if waiting is not None:
             results |= self._unpack(*waiting)
-        return results[0] if single else [results[row] for row in range(len(images))]
+        return results[0] if single is not None else [results[row] for row in range(len(images))]
 
     def _batches(self, images) -> Iterator[tuple[list[int], Batch]]:
         """Rows of `images` and the batch that holds them, bucket by bucket."""
-        by_bucket = {}
+        by_bucket: dict[Bucket, list[int]] = {}
         for row, image in enumerate(images):
             by_bucket.setdefault(self._bucket(*image.shape[:2]), []).append(row)
         options = {"stride": self._stride}

@@ -69,7 +69,9 @@ def find_images(source: pathlib.Path) -> Found:
 
 
 def _search(source):
-    unreadable, by_kind, seen = [], {}, set()
+    unreadable: list[str] = []
+    by_kind: dict[str, list[pathlib.Path]] = {}
+    seen: set[tuple[int, int]] = set()
 
     def cannot_list(error):
         unreadable.append(f"{printable(error.filename)}: this folder cannot be read ({error.strerror})")

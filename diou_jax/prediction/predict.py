@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -74,7 +75,8 @@ def predict(
         picture_files.write(output / pictures[path], picture)
         return as_entry(path, folder, pictures[path], image, result)
 
-    entries, unreadable = [], list(found.unreadable)
+    entries: list[dict[str, Any]] = []
+    unreadable = list(found.unreadable)
     try:
         with ThreadPoolExecutor() as pool, images_progress(len(found.images), title="prediction") as progress:
             for start in range(0, len(found.images), CHUNK):

@@ -155,11 +155,12 @@ def _picture(rows: Sequence[Mapping]) -> bytes:
     """A PNG file with the panels that have curves."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     filled = [(panel, found) for panel in PANELS if (found := curves(panel, rows))]
     lines = max(math.ceil(len(filled) / COLUMNS), 1)
-    figure = Figure(figsize=(COLUMNS * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained", dpi=DPI)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(COLUMNS * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout=layout, dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     first = None
     for place, (panel, found) in enumerate(filled, start=1):

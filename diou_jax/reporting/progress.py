@@ -1,6 +1,7 @@
 """How far a pass over images is: a bar on a terminal, a line now and then in a log file."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,7 +14,8 @@ INTERVAL = 30.0
 class _Lines(tqdm):
     """Says each state on a line of its own, none before the first `INTERVAL` is over."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    # The stubs have None; tqdm returns whether it wrote.
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
         """As tqdm's; clears nothing at the end, as a line stays."""
         del pos
         if msg is None:
@@ -29,7 +31,7 @@ def images_progress(total: int, *, title: str, active: bool = True) -> tqdm:
       title: what is done with them.
       active: false in processes that keep quiet.
     """
-    options = {"total": total, "desc": title, "disable": not active, "leave": False}
+    options: dict[str, Any] = {"total": total, "desc": title, "disable": not active, "leave": False}
     if sys.stderr.isatty():
         return tqdm(unit="image", dynamic_ncols=True, **options)
     layout = "{desc}: {n_fmt}/{total_fmt} images  {rate_noinv_fmt}  {remaining} left"

@@ -42,7 +42,8 @@ class RunLog:
         never ends a run: what cannot be written is named once and left out.
         """
         self.workdir = pathlib.Path(workdir)
-        self._active, self._board, self._named = active, None, set()
+        self._active, self._board = active, None
+        self._named: set[str] = set()
         if active:
             with self.spared("the log"):
                 self.workdir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from diou_jax.structures import Array
+
 # A picture's longer side, pixels: small images are enlarged until a label can be read, large ones reduced.
 SMALLEST, LARGEST = 720, 1024
 
@@ -26,9 +28,9 @@ def class_color(number: int) -> tuple[int, int, int]:
 
 def draw(
     image: np.ndarray,
-    boxes: np.ndarray,
-    classes: np.ndarray,
-    scores: np.ndarray | None = None,
+    boxes: Array,
+    classes: Array,
+    scores: Array | None = None,
     *,
     class_names: Sequence[str],
     crowd: np.ndarray | None = None,
@@ -70,9 +72,9 @@ def draw(
 
 def side_by_side(
     image: np.ndarray,
-    boxes: np.ndarray,
-    classes: np.ndarray,
-    scores: np.ndarray,
+    boxes: Array,
+    classes: Array,
+    scores: Array,
     *,
     truth_boxes: np.ndarray,
     truth_classes: np.ndarray,

@@ -25,7 +25,7 @@ def momentum_correction(step: jax.Array, rate: Callable, *, threshold: float) ->
 
 
 class _MomentumState(NamedTuple):
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the name in checkpoints; it hides tuple.count
     momentum: optax.Updates
 
 

@@ -26,7 +26,7 @@ class WarmUp:
         if self.method not in ("linear", "constant"):
             raise UserError(f"solver.warm_up_method {self.method!r}: there are linear, constant")
 
-    def __call__(self, step: jax.Array) -> jax.Array:
+    def __call__(self, step: jax.Array | int) -> jax.Array:
         """The factor of the update number `step`, from 0: float32 scalar, 1 from `iters` on."""
         progress = jnp.minimum(step / max(self.iters, 1), 1.0) if self.method == "linear" else 0.0
         return jnp.where(step < self.iters, self.factor * (1 - progress) + progress, 1.0)
@@ -48,7 +48,7 @@ class MultiStep:
     gamma: float
     warm_up: WarmUp
 
-    def __call__(self, step: jax.Array) -> jax.Array:
+    def __call__(self, step: jax.Array | int) -> jax.Array:
         """The rate of the update number `step`, from 0: float32 scalar."""
         decays = (step >= jnp.asarray(self.steps[1:], jnp.int32)).sum()
         # Powers by hand: float32 gamma ** decays is inexact where the original multiplies.

@@ -154,7 +154,11 @@ class Run:
             journal, rate=self._rate, images=self._image_ids, max_bad_steps=config.train.max_bad_steps, start=start
         )
         save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every)
-        evaluate = [Evaluate(self._evaluator, journal, every=config.test.every)] if config.test.every else []
+        evaluate = (
+            [Evaluate(self._evaluator, journal, every=config.test.every)]
+            if self._evaluator and config.test.every
+            else []
+        )
         stream = batches(self._reader, start, last, **build.loading(config))
         run_steps(
             update,

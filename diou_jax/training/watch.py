@@ -17,7 +17,8 @@ class Watch:
 
     def __init__(self, rows: Iterable[Mapping[str, float]] = ()):
         """Takes in the rows that there are."""
-        self._best, self._loss, self._equal = {}, None, 1
+        self._best: dict[str, float] = {}
+        self._loss, self._equal = None, 1
         for row in rows:
             self.look(row)
 

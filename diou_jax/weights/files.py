@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy._core import multiarray
 
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
@@ -136,7 +137,7 @@ class _DataUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray, name)
+            return getattr(multiarray, name)
         try:
             return self._KNOWN[module, name]
         except KeyError:

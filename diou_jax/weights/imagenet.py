@@ -31,7 +31,7 @@ def style(tensors: Mapping[str, np.ndarray]) -> str:
 
 def from_bgr(conv1: np.ndarray) -> np.ndarray:
     """The first convolution (O, 3, 7, 7) of torchvision's style, for BGR images of 0 to 255 less `MEANS`."""
-    return np.float32(conv1)[:, ::-1] / np.float32(DEVIATIONS)[:, None, None]
+    return np.asarray(conv1, np.float32)[:, ::-1] / np.array(DEVIATIONS, np.float32)[:, None, None]
 
 
 def to_original(tensors: Mapping[str, np.ndarray], *, epsilon: float = BATCH_NORM_EPSILON):
@@ -50,7 +50,7 @@ def to_original(tensors: Mapping[str, np.ndarray], *, epsilon: float = BATCH_NOR
             unused.append(name)
         elif leaf in ("weight", "bias"):
             if f"{module}.running_var" in tensors:
-                value = np.float32(value)
+                value = np.asarray(value, np.float32)
                 mean, variance = (np.float32(tensors[f"{module}.running_{kind}"]) for kind in ("mean", "var"))
                 root = np.sqrt(variance + np.float32(epsilon))
                 gamma = np.float32(tensors[f"{module}.weight"])

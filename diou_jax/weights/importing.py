@@ -1,5 +1,6 @@
 """From a weight file to a checkpoint, and back to the original's file."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -52,8 +53,8 @@ def import_file(
     variables, report = import_tensors(source, network.init_variables(jax.random.key(config.rng_seed)), allow=allow)
     state = create_state(variables, build.make_optimizer(config, build.rule(config)), detector.loss_names)
     if resume_optimizer:
-        state = state.replace(opt_state=momentum.resume(state.opt_state, source, variables))
-        state = state.replace(step=jnp.int32(source.step))
+        state = dataclasses.replace(state, opt_state=momentum.resume(state.opt_state, source, variables))
+        state = dataclasses.replace(state, step=jnp.int32(source.step))
         report.append(f"momentum and step {source.step} taken over")
     step = int(state.step)
     with (

@@ -23,7 +23,8 @@ def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> opt
     Raises:
       UserError: the file has no optimiser, or one of another network.
     """
-    if source.step is None or not source.optimizer:
+    step = source.step
+    if step is None or not source.optimizer:
         raise UserError(f"{source.kind} holds no step and optimiser to resume; leave --resume_optimizer out")
     momentum = _momentum(source)
     buffers = {
@@ -36,7 +37,7 @@ def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> opt
     def replace(keys, leaf):
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in keys]
         if names[-1] == "count":
-            return jnp.full_like(leaf, source.step)
+            return jnp.full_like(leaf, step)
         if "momentum" not in names:
             return leaf
         name = "/".join(names[names.index("momentum") + 1 :])

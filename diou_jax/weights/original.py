@@ -127,14 +127,18 @@ def _body_module(module, kind):
     """`kind` is conv, bn (frozen affine) or gn: the original's names of the three."""
     if module == "body/conv1":
         return f"res1.{kind}1"
-    stage, block, part = re.fullmatch(r"body/res(\d)_(\d+)/(\w+)", module).groups()
+    match = re.fullmatch(r"body/res(\d)_(\d+)/(\w+)", module)
+    assert match is not None, module
+    stage, block, part = match.groups()
     if part == "shortcut":
         return f"res{stage}.{block}.downsample.{0 if kind == 'conv' else 1}"
     return f"res{stage}.{block}.{part.replace('conv', kind)}"
 
 
 def _pyramid_module(module):
-    kind, level = re.fullmatch(r"fpn/(inner|output)(\d)", module).groups()
+    match = re.fullmatch(r"fpn/(inner|output)(\d)", module)
+    assert match is not None, module
+    kind, level = match.groups()
     if kind == "output":
         return f"Conv_Body.posthoc_modules.{5 - int(level)}"
     return f"Conv_Body.topdown_lateral_modules.{4 - int(level)}.conv_lateral"

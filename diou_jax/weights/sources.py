@@ -97,7 +97,7 @@ def wanted_options(source: Source) -> dict[str, Any]:
 def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
     """Raises UserError, naming the options, where a file is meant for another setting than the network's."""
     wanted = wanted_options(source)
-    actual = {
+    actual: dict[str, Any] = {
         "resnets.stride_1x1": stride_1x1,
         "pixel_means": tuple(pixel_means),
         "model.box_convention": box_convention,

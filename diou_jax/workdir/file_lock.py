@@ -36,7 +36,7 @@ class FileLock:
         """`wait`: whether entering waits until the lock is free, instead of raising."""
         self._path, self._wait = pathlib.Path(path), wait
         self._key = os.path.realpath(self._path)
-        self._descriptor = None
+        self._descriptor: int | None = None
 
     def __enter__(self):
         """Takes the lock; the folder of the file must exist.
@@ -58,6 +58,7 @@ class FileLock:
     def __exit__(self, *_):
         # Still held: nobody else can have put another file there.
         self._path.unlink(missing_ok=True)
+        assert self._descriptor is not None  # it was entered
         os.close(self._descriptor)
         with _own_guard:
             _own.discard(self._key)

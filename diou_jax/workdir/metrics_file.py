@@ -56,7 +56,9 @@ def drop_rows(path: pathlib.Path, step: int) -> str | None:
     draft = path.with_suffix(".tmp")
     draft.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
     os.replace(draft, path)
-    return place and f"{path} had {len(damaged)} line(s) that are no rows of metrics; they were moved to {place}"
+    if place is None:
+        return None
+    return f"{path} had {len(damaged)} line(s) that are no rows of metrics; they were moved to {place}"
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:

@@ -115,7 +115,7 @@ def _of_newest_checkpoint(workdir):
 
 
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

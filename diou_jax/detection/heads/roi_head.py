@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import flax.linen as nn
-import jax
 
 from diou_jax.detection.loss import Loss
-from diou_jax.detection.rules import PoolingRules, Thresholds
-from diou_jax.structures import Batch, Detections, Proposals, RoiSamples
+from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
+from diou_jax.structures import Array, Batch, Detections, Proposals, RoiSamples
 
 # The head's outputs for RoIs (B, R, 4) in pixels of the network's input.
-Run = Callable[[jax.Array], Any]
+Run = Callable[[Array], Any]
 
 
 class RoiHead(Protocol):
@@ -22,8 +21,11 @@ class RoiHead(Protocol):
       pooling: how its RoIs are pooled.
     """
 
-    name: str
-    pooling: PoolingRules
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pooling(self) -> PoolingRules: ...
 
     def module(self) -> nn.Module:
         """The Flax module: pooled RoIs (B, R, H, W, C) to the head's outputs."""
@@ -37,5 +39,23 @@ class RoiHead(Protocol):
           batch: of B images with ground truth.
         """
 
-    def detect(self, run: Run, found: Proposals | Detections, batch: Batch, *, thresholds: Thresholds) -> Detections:
-        """Makes detections of proposals, as the first head does, or adds to the detections of the head before it."""
+
+class FirstHead(RoiHead, Protocol):
+    """The head that finds objects.
+
+    Attributes:
+      detection: how its outputs become detections.
+    """
+
+    @property
+    def detection(self) -> DetectionRules: ...
+
+    def detect(self, run: Run, found: Proposals, batch: Batch, *, thresholds: Thresholds) -> Detections:
+        """Makes detections of proposals."""
+
+
+class AddedHead(RoiHead, Protocol):
+    """A head that says more about the objects that are found."""
+
+    def detect(self, run: Run, found: Detections, batch: Batch, *, thresholds: Thresholds) -> Detections:
+        """Adds to the detections of the heads before it."""
