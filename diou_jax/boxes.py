@@ -11,11 +11,15 @@ reference's size and the logarithm of the ratio of sizes, each multiplied by a w
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diou_jax.structures import Array
+
+T = TypeVar("T", jax.Array, np.ndarray)
 
 # A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
