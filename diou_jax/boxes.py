@@ -1,11 +1,11 @@
-"""Boxes and how they move between representations.
+"""Boxes and conversions between their representations.
 
-The convention of the whole package is stated here, once. A box is ``[x1, y1, x2, y2]`` in pixels, and both corner
-pixels belong to it: its width is ``x2 - x1 + 1``, its height ``y2 - y1 + 1``, its centre ``x1 + width / 2`` on the axis
-where pixel i spans [i, i + 1]. An image W pixels wide holds x from 0 to W - 1. Only the box losses of
-`diou_jax.overlaps` measure without the one.
+This is the convention of the whole package. A box is ``[x1, y1, x2, y2]`` in pixels, and both corner pixels belong to
+it: its width is ``x2 - x1 + 1``, its height ``y2 - y1 + 1``, its centre ``x1 + width / 2`` on the axis where pixel i
+spans [i, i + 1]. In an image W pixels wide x runs from 0 to W - 1. Only the box losses of `diou_jax.overlaps` use
+continuous boxes, of width ``x2 - x1``.
 
-Deltas ``[dx, dy, dw, dh]`` describe a box relative to another, the reference: the shift of the centre in units of the
+Deltas ``[dx, dy, dw, dh]`` describe a box relative to a reference box: the shift of the centre in units of the
 reference's size and the logarithm of the ratio of sizes, each multiplied by a weight (R-CNN, appendix C).
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
+# A decoded box is at most 1000 / 16 times as large as its reference, as in the original; the limit keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
@@ -34,16 +34,16 @@ def area(boxes: jax.Array) -> jax.Array:
 def encode(boxes: jax.Array, targets: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
     """Deltas that lead from `boxes` to `targets`; the inverse of `decode` within its limit.
 
-    The original's ``bbox_transform_inv``. A box or target without area, for which the formula has no value, counts as
-    one pixel wide or high.
+    It equals the original's ``bbox_transform_inv``. A side that is not positive, for which the formula has no value,
+    counts as one pixel.
 
     Args:
-      boxes: float (..., 4), references, pixels.
+      boxes: float (..., 4), reference boxes, pixels.
       targets: float (..., 4), pixels.
-      weights: of x, y, width, height: MODEL.BBOX_REG_WEIGHTS for the box head, ones for the RPN.
+      weights: weights of the four deltas: MODEL.BBOX_REG_WEIGHTS for the box head, ones for the RPN.
 
     Returns:
-      float32 (..., 4) deltas, whatever the boxes' dtype: bfloat16 holds whole pixels up to 256 only.
+      Deltas (..., 4), always float32, since bfloat16 holds whole pixels up to 256 only.
     """
     boxes, targets = jnp.asarray(boxes, jnp.float32), jnp.asarray(targets, jnp.float32)
     size, target_size = width_height(boxes), width_height(targets)
@@ -58,15 +58,15 @@ def encode(boxes: jax.Array, targets: jax.Array, *, weights: Sequence[float] = (
 def decode(boxes: jax.Array, deltas: jax.Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
     """The boxes that `deltas` lead to from `boxes`; the inverse of `encode` from references with area.
 
-    The original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
+    It equals the original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
 
     Args:
-      boxes: float (..., 4), references, pixels.
+      boxes: float (..., 4), reference boxes, pixels.
       deltas: float (..., 4), broadcast against `boxes`.
-      weights: those that `encode` was given.
+      weights: weights of the four deltas, as for `encode`.
 
     Returns:
-      float32 (..., 4) boxes, whatever the inputs' dtype, not clipped.
+      Boxes (..., 4), always float32, not clipped.
     """
     boxes, deltas = jnp.asarray(boxes, jnp.float32), jnp.asarray(deltas, jnp.float32)
     size = width_height(boxes)
@@ -84,15 +84,15 @@ def clip(boxes: jax.Array, height: jax.Array | float, width: jax.Array | float) 
     return jnp.maximum(jnp.minimum(boxes, limit.astype(boxes.dtype)), 0)
 
 
-# How many pixels beyond the corner pixels a box's edges lie.
+# Distance in pixels from the corner pixels' coordinates to the edges of a box.
 _EDGES = (0.0, 0.0, 1.0, 1.0)
 
 
 def to_input(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = False) -> jax.Array:
-    """Boxes (..., 4) of an original image in the network's input, `scale` times as large (broadcast).
+    """Scales boxes (..., 4) from pixels of an original image to pixels of the network's input by `scale` (broadcast).
 
-    The original multiplies the coordinates of the corner pixels. With `edges`, torchvision's way, a box's far edges are
-    scaled, which lie one pixel beyond its last pixel.
+    The original multiplies the coordinates of the corner pixels. With `edges`, as in torchvision, the edges of a box
+    are scaled; the right and lower ones lie one pixel beyond its last pixel.
     """
     return to_edges(boxes) * scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale
 
@@ -103,16 +103,15 @@ def to_original(boxes: jax.Array, scale: jax.Array | float, *, edges: bool = Fal
 
 
 def to_edges(boxes: jax.Array) -> jax.Array:
-    """Boxes (..., 4) by the coordinates of their edges, x2 - x1 the width."""
+    """Boxes (..., 4) as coordinates of their edges, so that the width is ``x2 - x1``."""
     return boxes + jnp.array(_EDGES, boxes.dtype)
 
 
-# The representations of data sets and result files are converted by whichever library holds the boxes: numpy's in
-# float64 and without a device, JAX's under jit.
+# These conversions use the library of their input: numpy in float64 without a device for files, JAX under jit.
 
 
 def flip(boxes: jax.Array | np.ndarray, width: jax.Array | float) -> jax.Array | np.ndarray:
-    """(..., 4) boxes, numpy or JAX, in the mirror image of an image `width` pixels wide; twice is the identity."""
+    """Mirrors (..., 4) boxes, numpy or JAX, in an image `width` pixels wide."""
     xp = boxes.__array_namespace__()
     x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
     return xp.stack([width - x2 - 1, y1, width - x1 - 1, y2], axis=-1)
@@ -125,6 +124,6 @@ def xywh_to_xyxy(boxes: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
 
 
 def xyxy_to_xywh(boxes: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """(..., 4) corners, numpy or JAX, to COCO's ``[x, y, width, height]``; inverts `xywh_to_xyxy` from one pixel on."""
+    """(..., 4) corners, numpy or JAX, to COCO's ``[x, y, width, height]``; inverts `xywh_to_xyxy` for sides >= 1."""
     xp = boxes.__array_namespace__()
     return xp.concat([boxes[..., :2], width_height(boxes)], axis=-1)
