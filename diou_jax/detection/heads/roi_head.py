@@ -1,4 +1,4 @@
-"""What a RoI head is to `FasterRCNN`."""
+"""The interface of a RoI head to `FasterRCNN`."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,15 +10,15 @@ from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import PoolingRules, Thresholds
 from diou_jax.structures import Batch, Detections, Proposals, RoiSamples
 
-# The head's outputs for RoIs (B, R, 4) in pixels of the network's input.
+# A function from RoIs (B, R, 4), pixels of the network's input, to the head's outputs.
 Run = Callable[[jax.Array], Any]
 
 
 class RoiHead(Protocol):
-    """One head. It is a frozen dataclass of plain values, hashable.
+    """A RoI head: a frozen, hashable dataclass of plain values.
 
     Attributes:
-      name: of its parameters in the network.
+      name: name of its parameters in the network.
       pooling: how its RoIs are pooled.
     """
 
@@ -26,16 +26,16 @@ class RoiHead(Protocol):
     pooling: PoolingRules
 
     def module(self) -> nn.Module:
-        """The Flax module: pooled RoIs (B, R, H, W, C) to the head's outputs."""
+        """The Flax module that turns pooled RoIs (B, R, H, W, C) into the head's outputs."""
 
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
         """The losses and metrics by name.
 
         Args:
-          run: the head's module on RoIs, in pixels of the network's input.
+          run: pools RoIs in pixels of the network's input and applies the head's module.
           samples: the RoIs to learn from.
-          batch: of B images with ground truth.
+          batch: B images with ground truth.
         """
 
     def detect(self, run: Run, found: Proposals | Detections, batch: Batch, *, thresholds: Thresholds) -> Detections:
-        """Makes detections of proposals, as the first head does, or adds to the detections of the head before it."""
+        """Detections: the first head makes them from proposals, a later head adds to those of the head before it."""
