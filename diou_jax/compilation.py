@@ -21,7 +21,7 @@ FLAGS = {
 
 
 def set_flags() -> None:
-    """Adds the missing ones of `FLAGS` to the environment variable XLA_FLAGS, which XLA reads once, at its first use."""
+    """Adds the missing ones of `FLAGS` to the environment variable XLA_FLAGS, which XLA reads once, at its start."""
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
