@@ -65,7 +65,7 @@ class RunLog:
             str(board),
             # TensorBoard hides the purged step itself, too.
             purge_step=None if start_step is None else start_step + 1,
-            # tensorboardX names files by the second; without a suffix two logs of one second would be one file.
+            # tensorboardX names files by the second; without a suffix a later log of the same second would replace one.
             filename_suffix=f".{len(list(board.glob('*')))}",
         )
 
@@ -87,7 +87,7 @@ class RunLog:
                 logging.warning("%s cannot be written, and the run goes on without: %s", what, error)
 
     def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
-        """Writes a row of metrics.jsonl and points of TensorBoard's curves; `dataset` names an evaluation's data set."""
+        """Writes a row of metrics.jsonl and points of TensorBoard's curves; `dataset` is that of an evaluation."""
         if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
