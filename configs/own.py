@@ -1,8 +1,8 @@
-"""Own data: everything that depends on the data and the devices is chosen when a run starts, and printed.
+"""Own data: options that depend on the data and the devices are chosen when a run starts, and printed.
 
 python main.py --config configs/own.py --config.data.root=FOLDER --workdir runs/own
 
-Options without a value here (None) are the open ones; docs/own_data.md has the rule. Any of them can be given.
+These options are open: they have no value here (None). docs/own_data.md has the rule. Any of them can be given.
 """
 
 from ml_collections import config_dict
@@ -65,7 +65,7 @@ OPEN = {
 
 
 def get_config(body: str = ""):
-    """The open config; a `body`, an entry of `base.BODIES`, settles the options that it consists of."""
+    """The config with open options; a `body`, an entry of `base.BODIES`, sets the options of that body."""
     config = base.get_config(body or "r50")
     settled = {f"resnets.{name}" for name in base.BODIES[body]} if body else set()
     for name, kind in OPEN.items():
@@ -74,7 +74,7 @@ def get_config(body: str = ""):
             group = config
             for key in groups:
                 group = group[key]
-            del group[option]  # a field keeps its value's type otherwise
+            del group[option]  # otherwise the field would keep the type of its value
             group[option] = config_dict.placeholder(kind)
     config.model.loss_type = "ciou"
     config.model.loss_bbox_weight = 12.0

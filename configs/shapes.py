@@ -2,7 +2,7 @@
 
     python main.py --config configs/shapes.py
 
-Trains and evaluates within five minutes on two CPU cores.
+The run trains and evaluates within five minutes on two CPU cores.
 """
 
 from diou_jax.configs import base

@@ -1,4 +1,4 @@
-"""A short run on small images, to see the whole pipeline work on COCO within hours of one GPU.
+"""A short run on small images that exercises the whole pipeline on COCO within hours on one GPU.
 
 python main.py --config configs/tutorial.py
 """

@@ -10,7 +10,7 @@ Shapes in every docstring use one legend of letters:
     N  any number of boxes
 
 Boxes are float32 ``[x1, y1, x2, y2]`` in pixels; the convention is stated in `diou_jax.boxes`.
-What a static shape holds beyond the real content is marked False in a ``valid`` mask.
+Arrays have static shapes; a ``valid`` mask is False for rows that only fill the shape.
 """
 
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __all__ = ["Detector"]
 
 
 def __getattr__(name: str):
-    """Loads `Detector` at its first use: data workers import this package too, and need no network."""
+    """Imports `Detector` at its first use, since data workers import this package and need no network."""
     if name == "Detector":
         from diou_jax.prediction.detector import Detector
 

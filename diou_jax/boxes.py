@@ -1,11 +1,11 @@
-"""Boxes and how they move between representations.
+"""Boxes and conversions between their representations.
 
-The convention of the whole package is stated here, once. A box is ``[x1, y1, x2, y2]`` in pixels, and both corner
-pixels belong to it: its width is ``x2 - x1 + 1``, its height ``y2 - y1 + 1``, its centre ``x1 + width / 2`` on the axis
-where pixel i spans [i, i + 1]. An image W pixels wide holds x from 0 to W - 1. Only the box losses of
-`diou_jax.overlaps` measure without the one.
+This is the convention of the whole package. A box is ``[x1, y1, x2, y2]`` in pixels, and both corner pixels belong to
+it: its width is ``x2 - x1 + 1``, its height ``y2 - y1 + 1``, its centre ``x1 + width / 2`` on the axis where pixel i
+spans [i, i + 1]. In an image W pixels wide x runs from 0 to W - 1. Only the box losses of `diou_jax.overlaps` use
+continuous boxes, of width ``x2 - x1``.
 
-Deltas ``[dx, dy, dw, dh]`` describe a box relative to another, the reference: the shift of the centre in units of the
+Deltas ``[dx, dy, dw, dh]`` describe a box relative to a reference box: the shift of the centre in units of the
 reference's size and the logarithm of the ratio of sizes, each multiplied by a weight (R-CNN, appendix C).
 """
 
@@ -21,7 +21,7 @@ from diou_jax.structures import Array
 
 T = TypeVar("T", jax.Array, np.ndarray)
 
-# A decoded box is at most 1000 / 16 times as large as its reference, as in the original: it keeps exp finite.
+# A decoded box is at most 1000 / 16 times as large as its reference, as in the original; the limit keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
@@ -39,16 +39,16 @@ def area(boxes: T) -> T:
 def encode(boxes: Array, targets: Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
     """Deltas that lead from `boxes` to `targets`; the inverse of `decode` within its limit.
 
-    The original's ``bbox_transform_inv``. A box or target without area, for which the formula has no value, counts as
-    one pixel wide or high.
+    It equals the original's ``bbox_transform_inv``. A side that is not positive, for which the formula has no value,
+    counts as one pixel.
 
     Args:
-      boxes: float (..., 4), references, pixels.
+      boxes: float (..., 4), reference boxes, pixels.
       targets: float (..., 4), pixels.
-      weights: of x, y, width, height: MODEL.BBOX_REG_WEIGHTS for the box head, ones for the RPN.
+      weights: weights of the four deltas: MODEL.BBOX_REG_WEIGHTS for the box head, ones for the RPN.
 
     Returns:
-      float32 (..., 4) deltas, whatever the boxes' dtype: bfloat16 holds whole pixels up to 256 only.
+      Deltas (..., 4), always float32, since bfloat16 holds whole pixels up to 256 only.
     """
     boxes, targets = jnp.asarray(boxes, jnp.float32), jnp.asarray(targets, jnp.float32)
     size, target_size = width_height(boxes), width_height(targets)
@@ -63,15 +63,15 @@ def encode(boxes: Array, targets: Array, *, weights: Sequence[float] = (1.0, 1.0
 def decode(boxes: Array, deltas: Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
     """The boxes that `deltas` lead to from `boxes`; the inverse of `encode` from references with area.
 
-    The original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
+    It equals the original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
 
     Args:
-      boxes: float (..., 4), references, pixels.
+      boxes: float (..., 4), reference boxes, pixels.
       deltas: float (..., 4), broadcast against `boxes`.
-      weights: those that `encode` was given.
+      weights: weights of the four deltas, as for `encode`.
 
     Returns:
-      float32 (..., 4) boxes, whatever the inputs' dtype, not clipped.
+      Boxes (..., 4), always float32, not clipped.
     """
     boxes, deltas = jnp.asarray(boxes, jnp.float32), jnp.asarray(deltas, jnp.float32)
     size = width_height(boxes)
@@ -89,15 +89,15 @@ def clip(boxes: Array, height: Array | float, width: Array | float) -> jax.Array
     return jnp.maximum(jnp.minimum(boxes, limit.astype(boxes.dtype)), 0)
 
 
-# How many pixels beyond the corner pixels a box's edges lie.
+# Distance in pixels from the corner pixels' coordinates to the edges of a box.
 _EDGES = (0.0, 0.0, 1.0, 1.0)
 
 
 def to_input(boxes: Array, scale: Array | float, *, edges: bool = False) -> Array:
-    """Boxes (..., 4) of an original image in the network's input, `scale` times as large (broadcast).
+    """Scales boxes (..., 4) from pixels of an original image to pixels of the network's input by `scale` (broadcast).
 
-    The original multiplies the coordinates of the corner pixels. With `edges`, torchvision's way, a box's far edges are
-    scaled, which lie one pixel beyond its last pixel.
+    The original multiplies the coordinates of the corner pixels. With `edges`, as in torchvision, the edges of a box
+    are scaled; the right and lower ones lie one pixel beyond its last pixel.
     """
     return to_edges(boxes) * scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale
 
@@ -108,5 +108,5 @@ def to_original(boxes: Array, scale: Array | float, *, edges: bool = False) -> A
 
 
 def to_edges(boxes: Array) -> jax.Array:
-    """Boxes (..., 4) by the coordinates of their edges, x2 - x1 the width."""
+    """Boxes (..., 4) as coordinates of their edges, so that the width is ``x2 - x1``."""
     return jnp.array(_EDGES, boxes.dtype) + boxes

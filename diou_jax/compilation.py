@@ -1,4 +1,4 @@
-"""How programs are compiled, and that they are kept on disk from one start to the next."""
+"""Compilation: XLA's flags, the choice of GPU kernels, and the cache of compiled programs on disk."""
 
 import functools
 import os
@@ -12,16 +12,16 @@ from diou_jax.files import make_folder
 from diou_jax.kernels import platform, verdicts
 from diou_jax.reporting.run_log import say
 
-# XLA's flags that differ from its defaults, with what each brings and costs.
+# XLA's flags that differ from its defaults, each with its reason and cost.
 FLAGS = {
-    # A resumed run gives the same bits only if every kernel does. By benchmarks/ahead_of_time.py it costs the step of
-    # 16 images 0.1 ms of 40; not measured on a GPU yet.
+    # A resumed run gives the same bits only if every kernel does. According to benchmarks/ahead_of_time.py the flag
+    # costs 0.1 ms of the 40 ms of a step with 16 images; it is not measured on a GPU yet.
     "xla_gpu_exclude_nondeterministic_ops": "true",
 }
 
 
 def set_flags() -> None:
-    """Adds to the environment's XLA_FLAGS what it lacks of `FLAGS`. XLA reads them once, for its first program."""
+    """Adds the missing ones of `FLAGS` to the environment variable XLA_FLAGS, which XLA reads once, at its start."""
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
@@ -29,14 +29,13 @@ def set_flags() -> None:
 
 @functools.cache
 def prepare(folder: str) -> None:
-    """What a program does before it holds a device: sees which kernels to use, and keeps compiled programs in `folder`.
+    """Chooses the GPU kernels and opens the compilation cache; a program calls it before it holds a device.
 
-    It does so once a process, however often it is called.
-
-    In a run of several processes all take the kernels that every one of them would take: they run one program.
+    Only the first call in a process has an effect. The processes of a run execute one program, so they use the kernels
+    that every one of them accepts.
 
     Args:
-      folder: of verdicts on kernels and compiled programs; empty: nothing is kept.
+      folder: the folder of verdicts on kernels and of compiled programs; if empty, nothing is kept.
     """
     lines = earn_kernels(folder)
     cache_compilations(folder)
@@ -50,15 +49,15 @@ def prepare(folder: str) -> None:
 
 
 def earn_kernels(folder: str) -> list[str]:
-    """`verdicts.earn`, with the folder as the option names it."""
+    """Calls `verdicts.earn` with the folder that the option names."""
     return verdicts.earn(pathlib.Path(folder).expanduser() if folder else None)
 
 
 def cache_compilations(folder: str) -> None:
-    """Keeps what takes longer than a second to compile in `folder`, or nowhere if that is empty.
+    """Keeps programs that take longer than a second to compile in `folder`; if it is empty, nothing is kept.
 
     Raises:
-      UserError: the folder cannot be made.
+      UserError: if the folder cannot be made.
     """
     if not folder:
         return

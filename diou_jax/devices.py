@@ -1,4 +1,4 @@
-"""The device axis: one state on all local devices, each batch divided among them."""
+"""The device axis: all local devices hold the same state and share each batch."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,12 +13,12 @@ AXIS = "batch"
 
 
 def replicate(tree):
-    """A pytree on all local devices, placed as the step returns its state, so that the second step compiles nothing."""
+    """Copies a pytree to all local devices, placed as the step returns it, so that the second step compiles nothing."""
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
-    """Divides each host batch among the local devices, `ahead` batches before they are asked for."""
+    """Divides each host batch among the local devices, `ahead` batches before it is needed."""
     mesh = _mesh()
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 

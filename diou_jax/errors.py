@@ -1,9 +1,9 @@
-"""The one exception that a user's mistake raises."""
+"""The exception that a user's mistake raises."""
 
 
 class UserError(Exception):
-    """Bad input from the user: one line that names the file, option or record and says how to mend it.
+    """Bad input from the user; its message is one line that names the file, option or record and says how to mend it.
 
-    The program prints the message without a traceback and exits with code 2. Everything else that goes wrong is a
-    defect and keeps its traceback.
+    The program prints the message without a traceback and exits with code 2. Any other exception is a defect and keeps
+    its traceback.
     """

@@ -1,4 +1,4 @@
-"""Files and folders that a user names, looked at before they are opened or written."""
+"""Checks of files and folders that a user names, before they are opened or written."""
 
 import os
 import pathlib
@@ -17,13 +17,13 @@ _KINDS = (
 
 
 def regular_file(path: str | os.PathLike) -> pathlib.Path:
-    """`path`, if there is a regular file or a link to one.
+    """`path`, if it is a regular file or a link to one.
 
-    Anything else is never opened: a pipe is waited on for ever, and a device may have no end. A file of no size is
-    refused too, as the kernel's own files below /proc have none and some of them are waited on as well.
+    Nothing else is opened: reading a pipe may block for ever, and a device may have no end. An empty file is refused as
+    well, since files below /proc have size 0 and reading some of them blocks, too.
 
     Raises:
-      UserError: it is something else, empty, missing or out of reach.
+      UserError: if it is of another kind, empty, missing or unreadable.
     """
     path = pathlib.Path(path)
     try:
@@ -41,10 +41,11 @@ def regular_file(path: str | os.PathLike) -> pathlib.Path:
 
 
 def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
-    """`path`, if a regular file can be written there; `option` is named where not.
+    """`path`, if a regular file can be written there.
 
     Raises:
-      UserError: something that is no regular file has the name, or its folder is missing or cannot be written.
+      UserError: if something other than a regular file has this name, or its folder is missing or not writable. The
+        message names `option`.
     """
     path = pathlib.Path(path)
     if os.path.lexists(path) and not path.is_file():
@@ -56,7 +57,7 @@ def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
 
 
 def make_folder(path: str | os.PathLike, option: str, *, mend: str = "name another folder") -> pathlib.Path:
-    """The folder `path`, made with those above it; raises UserError, with `option` and `mend`, where it cannot be."""
+    """Makes the folder `path` and its parents; a failure raises a UserError that names `option` and says `mend`."""
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -67,20 +68,20 @@ def make_folder(path: str | os.PathLike, option: str, *, mend: str = "name anoth
 
 
 def writable_folder(path: str | os.PathLike, option: str) -> pathlib.Path:
-    """As `make_folder`; raises UserError also where no file can be written into it."""
+    """As `make_folder`; raises a UserError also if no file can be written into the folder."""
     path = make_folder(path, option)
     _probe(path, f"{option} {printable(path)}")
     return path
 
 
 def printable(path: str | os.PathLike) -> str:
-    """A path for one line of any console: what cannot be printed is escaped."""
+    """A path as one line that any console can print; unprintable characters are escaped."""
     text = os.fsdecode(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _probe(folder, what):
-    """Writes a nameless file, as permission bits tell neither of the superuser nor of what the kernel refuses."""
+    """Writes a temporary file: permission bits alone say nothing about the superuser or read-only file systems."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")

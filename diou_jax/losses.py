@@ -1,6 +1,6 @@
-"""Losses: pure, element-wise, unreduced, in float32 whatever the input's dtype.
+"""Losses: pure functions, element-wise and unreduced, computed in float32 for any dtype of the input.
 
-`BOX_LOSSES` holds the box losses of RPN and box head by the names of the original's MODEL.LOSS_TYPE.
+`BOX_LOSSES` holds the box losses of RPN and box head by the original's names, those of MODEL.LOSS_TYPE.
 """
 
 import functools
@@ -47,8 +47,8 @@ def smooth_l1(
     Args:
       deltas: (N, 4), predicted.
       target_deltas: (N, 4).
-      reg_weights: for the sake of one signature; the deltas carry them already.
-      beta: where the parabola meets the line: 1 in the box head, 1/9 in the RPN.
+      reg_weights: unused, since the deltas are weighted already; all box losses have this signature.
+      beta: the difference at which the parabola turns into a line: 1 in the box head, 1/9 in the RPN.
     """
     del reg_weights
     difference = jnp.abs(deltas.astype(jnp.float32) - target_deltas.astype(jnp.float32))
@@ -58,10 +58,10 @@ def smooth_l1(
 
 
 def _unit_boxes(deltas: jax.Array, target_deltas: jax.Array, reg_weights: Sequence[float]) -> tuple[jax.Array, ...]:
-    """The continuous boxes that two sets of deltas lead to from a unit box, seen from the centre of the first.
+    """The continuous boxes that two sets of deltas lead to from a unit box; the centre of the first is the origin.
 
-    There the prediction's corners hold its sides exactly. Next to a unit box at the origin a small side of a box far
-    away is rounded off, and CIoU's slope, which divides by the sides, is then off by any factor.
+    With this origin the corners of the prediction hold its sides exactly. With the origin at the unit box, a small side
+    of a distant box would be rounded off, and the gradient of CIoU, which divides by the sides, could have any error.
     """
     deltas, target_deltas = (
         x.astype(jnp.float32) / jnp.asarray(reg_weights, jnp.float32) for x in (deltas, target_deltas)
@@ -78,7 +78,7 @@ def _overlap_loss(
     *,
     reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
 ) -> jax.Array:
-    """One minus an overlap, between the boxes that two sets of deltas (N, 4) lead to: float32 (N,)."""
+    """One minus the overlap `name` of the boxes that two sets of deltas (N, 4) lead to: float32 (N,)."""
     return 1 - OVERLAPS[name](*_unit_boxes(deltas, target_deltas, reg_weights))
 
 
@@ -90,7 +90,7 @@ BOX_LOSSES: dict[str, Callable] = {
 
 
 def box_loss(name: str) -> Callable:
-    """The entry of `BOX_LOSSES`; a UserError that lists them for any other name."""
+    """The entry `name` of `BOX_LOSSES`; an unknown name raises a UserError that lists the known ones."""
     if name not in BOX_LOSSES:
         raise UserError(f"unknown box loss {name!r}; there are {', '.join(BOX_LOSSES)}")
     return BOX_LOSSES[name]
@@ -104,6 +104,6 @@ def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy of logits (..., K) with int labels (...): float32 (...)."""
     logits = logits.astype(jnp.float32)
-    # Or the result, a difference of two numbers of the logits' size, is rounded as they are.
+    # The maximum is subtracted first: the loss is a difference in which large logits would cancel.
     logits -= jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -1,11 +1,11 @@
-"""How much two boxes overlap: IoU and its relatives.
+"""Overlaps of two boxes: IoU, GIoU, DIoU, CIoU.
 
-`pairwise_iou` counts inclusive pixels, as everything that matches boxes does. The element-wise functions measure
-continuous boxes (width ``x2 - x1``) and are what the losses differentiate; `OVERLAPS` holds them by name. To add one,
-write a function of two boxes and enter it there: the box losses of RPN and box head take its name.
+`pairwise_iou` counts inclusive pixels, as all matching of boxes does. The element-wise functions measure continuous
+boxes (width ``x2 - x1``); the losses differentiate them. `OVERLAPS` holds them by name. To add one, write a function of
+two boxes and enter it there: the box losses of RPN and box head accept its name.
 
-Values and gradients of the element-wise functions are finite for any finite boxes. A box turned inside out along an
-axis has no extent there and lies at its first corner; a box without area overlaps nothing, so that its IoU is 0.
+Values and gradients of the element-wise functions are finite for any finite boxes. A box with ``x2 < x1`` counts as
+zero pixels wide at ``x1``, likewise along y; a box without area overlaps nothing, so that its IoU is 0.
 
 References:
   Rezatofighi et al., Generalized Intersection over Union, CVPR 2019.
@@ -20,29 +20,29 @@ import jax.numpy as jnp
 
 from diou_jax.kernels.iou import iou as inclusive_iou
 
-# The original's: it keeps the quotients of empty boxes at 0 and is lost in rounding for any box of real size.
+# As in the original: the quotients of empty boxes become 0; boxes of real size lose it in rounding.
 EPSILON = 1e-7
 
-# No image reaches so far; beyond it the squares of areas, which gradients divide by, overflow float32.
+# Larger than any image. Beyond it the squares of areas, by which gradients divide, overflow float32.
 COORDINATE_LIMIT = 1e9
 
 
 def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """IoU of every box of `a` (N, 4) with every box of `b` (M, 4), inclusive pixels: float32 (N, M).
 
-    The original's ``bbox_overlaps``. Boxes that do not meet, or have no area, overlap by 0.
+    It equals the original's ``bbox_overlaps``. The IoU is 0 where boxes do not meet or have no area.
     """
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return inclusive_iou([a[:, None, i] for i in range(4)], [b[None, :, i] for i in range(4)])
 
 
 class _Pair(NamedTuple):
-    """What every overlap of two continuous boxes is made of; each (...), float32."""
+    """Measures of a pair of continuous boxes, from which every overlap is computed; float32 (...)."""
 
     intersection: jax.Array
     union: jax.Array
     enclosing_size: jax.Array  # (..., 2)
-    offset: jax.Array  # (..., 2), from centre to centre
+    offset: jax.Array  # (..., 2), difference of the centres
     size: jax.Array  # (..., 2)
     target_size: jax.Array  # (..., 2)
 
@@ -62,7 +62,7 @@ def _measure(boxes, targets) -> _Pair:
     intersection = shared[..., 0] * shared[..., 1]
     union = size.prod(-1) + target_size.prod(-1) - intersection + EPSILON
     enclosing_size = jnp.maximum(high, target_high) - jnp.minimum(low, target_low)
-    # By differences of corners: centres are rounded as the coordinates are, too coarsely far from the origin.
+    # Corners are subtracted, not centres: far from the origin the centres themselves round too coarsely.
     offset = 0.5 * ((low - target_low) + (high - target_high))
     return _Pair(intersection, union, enclosing_size, offset, size, target_size)
 
@@ -74,21 +74,21 @@ def _distance_penalty(pair: _Pair) -> jax.Array:
 
 
 def _angle(size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """arctan(width / height) of sizes (..., 2), and where it has a value: not for a point."""
+    """arctan(width / height) of sizes (..., 2), and a mask of the sizes for which it is defined: all but points."""
     longer = jax.lax.stop_gradient(size.max(-1, keepdims=True))
     proper = longer >= jnp.finfo(size.dtype).tiny
-    # Sides in units of the longer one: atan2's gradient divides by the sum of their squares, which must not underflow.
+    # Sides are divided by the longer one: atan2's gradient divides by the sum of their squares, which could underflow.
     sides = jnp.where(proper, size / jnp.where(proper, longer, 1.0), 1.0)
     return jnp.arctan2(sides[..., 0], sides[..., 1]), proper[..., 0]
 
 
 def _aspect_penalty(pair: _Pair, overlap: jax.Array) -> jax.Array:
-    """The weighted difference of aspect ratios, alpha v (CIoU, eq. 9 to 11); alpha is a constant to the gradient."""
+    """The weighted difference of aspect ratios, alpha v (CIoU, eq. 9 to 11); alpha receives no gradient."""
     (angle, proper), (target_angle, target_proper) = _angle(pair.size), _angle(pair.target_size)
     difference = jnp.where(proper & target_proper, target_angle - angle, 0.0)
     v = 4 / math.pi**2 * difference**2
     denominator = 1 - overlap + v
-    # Identical boxes: 0 / 0 in the paper's and the original's form.
+    # For identical boxes the formula of the paper and the original is 0 / 0.
     alpha = jnp.where(denominator > 0, v / jnp.where(denominator > 0, denominator, 1.0), 0.0)
     return jax.lax.stop_gradient(alpha) * v
 
@@ -100,20 +100,20 @@ def iou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def giou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
-    """IoU less the share of the enclosing box that neither covers: float32 (...), in [-1, 1] (GIoU, algorithm 1)."""
+    """IoU minus the share of the enclosing box that neither covers: float32 (...), in [-1, 1] (GIoU, algorithm 1)."""
     pair = _measure(boxes, targets)
     enclosing = pair.enclosing_size.prod(-1) + EPSILON
     return pair.intersection / pair.union - (enclosing - pair.union) / enclosing
 
 
 def diou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
-    """IoU less the normalised distance of the centres: float32 (...), in [-1, 1] (DIoU, eq. 7)."""
+    """IoU minus the normalised squared distance of the centres: float32 (...), in [-1, 1] (DIoU, eq. 7)."""
     pair = _measure(boxes, targets)
     return pair.intersection / pair.union - _distance_penalty(pair)
 
 
 def ciou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
-    """DIoU less the weighted difference of aspect ratios: float32 (...), in [-1.5, 1] (CIoU, eq. 10)."""
+    """DIoU minus the weighted difference of aspect ratios: float32 (...), in [-1.5, 1] (CIoU, eq. 10)."""
     pair = _measure(boxes, targets)
     overlap = pair.intersection / pair.union
     return overlap - (_distance_penalty(pair) + _aspect_penalty(pair, overlap))

@@ -1,7 +1,7 @@
-"""Programs compiled before they are needed, side by side.
+"""Programs that are compiled before they are needed, in parallel.
 
-A run meets a few shapes of batches, and each asks for a program of its own. XLA compiles a program mostly on one core;
-compiled one after the other, when a shape is first met, they would keep the devices waiting again and again.
+A run has a few shapes of batches, and each shape needs a program of its own. XLA compiles a program mostly on one core;
+if each program were compiled when its shape first occurs, the devices would wait again and again.
 """
 
 import os
@@ -25,21 +25,21 @@ class Programs:
     A program that `compile` has not made is compiled at its first call, as jax.jit and jax.pmap do it.
 
     Attributes:
-      title: of the function, for messages.
+      title: name of the function in messages.
     """
 
     def __init__(self, title: str, function: jax.stages.Wrapped):
-        """Takes what jax.pmap or jax.jit returned."""
+        """Takes a function that jax.pmap or jax.jit returned."""
         self.title = title
         self._function = function
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def __call__(self, tree: Any, batch: Batch) -> Any:
-        """The function's result for a batch that lies on the devices."""
+        """The function's result for a batch on the devices."""
         return self._compiled.get(_shapes(batch), self._function)(tree, batch)
 
     def lower(self, tree: Any, batch: Batch) -> jax.stages.Lowered:
-        """The program for trees and batches of these shapes, not compiled yet; values are not looked at."""
+        """The program for trees and batches of these shapes, not yet compiled; values are ignored."""
         return self._function.lower(tree, batch)
 
     def has(self, batch: Batch) -> bool:
@@ -47,24 +47,24 @@ class Programs:
         return _shapes(batch) in self._compiled
 
     def compile(self, tree: Any, batch: Batch) -> None:
-        """Compiles the program for trees and batches of these shapes; values are not looked at."""
+        """Compiles the program for trees and batches of these shapes; values are ignored."""
         program = self.lower(tree, batch).compile()
-        # pmap converts arrays of several processes around its program, so that only pmap itself can call it. It then
-        # finds the program among those that are kept on disk.
+        # With several processes pmap converts arrays before and after its program, so that only pmap can call it. It
+        # then finds this program in the compilation cache.
         if jax.process_count() == 1:
             self._compiled[_shapes(batch)] = program
 
 
 def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
-    """Compiles programs in parallel threads and says after each how many are ready; returns when all are.
+    """Compiles programs in parallel threads and logs after each how many are ready; returns when all are.
 
     Args:
-      wanted: for each program its function, and a tree and a batch of the shapes, dtypes and devices to come.
+      wanted: for each program its function, and a tree and a batch with its shapes, dtypes and devices.
     """
     if not wanted:
         return
     began = time.perf_counter()
-    # Every process starts its programs in the same order, as XLA lets processes share what they find out.
+    # Every process starts its programs in the same order, since XLA lets processes share results of tuning.
     with ThreadPoolExecutor(min(len(wanted), MAX_THREADS, os.cpu_count() or 1)) as pool:
         waiting = {
             pool.submit(programs.compile, tree, batch): f"{programs.title} {_size(batch)}"
@@ -82,7 +82,7 @@ def _shapes(batch):
 
 
 def _size(batch):
-    """Height and width of the network's input, and those of the canvas where they differ."""
+    """Height and width of the network's input, and those of the canvas if they differ."""
     shape, canvas = (batch.rows.shape[-1], batch.columns.shape[-1]), batch.image.shape[-3:-1]
     text = "{}x{}".format(*shape)
     return text if shape == canvas else text + " from {}x{}".format(*canvas)

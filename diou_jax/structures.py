@@ -1,7 +1,7 @@
-"""The structures that travel together: ground truth, a batch, and what the detector makes of it.
+"""The structures that hold arrays which belong together: ground truth, a batch, and the detector's results for it.
 
-Masks and keypoints are there where a head asks for them, and None else. A leaf leads with B, the images, except where
-a docstring says so.
+Masks and keypoints are None unless a head needs them. The first axis of every array is B, the images of a batch, except
+where a docstring says otherwise.
 """
 
 from typing import TypeAlias
@@ -22,10 +22,10 @@ class GroundTruth:
     Attributes:
       boxes: float32 (B, G, 4), pixels.
       classes: int32 (B, G), 1 to K - 1.
-      crowd: bool (B, G), a region of many objects.
+      crowd: bool (B, G), True where the row is a region of many objects.
       valid: bool (B, G), True where the row is an object.
-      masks: of the objects, or None.
-      keypoints: of the objects, or None.
+      masks: the objects' masks, or None.
+      keypoints: the objects' keypoints, or None.
     """
 
     boxes: Array
@@ -38,28 +38,28 @@ class GroundTruth:
 
 @flax.struct.dataclass
 class Batch:
-    """A minibatch of images of one bucket with their ground truth; every leaf leads with B.
+    """A minibatch of images of one bucket with their ground truth.
 
-    Pixels travel as the file's own uint8 values on a canvas that many images share. The device resizes them, by the
-    linear interpolation that the `rows` and `columns` taps spell out: output row i is
+    Pixels travel as the uint8 values of the file on the bucket's canvas. The device resizes them by linear
+    interpolation with the `rows` and `columns` taps: output row i is
     ``(1 - row_weight[i]) * image[rows[0, i]] + row_weight[i] * image[rows[1, i]]``. The taps are computed on the host
-    in float64, as OpenCV does, so that the network's input equals the original's; a mirrored image is one whose column
-    taps run backwards. H and W are the bucket's size, Hc and Wc the canvas'.
+    in float64, as OpenCV does, so that the network's input equals the original's; the column taps of a mirrored image
+    run backwards. H and W are the bucket's height and width, Hc and Wc those of the canvas.
 
     Attributes:
       image: (B, Hc, Wc, 3) uint8, BGR, undefined beyond the image.
       rows: (B, 2, H) int32, canvas rows above and below each output row.
-      row_weight: (B, H) float32, weight of the second.
-      columns: (B, 2, W) int32, likewise.
-      column_weight: (B, W) float32.
+      row_weight: (B, H) float32, weight of the lower canvas row.
+      columns: (B, 2, W) int32, canvas columns left and right of each output column.
+      column_weight: (B, W) float32, weight of the right canvas column.
       size: (B, 2) int32, height and width of the resized image, before padding.
-      extent: (B, 2) int32, height and width that the original's padding would give it (a multiple of 32); beyond them
-        nothing exists.
+      extent: (B, 2) int32, height and width with the original's padding to multiples of 32; beyond them no anchor or
+        feature exists.
       scale: (B,) float32, resized over original size.
       original_size: (B, 2) int32, height and width of the image in its file.
-      gt: the ground truth, boxes in pixels of the original image, mirrored with it.
+      gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
-      present: (B,) bool, False for an image that only fills the batch up.
+      present: (B,) bool, False for an image that only fills up the batch.
     """
 
     image: Array
@@ -78,11 +78,11 @@ class Batch:
 
 @flax.struct.dataclass
 class Anchors:
-    """The anchors of B images on each of L levels, fine to coarse; N is a level's number of anchors.
+    """The anchors of B images on each of L levels, fine to coarse; N is the number of anchors of a level.
 
     Attributes:
-      boxes: float32 (N, 4) of each level, pixels of the network's input, or (B, N, 4) where each image has its own.
-      exists: bool (B, N) of each level, False where the anchor's cell lies outside the image.
+      boxes: per level float32 (N, 4), pixels of the network's input, or (B, N, 4) where each image has its own.
+      exists: per level bool (B, N), False where the anchor's cell lies beyond the image's extent.
     """
 
     boxes: list[Array]
@@ -110,9 +110,9 @@ class RoiSamples:
 
     Attributes:
       rois: float32 (B, S, 4), pixels of the original image; 0 where not valid.
-      input_rois: float32 (B, S, 4), the same in pixels of the network's input.
+      input_rois: float32 (B, S, 4), `rois` in pixels of the network's input.
       labels: int32 (B, S), classes; 0 for background.
-      gt_index: int32 (B, S), the row of the ground truth that a RoI with an object matches; any row for background.
+      gt_index: int32 (B, S), the ground truth row of the RoI's object; an arbitrary row for background.
       valid: bool (B, S).
     """
 
@@ -132,8 +132,8 @@ class Detections:
       scores: float32 (B, D); 0 where not valid.
       classes: int32 (B, D), 1 to K - 1; 0 where not valid.
       valid: bool (B, D).
-      masks: of the detections, or None.
-      keypoints: of the detections, or None.
+      masks: the detections' masks, or None.
+      keypoints: the detections' keypoints, or None.
     """
 
     boxes: Array
@@ -145,7 +145,7 @@ class Detections:
 
 
 def blank_batch(images: int, height: int, width: int) -> Batch:
-    """A batch of `images` black images of this size without objects; for shapes, where values do not matter."""
+    """A batch of `images` black images without objects, for tracing and compilation, where only shapes matter."""
     taps = jnp.zeros((images, 2, height), jnp.int32), jnp.zeros((images, 2, width), jnp.int32)
     size = jnp.tile(jnp.array([[height, width]], jnp.int32), (images, 1))
     nothing = jnp.zeros((images, 1), bool)

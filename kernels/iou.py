@@ -1,4 +1,4 @@
-"""IoU of boxes in inclusive pixels: on one device the same to the last bit, whatever it is fused with."""
+"""IoU of boxes in inclusive pixels; on one device every caller gets the same bits, whatever XLA fuses it with."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
     """IoU of boxes `a` and `b`, each four float32 arrays of coordinates, broadcast; symmetric.
 
-    Boxes that do not meet, or have no area, overlap by 0.
+    The IoU is 0 where boxes do not meet or have no area.
     """
     ax1, ay1, ax2, ay2 = a
     bx1, by1, bx2, by2 = b
@@ -22,5 +22,5 @@ def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
 
 
 def product(a: jax.Array, b: jax.Array | float) -> jax.Array:
-    """A rounded product: no compiler may fuse it with the sum that it goes into, which would round otherwise."""
+    """``a * b``, rounded: the maximum keeps compilers from fusing product and sum, which would skip this rounding."""
     return jnp.maximum(a * b, jnp.finfo(jnp.float32).min)

@@ -1,6 +1,6 @@
-"""Which of a few boxes each of many anchors overlaps most, and which anchors each box overlaps most.
+"""Matching: the box that each anchor overlaps most, and the anchors that each box overlaps most.
 
-This module knows arrays only. Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``.
+Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``.
 """
 
 import functools
@@ -16,12 +16,12 @@ from diou_jax.kernels.platform import choose
 
 
 class Matches(NamedTuple):
-    """Of A anchors in each of B images.
+    """The matches of A anchors in each of B images.
 
     Attributes:
-      overlap: float32 (B, A), the largest IoU with a box; 0 where there is none.
-      box: int32 (B, A), the box of that IoU, the first of equals; 0 where the anchor meets none.
-      is_best: bool (B, A), whether no anchor has a larger IoU with some box that is met at all.
+      overlap: float32 (B, A), the anchor's largest IoU with a box; 0 where it meets no box.
+      box: int32 (B, A), index of the box with that IoU, the lowest among equals; 0 where the anchor meets no box.
+      is_best: bool (B, A), True where the anchor reaches the largest IoU, above 0, that some box has with any anchor.
     """
 
     overlap: jax.Array
@@ -36,11 +36,11 @@ def match(
 
     Args:
       anchors: float32 (A, 4), pixels, or (B, A, 4) where each image has its own.
-      eligible: bool (B, A); other anchors meet no box.
+      eligible: bool (B, A); anchors that are not eligible meet no box.
       boxes: float32 (B, G, 4), finite where valid; G at least 1.
-      valid: bool (B, G); other boxes are met by no anchor. May be False throughout.
+      valid: bool (B, G); boxes that are not valid meet no anchor. It may be False throughout.
     """
-    # Where no anchor is: numbers that overflow nowhere.
+    # Boxes that are not valid move far from all anchors, to coordinates whose areas do not overflow.
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1).astype(jnp.int32)
     reference = functools.partial(jax.lax.platform_dependent, cpu=match_box_by_box, default=match_xla)
@@ -48,14 +48,14 @@ def match(
 
 
 def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `match_gpu.match`, from the whole matrix of overlaps."""
+    """The reference of `match_gpu.match`; it builds the whole matrix of overlaps."""
     del counts
-    # Anchors along the last axis, which is long: the matrix then fills whole vectors.
+    # The long axis, that of the anchors, comes last, so that the matrix fills whole vectors.
     overlaps = iou(
         [anchors[..., None, :, i] for i in range(4)],
         [boxes[..., i, None] for i in range(4)],
     )
-    # Written once and read three times, rather than computed three times.
+    # The barrier makes XLA write the matrix once and read it three times instead of computing it three times.
     overlaps = jax.lax.optimization_barrier(jnp.where(eligible[:, None], overlaps, 0.0))
     best = overlaps.max(2, keepdims=True)
     is_best = ((overlaps == best) & (best > 0)).any(1)

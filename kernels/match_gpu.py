@@ -1,8 +1,8 @@
 """Matching for Hopper and newer GPUs: only boxes that exist are compared, no overlap is stored (Pallas, Mosaic GPU).
 
-A thread holds a few anchors, and all threads walk over the image's boxes. The first kernel leaves the largest overlap
-of each box in every block of anchors; the second, which knows the largest of all, computes the overlaps again, to the
-same bits, and sees which anchors reach it.
+A thread holds a few anchors, and all threads walk over the image's boxes. The first kernel writes the largest overlap
+of each box in every block of anchors. The second receives the maximum over all blocks, computes the overlaps again, to
+the same bits, and marks the anchors that reach it.
 """
 
 import functools
@@ -15,19 +15,19 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from diou_jax.kernels.iou import iou
 from diou_jax.kernels.warpgroup import THREADS, spread
 
-ITEMS = 8  # anchors of a thread, which share the reading of a box; benchmarks/tune.py tries other numbers
+ITEMS = 8  # anchors per thread; one read of a box serves all of them; benchmarks/tune.py tries other numbers
 
 
 def match(
     anchors: jax.Array, eligible: jax.Array, boxes: jax.Array, counts: jax.Array, *, interpret=None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The largest IoU of each anchor, its box, and whether the anchor is some box's best.
+    """The largest IoU of each anchor, the box it has it with, and whether the anchor is the best of some box.
 
     Args:
       anchors: float32 (A, 4) or (B, A, 4).
       eligible: bool (B, A).
-      boxes: float32 (B, G, 4); those that count for nothing lie where no anchor is.
-      counts: int32 (B,); boxes from this one on count for nothing.
+      boxes: float32 (B, G, 4); boxes to be ignored lie far from all anchors.
+      counts: int32 (B,); boxes with an index of at least `counts` are ignored.
       interpret: parameters of Pallas' interpreter; None compiles.
 
     Returns:
@@ -37,7 +37,7 @@ def match(
     blocks = -(-count // (THREADS * ITEMS))
     padded = blocks * THREADS * ITEMS
     fill = [(0, 0), (0, padded - count)]
-    # Coordinates apart, so that a warp reads neighbours.
+    # Coordinates become the leading axis, so that the threads of a warp read neighbouring addresses.
     anchors = jnp.pad(jnp.moveaxis(anchors, -1, 0).reshape(-1, count), fill).reshape(-1)
     eligible = jnp.pad(eligible, fill).astype(jnp.int32).reshape(-1)
     operands = anchors, eligible, boxes.reshape(-1), counts
@@ -49,7 +49,7 @@ def match(
 
 
 def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
-    """Flat float32 (B * G,): the largest IoU of each box; anything from an image's count on."""
+    """Flat float32 (B * G,): the largest IoU of each box; undefined for indices of at least `counts[image]`."""
     images, blocks, most = sizes["images"], sizes["blocks"], sizes["most"]
     rows = -(-most // THREADS)
 
@@ -76,9 +76,9 @@ def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
 
 
 def _best_of_anchors(anchors, eligible, boxes, counts, best, **sizes):
-    """Flat float32, of all anchors: their largest IoU, its box, and 1 where they reach a box's largest.
+    """Three flat float32 arrays over all anchors: largest IoU, its box, and 1 where the anchor is the best of a box.
 
-    All floats, since a select of integers loses their sign in jax 0.10's Mosaic.
+    Indices and flags are floats, because a select of integers loses their sign in jax 0.10's Mosaic.
     """
     images, blocks, most = sizes["images"], sizes["blocks"], sizes["most"]
 
@@ -89,7 +89,7 @@ def _best_of_anchors(anchors, eligible, boxes, counts, best, **sizes):
 
         def visit(index, found):
             largest = best_ref[image * most + index]
-            # Never equal where nothing meets the box.
+            # No IoU equals 2, so a box that meets no anchor marks none.
             largest = jnp.where(largest > 0, largest, 2.0)
             number = index.astype(jnp.float32)
             news = []

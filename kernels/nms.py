@@ -1,6 +1,6 @@
 """Non-maximum suppression with IoU or DIoU: many independent problems at once, exact greedy semantics.
 
-Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``. This module knows arrays only.
+Boxes are inclusive pixels, ``[x1, y1, x2, y2]`` with width ``x2 - x1 + 1``.
 """
 
 import functools
@@ -31,16 +31,16 @@ def nms(
     """Which boxes greedy suppression keeps; leading axes are independent problems.
 
     Boxes are visited by descending score, equal scores by ascending index. A box that is reached unsuppressed is kept
-    and suppresses every later one whose overlap with it is at least `threshold`. The overlap is IoU, or DIoU-NMS'
-    ``IoU - (d / c) ** beta``: d is the squared distance of the centres, c the squared diagonal of the smallest box
-    around both, measured without the inclusive pixel, as the original does; where d is 0, so is the penalty (Zheng et
-    al., AAAI 2020, eq. 12). Every device keeps the same boxes, see `diou_jax.kernels.suppression`.
+    and suppresses every later box whose overlap with it is at least `threshold`. The overlap is IoU, or DIoU-NMS'
+    ``IoU - (d / c) ** beta`` (Zheng et al., AAAI 2020, eq. 12): d is the squared distance of the centres, c the squared
+    diagonal of the smallest box around both, measured without the inclusive pixel, as in the original. The penalty is 0
+    where d is 0. Every device keeps the same boxes, see `diou_jax.kernels.suppression`.
 
     Args:
-      boxes: float (..., N, 4), pixels, up to 1e9. One that has no area or is not finite suppresses none.
+      boxes: float (..., N, 4), pixels, up to 1e9. A box without area or with a non-finite corner suppresses none.
       scores: float (..., N). A box whose score is NaN is never kept.
-      threshold: TEST.NMS or RPN_NMS_THRESH; above 1, all stay.
-      valid: bool (..., N); boxes that are not valid are neither kept nor suppress others. None: all are.
+      threshold: TEST.NMS or RPN_NMS_THRESH; above 1, every box is kept.
+      valid: bool (..., N); a box that is not valid is not kept and suppresses none. None: all boxes are valid.
       overlap: "iou" or "diou".
       beta: TEST.DIOU_NMS.BETA1, positive exponent of DIoU's penalty.
 
@@ -48,7 +48,7 @@ def nms(
       bool (..., N), True where a box is kept, in the order of the input.
 
     Raises:
-      ValueError: for another overlap, or a `beta` that is not positive.
+      ValueError: if `overlap` is another word, or `beta` is not positive.
     """
     if overlap not in ("iou", "diou"):
         raise ValueError(f"overlap must be 'iou' or 'diou', not {overlap!r}")
@@ -74,7 +74,7 @@ def nms(
 
 def _by_priority(scores, exists):
     """The order (P, N) in which boxes are visited, those that do not exist last, and `exists` in that order."""
-    # Plus 0, which makes 0 of -0.
+    # Adding 0 turns -0 into 0, so that both rank as equal.
     key = jnp.where(exists, descending(scores.astype(jnp.float32) + 0.0), jnp.iinfo(jnp.int32).max)
     index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
     _, order = jax.lax.sort((key, index), num_keys=1, is_stable=True)
@@ -82,11 +82,11 @@ def _by_priority(scores, exists):
 
 
 def keep_xla(boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable) -> jax.Array:
-    """Which boxes stay, as `nms_gpu.keep`, tile by tile of the order.
+    """The reference of `nms_gpu.keep`: which boxes are kept, decided tile by tile in the order of visit.
 
     Within a tile the greedy result is the fixed point of "kept if no kept predecessor suppresses it", reached after as
-    many rounds as the longest chain of suppressions; then the tile's survivors clear what follows. The number of tiles
-    visited is that of the fullest problem, so that mostly empty problems cost little.
+    many rounds as the longest chain of suppressions. Then the kept boxes of the tile suppress boxes of later tiles. As
+    many tiles are visited as the fullest problem has, so that mostly empty problems cost little.
     """
     count = boxes.shape[1]
     tile = min(TILE, count)

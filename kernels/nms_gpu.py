@@ -1,13 +1,13 @@
 """Suppression for Hopper and newer GPUs, all problems in two launches (Pallas, Mosaic GPU).
 
-The first kernel writes, for every box, which later boxes it would suppress, 32 of them in a word; a block does a few
-boxes. In a row of 128 words lie the rows of several problems side by side, one thread each. Only the triangle above
-the diagonal is needed: the threads left of it in tile t, a tile being 32 boxes, work for tile W - t, whose rows need as
-many words as those lack. What they leave to the left of the diagonal is never looked at.
+The first kernel writes a row of bits for every box: the later boxes that it would suppress, 32 to a word. A block
+handles a few boxes. A row of 128 words holds the rows of several problems side by side, one word per thread. Only the
+triangle above the diagonal is needed, so the threads left of the diagonal of tile t (a tile is 32 boxes, W tiles make a
+problem) work on tile W - t, whose rows need exactly that many words. Words left of the diagonal are never read.
 
-The second has one warpgroup for each problem. It walks over the tiles: first it settles which boxes of a tile stay,
-from the 32 words on the diagonal, then their rows clear what follows. The rows are fetched a tile ahead, before it is
-known which of them count.
+The second kernel has one warpgroup per problem and walks over the tiles. The 32 words on the diagonal decide which
+boxes of a tile are kept; the rows of these boxes then suppress later boxes. Rows are fetched one tile ahead, before it
+is known which of them are needed.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,20 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from diou_jax.kernels.warpgroup import THREADS, spread
 
-BITS = 32  # of a word, boxes of a tile
-# Rows that a thread works on at once, by the number of problems side by side: what is worked out for a column serves
-# all of them, but more would take more registers than leave room for a third block. benchmarks/tune.py tries others.
+BITS = 32  # bits in a word, and boxes in a tile
+# Rows that a thread computes at once, by the number of problems side by side. They share the values of a column; more
+# rows would need so many registers that a third block no longer fits. benchmarks/tune.py tries other numbers.
 ROWS = {1: 8, 2: 8, 4: 4}
 MAX_BOXES = THREADS * BITS
 
 
 def fits(problems: int, count: int) -> bool:
-    """Whether `keep` takes so many problems of so many boxes: it counts their words in 32 bits."""
+    """Whether `keep` can take `problems` of `count` boxes each; its indices of words have 32 bits."""
     return count <= MAX_BOXES and _layout(problems, count)[2] * THREADS < 2**31
 
 
 def _layout(problems, count):
-    """Words of a problem, groups of problems side by side, and rows of words in all."""
+    """Words per row of a problem, number of groups of problems side by side, and number of rows in all."""
     width = next(words for words in (32, 64, 128) if words * BITS >= count)
     groups = -(-problems // (THREADS // width))
     return width, groups, groups * (width * BITS + 1)
@@ -41,11 +41,11 @@ def _layout(problems, count):
 def keep(
     boxes: jax.Array, counts: jax.Array, threshold: jax.Array, suppresses: Callable, *, interpret=None
 ) -> jax.Array:
-    """Which boxes stay.
+    """Which boxes greedy suppression keeps, in P problems.
 
     Args:
-      boxes: float32 (P, N, 4) by descending priority, as many as `fits`.
-      counts: int32 (P,), how many of them exist; those come first.
+      boxes: float32 (P, N, 4) by descending priority, for which `fits` is True.
+      counts: int32 (P,), the number of boxes that exist in each problem; they come first.
       threshold: float32 scalar.
       suppresses: ``(box, box, threshold) -> bool`` on tuples of four coordinates, symmetric and elementwise.
       interpret: parameters of Pallas' interpreter; None compiles.
@@ -69,12 +69,12 @@ def keep(
 def _suppression_words(boxes, counts, threshold, suppresses, width, groups, interpret):
     """Flat int32 (groups, boxes + 1, THREADS): bit b of word w of box i says whether it suppresses box 32 w + b.
 
-    Right only from the word of i itself on, and for boxes that exist. The row behind the last box takes what its
-    partner leaves beyond its end.
+    Words are defined from the word of box i on, and for boxes that exist. The extra row behind the last box receives
+    the words that the partner tile writes beyond the end of the last row.
     """
     side_by_side, padded, stride = THREADS // width, width * BITS, width * BITS + 1
     at_once = ROWS[side_by_side]
-    # A thread holds a word's columns: coordinate and bit outside, the words of all problems of a group side by side.
+    # Axes (group, coordinate, bit, problem, word): a thread reads the boxes of its own word, neighbours side by side.
     columns = boxes.reshape(groups, side_by_side, width, BITS, 4).transpose(0, 4, 3, 1, 2).reshape(-1)
 
     def nms_words(columns_ref, rows_ref, counts_ref, threshold_ref, words):
@@ -91,14 +91,14 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
             most = jnp.maximum(most, counts_ref[first + k])
 
         def row_box(row):
-            """Each thread's own row: of its problem, in its tile."""
+            """For each thread the box of this row in the thread's problem and tile."""
             box = []
             for coordinate in range(4):
                 value = None
                 for k in range(side_by_side):
                     start = (first + k) * padded
                     own = rows_ref[(start + tile * BITS + row) * 4 + coordinate]
-                    # Tile 0 has no partner; its threads all look at the diagonal's right.
+                    # Tile 0 has no partner; no thread of it lies left of the diagonal.
                     other = rows_ref[(start + jnp.minimum(folded, width - 1) * BITS + row) * 4 + coordinate]
                     here = jnp.where(left, other, own)
                     value = here if value is None else jnp.where(place == k, here, value)
@@ -133,7 +133,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
 
                 @pl.when(tile > 0)
                 def _(row=row, later=later):
-                    # What lies beyond the row's end falls left of the next row's diagonal.
+                    # Words beyond the row's end fall left of the next row's diagonal, where nothing is read.
                     words[pl.ds((group * stride + folded * BITS + row) * THREADS + folded, THREADS)] = later
 
     return plgpu.kernel(
@@ -147,7 +147,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
 
 
 def _scan(words, counts, width, interpret):
-    """int32 (P, THREADS), a problem's words in front: the boxes that stay."""
+    """Bits of the boxes that are kept: int32 (P, THREADS), the words of a problem first."""
     side_by_side, stride = THREADS // width, width * BITS + 1
 
     def nms_scan(words_ref, counts_ref, kept_ref, shared):
@@ -165,7 +165,7 @@ def _scan(words, counts, width, interpret):
         def settle(tile, carry):
             removed, kept, (rows, on_diagonal) = carry
             coming = fetch(jnp.minimum(tile + 1, width - 1))
-            plgpu.commit_smem()  # a barrier: no thread still reads the last tile's words
+            plgpu.commit_smem()  # a barrier: all threads have read the last tile's words
             shared[...] = removed
             plgpu.commit_smem()
             alive = ~shared[tile]
@@ -189,6 +189,6 @@ def _scan(words, counts, width, interpret):
         scratch_types=[plgpu.SMEM((THREADS,), jnp.int32)],
         grid=(problems,),
         grid_names=("problem",),
-        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # `shared` has its own
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # `shared` has its own barriers
         interpret=interpret,
     )(words, counts).reshape(problems, THREADS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def descending(x: jax.Array) -> jax.Array:
     """Int32 keys that ascend where `x`, taken as float32, descends, in the total order of `jax.lax.top_k`.
 
-    A NaN without a sign comes first, 0 comes before -0.
+    A NaN whose sign bit is clear comes first, and 0 comes before -0.
     """
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
     return ~jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

@@ -1,7 +1,7 @@
-"""Which of a kernel and its XLA reference a program takes.
+"""The choice between a GPU kernel and its XLA reference.
 
-The environment's ``DIOU_JAX_KERNELS`` decides: ``auto``, the default, takes the kernels that have earned their place on
-this kind of device (`diou_jax.kernels.verdicts`), ``pallas`` takes all of them untried, ``xla`` none.
+The environment variable ``DIOU_JAX_KERNELS`` decides: ``auto``, the default, takes the kernels that passed their trials
+on this kind of device (`diou_jax.kernels.verdicts`), ``pallas`` takes all kernels untried, ``xla`` takes none.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 
 NAMES = ("nms", "roi_align", "roi_align_gradient", "match")
-# Compute capabilities that Mosaic GPU does not compile for: it needs Hopper's instructions.
+# Compute capabilities before Hopper: Mosaic GPU needs Hopper's instructions.
 TOO_OLD = ("5.", "6.", "7.", "8.")
 SWITCH = "DIOU_JAX_KERNELS"
 
@@ -22,7 +22,7 @@ def switch() -> str:
     """The value of DIOU_JAX_KERNELS.
 
     Raises:
-      ValueError: it is none of "auto", "pallas" and "xla".
+      ValueError: if it is none of "auto", "pallas" and "xla".
     """
     value = os.environ.get(SWITCH, "auto")
     if value not in ("auto", "pallas", "xla"):
@@ -31,7 +31,7 @@ def switch() -> str:
 
 
 def accept(names: Iterable[str]) -> None:
-    """Makes these the kernels that ``auto`` takes, in every program that is traced from now on."""
+    """Sets the kernels that ``auto`` takes in every program that is traced from now on."""
     global _earned
     names = frozenset(names)
     unknown = names - set(NAMES)
@@ -47,7 +47,7 @@ def accepted() -> frozenset[str]:
 
 @contextlib.contextmanager
 def only(names: Iterable[str]) -> Iterator[None]:
-    """Programs that are traced inside take exactly these kernels, whatever the environment says."""
+    """A context in which traced programs take exactly these kernels, whatever the environment says."""
     before, environment = _earned, os.environ.get(SWITCH)
     os.environ[SWITCH] = "auto"
     accept(names)
@@ -61,14 +61,14 @@ def only(names: Iterable[str]) -> Iterator[None]:
 
 
 def choose(name: str, kernel: Callable, reference: Callable, *operands):
-    """``kernel(*operands)`` where it is wanted and the program runs on an NVIDIA GPU, else ``reference(*operands)``.
+    """``kernel(*operands)`` if it is wanted and the program runs on an NVIDIA GPU, else ``reference(*operands)``.
 
-    The platform is that for which the program is lowered, so this can be called under jit, and a program that is
-    lowered for CUDA on a machine without a GPU can have the kernel. A GPU older than Hopper never has it.
+    The decision depends on the platform for which the program is lowered. So this can be called under jit, and a
+    program lowered for CUDA on a machine without a GPU can take the kernel. GPUs older than Hopper take the reference.
 
     Args:
-      name: of `NAMES`.
-      kernel, reference: equal functions of the operands.
+      name: the kernel's name, one of `NAMES`.
+      kernel, reference: functions with equal results.
       *operands: arrays.
     """
     wanted = switch()

@@ -1,6 +1,6 @@
 """RoIAlign over a feature pyramid: one gather for all levels.
 
-RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input. This module knows arrays only.
+RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input.
 """
 
 import functools
@@ -17,20 +17,20 @@ from diou_jax.kernels.platform import choose
 def roi_levels(
     rois: jax.Array, *, strides: Sequence[int] = (4, 8, 16, 32), canonical_scale: float = 224, canonical_level: int = 4
 ) -> jax.Array:
-    """Which of `strides` each RoI is pooled at: int32 (...), an index into `strides`.
+    """The level that each RoI is pooled from: int32 (...), an index into `strides`.
 
-    ``floor(canonical_level + log2(sqrt(area) / canonical_scale))``, the level whose stride is ``2 ** level``, or the
-    nearest of those given (FPN, eq. 1; the original's FPN.ROI_CANONICAL_*). The area counts inclusive pixels.
+    The level is ``floor(canonical_level + log2(sqrt(area) / canonical_scale))``, clipped to the given ones; its stride
+    is ``2 ** level`` (FPN, eq. 1; the original's FPN.ROI_CANONICAL_*). The area counts inclusive pixels.
 
     Args:
       rois: float (..., 4), pixels.
-      strides: of the feature maps, ascending powers of two.
-      canonical_scale: side of the RoI that belongs to `canonical_level`.
+      strides: strides of the feature maps, ascending powers of two.
+      canonical_scale: side in pixels of a RoI that belongs to `canonical_level`.
       canonical_level: the base-2 logarithm of that level's stride.
     """
     area = (rois[..., 2] - rois[..., 0] + 1) * (rois[..., 3] - rois[..., 1] + 1)
     side = jnp.sqrt(jnp.maximum(area, 0.0))
-    level = jnp.floor(canonical_level + jnp.log2(side / canonical_scale + 1e-6))  # the original's 1e-6: log of 0
+    level = jnp.floor(canonical_level + jnp.log2(side / canonical_scale + 1e-6))  # 1e-6 as in the original: no log of 0
     lowest = int(np.log2(strides[0]))
     return jnp.clip(level - lowest, 0, len(strides) - 1).astype(jnp.int32)
 
@@ -50,22 +50,22 @@ def roi_align(
     """Pools each RoI from its pyramid level into resolution x resolution bins.
 
     A bin is the mean of regularly spaced bilinear samples, ``sampling_ratio`` per axis (Mask R-CNN, section 3). As in
-    the original, a RoI's corners are scaled by 1 / stride without a half-pixel shift, it is at least one cell wide and
-    high, a sample more than one cell outside the map counts as 0, and one just outside takes the border's value.
-    Differentiable in `features`; `rois` receive no gradient.
+    the original, the corners of a RoI are scaled by 1 / stride without a half-pixel shift, a RoI is at least one cell
+    wide and high, a sample more than one cell outside the map counts as 0, and a sample at most one cell outside takes
+    the value at the border. `features` receive a gradient, `rois` do not.
 
     Args:
       features: float32 or bfloat16 (B, Hl, Wl, C), one map per stride.
-      rois: float (B, R, 4), pixels; (0, 0, 0, 0) is a legal filler.
+      rois: float (B, R, 4), pixels; (0, 0, 0, 0) may fill unused rows.
       resolution: FAST_RCNN.ROI_XFORM_RESOLUTION.
       sampling_ratio: FAST_RCNN.ROI_XFORM_SAMPLING_RATIO; 0 takes one sample per cell that a bin spans, rounded up,
         which is exact for RoIs up to twice as large as the map.
-      strides: of the maps, ascending powers of two.
+      strides: strides of the maps, ascending powers of two.
       canonical_scale: see `roi_levels`.
       canonical_level: likewise.
-      extent: int (B, 2), height and width in pixels beyond which the maps do not exist, whatever they hold there: an
-        image pooled from a larger bucket gives the same. None: the maps' own sizes.
-      levels: int32 (B, R), the map of each RoI, where it is not that of `roi_levels`.
+      extent: int (B, 2), height and width in pixels beyond which cells of the maps are ignored, so that the bucket of
+        an image does not change its result. None: the whole maps.
+      levels: int32 (B, R), index of the map of each RoI. None: `roi_levels` chooses.
 
     Returns:
       (B, R, resolution, resolution, C) in the features' dtype, accumulated in float32.
@@ -92,14 +92,14 @@ def roi_frames(
     strides: Sequence[int],
     extent: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
-    """Where each RoI's bins lie, in cells of its level: top, left, bin height and width, map height and width.
+    """The frame of each RoI in cells of its level: top, left, bin height and width, map height and width.
 
     Args:
       rois: float32 (B, R, 4), pixels.
       level: int32 (B, R), index into `shapes` and `strides`.
       shapes: height and width of each map.
       resolution: bins per side.
-      strides: of the maps.
+      strides: strides of the maps.
       extent: int (B, 2) pixels, or None, as for `roi_align`.
 
     Returns:
@@ -111,7 +111,7 @@ def roi_frames(
     sizes = jnp.asarray(shapes, jnp.int32)[level]
     if extent is not None:
         cells = -(-extent[:, None, :] // jnp.asarray(strides, jnp.int32)[level][..., None])
-        sizes = jnp.clip(cells, 1, sizes)  # the kernels trust it
+        sizes = jnp.clip(cells, 1, sizes)  # the kernels read without a check of bounds
     return jnp.concatenate([corner, bin_sides, sizes.astype(jnp.float32)], -1)
 
 
@@ -145,8 +145,8 @@ _pool.defvjp(_pool_forward, _pool_backward)
 def _accumulate(add, total, level, frame, shapes, *, resolution, sampling_ratio, unroll):
     """Folds `add` over the taps of all bins: ``add(total, position, weight) -> total``.
 
-    A bin's value is the sum over its T x T taps of weight times feature; `position` in the flattened pyramid and
-    `weight` are (B, R, resolution, resolution), one tap of each bin.
+    The value of a bin is the sum of weight times feature over its T x T taps. `position`, an index into the flattened
+    pyramid, and `weight` are (B, R, resolution, resolution): one tap of each bin.
     """
     shapes = np.asarray(shapes)
 
@@ -164,7 +164,7 @@ def _accumulate(add, total, level, frame, shapes, *, resolution, sampling_ratio,
         position = jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0)
         low = position.astype(jnp.int32)
         fraction = position - low
-        high = jnp.where(fraction > 0, low + 1, low)  # what weighs 0 may lie beyond the map, and be NaN
+        high = jnp.where(fraction > 0, low + 1, low)  # the cell beyond the map may be NaN, and 0 * NaN is NaN
         share = jnp.where(inside, 1.0 / used, 0.0)
         return jnp.concatenate([low, high]), jnp.concatenate([(1 - fraction) * share, fraction * share])
 
@@ -182,7 +182,7 @@ def _accumulate(add, total, level, frame, shapes, *, resolution, sampling_ratio,
 
 
 def pool_xla(features, level, frame, *, resolution, sampling_ratio):
-    """`roi_align_gpu.pool` for any device, number of channels and sampling ratio."""
+    """The reference of `roi_align_gpu.pool`, for any device, number of channels and sampling ratio."""
     batch, _, _, channels = features[0].shape
     flat = jnp.concatenate([feature.reshape(batch, -1, channels) for feature in features], 1)
     image = np.arange(batch)[:, None, None, None]
@@ -192,12 +192,12 @@ def pool_xla(features, level, frame, *, resolution, sampling_ratio):
 
     total = jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32)
     shapes = [feature.shape[1:3] for feature in features]
-    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 16}  # gathers fuse
+    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 16}  # gathers fuse if unrolled
     return _accumulate(add, total, level, frame, shapes, **options).astype(flat.dtype)
 
 
 def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
-    """`roi_align_gpu.scatter` for any device, number of channels and sampling ratio."""
+    """The reference of `roi_align_gpu.scatter`, for any device, number of channels and sampling ratio."""
     batch, _, resolution, _, channels = gradient.shape
     image = np.arange(batch)[:, None, None, None]
 
@@ -206,7 +206,7 @@ def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
 
     sizes = [height * width for height, width in shapes]
     total = jnp.zeros((batch, sum(sizes), channels), jnp.float32)
-    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 1}  # scatters do not
+    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 1}  # scatters never fuse
     total = _accumulate(add, total, level, frame, shapes, **options).astype(gradient.dtype)
     maps = jnp.split(total, np.cumsum(sizes)[:-1], 1)
     return [level.reshape(batch, *shape, channels) for level, shape in zip(maps, shapes, strict=True)]

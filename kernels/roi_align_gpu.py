@@ -1,12 +1,12 @@
 """RoIAlign and its gradient for Hopper and newer GPUs, all levels in one launch (Pallas, Mosaic GPU).
 
-Forward: one warpgroup makes one row of bins of one RoI. Gradient: one warpgroup owns a square of feature cells and
-collects from the RoIs that touch it, in their order; nothing is added atomically, so two runs give the same bits.
-Either way a thread holds its own channels, and all else is the same for the 128 threads: rows of channels are read and
-written side by side, and a bilinear weight is one number.
+Forward: one warpgroup computes one row of bins of one RoI. Gradient: one warpgroup owns a square of feature cells and
+adds the contributions of the RoIs that touch it, in the order of the RoIs. There are no atomic additions, so two runs
+give the same bits. In both, each of the 128 threads holds its own channels and does the same as all others: rows of
+channels are read and written side by side, and a bilinear weight is one number for all threads.
 
-A RoI is its `level`, the index of a map, and its `frame`: top, left, bin height and bin width, then height and width
-of the map, float32, in cells of that map.
+A RoI is given by its `level`, the index of a map, and its `frame`, float32, in cells of that map: top, left, bin height
+and bin width, then height and width of the map.
 """
 
 import functools
@@ -20,17 +20,18 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from diou_jax.kernels.warpgroup import THREADS
 
-SAMPLES = 2  # of a bin, along each axis
-TILE = 4  # side of a square of cells, whose 16 sums stay in registers
-SLOTS = 16  # bins for which weights are kept; the last stays empty
-GROUP = 4  # bins read at once, so that fewer wait for memory; benchmarks/tune.py tries others
-# The order of pooling's blocks, the axis that changes fastest last. One image after another, so that its maps stay in
-# the L2 cache: 46 MB in bfloat16 at 800 x 1344, where all of 16 images' maps have 731. benchmarks/tune.py tries others.
+SAMPLES = 2  # samples of a bin along each axis
+TILE = 4  # side of a warpgroup's square of cells; its 16 sums stay in registers
+SLOTS = 16  # bins for which weights are kept; the last is always 0
+GROUP = 4  # bins read at once, to hide the latency of memory; benchmarks/tune.py tries others
+# The order of pooling's blocks, the axis that changes fastest last. Images come one after another, so that the maps of
+# one stay in the L2 cache: 46 MB in bfloat16 at 800 x 1344, against 731 MB for 16 images. benchmarks/tune.py tries
+# other orders.
 POOL_ORDER = ("image", "roi", "row")
 
 
 def supported(features: jax.Array, *, resolution: int, sampling_ratio: int) -> bool:
-    """Whether the kernels can pool maps of this dtype and number of channels so."""
+    """Whether the kernels support this dtype, number of channels, resolution and sampling ratio."""
     return (
         sampling_ratio == SAMPLES
         and resolution < SLOTS
@@ -96,7 +97,7 @@ def pool(
 def scatter(
     gradient: jax.Array, level: jax.Array, frame: jax.Array, *, shapes: Sequence[tuple[int, int]], interpret=None
 ) -> list[jax.Array]:
-    """The transpose of `pool`: the gradient of the maps from that of the pooled RoIs.
+    """The transpose of `pool`: the gradient of the maps, from the gradient of the pooled RoIs.
 
     Args:
       gradient: bfloat16 or float32 (B, R, resolution, resolution, C).
@@ -130,7 +131,7 @@ def scatter(
         def add_roi(roi, sums):
             frame = [frame_ref[roi * 6 + k] for k in range(6)]
             top, left, bin_height, bin_width, *_ = frame
-            plgpu.commit_smem()  # a barrier: no thread still reads the last RoI's weights
+            plgpu.commit_smem()  # a barrier: all threads have read the last RoI's weights
             weights[...] = _weights(thread, y, x, frame, resolution)
             plgpu.commit_smem()
             first_row, end_row = _bins(top, bin_height, y, resolution)
@@ -181,17 +182,17 @@ def scatter(
         scratch_types=[plgpu.SMEM((THREADS,), jnp.float32)],
         grid=(batch * sum(down * across for down, across in tiles),),
         grid_names=("tile",),
-        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # `weights` has its own
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # `weights` has its own barriers
         interpret=interpret,
     )(gradient.reshape(-1, channels), row_masks.reshape(-1), column_masks.reshape(-1), frame.reshape(-1))
     return [level.reshape(batch, *shape, channels) for level, shape in zip(maps, shapes, strict=True)]
 
 
 def _sample(start, side, limit, index, k):
-    """Where sample `k` of bin `index` reads, moved onto the map, and its share of the bin along this axis."""
+    """Position of sample `k` of bin `index`, moved onto the map, and its share of the bin along this axis."""
     position = start + index * side + (k + 0.5) * side / SAMPLES
     inside = (position >= -1) & (position <= limit)
-    # A position that is not a number would spoil what its share of 0 should leave out.
+    # A NaN position must be replaced: a share of 0 alone would not do, since 0 * NaN is NaN.
     return jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0), jnp.where(inside, 1 / SAMPLES, 0.0)
 
 
@@ -202,14 +203,14 @@ def _taps(start, side, limit, index):
         position, share = _sample(start, side, limit, index.astype(jnp.float32), k)
         low = position.astype(jnp.int32)
         fraction = position - low.astype(jnp.float32)
-        high = jnp.where(fraction > 0, low + 1, low)  # what weighs 0 may lie beyond the map, and be NaN
+        high = jnp.where(fraction > 0, low + 1, low)  # the cell beyond the map may be NaN, and 0 * NaN is NaN
         taps += [(low, (1 - fraction) * share), (high, fraction * share)]
     return taps
 
 
 def _weights(thread, y, x, frame, resolution):
-    """Each thread's one of a RoI's bilinear weights at a tile: of bin s for row y + i at SLOTS * i + s, for column
-    x + j at SLOTS * (TILE + j) + s.
+    """One bilinear weight of a RoI per thread: that of bin s for row y + i in thread SLOTS * i + s, and for column
+    x + j in thread SLOTS * (TILE + j) + s.
     """
     top, left, bin_height, bin_width, height, width = frame
     slot, cell = thread & (SLOTS - 1), (thread >> 4) & (TILE - 1)
@@ -227,9 +228,10 @@ def _weights(thread, y, x, frame, resolution):
 
 
 def _bins(start, side, first, resolution):
-    """First and end of the bins that may reach the TILE cells from `first` on, along one axis.
+    """The range (first, end) of bins that may reach the TILE cells from `first` on, along one axis.
 
-    Their samples lie a quarter of a bin from their edges and reach less than a cell; 0.01 forgives rounding.
+    The samples of a bin lie a quarter of a bin inside its edges and reach less than a cell; the margin of 0.01 covers
+    rounding.
     """
     before = jnp.clip((first - 1 - start) / side + 0.24, 0.0, resolution)
     until = jnp.clip((first + TILE - start) / side + 0.76, 0.0, resolution)
@@ -237,9 +239,9 @@ def _bins(start, side, first, resolution):
 
 
 def _locate(program, tiles, batch):
-    """What a program of `scatter` owns: image, level, lines of the two tables of masks, first row, first column.
+    """The tile of a program of `scatter`: image, level, lines of the two tables of masks, first row, first column.
 
-    The coarsest level of all images comes first: its tiles are touched by the most RoIs and take the longest.
+    The coarsest level of all images comes first: the most RoIs touch its tiles, so they take the longest.
     """
     found: Sequence[Any] = ()
     first, lines = 0, [sum(sides) for sides in zip(*tiles, strict=True)]
@@ -256,7 +258,7 @@ def _locate(program, tiles, batch):
 
 
 def _masks(level, frame, needed, tiles, resolution, axis):
-    """Which RoIs may touch each row (axis 0) or column (1) of tiles, all levels' one after another.
+    """The RoIs that may touch each row (axis 0) or column (1) of tiles, as bits, one level after another.
 
     Returns:
       int32 (B, lines, W): RoI r is bit r % 32 of word r // 32.

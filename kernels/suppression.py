@@ -1,8 +1,8 @@
-"""Whether one box suppresses another: IoU or DIoU against a threshold, decided alike by every device.
+"""Whether one box suppresses another: IoU or DIoU against a threshold, with the same result on every device.
 
-GPUs divide to two units in the last place and have powers of their own, so nothing here divides or calls a
-transcendental function. Sums and products are rounded alike everywhere, as long as no compiler fuses them: those that
-would be rounded otherwise then are kept apart by a maximum that changes no number.
+GPUs divide with an error of two units in the last place and approximate powers in their own way, so nothing here
+divides or calls a transcendental function. Sums and products round alike everywhere unless a compiler fuses them;
+where fusing would change the rounding, a maximum that changes no value stands between product and sum.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from diou_jax.kernels.iou import product
 
-# Squares of distances are at least so much, which is far below what coordinates in pixels can tell apart. A diagonal is
-# then never 0, and the quotient of both is next to 0 where a distance is.
+# Lower bounds of squared lengths, far below the resolution of coordinates in pixels. With them the diagonal is never 0,
+# and the quotient of distance and diagonal is close to 0 where the distance is.
 LEAST_DISTANCE, LEAST_DIAGONAL = 1e-36, 1e-24
 # Coefficients of 1, f, f ** 2 ...: log2(1 + f) / f within 3e-8 and 2 ** f within 2e-7 for f from 0 to 1, by least
 # squares at Chebyshev nodes.
@@ -43,12 +43,12 @@ def suppresses(
 ) -> jax.Array:
     """Whether boxes `a` suppress boxes `b`; symmetric.
 
-    With intersection I, union U, squared distance D of the centres and squared diagonal C of the box around both, they
-    do where ``I / U - (D / C) ** beta >= threshold``; for a `beta` of 1 that is ``(I - threshold * U) * C >= D * U``.
+    With intersection I, union U, squared distance D of the centres and squared diagonal C of the box around both, the
+    condition is ``I / U - (D / C) ** beta >= threshold``; with `beta` 1 it is ``(I - threshold * U) * C >= D * U``.
 
     Args:
-      a, b: four float32 arrays of coordinates each, inclusive pixels up to 1e9, broadcast. A box that has no area or
-        is not finite neither suppresses nor is suppressed.
+      a, b: four float32 arrays of coordinates each, inclusive pixels up to 1e9, broadcast. A box without area or with
+        a non-finite corner neither suppresses nor is suppressed.
       threshold: float32; above 1, nothing is suppressed.
       overlap: "iou" or "diou".
       beta: exponent of DIoU's penalty, positive.
@@ -57,13 +57,13 @@ def suppresses(
     bx1, by1, bx2, by2 = b
     right = jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1)
     below = jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1)
-    # Of two negative sides, one is 0 already.
+    # One side is clamped first: two negative sides would give a positive area.
     intersection = jnp.maximum(jnp.maximum(right + 1, 0.0) * (below + 1), 0.0)
     union = _area(ax1, ay1, ax2, ay2) + _area(bx1, by1, bx2, by2) - intersection
     rest = excess(intersection, union, threshold)
     if overlap == "iou":
         return rest >= 0
-    # What the boxes measure together, less what they share, is what they span.
+    # The enclosing box is as wide as both boxes together minus their overlap, which is negative if they are apart.
     across = (ax2 - ax1) + (bx2 - bx1) - right
     down = (ay2 - ay1) + (by2 - by1) - below
     diagonal = _square(across, LEAST_DIAGONAL) + _square(down, LEAST_DIAGONAL)
@@ -80,9 +80,9 @@ def suppresses(
 def excess(part: jax.Array, whole: jax.Array, threshold: jax.Array) -> jax.Array:
     """``part - threshold * whole``, at least 0 exactly where the rounded quotient of both reaches the threshold.
 
-    A quotient is rounded up to `threshold` from half a unit in its last place below; that number of 25 bits is the sum
-    of two of 12 bits, one of them signed, and `whole` is likewise. So the four products are exact, fused or not, and in
-    this order so are the first three differences wherever the result is near 0.
+    A quotient rounds up to `threshold` from half a unit in the last place below it. This lower limit has 25 bits and is
+    split into two numbers of 12 bits, one of them signed; `whole` is split likewise. So the four products are exact,
+    fused or not, and, taken in this order, the first three differences are exact wherever the result is near 0.
 
     Args:
       part: float32, not negative.
@@ -99,7 +99,7 @@ def excess(part: jax.Array, whole: jax.Array, threshold: jax.Array) -> jax.Array
 
 
 def _area(x1, y1, x2, y2):
-    """The area of a box, not a number where it has none: then every comparison is False."""
+    """The area of a box; NaN for a box without area, so that every comparison with it is False."""
     width = x2 - x1 + 1
     area = width * (y2 - y1 + 1)
     return jnp.where((area > 0) & (width > 0), area, jnp.nan)
@@ -118,7 +118,7 @@ def _log2(x):
 
 
 def _exp2(x):
-    """2 ** x of x up to 0, within 4e-7 relative; below -125 it stays what it is there."""
+    """``2 ** x`` for x up to 0, relative error below 4e-7; inputs below -125 are clamped to -125."""
     x = jnp.maximum(x, -125.0)
     whole = x.astype(jnp.int32) - 1  # Mosaic has no floor
     power = jax.lax.bitcast_convert_type((whole + 127) << 23, jnp.float32)

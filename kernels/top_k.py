@@ -8,16 +8,15 @@ import jax.numpy as jnp
 
 from diou_jax.kernels.order import descending
 
-# XLA sorts as many within the shared memory of a block, in one kernel. A longer row takes a kernel for each distance of
-# the sorting network that reaches beyond a block: 36 in all for the anchors of an image.
+# XLA sorts rows up to this length in one kernel, within the shared memory of a block. For a longer row it launches one
+# more kernel for each distance of the sorting network that exceeds a block: 36 in all for the anchors of an image.
 LENGTH = 4096
 
 
 def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The `k` largest along the last axis of float32 (..., N) as `jax.lax.top_k` finds them, of equals the first.
+    """The `k` largest along the last axis of float32 (..., N), as `jax.lax.top_k`; lower indices first among equals.
 
-    On NVIDIA GPUs, whole rows are never sorted: pieces of up to `LENGTH` are, in rounds, and only the `k` best of each
-    piece see the next round.
+    On NVIDIA GPUs a row is sorted in pieces of up to `LENGTH`, in rounds: the `k` best of each piece enter the next.
 
     Returns:
       Values, float32 (..., k), and indices, int32 (..., k).
@@ -39,7 +38,7 @@ def by_rounds(x: jax.Array, *, k: int, length: int = LENGTH) -> tuple[jax.Array,
     pieces = None
     while pieces != 1:
         pieces = -(-count // length)
-        # Equal pieces; each is longer than k, so every round leaves less than it found.
+        # The pieces are equal and longer than k, so every round shortens the row.
         size = -(-count // pieces)
         ends = jnp.iinfo(jnp.int32).max
         keys = [jnp.pad(key, [(0, 0)] * len(lead) + [(0, pieces * size - count)], constant_values=ends) for key in keys]

@@ -1,9 +1,9 @@
-"""Each kernel beside its XLA reference at the detector's own sizes: are they equal, and which is faster.
+"""Trials of each kernel against its XLA reference, at the detector's sizes: are they equal, and which is faster?
 
-    python -m diou_jax.kernels.trials          # all of them, one line of JSON before and one after each
+    python -m diou_jax.kernels.trials          # all trials, one line of JSON before and one after each
 
-A kernel that fails takes its process with it, and `diou_jax.kernels.verdicts` runs this file in one of its own. The
-sizes are those of R-50-FPN at 800 x 1344 pixels with 2 images, whatever the run: a verdict then holds for every run.
+A kernel that fails aborts its process, so `diou_jax.kernels.verdicts` runs this file in a process of its own. The sizes
+are always those of R-50-FPN with 2 images of 800 x 1344 pixels, so that one verdict serves every run.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from diou_jax.kernels.roi_align import roi_align
 
 HEIGHT, WIDTH, IMAGES = 800, 1344, 2
 STRIDES = (4, 8, 16, 32)
-CALLS = 4  # before the clock starts: a program is captured in a command buffer at its second or third call
+CALLS = 4  # calls before the clock starts: XLA records a program in a command buffer at its second or third call
 BURSTS, LENGTH = 5, 4
 
 
@@ -37,11 +37,11 @@ class Trial:
     """One use of one kernel.
 
     Attributes:
-      kernel: its name, of `platform.NAMES`.
-      function: of arrays; calls the kernel where `platform` allows it, and gives arrays.
+      kernel: the kernel's name, one of `platform.NAMES`.
+      function: takes and returns arrays; calls the kernel where `platform` allows it.
       inputs: draws the arguments of `function`, numpy arrays or trees of them.
-      tolerance: by which a value may differ from the reference's, as a share of it, plus a tenth of this share of the
-        largest value. 0 demands equal bits.
+      tolerance: largest accepted difference of a value from the reference, relative to ``|value| + 0.1 * max |value|``
+        of the reference. 0 demands equal bits.
     """
 
     kernel: str
@@ -51,7 +51,7 @@ class Trial:
 
 
 def draw_clusters(random: np.random.Generator, images: int, problems: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 boxes (images, problems, count, 4) around 40 objects an image, as proposals lie, and scores."""
+    """Float32 boxes (images, problems, count, 4) clustered around 40 objects per image, like proposals, and scores."""
     shape = (images, problems, count)
     objects = random.uniform(0, [WIDTH, HEIGHT], (images, 1, 40, 2))
     which = random.integers(0, 40, shape)
@@ -66,7 +66,7 @@ def draw_clusters(random: np.random.Generator, images: int, problems: int, count
 def draw_pyramid(
     random: np.random.Generator, images: int, rois: int, *, height: int, width: int, channels: int, resolution: int
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Float32 feature maps (NHWC), RoIs log-uniform in area and aspect, as proposals about are, and a gradient."""
+    """Float32 feature maps (NHWC), RoIs log-uniform in area and aspect, much like proposals, and a gradient."""
     side = np.exp(random.uniform(np.log(16), np.log(height), (images, rois)))
     stretch = np.exp(random.uniform(-0.7, 0.7, (images, rois)))
     sides = np.minimum(np.stack([side * stretch, side / stretch], -1), [width - 1, height - 1])
@@ -103,13 +103,13 @@ def _pool_gradient(features, rois, gradient):
 def draw_match(
     random: np.random.Generator, images: int, *, boxes: int | None = None, cells: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The arguments of `match`: three anchors a cell, those inside the image eligible, and 128 boxes an image.
+    """The arguments of `match`: three anchors per cell, eligible inside the image, and 128 boxes per image.
 
     Args:
-      random: draws.
-      images: B.
-      boxes: of the 128 that are valid; None draws their number for each image.
-      cells: of all levels; None takes those of the pyramid.
+      random: the generator.
+      images: number of images.
+      boxes: number of valid boxes among the 128; None draws it for each image.
+      cells: number of cells of all levels; None takes the pyramid's.
     """
     cells = cells or sum((HEIGHT // stride) * (WIDTH // stride) for stride in (*STRIDES, 64))
     (anchors, truth), _ = draw_clusters(random, 2, 1, max(3 * cells, 128 * images))
@@ -133,7 +133,7 @@ TRIALS = {
 
 
 def deviation(found: Any, right: Any, tolerance: float) -> float:
-    """By how many times the tolerance two trees of arrays differ most; 0 where all bits are equal, inf for NaN."""
+    """The largest difference of two trees of arrays in units of the tolerance; 0 if all bits are equal, inf for NaN."""
     worst = 0.0
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
         a, b = (np.asarray(x) for x in (a, b))
@@ -153,8 +153,8 @@ def run(trial: Trial) -> dict[str, Any]:
     """Runs a trial on the first device.
 
     Returns:
-      ``deviation``, of the kernel from its reference, see `deviation`; ``stable``, whether the kernel gave the same
-      bits at every call; ``kernel_ms`` and ``reference_ms``, the median of bursts of calls.
+      ``deviation`` of the kernel from its reference, see `deviation`; ``stable``, whether every call gave the same
+      bits; ``kernel_ms`` and ``reference_ms``, milliseconds per call, medians of bursts of calls.
     """
     arguments = jax.device_put(trial.inputs(np.random.default_rng(0)))
     results, milliseconds, stable = [], [], True
@@ -188,10 +188,10 @@ def _milliseconds(call, arguments):
 
 
 def main() -> None:
-    """Writes ``{"begins": trial}``, then the trial's result or ``error``, a line each, to a file descriptor."""
+    """Writes two lines per trial to a file descriptor: ``{"begins": trial}``, then its result or ``error``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--module", default="diou_jax.kernels.trials", help="has the table TRIALS")
-    parser.add_argument("--trials", nargs="+", help="their names; all of them by default")
+    parser.add_argument("--module", default="diou_jax.kernels.trials", help="module with the table TRIALS")
+    parser.add_argument("--trials", nargs="+", help="names of the trials; all by default")
     parser.add_argument("--output", type=int, default=1, help="file descriptor: compilers print to the standard ones")
     options = parser.parse_args()
     trials = importlib.import_module(options.module).TRIALS
@@ -204,7 +204,7 @@ def main() -> None:
                 result = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             print(json.dumps({"trial": name, **result}), file=output)
             if "error" in result:
-                sys.exit(1)  # an error of the device stays, and the next trial would have it, too
+                sys.exit(1)  # the device stays in its error state, in which the next trial would fail, too
 
 
 if __name__ == "__main__":

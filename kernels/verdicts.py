@@ -1,8 +1,8 @@
-"""Kernels earn their place: tried once on each kind of device, in processes of their own, and remembered.
+"""Verdicts on the GPU kernels: each is tried once on each kind of device, and the result is remembered.
 
-A kernel that fails aborts its process without an exception, and one that waits for ever takes it along. So before a
-run holds the device, each kernel is tried beside its XLA reference (`diou_jax.kernels.trials`) in another process with
-a time limit. One that aborts, hangs, differs or is slower is not used, by this run and the following.
+A kernel that fails aborts its process without an exception, and a kernel that never ends blocks it. So before a run
+holds the device, each kernel is tried against its XLA reference (`diou_jax.kernels.trials`) in another process with a
+time limit. A kernel that aborts, hangs, differs or is slower is not used by this run and the following ones.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ from typing import Any
 from diou_jax.kernels import platform
 
 MODULE = "diou_jax.kernels.trials"
-TRIAL_SECONDS, ALL_SECONDS = 12.0, 30.0  # limits of one trial, the start of its process included, and of all
+TRIAL_SECONDS, ALL_SECONDS = 12.0, 30.0  # time limits of one trial, and of all with the starts of their processes
 HOPPER = 9.0  # compute capability
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a trial.
+    """The verdict on one trial.
 
     Attributes:
-      used: whether the kernel passed it.
-      reason: in words, both times included where there are any.
-      final: False where there was no time to try; the next start tries again.
+      used: whether the kernel passed.
+      reason: the reason in words, with the times of kernel and reference if both were measured.
+      final: False if the next start should try again: there was no time, or the device had too little free memory.
     """
 
     used: bool
@@ -46,17 +46,17 @@ class Verdict:
 
 
 def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]:
-    """Lets ``auto`` take the kernels that have earned their place on this machine's cards; tries them if need be.
+    """Lets ``auto`` take the kernels that pass their trials on this machine's cards; tries them if no verdict is kept.
 
-    It does nothing where the environment asks for all or no kernels, or where JAX would not use an NVIDIA GPU. It must
-    come before anything that holds the device, and takes up to `ALL_SECONDS` the first time.
+    Nothing happens if the environment asks for all kernels or none, or if JAX would not use an NVIDIA GPU. Call it
+    before anything holds the device; it takes up to `ALL_SECONDS` the first time.
 
     Args:
-      folder: where verdicts are kept; None keeps them nowhere.
-      module: has the table of trials.
+      folder: the folder where verdicts are kept; None keeps none.
+      module: name of the module with the table of trials.
 
     Returns:
-      One line for each trial, and none where nothing was to be decided.
+      One line for the log per trial; none if nothing was to be decided.
     """
     if platform.switch() != "auto" or not _jax_may_use_cuda():
         return []
@@ -66,7 +66,7 @@ def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]
     if any(float(capability) < HOPPER for *_, capability in cards):
         return [f"kernels: not used, {cards[0][0]} is older than Hopper; XLA's own programs run instead"]
     key = _key(cards)
-    with _alone(folder):  # processes that start together try once
+    with _alone(folder):  # of processes that start together, one tries the kernels
         kept = _read(folder, key)
         verdicts = kept or try_all(module)
         if not kept and all(verdict.final for verdict in verdicts.values()):
@@ -80,7 +80,7 @@ def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]
 
 
 def accepted(verdicts: Mapping[str, Verdict], module: str = MODULE) -> set[str]:
-    """The kernels that passed all their trials; those that have none are not among them."""
+    """The kernels that passed all their trials; a trial without a verdict counts as failed."""
     kernels = {name: trial.kernel for name, trial in importlib.import_module(module).TRIALS.items()}
     failed = {kernels[name] for name in kernels if name not in verdicts or not verdicts[name].used}
     return set(kernels.values()) - failed
@@ -89,19 +89,19 @@ def accepted(verdicts: Mapping[str, Verdict], module: str = MODULE) -> set[str]:
 def try_all(
     module: str = MODULE, *, trial_seconds: float = TRIAL_SECONDS, all_seconds: float = ALL_SECONDS
 ) -> dict[str, Verdict]:
-    """Tries the kernels of ``module.TRIALS`` one after another; one that takes its process with it costs one trial.
+    """Tries the kernels of ``module.TRIALS`` one after another; a kernel that aborts its process fails only its trial.
 
     Args:
-      module: has the table of trials, see `diou_jax.kernels.trials`.
-      trial_seconds: limit of a trial.
-      all_seconds: limit of all; trials that have no time left get a verdict that is not final.
+      module: name of the module with the table of trials, see `diou_jax.kernels.trials`.
+      trial_seconds: time limit of one trial.
+      all_seconds: time limit of all; trials for which no time is left get a verdict that is not final.
     """
     names = list(importlib.import_module(module).TRIALS)
     verdicts: dict[str, Verdict] = {}
     end = time.monotonic() + all_seconds
     later = f"there was no time to try it within {all_seconds:g} s"
     while names and time.monotonic() < end:
-        # One process for all that is left: the start of JAX and of the device is the longest part of a trial.
+        # One process for all remaining trials: starting JAX and the device takes longer than a trial.
         found, problem = _one_process(module, names, trial_seconds, end)
         verdicts |= found
         names = [name for name in names if name not in found]
@@ -113,10 +113,10 @@ def try_all(
 
 
 def _one_process(module, names, trial_seconds, end):
-    """Verdicts up to the first trial that breaks its process, that one included; and why there are none."""
+    """Verdicts up to and including the first trial that breaks the process, and the reason for its end, or None."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", MODULE, "--module", module, "--output", str(writing), "--trials", *names]
-    # Little of the device's memory, which other processes may hold.
+    # JAX takes only the device memory that it needs, since other processes may hold the rest.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     verdicts: dict[str, Verdict] = {}
     current = None
@@ -137,7 +137,7 @@ def _one_process(module, names, trial_seconds, end):
                     verdicts[row["trial"]] = judge(row)
             process.wait(timeout=trial_seconds)
         except subprocess.TimeoutExpired:
-            pass  # all results are there, and its end does not matter
+            pass  # all results have arrived, so how the process ends does not matter
         finally:
             process.kill()
             process.wait()
@@ -151,8 +151,8 @@ def _one_process(module, names, trial_seconds, end):
 
 
 def _rows(results, trial_seconds, end) -> Iterator[dict[str, Any] | None]:
-    """The lines of a process as they come; None, as the last, once a trial or the whole takes too long."""
-    rest, limit = b"", end  # of the time: the start of the process is no trial's
+    """The lines of a process as they arrive; then None if a trial or all trials together exceed their time limit."""
+    rest, limit = b"", end  # the start of the process counts for no trial
     with selectors.DefaultSelector() as selector:
         selector.register(results, selectors.EVENT_READ)
         while True:
@@ -176,7 +176,7 @@ def _how_it_died(code, errors):
 
 
 def judge(row: Mapping[str, Any]) -> Verdict:
-    """The verdict on the result of a trial, see `diou_jax.kernels.trials`."""
+    """The verdict that follows from the result of a trial, see `diou_jax.kernels.trials`."""
     if "error" in row:
         return Verdict(False, f"it failed: {row['error'][:200]}", final="RESOURCE_EXHAUSTED" not in row["error"])
     times = f"{row['kernel_ms']:.3f} ms, XLA's {row['reference_ms']:.3f} ms"
@@ -197,7 +197,7 @@ def _jax_may_use_cuda():
 
 
 def _cards() -> list[tuple[str, str, str]]:
-    """Name, driver and compute capability of each kind of NVIDIA card here, asked of the driver and not of JAX."""
+    """Name, driver and compute capability of each kind of NVIDIA card, from nvidia-smi: JAX would hold the device."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
@@ -208,7 +208,7 @@ def _cards() -> list[tuple[str, str, str]]:
 
 
 def _key(cards) -> dict[str, Any]:
-    """All that a verdict depends on."""
+    """Everything that a verdict depends on: cards, versions of JAX, source of the kernels."""
     source = hashlib.sha256()
     for file in sorted(pathlib.Path(__file__).parent.glob("*.py")):
         source.update(file.read_bytes())
@@ -222,7 +222,7 @@ def _file(folder, key):
 
 
 def _read(folder, key) -> dict[str, Verdict]:
-    """Empty where there is no verdict, or a file that is none."""
+    """The verdicts that are kept for `key`; empty if there is no file or it cannot be read."""
     if folder is None:
         return {}
     try:
@@ -235,7 +235,7 @@ def _read(folder, key) -> dict[str, Verdict]:
 
 
 def _write(folder, key, verdicts):
-    """Where the folder cannot be written, the next start tries again."""
+    """Keeps the verdicts; if the folder cannot be written, nothing is kept and the next start tries again."""
     if folder is None:
         return
     content = {"key": key, "verdicts": {name: dataclasses.asdict(verdict) for name, verdict in verdicts.items()}}
@@ -248,7 +248,7 @@ def _write(folder, key, verdicts):
 
 @contextlib.contextmanager
 def _alone(folder):
-    """Waits until no other process of this machine is inside; without a folder, or one that knows no locks, at once."""
+    """A lock among the processes of this machine; none without a folder, or if the folder supports no locks."""
     if folder is None:
         yield
         return

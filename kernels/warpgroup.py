@@ -1,4 +1,4 @@
-"""What the GPU kernels share: a block is one warpgroup."""
+"""Shared by the GPU kernels, whose blocks are one warpgroup each."""
 
 import jax
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -7,5 +7,5 @@ THREADS = 128
 
 
 def spread(x: jax.Array, interpret) -> jax.Array:
-    """One element a thread: Mosaic wants a layout where it infers none, and the interpreter of jax 0.10 knows none."""
+    """`x` with one element per thread; Mosaic cannot infer this layout, and jax 0.10's interpreter knows no layouts."""
     return x if interpret else plgpu.layout_cast(x, plgpu.Layout.WG_STRIDED(x.shape, vec_size=1))

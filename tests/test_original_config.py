@@ -416,7 +416,7 @@ def test_a_mask_file_is_refused_for_its_masks(refusal):
     message = refusal(
         text + "MRCNN:\n  ROI_MASK_HEAD: mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs\n  RESOLUTION: 28\n"
     )
-    assert "MODEL.MASK_ON is True, and must be False: masks are not there" in message
+    assert "MODEL.MASK_ON is True, and must be False: masks are not supported" in message
 
 
 @pytest.mark.parametrize("name", LEAST)

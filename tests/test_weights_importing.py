@@ -185,7 +185,7 @@ def test_a_body_alone_leaves_the_rest(tiny_config):
     assert imported["params"]["fpn"]["inner5"]["kernel"] is variables["params"]["fpn"]["inner5"]["kernel"]
     exported = export_original(imported)
     assert all(np.array_equal(exported[name], body[name]) for name in body)
-    assert "only the body" in " ".join(report)
+    assert "only the backbone" in " ".join(report)
 
 
 def test_another_network_is_refused(tmp_path):

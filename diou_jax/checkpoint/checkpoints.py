@@ -1,4 +1,4 @@
-"""Checkpoints: written by orbax, asynchronously and atomically, and read back bit for bit."""
+"""Checkpoints: orbax writes them asynchronously and atomically, and reads them back bit for bit."""
 
 import contextlib
 import functools
@@ -25,19 +25,19 @@ from diou_jax.training.stop import Stopped
 # The arrangement of a checkpoint's items. Checkpoints without a number are of the first.
 FORMAT = 1
 
-REPLACED = 5  # times that a checkpoint may vanish while it is being read
+REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
 
 
 class Checkpoints:
     """The checkpoints of a work folder, `workdir`/checkpoints/STEP.
 
-    Network variables and what only training needs are separate items, so that a detector can be read without knowing
-    its optimiser. A checkpoint does not depend on the number of devices. Each is sealed with checksums,
-    `workdir`/checkpoints.sealed/STEP.json, as soon as it is complete; one that no longer is as it was sealed, or cannot
-    be read, does not count. A context manager: leaving it waits for what is being written.
+    Network variables and the rest of the training state are separate items, so that a detector can be read without its
+    optimiser. A checkpoint does not depend on the number of devices. Each is sealed with checksums in
+    `workdir`/checkpoints.sealed/STEP.json as soon as it is complete; a checkpoint that has changed since, or cannot be
+    read, does not count. This is a context manager: leaving it waits until checkpoints are written.
 
     Attributes:
-      directory: the folder.
+      directory: the folder of the checkpoints.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True, strict: bool = True):
@@ -45,9 +45,9 @@ class Checkpoints:
 
         Args:
           workdir: the work folder.
-          keep: newest checkpoints that stay.
-          create: whether to write in it; otherwise a UserError says if there is none.
-          strict: whether a checkpoint that cannot be written is an error, or a line in the log.
+          keep: number of newest checkpoints that are kept.
+          create: whether the folder may be made and written; else a UserError is raised if it is missing.
+          strict: whether a checkpoint that cannot be written is an error; else it is a line in the log.
         """
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._seals, self._aside = self.directory.with_suffix(".sealed"), self.directory.with_suffix(".damaged")
@@ -61,7 +61,7 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self):
-        """Made at first use, as it makes the folder."""
+        """The manager by orbax; it is made at its first use, since it makes the folder."""
         return ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True, enable_async_checkpointing=True),
@@ -77,11 +77,11 @@ class Checkpoints:
 
     def __exit__(self, kind, *_):
         if kind is not None and not issubclass(kind, (UserError, Stopped)) and jax.process_count() > 1:
-            return  # another process may be gone, and what is being written would wait for it
+            return  # another process may have died, and finishing a checkpoint would wait for it
         try:
             self.finish()
         except UserError as error:
-            # The error that ends the run is the one to see.
+            # An error that ends the run is more important than this one.
             if kind is None:
                 raise
             logging.error("%s", error)
@@ -92,12 +92,13 @@ class Checkpoints:
                 self._manager.close()
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint that is whole; in every process the same.
+        """The step of the newest undamaged checkpoint, or None; every process gets the same.
 
-        One that is not is named in the log, and moved to `workdir`/checkpoints.damaged by who may write.
+        A damaged checkpoint is named in the log and, by a process that may write, moved to
+        `workdir`/checkpoints.damaged.
 
         Raises:
-          UserError: there are checkpoints, but none is whole.
+          UserError: if there are checkpoints, but all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True) if self.directory.is_dir() else []
         found = next((step for step in steps if self._is_whole(step)), None) if jax.process_index() == 0 else None
@@ -121,12 +122,12 @@ class Checkpoints:
         """Copies `state` to the host and writes it in the background; the caller may donate it right after.
 
         Args:
-          state: as training has it.
-          step: updates done.
+          state: the training state.
+          step: number of updates done.
           metadata: JSON values.
 
         Raises:
-          UserError: this one or the one before could not be written.
+          UserError: if this checkpoint or the one before could not be written.
         """
         self.finish()
         variables, training = _split(state)
@@ -147,12 +148,12 @@ class Checkpoints:
             self._sealer.submit(self._seal, step)
 
     def check(self) -> None:
-        """Raises UserError if a checkpoint that was being written has failed; never waits."""
+        """Raises UserError if writing a checkpoint has failed; never waits."""
         with self._as_user_error():
             self._manager.check_for_errors()
 
     def finish(self) -> None:
-        """Waits for what is being written; raises UserError if it fails."""
+        """Waits until the last checkpoint is written; raises UserError if that fails."""
         if "_manager" in vars(self):
             with self._as_user_error():
                 self._manager.wait_until_finished()
@@ -161,7 +162,7 @@ class Checkpoints:
         """The newest state, with the structure, shapes and dtypes of `like`.
 
         Raises:
-          UserError: the checkpoint is of another network.
+          UserError: if the checkpoint belongs to another network.
         """
         variables, training = _split(like)
         found = self._read(variables=_abstract(variables), training=_abstract(training))
@@ -172,12 +173,12 @@ class Checkpoints:
         return self._read(variables=_abstract(dict(like))).variables
 
     def stored_variables(self) -> dict:
-        """The newest network variables, whatever network they are of; raises UserError where there are none."""
+        """The newest network variables of any network; raises UserError if there is no checkpoint."""
         like = self._newest(lambda step: _tree(self._manager.item_metadata(step)["variables"]))
         return self.restore_variables(like)
 
     def metadata(self) -> dict:
-        """The newest checkpoint's; raises UserError where there is none."""
+        """The metadata of the newest checkpoint; raises UserError if there is no checkpoint."""
         metadata = self._newest(self._metadata)
         return {name: value for name, value in metadata.items() if name != "format"}
 
@@ -199,12 +200,12 @@ class Checkpoints:
             logging.error("%s", message)
 
     def _seal(self, step):
-        """Waits until a checkpoint is complete, which its folder's name tells, and seals it."""
+        """Waits until a checkpoint is complete, when its folder gets its final name, and seals it."""
         folder = self.directory / str(step)
         while not folder.is_dir():
             if self._closing.wait(0.05) and not folder.is_dir():
                 return
-        # Where it has been removed meanwhile, or the disk is full, it stays without a seal.
+        # If it has been removed meanwhile, or the disk is full, it gets no seal.
         with contextlib.suppress(OSError):
             seal(folder, self._seals / f"{step}.json")
             for file in self._seals.glob("*.json"):
@@ -219,7 +220,7 @@ class Checkpoints:
             self._good.add(step)
             return True
         if not (self.directory / str(step)).is_dir():
-            return False  # a run beside has replaced it by a newer one
+            return False  # a run in progress has replaced it by a newer one
         logging.error("checkpoint %s is damaged: %s", self.directory / str(step), problem)
         if self._owner:
             self._aside.mkdir(exist_ok=True)
@@ -232,7 +233,7 @@ class Checkpoints:
         folder = self.directory / str(step)
         with contextlib.suppress(OSError, ValueError):
             return damage(folder, self._seals / f"{step}.json")
-        # The process was killed before it could seal it: then it has to be readable.
+        # Without a seal, because the process was killed before it was written, the checkpoint must be readable.
         try:
             stored = self._manager.item_metadata(step)
             likes = {name: _abstract(_tree(stored[name])) for name in ("variables", "training")}
@@ -268,7 +269,7 @@ class Checkpoints:
             )
 
     def _newest(self, read):
-        """``read(step)`` of the newest checkpoint; once more where a run beside has meanwhile replaced it."""
+        """``read(step)`` of the newest checkpoint; it is tried again if a run in progress replaces that meanwhile."""
         for _ in range(REPLACED):
             step = self.latest()
             if step is None:
@@ -291,7 +292,7 @@ def _nothing(directory: pathlib.Path) -> str:
 
 
 def _differences(stored, like) -> list[str]:
-    """What distinguishes two trees of arrays, leaf by leaf. Another dtype counts: orbax would cast without a word."""
+    """The differences between two trees of arrays, leaf by leaf. Dtypes must agree, since orbax would cast silently."""
 
     def kinds(tree):
         leaves = jax.tree_util.tree_leaves_with_path(_tree(tree))
@@ -306,7 +307,7 @@ def _differences(stored, like) -> list[str]:
 
 
 def _tree(metadata):
-    """Orbax wraps what it stored, in some versions."""
+    """The tree of stored arrays, which some versions of orbax wrap."""
     return getattr(metadata, "tree", metadata)
 
 
@@ -320,6 +321,6 @@ def _split(state: TrainState) -> tuple[dict, dict]:
 
 
 def _abstract(tree):
-    """What orbax restores by: shapes, dtypes and a place, the first device."""
+    """Shapes, dtypes and the first device as the place, which orbax needs to restore a tree."""
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)

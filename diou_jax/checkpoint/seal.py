@@ -1,4 +1,4 @@
-"""Checksums of a finished folder, so that a byte that changes later is noticed."""
+"""Checksums of a finished folder, by which later changes are detected."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ def seal(folder: pathlib.Path, file: pathlib.Path) -> None:
 
 
 def damage(folder: pathlib.Path, file: pathlib.Path) -> str | None:
-    """What is wrong with a sealed folder, in words, or None.
+    """The damage of a sealed folder, in words, or None.
 
     Raises:
-      OSError, ValueError: `file` is missing or damaged itself.
+      OSError, ValueError: if `file` is missing or damaged itself.
     """
     if not file.is_file():
         raise FileNotFoundError(file)

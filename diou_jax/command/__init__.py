@@ -1,1 +1,1 @@
-"""The command line: what a user types, and what it is answered with before JAX is imported."""
+"""The command line: it is parsed, and mistakes are reported, before JAX is imported."""

@@ -1,4 +1,4 @@
-"""From the command line to a `Command`: what to do, with which config, in which folder."""
+"""Parses the command line into a `Command`: mode, config and folder."""
 
 import copy
 import dataclasses
@@ -12,21 +12,21 @@ from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
 
 MODES = ("train_and_eval", "train", "eval", "predict", "check", "import", "export_torch")
-# Modes that apply a network that is there.
+# Modes that apply a trained network.
 APPLYING = ("eval", "predict", "export_torch")
 NEEDED = {"predict": ("input", "output"), "import": ("source",), "export_torch": ("output",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What the command line asks for.
+    """The request of a command line.
 
     Attributes:
-      config: with every option that was given.
+      config: the config with the options of the command line.
       explicit: dotted names of the options given on the command line, such as ``solver.max_iter``.
-      workdir: folder of the run; None where the mode has none.
+      workdir: folder of the run; None if the mode has none.
       flags: values of the other flags by name.
-      lines: what to print first.
+      lines: lines to print first.
     """
 
     config: ConfigDict
@@ -37,15 +37,15 @@ class Command:
 
     @property
     def mode(self) -> str:
-        """What to do, one of `MODES`."""
+        """The mode, one of `MODES`."""
         return self.flags["mode"]
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Reads the arguments behind the program's name.
+    """Parses the arguments after the program's name.
 
     Raises:
-      UserError: there is a mistake in them, a mistyped option included.
+      UserError: if there is a mistake in them, for example a mistyped option.
     """
     refuse_original_flags(arguments)
     values = _define()
@@ -64,7 +64,7 @@ class _Resolved:
     """The config file, the workdir and the run in it."""
 
     def __init__(self, given: dict):
-        """Finds them; raises UserError where there is no config to start from."""
+        """Finds them; raises UserError if there is no config to start from."""
         self._given = given
         self._file = None if given["config"] is None else config_files.find(given["config"])
         self._workdir = given["workdir"]
@@ -78,7 +78,7 @@ class _Resolved:
             raise UserError(f"--workdir {self._workdir} holds no run to go on with; name --config as well")
 
     def command(self, options: Sequence[str]) -> Command:
-        """The command, with `options` taken over."""
+        """The command, with the given `options`."""
         lines = [] if self._workdir is None else [self._first_line()]
         given, notes = (None, []) if self._file is None else config_files.load(self._file)
         base = given if self._run is None else copy.deepcopy(self._run)
@@ -99,11 +99,11 @@ class _Resolved:
 
 
 def _define() -> flags.FlagValues:
-    """The flags, apart from those of ``--config.``; nothing of one call reaches another."""
+    """The flags except ``--config.*``; they are new in every call, so that calls do not influence each other."""
     values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "A config's file or name, or a YAML file of the original.", flag_values=values)
+    flags.DEFINE_string("config", None, "File or name of a config, or a YAML file of the original.", flag_values=values)
     flags.DEFINE_string(
-        "workdir", None, "Checkpoints, logs and results go here; the same one resumes.", flag_values=values
+        "workdir", None, "Folder of checkpoints, logs and results; the same one resumes.", flag_values=values
     )
     flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", flag_values=values)
     flags.DEFINE_string("input", None, "predict: an image or a folder of them.", flag_values=values)
@@ -112,17 +112,19 @@ def _define() -> flags.FlagValues:
     )
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
-    flags.DEFINE_list("allow", [], "import: beginnings of names of tensors that need not fit.", flag_values=values)
-    flags.DEFINE_bool("resume_optimizer", False, "import: take step and momentum over as well.", flag_values=values)
+    flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)
+    flags.DEFINE_bool("resume_optimizer", False, "import: take over step and momentum, too.", flag_values=values)
     flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0; needed without a known cluster.", flag_values=values
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes, likewise.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0, likewise.", flag_values=values)
     return values
 
 
 def _read(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Gives flags their values; any mistake is a UserError of one line."""
+    """Gives flags their values; any mistake raises a UserError of one line."""
     values.set_gnu_getopt(True)
     try:
         rest = values(["main.py", *arguments])
@@ -137,7 +139,7 @@ def _read(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
-    """`config` with what ``--config.NAME=VALUE`` says, in the types that it has."""
+    """`config` with the values of ``--config.NAME=VALUE``, converted to the types of its options."""
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["main.py", *options])
@@ -148,7 +150,7 @@ def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
 
 
 def help_text(program: str) -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     values = _define()
     shown = [values[name] for name in values if name not in ("flagfile", "undefok")]
     listed = "\n".join(f"  --{flag.name.ljust(17)} {flag.help}" for flag in shown)
@@ -162,7 +164,7 @@ def help_text(program: str) -> str:
 
 Configs: {", ".join(config_files.names())}; a file of your own, .py or one of the original's .yaml.
 Modes: {", ".join(MODES)}.
-Without --workdir a run lies in runs/ and its config's name. A run that is there needs no --config.
+Without --workdir a run lies in runs/CONFIG. An existing run needs no --config.
 
 {listed}
   --config.NAME=VALUE An option: docs/options.md lists them.

@@ -1,4 +1,4 @@
-"""Looking through data sets before training on them."""
+"""Checks the data sets of a config before training."""
 
 import functools
 
@@ -12,13 +12,13 @@ from diou_jax.reporting.run_log import say
 
 
 def check_data(config: ConfigDict) -> bool:
-    """Reads every annotation and image of a config's training and test sets and prints what is wrong with them.
+    """Reads every annotation and image of a config's training and test sets and prints a report of their faults.
 
     Returns:
-      Whether nothing is.
+      Whether there are no problems.
 
     Raises:
-      UserError: an option has no meaning.
+      UserError: if an option has an invalid value.
     """
     config = settle(config)
     base.check(config)

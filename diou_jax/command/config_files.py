@@ -1,4 +1,4 @@
-"""From what a user types behind ``--config`` to a file and the config that it describes."""
+"""Finds and loads the config that a user names with ``--config``."""
 
 import dataclasses
 import difflib
@@ -14,21 +14,21 @@ from diou_jax import configs
 from diou_jax.command.original_config import read_original
 from diou_jax.errors import UserError
 
-SUFFIXES = (".yaml", ".yml")  # of the original's configs
+SUFFIXES = (".yaml", ".yml")  # suffixes of the original's configs
 
 FOLDER = pathlib.Path(configs.__path__[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfigFile:
-    """A file and the argument behind its colon, which is None where there is none."""
+    """A file and the argument after its colon, or None."""
 
     path: pathlib.Path
     argument: str | None = None
 
     @property
     def workdir(self) -> str:
-        """The default workdir: ``runs/`` and the file's name with its argument, as a plain name of a folder."""
+        """The default workdir: ``runs/`` with the file's name and argument, as a plain name of a folder."""
         words = [self.path.stem, *([self.argument] if self.argument else [])]
         return (
             "runs/" + "_".join(re.sub(r"[^A-Za-z0-9._-]+", "_", word).strip("._") or "config" for word in words)[:100]
@@ -41,10 +41,10 @@ def names() -> list[str]:
 
 
 def find(text: str) -> ConfigFile:
-    """The file that a user means: a path, or the name of a config that comes with the program; ``:ARGUMENT`` behind it.
+    """The file that a user means by a path or the name of an installed config, either with ``:ARGUMENT`` after it.
 
     Raises:
-      UserError: there is none; names the nearest and lists them.
+      UserError: if there is none; the message names the nearest and lists all.
     """
     if _is_config(pathlib.Path(text)):
         return ConfigFile(pathlib.Path(text))
@@ -59,7 +59,7 @@ def load(file: ConfigFile) -> tuple[ConfigDict, list[str]]:
     """The config that a file describes, and lines to print about it.
 
     Raises:
-      UserError: the file cannot be read, fails, or takes no such argument.
+      UserError: if the file cannot be read, fails, or takes no such argument.
     """
     if file.path.suffix in SUFFIXES:
         if file.argument is not None:
@@ -81,7 +81,7 @@ def load(file: ConfigFile) -> tuple[ConfigDict, list[str]]:
         raise
     except ValueError as error:
         raise UserError(f"{file.path}: {error}") from error
-    except Exception as error:  # the file is the user's: whatever is wrong in it is one line
+    except Exception as error:  # an error in the user's file is reported in one line
         raise UserError(f"{file.path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file.path}: get_config() gives a {type(config).__name__}, not a ConfigDict")
@@ -93,7 +93,7 @@ def _is_config(path: pathlib.Path) -> bool:
 
 
 def _installed(path: pathlib.Path) -> pathlib.Path | None:
-    """The config of the program that `path` names: ``ciou``, ``ciou.py``, ``configs/ciou.py``."""
+    """The installed config that `path` names: ``ciou``, ``ciou.py``, ``configs/ciou.py``."""
     file = FOLDER / f"{path.stem if path.suffix == '.py' else path.name}.py"
     plain = path.parent in (pathlib.Path(), pathlib.Path("configs")) and path.stem != "__init__"
     return file if plain and os.path.isfile(file) else None
@@ -108,7 +108,7 @@ def _fail(text: str, path: pathlib.Path):
     ours = {f"configs/{name}.py": name for name in names()}
     folder = path if os.path.isdir(path) else path.parent
     theirs = {str(file): file.stem for file in _files(folder)}
-    # A path of the user's goes first where both are as near.
+    # If both are equally near, a file of the user goes first.
     candidates = theirs if theirs and os.path.isdir(path) else theirs | ours
     stem = path.stem if path.suffix in (".py", *SUFFIXES) else path.name
     nearest = max(candidates, key=lambda file: difflib.SequenceMatcher(None, candidates[file], stem).ratio())
@@ -118,7 +118,7 @@ def _fail(text: str, path: pathlib.Path):
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The user's own configs in a folder."""
+    """The user's configs in a folder."""
     if not os.path.isdir(folder) or folder.resolve() == FOLDER.resolve():
         return []
     try:
@@ -129,7 +129,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def missing() -> UserError:
-    """The answer where no config is named."""
+    """The error if no config is named."""
     return UserError(
         "--config FILE is needed, such as --config configs/ciou.py, or a --workdir that holds a run; "
         f"there are {', '.join(names())}; --help lists the rest"

@@ -1,4 +1,4 @@
-"""The names of options on the command line, as a user may write them."""
+"""Accepts the names of options on the command line in the spellings that a user may write."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ OPTION = re.compile(r"(--?)(no)?config\.([^=]*)(=.*)?", re.S)
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options ``--config.NAME=VALUE`` among arguments with their values, and the rest."""
+    """Splits arguments into the options ``--config.NAME=VALUE``, with their values, and the rest."""
     options: list[str] = []
     others: list[str] = []
     rest = list(arguments)
@@ -28,13 +28,13 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def normalise(arguments: Sequence[str], config: ConfigDict) -> tuple[list[str], frozenset[str]]:
-    """Arguments whose options bear the config's own names, whatever case they were written in.
+    """Replaces names of options, written in any case, by the config's names.
 
     Returns:
       The arguments, and the dotted names of the options among them, such as ``solver.max_iter``.
 
     Raises:
-      UserError: there is no such option, or it is the original's and has another name, or none, here.
+      UserError: if there is no such option, or the original's option has another name or no counterpart here.
     """
     normal, explicit = [], set()
     for argument in arguments:
@@ -48,7 +48,7 @@ def normalise(arguments: Sequence[str], config: ConfigDict) -> tuple[list[str], 
 
 
 def spell(written: str, config: ConfigDict) -> str:
-    """The name of the option that `written` means; raises UserError where there is none."""
+    """The name of the option that `written` means; raises UserError if there is none."""
     found: list[str] = []
     whole = config
     for segment in written.split("."):

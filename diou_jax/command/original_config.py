@@ -1,4 +1,4 @@
-"""The original's YAML files, read into a config of ours."""
+"""Reads the original's YAML files into a config."""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ from diou_jax.configs import base
 from diou_jax.errors import UserError
 
 SECTIONS = {name[:i] for name in KEYS for i, letter in enumerate(name) if letter == "."}
-# They say GroupNorm all together, or none of them does.
+# Either all of these keys choose GroupNorm, or none does.
 NORMS = ("RESNETS.USE_GN", "RESNETS.TRANS_FUNC", "RESNETS.STEM_FUNC", "RESNETS.SHORTCUT_FUNC")
 WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
 
@@ -25,17 +25,17 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstri
 
 
 def read_original(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
-    """Our config for a YAML file of the original, and lines on what in it has no effect or asks for attention.
+    """Our config for a YAML file of the original, and lines on keys without effect or with unusual values.
 
-    Keys that the file leaves out have the original's global defaults, which are not those of `configs/base.py`; options
-    that the original does not know have ours.
+    Keys that the file leaves out have the original's global defaults, which differ from those of `configs/base.py`;
+    options that the original does not have keep our defaults.
 
     Args:
-      path: of the file. The folders above it are searched for a relative path of weights that is not there.
+      path: path of the file. A relative path of weights is also searched below the folders above the file.
 
     Raises:
-      UserError: the file cannot be read, has a key that the original does not know or a value of another type, or asks
-        for what is not there, such as masks.
+      UserError: if the file cannot be read, has a key that the original does not have or a value of another type, or
+        asks for an unsupported feature, such as masks.
     """
     path = pathlib.Path(path)
     given = {name: _typed(path, name, value) for name, value in _leaves(path, _load(path))}
@@ -54,7 +54,7 @@ def read_original(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
 
 
 def _load(path: pathlib.Path) -> dict:
-    """What the file says: sections by name."""
+    """The content of the file: sections by name."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no regular file; a config of the original is a YAML file")
@@ -79,7 +79,7 @@ def _leaves(path: pathlib.Path, content: dict, prefix: str = "") -> Iterator[tup
     """The full name and the value of every key of the file.
 
     Raises:
-      UserError: there is no such key, or it is a section and has a value.
+      UserError: if there is no such key, or a section has a value.
     """
     for key, value in content.items():
         name = f"{prefix}{key}"
@@ -88,7 +88,7 @@ def _leaves(path: pathlib.Path, content: dict, prefix: str = "") -> Iterator[tup
         elif name in SECTIONS:
             if isinstance(value, dict):
                 yield from _leaves(path, value, f"{name}.")
-            elif value is not None:  # a section whose keys are all commented out
+            elif value is not None:  # None is a section whose keys are all commented out
                 raise UserError(f"{path}: {name} is {_SHORT.repr(value)}, and must be a section with keys of its own")
         else:
             name = _SHORT.repr(name)[1:-1]  # short, and on one line
@@ -96,7 +96,7 @@ def _leaves(path: pathlib.Path, content: dict, prefix: str = "") -> Iterator[tup
 
 
 def _nearest(name: str) -> str:
-    """The known key or section that resembles `name` most, whatever its case and its section."""
+    """The known key or section that resembles `name` most, regardless of its case and section."""
     name = name.upper()
 
     def resemblance(key: str) -> float:
@@ -116,7 +116,7 @@ def _typed(path: pathlib.Path, name: str, value: Any) -> Any:
 
 
 def _refuse_what_is_not_there(path: pathlib.Path, values: dict, given: dict) -> None:
-    """Raises UserError that names the keys with a value that this program cannot do, those in the file first."""
+    """Raises a UserError that names the keys with unsupported values; keys in the file come before defaults."""
     refused = [name for name, key in KEYS.items() if key.only and values[name] not in key.only]
     if not refused:
         return
@@ -137,7 +137,7 @@ def _refuse_mixed_norms(path: pathlib.Path, values: dict) -> None:
 
 
 def _set(config: ConfigDict, option: str, value: Any) -> None:
-    """Sets an option by its dotted name; None leaves it."""
+    """Sets an option by its dotted name; None leaves it unchanged."""
     if value is not None:
         *sections, name = option.split(".")
         for section in sections:
@@ -146,7 +146,7 @@ def _set(config: ConfigDict, option: str, value: Any) -> None:
 
 
 def _find(path: pathlib.Path, root: str, weights: str) -> str:
-    """Where a file of weights lies: below ROOT_DIR, here, or below a folder above the config, as in the original's."""
+    """The path of a weight file: below ROOT_DIR, else below the current folder or a folder above the config."""
     if not weights or os.path.isabs(weights):
         return weights
     folders: list[str | pathlib.Path] = [root] if root else ["", *path.absolute().parents]
@@ -155,7 +155,7 @@ def _find(path: pathlib.Path, root: str, weights: str) -> str:
 
 
 def _without_effect(given: dict) -> list[str]:
-    """A line for each reason why keys of the file have no effect."""
+    """A line for each reason for which keys of the file have no effect."""
     reasons: dict[str, list[str]] = {}
     for name, value in given.items():
         key = KEYS[name]
@@ -166,10 +166,10 @@ def _without_effect(given: dict) -> list[str]:
 
 
 def _warnings(config: ConfigDict, values: dict) -> list[str]:
-    """Lines on what is as in the original, but hardly meant."""
+    """Lines on values that act as in the original but are hardly intended."""
     resnets, lines = config.resnets, []
     if values["MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS"] and not resnets.imagenet_pretrained_weights:
-        lines.append(f"{WEIGHTS} names no file: the body of a new run has random weights, where the original stops")
+        lines.append(f"{WEIGHTS} names no file: the backbone of a new run has random weights, where the original stops")
     if resnets.use_gn and resnets.freeze_at and not resnets.imagenet_pretrained_weights:
         stages = f"res1 to res{resnets.freeze_at}" if resnets.freeze_at > 1 else "res1"
         lines.append(f"RESNETS.FREEZE_AT is {resnets.freeze_at}: random weights of {stages} are never trained")

@@ -1,4 +1,4 @@
-"""The flags of the original's scripts, each answered with ours."""
+"""The flags of the original's scripts, and the flags and options here that replace them."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ PLACEHOLDERS = {"cfg": "FILE", "cfg_file": "FILE", "load_ckpt": "FILE", "load_de
 
 
 def refuse_original_flags(arguments: Sequence[str]) -> None:
-    """Raises UserError with one line that answers each flag of the original's scripts among `arguments`."""
+    """Raises a UserError of one line that names the replacement of each of the original's flags among `arguments`."""
     answers = []
     for i, argument in enumerate(arguments):
         name, _, value = argument.lstrip("-").partition("=")
@@ -69,7 +69,7 @@ def _ours(name: str, values: list[str]) -> str:
 
 
 def _set_options(values: list[str]) -> str:
-    """Ours for the names and values that follow ``--set``."""
+    """Our options for the names and values that follow ``--set``."""
     pairs = list(zip(values[::2], values[1::2]))
     if not pairs:
         return "--config.NAME=VALUE"

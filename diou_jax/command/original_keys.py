@@ -1,4 +1,4 @@
-"""Every key of the original's config: its default, and what becomes of it here."""
+"""Every key of the original's config: its default, and its meaning here."""
 
 import dataclasses
 import math
@@ -15,17 +15,18 @@ BODIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What becomes of one key. It sets an option, or takes few values, or has no effect.
+    """The meaning of one key: it sets an option, or accepts few values, or has no effect.
 
     Attributes:
-      default: the original's, where a file leaves the key out. Its type is the key's.
-      option: ours that it sets; empty: none.
-      convert: (value, values of all keys by name) to the option's value; None as the result keeps our default.
-      only: the values that this program can do, others are refused; empty: all.
-      reason: why it has no effect, or what is not there for other values than `only`; a remark on `convert`.
-      count: how many elements a tuple must have; 0: any number.
-      element: type of the elements, where the default is an empty tuple.
-      decides: the key whose conversion reads this one, which is therefore not without effect.
+      default: the original's default; its type is the type of the key.
+      option: name of our option that the key sets; empty: none.
+      convert: function of (value, values of all keys by name) that returns the option's value, or None to keep our
+        default.
+      only: the supported values, all others are refused; empty: all.
+      reason: why the key has no effect, which feature other values than `only` need, or a remark on `convert`.
+      count: number of elements of a tuple; 0: any number.
+      element: type of the elements, if the default is an empty tuple.
+      decides: the key whose conversion reads this one, which therefore has an effect.
     """
 
     default: Any
@@ -39,7 +40,7 @@ class Key:
 
 
 def _same(section: str, **defaults: Any) -> dict[str, Key]:
-    """Keys of a section that set the options of their names in lower case."""
+    """Keys of a section that set the options with their names in lower case."""
     prefix = f"{section}." if section else ""
     return {prefix + name: Key(default, (prefix + name).lower()) for name, default in defaults.items()}
 
@@ -51,7 +52,7 @@ def _idle(section: str, reason: str, **defaults: Any) -> dict[str, Key]:
 
 
 def _must(name: str, default: Any, only: tuple, reason: str, **more: Any) -> dict[str, Key]:
-    """A key that takes few values."""
+    """A key that accepts few values."""
     return {name: Key(default, only=only, reason=reason, **more)}
 
 
@@ -61,7 +62,7 @@ def _off(name: str, reason: str) -> dict[str, Key]:
 
 
 def _several_views(section: str, reason: str, **more: Any) -> dict[str, Key]:
-    """The group of keys for several views of an image at test, which the original has three times."""
+    """The keys for several views of an image in a test; the original has this group three times."""
     group = {"H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "SCALE_SIZE_DEP": False}
     return {
         **_off(f"{section}.ENABLED", reason),
@@ -76,20 +77,20 @@ def _weights(path: str, values: dict[str, Any]) -> str:
 
 
 _WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
-_MASKS = "masks are not there"
-_KEYPOINTS = "keypoints are not there"
-_RETINANET = "RetinaNet is not there"
-_RFCN = "R-FCN is not there"
-_VIEWS = "several views of an image at test are not there"
-_PROPOSALS = "proposals are the RPN's; Fast R-CNN on precomputed ones is not there"
+_MASKS = "masks are not supported"
+_KEYPOINTS = "keypoints are not supported"
+_RETINANET = "RetinaNet is not supported"
+_RFCN = "R-FCN is not supported"
+_VIEWS = "several views of an image at test are not supported"
+_PROPOSALS = "proposals come from the RPN; Fast R-CNN on precomputed ones is not supported"
 _ONE_MODEL = "Faster R-CNN with FPN, trained end to end, is the only model"
-_BODY = "FPN bodies are the only ones; C4 and P2only are not there"
-_HEAD = "the head of two layers is the only one; heads of convolutions and res5 are not there"
-_NOT_END_TO_END = "nor does the original's end-to-end training read it"
+_BODY = "only bodies with FPN are supported, not C4 and P2only"
+_HEAD = "only the head of two layers is supported, not heads of convolutions and res5"
+_NOT_END_TO_END = "the original's end-to-end training does not read it, either"
 _INFERRED = "the original sets it itself"
 _POLICY = "the original's training script always follows SOLVER.STEPS and SOLVER.GAMMA"
-_POOLING = "of an older way of pooling"
-_NOTHING = "there is nothing like it here"
+_POOLING = "it belongs to an older method of pooling"
+_NOTHING = "it has no counterpart here"
 
 KEYS: dict[str, Key] = {
     "TRAIN.DATASETS": Key(
@@ -97,7 +98,7 @@ KEYS: dict[str, Key] = {
         "train.datasets",
         lambda names, _: names or None,
         element=str,
-        reason="ours where empty: there, --dataset names them",
+        reason="empty: our default; the original takes it from --dataset",
     ),
     **_same("TRAIN", SCALES=(600,), MAX_SIZE=1000, IMS_PER_BATCH=2, BATCH_SIZE_PER_IM=64, USE_FLIPPED=True),
     **_same("TRAIN", FG_FRACTION=0.25, FG_THRESH=0.5, BG_THRESH_HI=0.5, BG_THRESH_LO=0.0, GT_MIN_AREA=-1.0),
@@ -108,7 +109,7 @@ KEYS: dict[str, Key] = {
         20000,
         "checkpoint.every",
         lambda period, values: max(1, period // max(1, values["NUM_GPUS"])),
-        reason="divided by `NUM_GPUS`, as there",
+        reason="divided by `NUM_GPUS`, as in the original",
     ),
     **_idle("TRAIN", "acts on precomputed proposals only, in the original, too", CROWD_FILTER_THRESH=0.7),
     **_must("TRAIN.PROPOSAL_FILES", (), ((),), _PROPOSALS, element=str),
@@ -118,16 +119,16 @@ KEYS: dict[str, Key] = {
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_NORMALIZE_STDS=(0.1, 0.1, 0.2, 0.2)),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_INSIDE_WEIGHTS=(1.0, 1.0, 1.0, 1.0)),
     **_idle("TRAIN", "a batch always has one shape, that of its bucket", ASPECT_GROUPING=True),
-    **_off("TRAIN.ASPECT_CROPPING", "cropping to another aspect ratio is not there"),
-    **_idle("TRAIN", "of TRAIN.ASPECT_CROPPING, which is off", ASPECT_HI=2.0, ASPECT_LO=0.5),
-    **_off("TRAIN.FREEZE_CONV_BODY", "to freeze the pyramid is not there; RESNETS.FREEZE_AT: 5 freezes the ResNet"),
+    **_off("TRAIN.ASPECT_CROPPING", "cropping to another aspect ratio is not supported"),
+    **_idle("TRAIN", "it belongs to TRAIN.ASPECT_CROPPING, which is off", ASPECT_HI=2.0, ASPECT_LO=0.5),
+    **_off("TRAIN.FREEZE_CONV_BODY", "freezing the pyramid is not supported; RESNETS.FREEZE_AT: 5 freezes the ResNet"),
     "DATA_LOADER.NUM_THREADS": Key(4, "data.threads"),
     "TEST.DATASETS": Key(
         (),
         "test.datasets",
         lambda names, _: names or None,
         element=str,
-        reason="ours where empty: there, --dataset names them",
+        reason="empty: our default; the original takes it from --dataset",
     ),
     **_same("TEST", SCALE=600, MAX_SIZE=1000, NMS=0.3, DETECTIONS_PER_IM=100, SCORE_THRESH=0.05),
     **_same("TEST", RPN_NMS_THRESH=0.7, RPN_PRE_NMS_TOP_N=12000, RPN_POST_NMS_TOP_N=2000, RPN_MIN_SIZE=0),
@@ -147,8 +148,8 @@ KEYS: dict[str, Key] = {
     **_several_views("TEST.KPS_AUG", _KEYPOINTS, HEUR="HM_AVG", AREA_TH=180**2),
     **_must("MODEL.TYPE", "", ("", "generalized_rcnn"), _ONE_MODEL),
     "MODEL.CONV_BODY": Key("", "resnets.blocks", lambda name, _: BODIES[name], tuple(BODIES), _BODY),
-    **_idle("MODEL", "the annotation file says", NUM_CLASSES=-1),
-    # The RPN's two are no keys of the original, but one of its files sets them.
+    **_idle("MODEL", "the annotation file determines it", NUM_CLASSES=-1),
+    # The RPN's two keys do not exist in the original, but one of its files sets them.
     **_same("MODEL", LOSS_TYPE="smooth_l1", LOSS_BBOX_WEIGHT=1.0, RPN_LOSS_TYPE="smooth_l1", RPN_LOSS_BBOX_WEIGHT=1.0),
     **_same("MODEL", CLS_AGNOSTIC_BBOX_REG=False),
     "MODEL.BBOX_REG_WEIGHTS": Key((10.0, 10.0, 5.0, 5.0), "model.bbox_reg_weights", count=4),
@@ -176,11 +177,11 @@ KEYS: dict[str, Key] = {
     **_must("FAST_RCNN.ROI_BOX_HEAD", "", ("fast_rcnn_heads.roi_2mlp_head",), _HEAD),
     **_same("FAST_RCNN", MLP_HEAD_DIM=1024, ROI_XFORM_RESOLUTION=14, ROI_XFORM_SAMPLING_RATIO=0),
     **_idle("FAST_RCNN", _HEAD, CONV_HEAD_DIM=256, NUM_STACKED_CONVS=4),
-    **_must("FAST_RCNN.ROI_XFORM_METHOD", "RoIPoolF", ("RoIAlign",), "RoIPool and RoICrop are not there"),
-    **_must("RPN.CLS_ACTIVATION", "sigmoid", ("sigmoid",), "an RPN with softmax is not there"),
+    **_must("FAST_RCNN.ROI_XFORM_METHOD", "RoIPoolF", ("RoIAlign",), "RoIPool and RoICrop are not supported"),
+    **_must("RPN.CLS_ACTIVATION", "sigmoid", ("sigmoid",), "an RPN with softmax is not supported"),
     **_idle("RPN", _INFERRED, RPN_ON=False),
-    **_idle("RPN", "of an RPN without FPN", OUT_DIM_AS_IN_DIM=True, OUT_DIM=512, SIZES=(64, 128, 256, 512), STRIDE=16),
-    **_idle("RPN", "of an RPN without FPN", ASPECT_RATIOS=(0.5, 1.0, 2.0)),
+    **_idle("RPN", "read without FPN only", OUT_DIM_AS_IN_DIM=True, OUT_DIM=512, SIZES=(64, 128, 256, 512), STRIDE=16),
+    **_idle("RPN", "read without FPN only", ASPECT_RATIOS=(0.5, 1.0, 2.0)),
     **_must("FPN.FPN_ON", False, (True,), _ONE_MODEL),
     **_must("FPN.MULTILEVEL_ROIS", False, (True,), _ONE_MODEL),
     **_must("FPN.MULTILEVEL_RPN", False, (True,), _ONE_MODEL),
@@ -192,7 +193,7 @@ KEYS: dict[str, Key] = {
     **_must("FPN.RPN_MAX_LEVEL", 6, (6,), "anchors lie on P2 to P6"),
     **_idle("FPN", _INFERRED, RPN_COLLECT_SCALE=1.0),
     **_off("FPN.EXTRA_CONV_LEVELS", _RETINANET),
-    **_off("FPN.ZERO_INIT_LATERAL", "lateral connections that start at zero are not there"),
+    **_off("FPN.ZERO_INIT_LATERAL", "lateral connections that start at zero are not supported"),
     **_idle("MRCNN", _MASKS, ROI_MASK_HEAD="", RESOLUTION=14, ROI_XFORM_METHOD="RoIAlign", ROI_XFORM_RESOLUTION=7),
     **_idle("MRCNN", _MASKS, ROI_XFORM_SAMPLING_RATIO=0, DIM_REDUCED=256, DILATION=2, UPSAMPLE_RATIO=1),
     **_idle("MRCNN", _MASKS, USE_FC_OUTPUT=False, CONV_INIT="GaussianFill", CLS_SPECIFIC_MASK=True),
@@ -209,21 +210,21 @@ KEYS: dict[str, Key] = {
         "RESNETS.TRANS_FUNC",
         "bottleneck_transformation",
         ("bottleneck_transformation", "bottleneck_gn_transformation"),
-        "other bottlenecks are not there",
+        "other bottlenecks are not supported",
     ),
-    **_must("RESNETS.STEM_FUNC", "basic_bn_stem", ("basic_bn_stem", "basic_gn_stem"), "other stems are not there"),
+    **_must("RESNETS.STEM_FUNC", "basic_bn_stem", ("basic_bn_stem", "basic_gn_stem"), "other stems are not supported"),
     **_must(
         "RESNETS.SHORTCUT_FUNC",
         "basic_bn_shortcut",
         ("basic_bn_shortcut", "basic_gn_shortcut"),
-        "other shortcuts are not there",
+        "other shortcuts are not supported",
     ),
-    **_must("RESNETS.RES5_DILATION", 1, (1,), "a dilated res5 is not there"),
+    **_must("RESNETS.RES5_DILATION", 1, (1,), "a dilated res5 is not supported"),
     _WEIGHTS: Key("", _WEIGHTS.lower(), _weights, reason="a relative path: see above"),
     **_same("GROUP_NORM", DIM_PER_GP=-1, NUM_GROUPS=32, EPSILON=1e-5),
     **_same("", NUM_GPUS=1, RNG_SEED=17),
     "PIXEL_MEANS": Key((102.9801, 115.9465, 122.7717), "pixel_means", count=3),
-    "DATA_DIR": Key("data", "data.root", lambda folder, _: f"{folder.rstrip('/')}/coco", reason="its folder `coco`"),
+    "DATA_DIR": Key("data", "data.root", lambda folder, _: f"{folder.rstrip('/')}/coco", reason="`coco` is appended"),
     "ROOT_DIR": Key("", reason=f"the folder of a relative {_WEIGHTS}", decides=_WEIGHTS),
     **_must("BBOX_XFORM_CLIP", math.log(1000 / 16), (math.log(1000 / 16),), "it is the logarithm of 1000 / 16"),
     **_idle("", "--workdir names the folder", OUTPUT_DIR="Outputs"),
@@ -237,7 +238,7 @@ KEYS: dict[str, Key] = {
 
 
 def answer(name: str) -> str | None:
-    """What to say of the original's name of an option that has another one, or none, here; None: it is no such name."""
+    """The message for a name of the original that differs or is missing here; None for any other name."""
     key = KEYS.get(name.upper())
     if key is None:
         return None

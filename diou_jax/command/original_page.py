@@ -1,4 +1,4 @@
-"""docs/original_configs.md from the table of keys; ``python -m diou_jax.command.original_page`` prints it."""
+"""Generates docs/original_configs.md from the table of keys; ``python -m diou_jax.command.original_page`` prints it."""
 
 from diou_jax.command.original_keys import KEYS, Key
 
@@ -10,18 +10,17 @@ python main.py --config path/to/e2e_faster_rcnn_R-50-FPN_ciou_1x.yaml --config.s
 
 reads a YAML file of the original as a config.
 
-- A key that the file leaves out has the original's global default, which is not always that of `configs/base.py`:
-  a file without `TRAIN.SCALES` trains at 600 pixels. Options that the original does not know have ours.
-- Types are the original's: `(800,)` is a tuple and `1e-4` a number, though YAML takes both for texts. Lists are tuples,
-  a whole number may stand for a number with a fraction, and `9e4` for a whole number.
-- A key that the original does not know, a value of another type and a value that is not there, such as masks, are
-  refused by name. Keys without effect are listed when the program starts.
-- A relative `RESNETS.IMAGENET_PRETRAINED_WEIGHTS` is a path below `ROOT_DIR` where the file sets it; else it is looked
-  for here and below the folders above the file, of which the original's root is one.
-- With GroupNorm `RESNETS.FREEZE_AT` stays 2, the original's default, where `configs/base.py` trains everything.
+- A key that the file leaves out has the original's global default, which may differ from that of `configs/base.py`:
+  a file without `TRAIN.SCALES` trains at 600 pixels. Options that the original does not have keep our defaults.
+- Types are read as in the original: `(800,)` is a tuple and `1e-4` a number, although YAML takes both for texts. Lists
+  become tuples, a whole number may stand for a number with a fraction, and `9e4` for a whole number.
+- The program refuses keys that the original does not have, values of another type and unsupported values, such as
+  masks, and names them. It lists keys without effect when it starts.
+- A relative `RESNETS.IMAGENET_PRETRAINED_WEIGHTS` is a path below `ROOT_DIR` if the file sets that; else it is searched
+  in the current folder and in the folders above the file, to which the original's root belongs.
+- With GroupNorm `RESNETS.FREEZE_AT` stays 2, the original's default, whereas `configs/base.py` trains everything.
 
-This page is printed by `python -m diou_jax.command.original_page`; its tables are those of
-`diou_jax/command/original_keys.py`.
+`python -m diou_jax.command.original_page` prints this page from the tables in `diou_jax/command/original_keys.py`.
 """
 
 
@@ -30,12 +29,12 @@ def page() -> str:
     lines = [HEAD, "## Keys that set an option", "", "| Key | Original's default | Option | |", "|---|---|---|---|"]
     options = {name: key for name, key in KEYS.items() if key.option and not key.only}
     lines += [f"| `{name}` | `{key.default!r}` | `{key.option}` | {key.reason} |" for name, key in options.items()]
-    lines += ["", "## Keys with few values", "", "Other values are refused: the original's default, too.", ""]
+    lines += ["", "## Keys with few values", "", "Other values are refused, even the original's default.", ""]
     lines += ["| Key | Original's default | Values | Why |", "|---|---|---|---|"]
     few = {name: key for name, key in KEYS.items() if key.only}
     lines += [f"| `{name}` | `{key.default!r}` | {_values(key)} | {_why(key)} |" for name, key in few.items()]
-    lines += ["", "The functions of `RESNETS` and `RESNETS.USE_GN` all say GroupNorm, or none of them does.", ""]
-    lines += ["## Keys that another one reads", "", "| Key | Read for | |", "|---|---|---|"]
+    lines += ["", "Either all functions of `RESNETS` and `RESNETS.USE_GN` choose GroupNorm, or none does.", ""]
+    lines += ["## Keys that change the meaning of another", "", "| Key | Read for | |", "|---|---|---|"]
     read = {name: key for name, key in KEYS.items() if key.decides}
     lines += [f"| `{name}` | `{key.decides}` | {key.reason} |" for name, key in read.items()]
     lines += ["", "## Keys without effect", "", "| Keys | Why |", "|---|---|"]

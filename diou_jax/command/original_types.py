@@ -1,4 +1,4 @@
-"""The type rules of the original's config, which reads tuples and numbers from texts."""
+"""The types of the original's config, which reads tuples and numbers from texts."""
 
 import ast
 import contextlib
@@ -13,17 +13,17 @@ _EXAMPLES = {int: "(0, 60000, 80000)", float: "(0.5, 1.0)", str: "('coco_2017_va
 
 
 class OfAnotherTypeError(Exception):
-    """A value is not of its key's type. The message says of which type it must be."""
+    """A value has another type than its key; the message names the required type."""
 
 
 def read(value: Any, key: Key) -> Any:
-    """A value of the file in the type of the key's default.
+    """Converts a value of the file to the type of the key's default.
 
-    A text may hold a literal of Python: '(800,)' is a tuple, '1e-4' a number although YAML 1.1 takes it for a text.
-    Lists are tuples. Whole numbers are numbers, and numbers without a fraction are whole ones.
+    A text may hold a Python literal: '(800,)' is a tuple, and '1e-4' a number although YAML 1.1 takes it for a text.
+    Lists become tuples, whole numbers may stand for floats, and floats without a fraction for whole numbers.
 
     Raises:
-      OfAnotherTypeError: it is of no such type.
+      OfAnotherTypeError: if the value cannot be converted.
     """
     return _tuple(value, key) if isinstance(key.default, tuple) else _scalar(value, type(key.default))
 
@@ -61,7 +61,7 @@ def _scalar(value: Any, kind: type) -> Any:
 
 
 def _literal(value: Any) -> Any:
-    """What a text means as a literal of Python; the text where it is none; any other value as it is."""
+    """The value of a text that is a Python literal; any other text or value unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -72,7 +72,7 @@ def _literal(value: Any) -> Any:
 
 
 def _innermost(means: Any) -> Any:
-    """The numbers in the brackets that the original's array of shape (1, 1, 3) has around them."""
+    """The three numbers inside the brackets of the original's array of shape (1, 1, 3)."""
     for _ in range(2):
         if isinstance(means, list | tuple) and len(means) == 1:
             means = means[0]

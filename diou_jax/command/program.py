@@ -1,4 +1,4 @@
-"""The program: one call for what the command line asks for."""
+"""The program: parses the command line and runs the mode that it names."""
 
 import os
 import sys
@@ -10,16 +10,16 @@ from absl import flags, logging
 from diou_jax.command.arguments import Command, help_text, parse
 from diou_jax.errors import UserError
 
-# Seconds without a sign of life after which a process counts as gone, and the exit code of those that it leaves behind.
+# Seconds without a heartbeat after which a process counts as lost, and the exit code of the remaining processes.
 HEARTBEAT, LOST = 30, 3
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Does what the arguments ask for; ends the process with exit code 2 where they, or what they name, are wrong.
+    """Runs the command; if the arguments or the files that they name are faulty, exits with code 2.
 
     Args:
-      argv: the program's name and its arguments; None: those of the process.
+      argv: the program's name and its arguments; by default ``sys.argv``.
     """
     argv = sys.argv if argv is None else argv
     if HELP & set(argv[1:]):
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # orbax reports every file that it opens
-    flags.FLAGS(argv[:1])  # grain reads absl's flags, and wants them parsed
+    flags.FLAGS(argv[:1])  # grain reads absl's flags, which must be parsed before
     try:
         command = parse(argv[1:])
     except UserError as error:
@@ -48,7 +48,7 @@ def _fail(error: UserError):
 
 
 def _run(command: Command) -> None:
-    # Imported late, so that a mistyped option is answered at once.
+    # JAX is imported late, so that a mistyped option is reported at once.
     import jax
 
     from diou_jax.compilation import set_flags
@@ -76,7 +76,7 @@ def _run(command: Command) -> None:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(LOST)  # an orderly end would wait minutes for processes that are gone
+        os._exit(LOST)  # a regular exit would wait minutes for lost processes
 
 
 def _do(command: Command) -> None:

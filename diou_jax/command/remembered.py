@@ -1,4 +1,4 @@
-"""The config of a run that is there: the base of what is done with it, and how what is asked now differs."""
+"""The config of an existing run, which later commands start from, and the differences between both."""
 
 import pathlib
 from collections.abc import Collection, Mapping
@@ -24,7 +24,7 @@ SHAPES = (
     "fast_rcnn.roi_xform_resolution",
     "model.cls_agnostic_bbox_reg",
 )
-# And those for which parameters were learned: with other values they find something else.
+# These and the options for which the parameters were trained; with other values they give other results.
 NETWORK = (
     *SHAPES,
     "dtype",
@@ -40,22 +40,22 @@ NETWORK = (
     "fpn.mask_padding",
     "fast_rcnn.roi_xform_sampling_ratio",
 )
-# What else an evaluation or prediction follows.
+# Other options that change an evaluation or prediction.
 FOLLOWED = ("model", "test", "data.source", "data.root", "data.val_annotations", "data.buckets")
 
 
 def remembered(workdir: str) -> ConfigDict | None:
-    """The config of the run in `workdir`; options that are newer than the run have their defaults. None: no run."""
+    """The config of the run in `workdir`, with defaults for options newer than the run; None if there is no run."""
     if not pathlib.Path(workdir).is_dir():
         return None
-    from diou_jax.workdir.run_config import read_config  # late: it imports JAX
+    from diou_jax.workdir.run_config import read_config  # imported late, since it imports JAX
 
     stored = read_config(workdir)
     return None if stored is None else restore(stored)
 
 
 def restore(stored: Mapping[str, Any]) -> ConfigDict:
-    """A config from its JSON form: lists become tuples, whole numbers fractions where the option has them."""
+    """A config from its JSON form: lists become tuples, and whole numbers floats if the option is a float."""
     config = base.get_config()
     _fill(config, stored)
     return config
@@ -72,7 +72,7 @@ def _fill(config: ConfigDict, stored: Mapping[str, Any]) -> None:
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if value is None and default is not None:
-            del config[name]  # open: it has a type and no value
+            del config[name]  # an open option has a type but no value
             value = config_dict.placeholder(type(default))
         with config.ignore_type():
             config[name] = value
@@ -83,7 +83,7 @@ def _tuples(value: Any) -> Any:
 
 
 def check_shapes(run: ConfigDict, config: ConfigDict, workdir: str) -> None:
-    """Raises UserError where `config` is of a network whose parameters the run does not have."""
+    """Raises UserError if the network of `config` has other parameters than that of the run."""
     before, now = flatten(run), flatten(config)
     wrong = [f"{name}: {before[name]!r} in the run, {now[name]!r} here" for name in SHAPES if before[name] != now[name]]
     if wrong:
@@ -93,23 +93,23 @@ def check_shapes(run: ConfigDict, config: ConfigDict, workdir: str) -> None:
 def contradictions(
     run: ConfigDict, given: ConfigDict, *, file: str, explicit: Collection[str], workdir: str
 ) -> list[str]:
-    """Lines that name what a config file says otherwise than the run; the run's values hold.
+    """Lines that name the differences between a config file and the run, whose values are kept.
 
     Args:
       run: the config of the run.
-      given: the file's.
-      file: its name.
-      explicit: options that the command line decides; they are left out.
-      workdir: of the run.
+      given: the config of the file.
+      file: name of the file.
+      explicit: options that the command line sets; they are left out.
+      workdir: folder of the run.
 
     Raises:
-      UserError: an option of the network differs.
+      UserError: if an option of the network differs.
     """
     before, now = flatten(run), flatten(given)
     different = [
         name
         for name in sorted(before.keys() & now.keys())
-        # An option that the file leaves open, None, contradicts nothing.
+        # An option that the file leaves open (None) is no difference.
         if _tuples(now[name]) not in (None, before[name]) and not _below(name, explicit)
     ]
     network = [name for name in different if _below(name, NETWORK)]

@@ -1,4 +1,4 @@
-"""Images with boxes on their way from other formats to COCO json."""
+"""Annotated images, as the converter reads them from other formats before it writes COCO json."""
 
 import dataclasses
 import math
@@ -13,17 +13,17 @@ from diou_jax.errors import UserError
 
 SHOWN = 3  # unreadable annotations that the error line quotes
 
-# What folders and files of a split are called.
+# Names of folders and files, and the split they stand for.
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
-ALL = "all"  # the split of images that belong to none
+ALL = "all"  # the split of images that belong to no other
 
 IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """One object: its class's name; x, y, width and height in pixels as in COCO; whether it is a crowd there."""
+    """One object: name of its class; x, y, width and height in pixels, as in COCO; whether it becomes a crowd."""
 
     label: str
     xywh: tuple[float, float, float, float]
@@ -32,7 +32,7 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """One image: where it lies, its (width, height) in pixels, its boxes."""
+    """One image: its path, (width, height) in pixels and boxes."""
 
     path: pathlib.Path
     size: tuple[int, int]
@@ -41,16 +41,16 @@ class Annotated:
 
 @dataclasses.dataclass
 class Problems:
-    """Annotations that cannot be read, in the order found. `lines` holds one per annotation, with its file and line."""
+    """Unreadable annotations, in the order found; `lines` has a message for each, with file and line."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, line: str) -> None:
-        """Notes one."""
+        """Adds the message of one annotation."""
         self.lines.append(line)
 
     def refuse(self) -> None:
-        """Raises UserError with the first few, if there are any."""
+        """Raises a UserError with the first few messages, if there are any."""
         if self.lines:
             more = len(self.lines) - SHOWN
             others = f"; and {more} more" if more > 0 else ""
@@ -59,7 +59,7 @@ class Problems:
 
 @dataclasses.dataclass
 class Source:
-    """A folder's content.
+    """The images and classes of a folder.
 
     Attributes:
       splits: images by split.
@@ -73,7 +73,7 @@ class Source:
 
 
 def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """Regular files below a folder whose names end in one of `suffixes` in any case, sorted, hidden ones left out."""
+    """Sorted regular files below a folder with one of `suffixes`, in any case; hidden ones do not count."""
     found: list[pathlib.Path] = []
     visited: set[str] = set()
     for parent, folders, files in os.walk(os.fspath(folder), followlinks=True):
@@ -88,13 +88,13 @@ def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Pa
 
 
 def split_of(path: pathlib.Path, source: pathlib.Path) -> str:
-    """The split that a folder between `source` and the file `path` is named after, else `ALL`."""
+    """The split that the name of a folder between `source` and the file `path` stands for, else `ALL`."""
     parts = path.relative_to(source).parts[:-1]
     return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), ALL)
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A UTF-8 text file's content, without a byte order mark; raises UserError if it is none."""
+    """The content of a UTF-8 text file, without a byte order mark; raises UserError if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -104,7 +104,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def upright_size(path: pathlib.Path) -> tuple[int, int]:
-    """An image's (width, height) in pixels as viewers show it; raises BadImageError if its header cannot be read."""
+    """(width, height) in pixels of an image as viewers show it; raises BadImageError if its header cannot be read."""
     try:
         header = transforms.open_header(path.read_bytes(), str(path))
     except OSError as error:
@@ -114,12 +114,12 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
 
 
 def finite(box) -> bool:
-    """Whether all corners of a globox box are numbers."""
+    """Whether all corners of a globox box are finite."""
     return all(map(math.isfinite, box.ltrb))
 
 
 def library():
-    """The class BoundingBox of globox; raises UserError where it is not installed."""
+    """The class BoundingBox of globox; raises UserError if globox is not installed."""
     try:
         from globox import BoundingBox
     except ImportError:

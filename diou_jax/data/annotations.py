@@ -1,7 +1,7 @@
-"""COCO annotation files, read once for training and evaluation: which entries count, and why others do not.
+"""COCO annotation files, read once for training and evaluation: entries that count, and faults of all others.
 
-Values that say the same are the same, however a tool wrote them: 640.0 and ``"640"`` are 640, ``"17"`` is the image 17,
-null is missing, true is 1.
+Different spellings of a value are equal: 640.0 and ``"640"`` are 640, ``"17"`` is image 17, null counts as missing and
+true as 1.
 """
 
 import dataclasses
@@ -19,30 +19,30 @@ from diou_jax.data.dataset import Faults
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
 
-# Longer paths no system opens, and one of a million characters would take as much memory for each of the others.
+# Longer paths cannot be opened, and in numpy's array of names every one takes the memory of the longest.
 MAX_NAME = 1024
 
-# They would forge lines of the log, or cannot be printed at all.
+# Control characters, which could fake lines of the log, and surrogates, which cannot be printed.
 _UNSEEMLY = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 
-# So many digits no numbering has, and Python refuses to convert thousands of them.
+# No id has more digits, and Python refuses to convert thousands of them.
 _MAX_DIGITS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """The annotations that have a box, an image and a category, by column; M in all, in the file's order.
+    """The M annotations with a box, an image and a category, as columns in the order of the file.
 
     Attributes:
-      ids: M values, as the file has them; for messages.
+      ids: M ids as in the file, for messages.
       images: M keys of `Annotations.images`.
       categories: (M,) ints, keys of `Annotations.categories`.
       xywh: (M, 4) float64, finite.
-      areas: (M,) float64; the box's own where the file states none that is a number of at least 0.
-      crowd: (M,) bool.
-      ignored: (M,) bool, those with ``"ignore"``: left out of training, while COCOeval does not heed it.
+      areas: (M,) float64, the stated area, or that of the box if the file states no number of at least 0.
+      crowd: (M,) bool, the flag ``"iscrowd"``.
+      ignored: (M,) bool, the flag ``"ignore"``: such boxes are left out of training, while COCOeval counts them.
     """
 
     ids: list
@@ -56,15 +56,15 @@ class Boxes:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """What an annotation file says.
+    """The content of an annotation file.
 
     Attributes:
-      file: its path.
-      images: entries by `id_key`, in the file's order, the first where several have the same.
-      categories: names by rising id; those that several share are followed by the id.
-      boxes: what can count.
+      file: path of the file.
+      images: entries by `id_key`, in the order of the file; the first of several with the same id.
+      categories: names by ascending id; a name that several categories share is followed by the id.
+      boxes: the annotations that can count.
       annotated: whether the file has a list of annotations; COCO's test sets have none.
-      faults: what was left out.
+      faults: the entries that were left out.
     """
 
     file: str
@@ -76,7 +76,7 @@ class Annotations:
 
 
 def read(annotation_file: str | os.PathLike) -> Annotations:
-    """Reads a COCO annotation file; raises UserError where it is none, or lists no category."""
+    """Reads a COCO annotation file; raises UserError if it is not one or lists no category."""
     content = read_json(annotation_file)
     faults = Faults()
     categories = _categories(content["categories"], annotation_file, faults)
@@ -109,7 +109,7 @@ def read_json(annotation_file: str | os.PathLike) -> dict:
 
 
 def id_key(value) -> int | str | None:
-    """What an id is compared by: an integer where the value says one, else the string; None for what is no id."""
+    """The key by which ids are compared: an integer if the value states one, else the string; None if it is no id."""
     if type(value) is int:
         return value
     if isinstance(value, float) and value.is_integer():
@@ -120,13 +120,13 @@ def id_key(value) -> int | str | None:
 
 
 def id_rank(value: int | str) -> tuple:
-    """What ids are sorted by: integers before strings."""
+    """The key by which ids are sorted: integers before strings."""
     key = id_key(value)
     return isinstance(key, str), key
 
 
 def number(value) -> float | None:
-    """The number that a json value states, possibly not finite; None where it states none."""
+    """The number that a json value states, possibly not finite; None if it states no number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -136,13 +136,13 @@ def number(value) -> float | None:
 
 
 def whole(value) -> int | None:
-    """The integer that a json value states, or None."""
+    """The integer that a json value states; None if it states no integer."""
     stated = number(value)
     return int(stated) if stated is not None and stated.is_integer() else None
 
 
 def flag(value) -> bool | None:
-    """What a json value states as a flag, where missing is false; None where it states none."""
+    """A json value as a flag; a missing value is False; None if it states no flag."""
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
@@ -164,7 +164,7 @@ def refuse_names(images: Iterable[Mapping], annotation_file: str | os.PathLike) 
 
 
 def _stays_inside(image: Mapping) -> bool:
-    """Whether the image's name is a path that stays below its folder, read the POSIX and the Windows way."""
+    """Whether the image's name is a path that stays below its folder on POSIX and on Windows."""
     file_name = image.get("file_name")
     if not (isinstance(file_name, str) and 0 < len(file_name) <= MAX_NAME) or _UNSEEMLY.search(file_name):
         return False
@@ -235,7 +235,7 @@ def _numbers(box) -> list[float]:
 
 
 def _problem(entry, images, categories) -> tuple[str, str] | None:
-    """Why an annotation cannot count, as a kind and an example."""
+    """The fault for which an annotation cannot count, as a kind and an example; None if it can."""
     where = f"annotation {entry.get('id')!r}"
     if id_key(entry.get("image_id")) not in images:
         return "annotations of unknown images", f"{where}, image {entry.get('image_id')!r:.99}"

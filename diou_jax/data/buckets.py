@@ -1,8 +1,8 @@
-"""A handful of static input shapes, and which of them each image takes.
+"""Buckets: a few static input shapes, and the bucket of each image.
 
-A compiled step knows one shape. The original pads every minibatch to its largest image; here every image of a bucket is
-padded to the bucket, and a bucket costs one compilation. Images go by their size alone, so that neither the scale drawn
-for an image nor its neighbours change the shape.
+A compiled step has one input shape. The original pads every minibatch to its largest image; here every image of a
+bucket is padded to the bucket's shape, and a bucket costs one compilation. The size of an image alone decides its
+bucket, so that neither the scale drawn for it nor the other images of its batch change the shape.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ import numpy as np
 from diou_jax.data.transforms import image_scale, resized_size
 from diou_jax.errors import UserError
 
-# Long over short side of the shapes below the longest. Photographs are 4:3 or 3:2, the latter a little off where the
-# pixels did not divide. With COCO's images these two cost 4 % more pixels than padding each image by itself; a third
-# would save 1 %, without any it is 21 %.
+# Ratios of long to short side of the shapes below the longest. Photographs are 4:3 or 3:2; 1.51 leaves room for those
+# whose sides are rounded. On COCO's images these two cost 4 % more pixels than padding each image by itself; a third
+# ratio would save 1 %; without any it is 21 %.
 ASPECTS = (4 / 3, 1.51)
 
 
@@ -45,7 +45,7 @@ def round_up(size, multiple: int):
 
 
 def default_shapes(scales: Sequence[int], max_size: int, *, stride: int = 32) -> list[tuple[int, int]]:
-    """Input shapes, (height, width), one of which holds any image; lying and standing, a few lengths each."""
+    """Input shapes (height, width), landscape and portrait in a few lengths, of which one holds any image."""
     short = max(scales)
     longest = round_up(max(max_size, 1), stride)
     lengths = {min(round_up(round(short * aspect), stride), longest) for aspect in ASPECTS} | {longest}
@@ -54,7 +54,7 @@ def default_shapes(scales: Sequence[int], max_size: int, *, stride: int = 32) ->
 
 
 def largest_sizes(sizes: np.ndarray, *, scales: Sequence[int], max_size: int) -> np.ndarray:
-    """The largest that images of (n, 2) heights and widths become over all `scales`; (n, 2)."""
+    """The largest resized height and width over all `scales`, (n, 2), of images with (n, 2) heights and widths."""
     largest = np.zeros((len(sizes), 2), np.int64)
     for row, (height, width) in zip(largest, sizes.tolist()):
         for target in scales:
@@ -73,23 +73,23 @@ def make_buckets(
     stride: int = 32,
     canvas_limit: float = 2.0,
 ) -> tuple[tuple[Bucket, ...], np.ndarray]:
-    """The buckets that a data set needs, each image in the one of least area that holds it at every scale.
+    """The buckets that a data set needs; an image goes to the smallest one that holds it at every scale.
 
     Args:
-      heights: (N,) of the image files.
-      widths: (N,).
+      heights: (N,) heights of the image files.
+      widths: (N,) widths of the image files.
       scales: TRAIN.SCALES, or the test scale alone.
       max_size: TRAIN.MAX_SIZE.
-      shapes: inputs to use as they are; by default `default_shapes`, cut down to what the images in them need.
-      stride: of the coarsest pyramid level that the input must divide by, FPN.COARSEST_STRIDE.
-      canvas_limit: canvas over input, per side. The canvas holds the largest file of its bucket up to this limit;
-        larger ones are reduced on the host.
+      shapes: input shapes to use unchanged; by default `default_shapes`, each reduced to the size that its images need.
+      stride: FPN.COARSEST_STRIDE, which must divide the sides of an input shape.
+      canvas_limit: largest ratio of canvas to input, per side. Up to this limit the canvas holds the largest file of
+        its bucket; larger images are resized on the host.
 
     Returns:
-      The buckets that hold an image, and (N,) int32, each image's.
+      The buckets that hold an image, and each image's bucket, (N,) int32.
 
     Raises:
-      UserError: a shape is no multiple of `stride`, or an image fits none.
+      UserError: if `stride` does not divide a shape, or an image fits into none.
     """
     for shape in shapes:
         if len(shape) != 2 or min(shape) <= 0 or any(side % stride for side in shape):

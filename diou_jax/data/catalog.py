@@ -1,4 +1,4 @@
-"""The names of data sets, as the original's options have them, and where their files lie."""
+"""The names of data sets in the original's options, and the places of their files."""
 
 import os
 import pathlib
@@ -11,8 +11,8 @@ from diou_jax.data.division import divide
 from diou_jax.data.layouts import Layout
 from diou_jax.errors import UserError
 
-# Name: the annotation file's name, folder of images. minival and valminusminival divide val2014 in two; the files of
-# test sets hold no annotations, and their results are judged by COCO's server.
+# Name: name of the annotation file, folder of images. minival and valminusminival divide val2014 in two. The files of
+# test sets hold no annotations; COCO's server scores results on them.
 COCO = {
     "coco_2017_train": ("instances_train2017", "train2017"),
     "coco_2017_val": ("instances_val2017", "val2017"),
@@ -33,10 +33,10 @@ def paths(name: str, root: str | os.PathLike) -> tuple[str, str]:
 
     Args:
       name: a key of `COCO`, or the split of any COCO-format folder.
-      root: holds ``annotations/instances_<split>.json`` and ``images/<split>`` (or ``<split>``).
+      root: the folder with ``annotations/instances_<split>.json`` and ``images/<split>`` (or ``<split>``).
 
     Raises:
-      UserError: `name` is no plain name.
+      UserError: if `name` has other characters than those of a plain name.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"data set {name!r}: a name of letters, digits, '_', '-' and '.', such as coco_2017_train")
@@ -55,18 +55,18 @@ def load(
     val_share: float = 0.2,
     split_seed: int = 0,
 ) -> Dataset:
-    """The named data sets below `root`, read as one.
+    """Loads the named data sets below `root` and joins them.
 
     Args:
-      names: one or more, see `paths`; of a `layout`, its splits.
-      root: their folder.
+      names: one or more names, see `paths`; with a `layout`, names of its splits.
+      root: the folder of the data sets.
       min_area: TRAIN.GT_MIN_AREA.
-      layout: where files were found, of own data.
-      val_share: of the images that validate, where a layout has one json for all.
-      split_seed: chooses them.
+      layout: the files found in a folder of own data.
+      val_share: share of validation images where a layout has one json for all images.
+      split_seed: seed of the choice of validation images.
 
     Raises:
-      UserError: files are missing (the message says what to get), damaged, or their categories differ.
+      UserError: if files are missing (the message says how to get them) or damaged, or categories differ.
     """
     if isinstance(names, str) or not names:
         raise UserError(f"datasets = {names!r}: a tuple of one or more names, such as ('coco_2017_train',)")
@@ -94,7 +94,7 @@ def _load_part(name, layout, *, min_area, val_share, split_seed):
 
 
 def _missing(name, path, root):
-    """One line on how to get a file of data set `name` that does not exist."""
+    """The message for a missing file of data set `name`; it says how to get the file."""
     if name in COCO:
         file, images = COCO[name]
         archive = file if file.startswith("image_info_test") else f"annotations_trainval{file[-4:]}"

@@ -1,7 +1,7 @@
-"""A data set looked over before days are spent on it: everything wrong with its files and annotations, by name.
+"""Checks a data set before a long training: reports every fault of its files and annotations by name.
 
-What would be dropped, refused or replaced in training is a problem; what is converted without loss of ground truth, or
-may be meant, is a note.
+A problem is a fault for which training would drop, refuse or replace something. A note is an oddity that is converted
+without loss of ground truth or may be intended.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from diou_jax.data.dataset import BadImageError, Dataset, Faults, class_differen
 from diou_jax.errors import UserError
 from diou_jax.reporting.progress import images_progress
 
-# Images handed to the threads at once, so that an interrupt need not wait for all.
+# Images are handed to the threads in pieces of this size, so that an interrupt waits for one piece only.
 CHUNK = 512
 
-# What the names of files of each format end in.
+# Suffixes of file names by format.
 SUFFIXES = {
     "AVIF": (".avif",),
     "BMP": (".bmp", ".dib"),
@@ -40,14 +40,14 @@ EIGHT_BITS = ("BMP", "GIF", "JPEG", "MPO", "WEBP")
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What was found in one data set.
+    """The findings in one data set.
 
     Attributes:
-      name: of the data set.
-      images: how many it lists.
-      boxes: how many can be trained on or evaluated against.
-      problems: what is dropped, refused or replaced.
-      notes: what is converted, or may be meant.
+      name: name of the data set.
+      images: number of images that it lists.
+      boxes: number of boxes that count in training or evaluation.
+      problems: faults for which something is dropped, refused or replaced.
+      notes: oddities that are converted or may be intended.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def total(self) -> int:
-        """Problems over all data sets and kinds."""
+        """Number of problems over all data sets and kinds."""
         return sum(sum(section.problems.counts.values()) for section in self.sections)
 
     @property
@@ -74,7 +74,7 @@ class Report:
         return self.total == 0
 
     def text(self) -> str:
-        """For people: each kind with its count and its first cases, then the total."""
+        """The report for people: each kind with its count and first cases, then the total."""
         lines = []
         for section in self.sections:
             lines.append(f"{section.name}: {section.images} images, {section.boxes} boxes that count")
@@ -94,12 +94,12 @@ class Report:
 def check_datasets(
     datasets: Mapping[str, Callable[[], Dataset]], *, max_boxes: int = 128, threads: int | None = None
 ) -> Report:
-    """Reads and decodes every image as training does, and collects what is wrong instead of stopping at it.
+    """Reads and decodes every image as training does, and collects all faults instead of stopping at the first.
 
     Args:
-      datasets: what loads each data set, by a name for the report. One that raises UserError is a problem like others.
-      max_boxes: G.
-      threads: that decode at once; one for each core by default.
+      datasets: a function that loads the data set, by name in the report. If it raises UserError, that is a problem.
+      max_boxes: G, boxes per image that training keeps.
+      threads: number of decoding threads; by default one per core.
     """
     sections, first = [], None
     for name, load in datasets.items():
@@ -125,7 +125,7 @@ def check_datasets(
 
 
 def check_dataset(dataset: Dataset, *, name: str = "", max_boxes: int = 128, threads: int | None = None) -> Section:
-    """The section of one data set; arguments as `check_datasets`."""
+    """The section of one data set; arguments as in `check_datasets`."""
     section = Section(name or dataset.name, len(dataset), len(dataset.records.boxes))
     section.problems.merge(dataset.faults)
     section.notes.merge(dataset.notes)
@@ -144,7 +144,7 @@ def check_dataset(dataset: Dataset, *, name: str = "", max_boxes: int = 128, thr
 
 
 def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, list[tuple[str, str]]]:
-    """What keeps an image from being read, if anything; and the notes on it, each with its kind."""
+    """The error that keeps an image from being read, or None; and the notes on it, as (kind, name of the image)."""
     name = dataset.image_name(index)
     height, width = int(dataset.records.heights[index]), int(dataset.records.widths[index])
     try:
@@ -160,7 +160,7 @@ def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, lis
 
 
 def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[int, int]) -> Iterator[str]:
-    """What becomes of an image that is not plain colours upright in 8 bits."""
+    """The conversions of an image that is not upright, in colour and of 8 bits; each as a kind of note."""
     suffix = os.path.splitext(name)[1].lower()
     assert header.format is not None  # it was read from a file
     if suffix and suffix not in SUFFIXES[header.format]:
@@ -187,7 +187,7 @@ def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[i
 
 
 def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> None:
-    """What the static number of boxes cannot hold, and images with nothing to learn from."""
+    """Adds images with more than `max_boxes` boxes to the problems, and images without a usable box to the notes."""
     records = dataset.records
     counts = np.diff(records.offsets)
     for index in np.flatnonzero(counts > max_boxes).tolist():

@@ -14,10 +14,10 @@ from diou_jax.data import annotations, transforms
 from diou_jax.data.dataset import BACKGROUND, EXAMPLES, BadImageError, Dataset, Faults, clean_boxes, make_records
 from diou_jax.errors import UserError
 
-# No image is larger once encoded, and a file is read whole.
+# Largest size of an encoded image; files are read whole.
 MAX_BYTES = 2**30
 
-# OpenCV decodes no longer sides.
+# Largest side that OpenCV decodes.
 MAX_SIDE = 2**20
 
 
@@ -25,8 +25,8 @@ MAX_SIDE = 2**20
 class FolderSource:
     """Image files below one folder; `names` are paths relative to it.
 
-    Links are followed wherever they lead, as no annotation file can make one. What is no file in the end, such as a
-    device or a pipe without an end, is not opened.
+    Links are followed anywhere, since an annotation file cannot create one. Only regular files are opened: a device or
+    a pipe may have no end.
     """
 
     folder: str
@@ -39,7 +39,7 @@ class FolderSource:
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[BinaryIO]:
-        """The file itself; raises BadImageError where it cannot be opened or read."""
+        """The open file; raises BadImageError if it cannot be opened or read."""
         path = self.name(index)
         try:
             status = os.stat(path)
@@ -63,20 +63,20 @@ class FolderSource:
 def load(
     annotation_file: str | os.PathLike, image_folder: str | os.PathLike, *, name: str = "", min_area: float = -1.0
 ) -> Dataset:
-    """Reads a COCO-format data set, its images in the order of their ids.
+    """Reads a COCO-format data set; images are ordered by id.
 
-    Ground truth is cleaned as the original cleans it: what is marked ``"ignore": 1``, has a json area of 0 or below
-    `min_area`, or no extent inside its image is left out; crowds stay, flagged. Whatever else is odd is left out as
-    well, counted in `Dataset.faults` and reported once in the log. Ids may be any integers; image ids also strings.
+    Ground truth is cleaned as in the original: annotations with ``"ignore": 1``, with an area of 0 or below `min_area`
+    in the json, or without area inside their image are left out; crowds stay, flagged. Other faulty annotations are
+    left out as well, counted in `Dataset.faults` and logged once. Ids may be any integers; image ids also strings.
 
     Args:
       annotation_file: json with ``images``, ``annotations`` and ``categories``.
-      image_folder: what the ``file_name`` of an image is relative to.
-      name: for messages; the annotation file's own by default.
+      image_folder: the folder to which the ``file_name`` of an image is relative.
+      name: name of the data set in messages; by default the path of the annotation file.
       min_area: TRAIN.GT_MIN_AREA.
 
     Raises:
-      UserError: a path does not exist, the file is not COCO json, or an image's name leads out of the folder.
+      UserError: if a path does not exist, the file is not COCO json, or an image's name leads out of the folder.
     """
     if not os.path.isdir(image_folder):
         raise UserError(f"{image_folder}: this folder of images does not exist; data.root must lead to it")
@@ -92,7 +92,7 @@ def load(
     keys = sorted(sizes, key=annotations.id_rank)
     heights, widths = np.array([sizes[key] for key in keys], np.int32).T
     rows, classes, crowd, boxes = _ground_truth(read, keys, heights, widths, min_area, faults)
-    # Stable, so that an image's boxes keep the file's order.
+    # A stable sort keeps the boxes of an image in the order of the file.
     order = np.argsort(rows, kind="stable")
     ends = np.searchsorted(rows[order], np.arange(1, len(keys)))
     columns = [np.split(column[order], ends) for column in (boxes, classes, crowd)]
@@ -111,14 +111,14 @@ def load(
 
 
 def _stated_id(image) -> int | str:
-    """An image's id as the file has it, so that results fit the file; 17.0 is 17."""
+    """The id of an image as in the file, so that results refer to it; 17.0 becomes 17."""
     key = annotations.id_key(image["id"])
     assert key is not None  # images without an id are left out when the file is read
     return image["id"] if isinstance(image["id"], str) else key
 
 
 def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[int | str, tuple[int, int]]:
-    """Height and width of the images by their keys; of those that state none, from their files."""
+    """Height and width of the images by key; where the json states none, those of the image files."""
     sizes: dict[int | str, tuple[int, int]] = {}
     unknown = []
     for key, image in images.items():
@@ -141,14 +141,14 @@ def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[
 
 
 def _file_size(source: FolderSource, index: int) -> tuple[int, int] | BadImageError:
-    """Height and width of an image file as a viewer shows it, or why there is none."""
+    """Height and width of an image file as a viewer shows it, or the error if it cannot be read."""
     name = source.name(index)
     try:
         with source.open(index) as file:
             header = transforms.open_header(file, name)
             if transforms.orientation(header) < 5:
                 return header.height, header.width
-        # Whether the turn is made is the decoder's decision.
+        # The decoder decides whether it turns the image as the metadata say.
         return transforms.decode_upright(source.read(index), name).shape[:2]
     except BadImageError as error:
         return error

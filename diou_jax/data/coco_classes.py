@@ -1,4 +1,4 @@
-"""COCO's 80 categories, for weights that come without their names."""
+"""COCO's 80 categories, for weights whose files do not name their classes."""
 
 from diou_jax.data.dataset import BACKGROUND
 

@@ -2,8 +2,8 @@
 
 python -m diou_jax.data.convert VOCdevkit/VOC2007 data/voc
 
-TARGET/annotations/instances_<split>.json and TARGET/images/<split> are made. Images become hard links, which take no
-space and outlive SOURCE, or copies where the file system has no links. The optional globox reads the boxes.
+It writes TARGET/annotations/instances_<split>.json and TARGET/images/<split>. Images become hard links, which take no
+space and outlive SOURCE, or copies if the file system has no links. Boxes are read by the optional package globox.
 """
 
 import argparse
@@ -23,22 +23,24 @@ from diou_jax.errors import UserError
 
 FORMATS = {"voc": voc, "yolo": yolo}
 
-DIGITS = 6  # after the point, in pixels; shares times sides have noise after the twelfth
+DIGITS = 6  # decimal places of coordinates in pixels; the products of shares and sides are exact to about twelve
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = "auto") -> list[str]:
-    """Writes ``annotations/instances_<split>.json`` and ``images/<split>`` below `target`, all or no json.
+    """Writes ``annotations/instances_<split>.json`` and ``images/<split>`` below `target`.
+
+    No json is written before all annotations are read and all images are in place.
 
     Args:
-      source: see `voc.read` and `yolo.read`; not changed.
-      target: a folder outside `source` that has no such json yet; made if need be.
+      source: a folder as in `voc.read` and `yolo.read`; it stays unchanged.
+      target: a folder outside `source` without such json files; it is made if missing.
       format: voc, yolo or auto.
 
     Returns:
-      Lines on what was written and what was odd.
+      Lines that list the written files and the oddities.
 
     Raises:
-      UserError: there is nothing to convert, an annotation cannot be read, or `target` is in use.
+      UserError: if there is nothing to convert, an annotation cannot be read, or `target` is in use.
     """
     library()
     source, target = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
@@ -73,10 +75,10 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
 
 
 def to_coco(images: Mapping[str, Annotated], classes: Mapping[str, int]) -> dict:
-    """A COCO json's content.
+    """The content of a COCO json.
 
     Args:
-      images: by file name. Image ids count from 1 in this order, as do the boxes' (pycocotools takes 0 for "none").
+      images: images by file name. Ids of images and boxes count from 1 in this order (pycocotools takes 0 for "none").
       classes: category id by name.
     """
     content = {
@@ -115,14 +117,14 @@ def _format(source, format):
 
 
 def _names(images: Sequence[Annotated]) -> dict[str, Annotated]:
-    """The images by what their paths do not share, in this order."""
+    """The images by their paths relative to the common folder, sorted."""
     common = os.path.commonpath([image.path.parent.absolute() for image in images])
     named = {pathlib.Path(os.path.relpath(image.path.absolute(), common)).as_posix(): image for image in images}
     return dict(sorted(named.items()))
 
 
 def _place(split, images, folder):
-    """Puts the image files below `folder`; those that an interrupted conversion left there stay."""
+    """Puts the image files below `folder`; files that an interrupted conversion put there are kept."""
     for file_name, image in tqdm(images.items(), desc=f"images/{split}", leave=False):
         goal, origin = folder / file_name, image.path.resolve()
         try:
@@ -162,10 +164,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; exits with code 2 after one line on a user's mistake."""
+    """The command; a user's mistake prints one line and exits with code 2."""
     parser = _Parser(prog="python -m diou_jax.data.convert", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="SOURCE", help="a Pascal VOC or YOLO folder, left as it is")
-    parser.add_argument("target", metavar="TARGET", help="the folder that annotations/ and images/ are made in")
+    parser.add_argument("target", metavar="TARGET", help="the folder in which annotations/ and images/ are made")
     parser.add_argument("--format", choices=("voc", "yolo", "auto"), default="auto")
     try:
         options = parser.parse_args(arguments)

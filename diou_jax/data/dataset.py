@@ -1,7 +1,7 @@
-"""What every data set is, wherever it comes from: a table of ground truth and a source of image files.
+"""A data set of any origin: a table of ground truth and a source of image files.
 
-`diou_jax.data.coco`, `tfds` and `shapes` make a `Dataset`; schedule, loader and evaluation know nothing else. It is
-plain arrays, so that handing it to a worker process costs one copy of them and no Python object per box.
+`diou_jax.data.coco` and `tfds` make a `Dataset`, and schedule, loader and evaluation use nothing else. It consists of
+plain arrays, so that a worker process gets it by one copy of these, without a Python object per box.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ BACKGROUND = "__background__"
 
 
 class BadImageError(UserError):
-    """An image file that is missing, cannot be decoded or is not what the annotations say it is.
+    """An image file that is missing, cannot be decoded or contradicts the annotations.
 
     Attributes:
-      kind: which of these, a plural noun phrase to count such files by.
+      kind: the kind of fault, a plural noun phrase by which such files are counted.
     """
 
     def __init__(self, message: str, kind: str = "image files that cannot be read"):
@@ -30,16 +30,16 @@ class BadImageError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """The ground truth of N images, M boxes in all, by column; image i owns the rows offsets[i] to offsets[i + 1].
+    """The ground truth of N images, M boxes in all, as columns; image i has the rows offsets[i] to offsets[i + 1] - 1.
 
     Attributes:
-      image_ids: (N,) int64, or object where an id is a string or exceeds 64 bits; as the annotations have them.
-      heights: (N,) int32, of the image file.
-      widths: (N,) int32.
+      image_ids: (N,) the ids of the annotation file, int64, or object where an id is a string or exceeds 64 bits.
+      heights: (N,) int32, heights of the image files.
+      widths: (N,) int32, widths of the image files.
       offsets: (N + 1,) int64.
       boxes: (M, 4) float32, x1, y1, x2, y2 in inclusive pixels of the image file.
       classes: (M,) int32, 1 to K - 1.
-      crowd: (M,) bool.
+      crowd: (M,) bool, True for a region of many objects.
     """
 
     image_ids: np.ndarray
@@ -60,25 +60,25 @@ class Records:
 
 
 class Source(Protocol):
-    """Where image files come from; picklable, as every worker process gets a copy."""
+    """A source of image files; it can be pickled, since every worker process gets a copy."""
 
     def read(self, index: int) -> bytes:
-        """The bytes of image `index`, still encoded; raises BadImageError, naming the file, where there are none."""
+        """The encoded bytes of image `index`; raises BadImageError, which names the file, if it cannot be read."""
 
     def name(self, index: int) -> str:
-        """What messages call the file."""
+        """The name of the file in messages."""
 
 
-# How many cases of each kind of fault are kept by name.
+# The largest number of examples that are kept of each kind of fault.
 EXAMPLES = 10
 
 
 @dataclasses.dataclass
 class Faults:
-    """What was wrong in a data set.
+    """The faults that were found in a data set.
 
     Attributes:
-      counts: how often, by kind.
+      counts: number of faults by kind.
       examples: the first cases of each kind, at most `EXAMPLES`.
     """
 
@@ -86,7 +86,7 @@ class Faults:
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add(self, kind: str, *examples: str, count: int | None = None) -> None:
-        """Counts `count` faults of a `kind`, a plural noun phrase; by default as many as there are `examples`."""
+        """Adds `count` faults of a `kind`, a plural noun phrase; by default as many as there are `examples`."""
         count = len(examples) if count is None else count
         if count:
             self.counts[kind] = self.counts.get(kind, 0) + count
@@ -94,12 +94,12 @@ class Faults:
             kept += examples[: EXAMPLES - len(kept)]
 
     def merge(self, other: "Faults") -> None:
-        """Adds another's."""
+        """Adds the faults of `other`."""
         for kind, count in other.counts.items():
             self.add(kind, *other.examples[kind], count=count)
 
     def report(self, name: str) -> None:
-        """One warning in the log for each kind found in the data set `name`."""
+        """Logs one warning per kind of fault; `name` is the data set's."""
         for kind, count in self.counts.items():
             logging.warning("%s: %d %s, the first: %s", name, count, kind, self.examples[kind][0])
 
@@ -109,15 +109,15 @@ class Dataset:
     """N images with ground truth.
 
     Attributes:
-      name: what messages call it.
+      name: the data set's name in messages.
       records: the ground truth.
-      source: the image files, in the records' order.
-      class_names: K names, `BACKGROUND` first, then by rising category id.
-      category_ids: K ids by class, as in the annotation file; the background's is -1.
+      source: the image files, in the order of the records.
+      class_names: K names, `BACKGROUND` first, the others by ascending category id.
+      category_ids: K category ids of the annotation file, by class; -1 for the background.
       annotation_files: COCO json files to evaluate against; several where data sets were joined, none if unknown.
       annotated: whether there is ground truth at all; COCO's test sets have none.
-      faults: what was dropped.
-      notes: what was mended without loss.
+      faults: annotations and images that were dropped.
+      notes: oddities that were mended without loss.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Dataset:
         return self.source.read(index)
 
     def image_name(self, index: int) -> str:
-        """What messages call the file of image `index`."""
+        """The name of image `index` in messages."""
         return self.source.name(index)
 
 
@@ -150,7 +150,7 @@ def make_records(
 ) -> Records:
     """Packs N images, each with boxes (n, 4), classes (n,) and crowd flags (n,), into a table."""
     boxes, classes, crowd = zip(*annotations, strict=True) if len(annotations) else ((), (), ())
-    # The empty array leads, so that a data set without a box still has columns of the right shape.
+    # An empty array comes first, so that a data set without boxes has columns of the right shape, too.
     return Records(
         image_ids=id_column(image_ids),
         heights=np.asarray(heights, np.int32),
@@ -163,7 +163,7 @@ def make_records(
 
 
 def id_column(image_ids: Sequence[int | str]) -> np.ndarray:
-    """Ids as int64 where all of them are such integers, else as they are in an object array."""
+    """Ids as an int64 array if all of them are integers of 64 bits, else unchanged in an object array."""
     if all(isinstance(i, (int, np.integer)) and -(2**63) <= i < 2**63 for i in image_ids):
         return np.asarray(image_ids, np.int64)
     column = np.empty(len(image_ids), object)
@@ -174,20 +174,21 @@ def id_column(image_ids: Sequence[int | str]) -> np.ndarray:
 def clean_boxes(
     xywh: np.ndarray, height: np.ndarray | int, width: np.ndarray | int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """The original's treatment of COCO boxes: to inclusive corners, clipped to the image, flat ones dropped.
+    """Converts COCO boxes to inclusive corners, clips them to the image and drops flat ones, as the original does.
 
     Args:
       xywh: (n, 4) float64, COCO's x, y, width, height.
-      height: of each box's image, (n,) or a scalar, in pixels.
-      width: likewise.
+      height: height of each box's image in pixels, (n,) or a scalar.
+      width: width of each box's image, likewise.
 
     Returns:
-      Boxes (n, 4) float32; keep (n,) bool, for those with x2 > x1 and y2 > y1; the dropped, (n,) bool by kind of fault.
+      Boxes (n, 4) float32; the mask of boxes to keep, (n,) bool, those with x2 > x1 and y2 > y1; and by kind of fault
+      the mask of dropped boxes, (n,) bool.
     """
     xywh = np.asarray(xywh, np.float64).reshape(-1, 4)
     finite = np.all(np.isfinite(xywh), axis=1)
     x, y, w, h = np.where(finite[:, None], xywh, 0).T
-    with np.errstate(over="ignore"):  # a sum of finite numbers that is not finite lies beyond any border
+    with np.errstate(over="ignore"):  # finite numbers whose sum overflows lie beyond any border
         right, bottom = x + w, y + h
         corners = np.stack([x, y, x + np.maximum(w - 1, 0), y + np.maximum(h - 1, 0)], 1)
     limit = np.stack(np.broadcast_arrays(width, height, width, height, x)[:4], 1) - 1
@@ -206,7 +207,7 @@ def clean_boxes(
 
 @dataclasses.dataclass(frozen=True)
 class JoinedSource:
-    """Several sources, one after the other; `starts` holds the first index of each."""
+    """Several sources in a row; `starts` holds the first index of each."""
 
     sources: tuple[Source, ...]
     starts: np.ndarray
@@ -223,7 +224,7 @@ class JoinedSource:
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """The data sets read as one, in the order given; raises UserError unless their classes agree."""
+    """Joins data sets in the given order; raises UserError unless their classes agree."""
     first, *others = datasets
     if not others:
         return first
@@ -265,10 +266,10 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
-    """The data set with its classes in the order of `class_names`, by name; its category ids stay its own.
+    """Reorders the classes of a data set to match `class_names`; its category ids move with them.
 
     Raises:
-      UserError: it has other classes; names those that are missing and those that are too many.
+      UserError: if its classes differ; the message names missing and surplus ones.
     """
     if difference := class_difference(class_names, dataset.class_names):
         raise UserError(
@@ -288,7 +289,7 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
 
 
 def class_difference(wanted: Sequence[str], found: Sequence[str]) -> str:
-    """Which names are in one list alone, in words; empty where both hold the same."""
+    """The names that are in only one of two lists, in words; empty if both hold the same."""
     parts = []
     for word, names in (
         ("without", [name for name in wanted if name not in found]),

@@ -1,4 +1,4 @@
-"""Divides a data set that comes as one into a training and a validation part."""
+"""Divides a data set without splits into a training and a validation part."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from diou_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SubsetSource:
-    """Some images of another source, `rows` of it."""
+    """The images `rows` of another source."""
 
     source: Source
     rows: np.ndarray
@@ -29,16 +29,16 @@ class SubsetSource:
 def divide(dataset: Dataset, *, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """The training and the validation part.
 
-    An image's place follows from its file's name and the seed, so that neither the order in the json nor the folder
-    matters, and images that are added later move few of the others.
+    The part of an image follows from its file name and the seed. So neither the order in the json nor the folder
+    matters, and images that are added later move few others to the other part.
 
     Args:
-      dataset: at least two images.
-      share: of the images that validate, 0 to 1; at least one image goes to either part.
-      seed: chooses among the divisions.
+      dataset: a data set of at least two images.
+      share: share of validation images, between 0 and 1; each part gets at least one image.
+      seed: seed of the division.
 
     Raises:
-      UserError: there are fewer than two images, or `share` leaves 0 to 1.
+      UserError: if there are fewer than two images, or `share` is not between 0 and 1.
     """
     if not 0 < share < 1:
         raise UserError(f"data.val_share={share!r}: it goes from 0 to 1, both excluded")
@@ -59,7 +59,7 @@ def subset(dataset: Dataset, rows: np.ndarray) -> Dataset:
     records = dataset.records
     counts = np.diff(records.offsets)[rows]
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    # Row by row, the positions of each image's boxes.
+    # Positions of the boxes in the old table, image by image.
     boxes = np.repeat(records.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
     return dataclasses.replace(
         dataset,

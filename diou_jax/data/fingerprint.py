@@ -1,4 +1,4 @@
-"""Telling whether a data set is the one that it was."""
+"""A fingerprint that tells whether a data set has changed."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from diou_jax.data.dataset import Dataset
 
 
 def fingerprint(dataset: Dataset) -> dict[str, int | str]:
-    """Numbers of images and boxes, and a digest of all ground truth in its order; no pixels, no paths. JSON values."""
+    """Numbers of images and boxes, and a digest of the ordered ground truth without pixels and paths; JSON values."""
     digest = hashlib.blake2b(digest_size=16)
     records = dataset.records
     for column in (records.heights, records.widths, records.offsets, records.boxes, records.classes, records.crowd):

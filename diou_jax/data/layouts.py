@@ -1,8 +1,8 @@
-"""Finds the annotation files and image folders of own data, whoever exported it.
+"""Finds the annotation files and image folders of own data, in the layouts of all common exporters.
 
-A json's split follows from its name, or from its folder's: ``annotations/instances_train.json``,
-``valid/_annotations.coco.json``, ``labels_test.json``. One whose name says no split holds all images, which are then
-divided (`diou_jax.data.division`). Its images are looked for where exporters put them, by the names in the json.
+The split of a json follows from its name or that of its folder: ``annotations/instances_train.json``,
+``valid/_annotations.coco.json``, ``labels_test.json``. A json without a split in its name holds all images, which are
+then divided (`diou_jax.data.division`). Images are searched by their names in the json where exporters put them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from diou_jax.data import annotations
 from diou_jax.errors import UserError
 
-# What exporters call the splits.
+# Exporters' names of the splits.
 ALIASES = {
     "train": "train",
     "training": "train",
@@ -25,16 +25,16 @@ ALIASES = {
     "testing": "test",
 }
 ALL = "all"
-# COCO's other json files, which lie beside the boxes, and results of ours.
+# Other json files of COCO that lie beside the boxes, and result files of this program.
 OTHER_TASKS = re.compile(r"^(captions|person_keypoints|stuff|panoptic|image_info|dataset_info|bbox_.*_results)")
-DEPTH = 3  # of folders below the root that are looked into
-SAMPLES = 20  # images of a json that are looked for in a folder
+DEPTH = 3  # levels of folders below the root that are searched
+SAMPLES = 20  # images of a json that are searched for in a folder
 CONVERTER = "python -m diou_jax.data.convert"
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One json with its images; `share` is "train" or "val" where the json is divided, else empty."""
+    """One json with its folder of images; `share` is "train" or "val" if the json is divided, else empty."""
 
     annotations: str
     images: str
@@ -50,16 +50,16 @@ class Layout:
 
 
 def find(root: str | os.PathLike, *, train: tuple[str, str] = ("", ""), val: tuple[str, str] = ("", "")) -> Layout:
-    """The parts of the data set below `root`.
+    """Finds the parts of the data set below `root`.
 
     Args:
-      root: the folder to look in.
-      train: annotation file and image folder that are given, each empty where it is to be found.
-      val: likewise. Without `val` one is found, or the training images are divided.
+      root: the folder to search.
+      train: annotation file and image folder of the training set; an empty one is searched for.
+      val: likewise for the validation set. If none is given or found, the training images are divided.
 
     Raises:
-      UserError: nothing is there, several files may be meant (the message lists them), or the folder holds annotations
-        of another kind, for which the message has the converter's command.
+      UserError: if nothing is found, several files fit (the message lists them), or the folder holds annotations in
+        another format (the message has the converter's command).
     """
     given = {name: pair for name, pair in (("train", train), ("val", val)) if pair[0]}
     for name, pair in (("train", train), ("val", val)):
@@ -99,7 +99,7 @@ def _described(parts):
 
 
 def _by_split(root: pathlib.Path, *, skip: Sequence[str] = ()) -> dict[str, pathlib.Path]:
-    """The one json of each split below `root`, but of those to `skip`."""
+    """The json of each split below `root`, except for the splits to `skip`."""
     if not root.is_dir():
         raise UserError(f"data.root: {root} is no folder; --config.data.root=FOLDER names the one with your data")
     found: dict[str, list[pathlib.Path]] = {}
@@ -126,7 +126,7 @@ def _by_split(root: pathlib.Path, *, skip: Sequence[str] = ()) -> dict[str, path
 
 
 def _preferred(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Those in COCO's form, and of them those named as COCO names boxes, where there are such."""
+    """The files in COCO's format; if some of them are named ``instances_*``, these alone."""
     files = [file for file in files if _is_coco(file)]
     return [file for file in files if file.name.startswith("instances_")] or files
 
@@ -140,7 +140,7 @@ def _is_coco(file):
 
 
 def split_of(file: pathlib.Path, root: pathlib.Path) -> str:
-    """A value of `ALIASES`, or `ALL`, by the words in the file's name or else in its folders' names below `root`."""
+    """The split named in the file's name or else in its folders' names below `root`; `ALL` if none is."""
     for part in (file.stem, *reversed(file.relative_to(root).parent.parts)):
         splits = {ALIASES[word] for word in re.findall("[a-z]+", part.lower()) if word in ALIASES}
         if len(splits) == 1:
@@ -149,7 +149,7 @@ def split_of(file: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def walk(root: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
-    """Files below `root` with one of the suffixes, sorted; hidden folders are passed over."""
+    """Sorted files below `root` with one of the suffixes; hidden files and folders are left out."""
     found = []
     for folder in _folders(root):
         with os.scandir(folder) as entries:
@@ -162,7 +162,7 @@ def walk(root: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
 
 
 def _folders(root: pathlib.Path) -> list[pathlib.Path]:
-    """`root` and the folders below it, `DEPTH` deep, sorted."""
+    """`root` and the folders up to `DEPTH` levels below it, sorted level by level."""
     found, level = [root], [root]
     for _ in range(DEPTH):
         level = sorted(child for folder in level for child in _children(folder))
@@ -179,7 +179,7 @@ def _children(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _images(file: pathlib.Path, split: str, root: pathlib.Path) -> str:
-    """The folder that holds most of the images that a json names."""
+    """The folder that holds the most images of a json, by a sample of their names."""
     images = annotations.read_json(file)["images"]
     annotations.refuse_names(images, file)
     names = [image["file_name"] for image in images[:: max(1, len(images) // SAMPLES)]]
@@ -202,7 +202,7 @@ def _images(file: pathlib.Path, split: str, root: pathlib.Path) -> str:
 
 
 def _candidates(file, split, root) -> list[pathlib.Path]:
-    """Folders that may hold a json's images, the likeliest first; none of another split."""
+    """Folders that may hold the images of a json, the likeliest first; folders of other splits are left out."""
     own = [folder for folder in _expected(file, split, root) if folder.is_dir()]
     rest = _folders(root) if root.is_dir() else []
     rest = [folder for folder in rest if split == ALL or split_of(folder / "x", root) in (split, ALL)]
@@ -210,7 +210,7 @@ def _candidates(file, split, root) -> list[pathlib.Path]:
 
 
 def _expected(file, split, root) -> Iterable[pathlib.Path]:
-    """Where exporters put images."""
+    """The folders in which exporters put images."""
     named = re.sub(r"^instances_", "", file.stem)
     words = dict.fromkeys([named, split, *(word for word, value in ALIASES.items() if value == split)])
     for base in dict.fromkeys([root, file.parent.parent, file.parent]):
@@ -221,7 +221,7 @@ def _expected(file, split, root) -> Iterable[pathlib.Path]:
 
 
 def _nothing(root, files) -> str:
-    """One line on a folder without annotations in COCO's form."""
+    """The message for a folder without COCO annotations."""
     if files:
         return f"{root} holds no COCO annotation file: {', '.join(map(str, files[:5]))} have no images and categories"
     kind = other_kind(root)
@@ -235,7 +235,7 @@ def _nothing(root, files) -> str:
 
 
 def other_kind(root: str | os.PathLike) -> str:
-    """Names annotations that the converter reads, with the first file of them; empty where there are none."""
+    """The format of annotations that the converter reads, with their first file; empty if there are none."""
     root = pathlib.Path(root)
     if xml := [file for file in walk(root, ".xml") if b"<annotation" in file.read_bytes()[:1000]]:
         return f"Pascal VOC annotations ({xml[0]})"
@@ -244,7 +244,7 @@ def other_kind(root: str | os.PathLike) -> str:
 
 
 def _is_yolo(file: pathlib.Path) -> bool:
-    """Whether a text's first line is a class number and at least four numbers."""
+    """Whether the first line of a text file consists of at least five numbers, as a class and a box do."""
     with open(file, "rb") as text:
         fields = text.readline(10000).split()
     return len(fields) >= 5 and all(re.fullmatch(rb"[-+.\deE]+", field) for field in fields)

@@ -1,4 +1,4 @@
-"""Threads and processes that read ahead, in order."""
+"""Reads batches ahead in threads and processes, and yields them in order."""
 
 import gc
 import math
@@ -21,24 +21,24 @@ from diou_jax.structures import Batch
 def batches(
     reader: Reader, start: int, stop: int, *, threads: int = 1, workers: int = 0, timeout: float = 0.0
 ) -> Iterator[Batch]:
-    """A process' batches of the steps `start` to `stop` - 1: the same whatever the number of threads and workers.
+    """Reads a process' batches of the steps `start` to `stop` - 1; threads and workers do not change their content.
 
-    Decoding releases Python's lock, so that threads scale over a machine's cores nearly as processes do, without their
-    start and without copies. Images that were skipped are counted and named in the log.
+    Decoding releases Python's global lock, so that threads use the cores almost as well as processes do, and need
+    neither a start nor copies. Skipped images are counted and named in the log.
 
     Args:
-      reader: a function of the step.
+      reader: makes the batch of a step.
       start: the first step.
       stop: the step after the last.
-      threads: at work at once, in each worker; each makes a whole batch.
-      workers: processes, started as new interpreters (the program needs a main guard); 0 reads in this one.
-      timeout: seconds without a batch after which the run ends; 0: it warns, and waits on.
+      threads: number of threads in each worker; each thread makes a whole batch.
+      workers: number of processes, started as new interpreters (the program needs a main guard); 0 reads in this one.
+      timeout: seconds without a batch after which the run ends; with 0 it only warns.
 
     Yields:
       Numpy batches.
 
     Raises:
-      UserError: an image cannot be read, nothing comes in time, or the machine has too little shared memory for
+      UserError: if an image cannot be read, no batch comes in time, or the machine has too little shared memory for
         `workers`.
     """
     if start >= stop:
@@ -58,7 +58,7 @@ def batches(
                 if message not in skipped:
                     skipped.add(message)
                     logging.warning("image skipped: %s (%d so far)", message, len(skipped))
-            # Copied, as whoever kept one of grain's arrays would keep its piece of shared memory, even past the end.
+            # Batches are copied: one that is kept would hold its piece of grain's shared memory beyond the end.
             yield jax.tree.map(np.array, batch) if workers > 0 else batch
     finally:
         iterator.close()
@@ -75,11 +75,11 @@ def _describe(reader, step):
 
 def _start_worker(index: int, count: int) -> None:
     del index, count
-    cv2.setNumThreads(0)  # a worker has its own threads
+    cv2.setNumThreads(0)  # each worker has threads of its own
 
 
 def _check_shared_memory(reader, count):
-    """Finds out now what would otherwise kill a worker with a bus error: containers often come with 64 MB."""
+    """Checks /dev/shm, often 64 MB in containers: if it were full, a worker would die of a bus error."""
     largest = max(math.prod(bucket.canvas) * 3 for bucket in reader.buckets)
     need = count * largest * (reader.part.stop - reader.part.start)
     if os.path.isdir("/dev/shm") and need > shutil.disk_usage("/dev/shm").free:

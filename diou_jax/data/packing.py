@@ -1,4 +1,4 @@
-"""From images, decoded but not resized, to a `Batch` of one bucket."""
+"""Packs decoded images, not yet resized, into a `Batch` of one bucket."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,17 +26,17 @@ def example(
     max_boxes: int = 1,
     index: int = 0,
 ) -> dict[str, Any]:
-    """One image as a `Batch`'s fields without the leading axis, its pixels not yet on a canvas.
+    """The fields of a `Batch` for one image, without the leading axis and with pixels not yet on a canvas.
 
     Args:
-      image: (H, W, 3) uint8, BGR; resized here where the bucket's canvas cannot hold it.
-      bucket: holds the resized image.
-      target: of the shorter side.
+      image: (H, W, 3) uint8, BGR; it is resized here if the bucket's canvas cannot hold it.
+      bucket: a bucket that holds the resized image.
+      target: length to which the shorter side is resized.
       max_size: limit of the longer side.
-      flip: mirror the image and its boxes.
-      stride: what the extent is a multiple of.
+      flip: whether to mirror the image and its boxes.
+      stride: the extent is rounded up to a multiple of this.
       annotations: boxes (n, 4), classes (n,) and crowd flags (n,).
-      max_boxes: G; where there are more boxes, the largest are kept, in their order.
+      max_boxes: G; if there are more boxes, the largest are kept, in their order.
       index: the image's row in its data set.
     """
     height, width = image.shape[:2]
@@ -65,7 +65,7 @@ def example(
 
 
 def blank(bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, index: int = 0) -> dict[str, Any]:
-    """As `example`, an image of background that fills a batch up."""
+    """As `example`, for a black image that fills up a batch and is not present."""
     side = np.zeros((stride, stride, 3), np.uint8)
     options: dict[str, Any] = {
         "target": stride,
@@ -78,8 +78,8 @@ def blank(bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, index: int = 
 
 
 def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
-    """The batch of B examples of a bucket, numpy arrays."""
-    # Zeros, not whatever the memory held: a step's batch is the same bit for bit whoever makes it.
+    """Packs B examples of a bucket into a batch of numpy arrays."""
+    # The canvas starts with zeros, so that every process makes the same bits of a step's batch.
     canvas = np.zeros((len(examples), *bucket.canvas, 3), np.uint8)
     for row, one in zip(canvas, examples):
         height, width = one["image"].shape[:2]

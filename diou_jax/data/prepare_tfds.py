@@ -25,19 +25,19 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-COCO = flags.DEFINE_string("coco", "data/coco", "The folder that holds annotations/ and images/.")
-OUTPUT = flags.DEFINE_string("output", None, "Where coco/2017/<version> is made.")
+COCO = flags.DEFINE_string("coco", "data/coco", "The folder with annotations/ and images/.")
+OUTPUT = flags.DEFINE_string("output", None, "The folder in which coco/2017/<version> is made.")
 SPLITS = flags.DEFINE_list(
-    "splits", ["train=coco_2017_train", "validation=coco_2017_val"], "Pairs of a split and the data set it is made of."
+    "splits", ["train=coco_2017_train", "validation=coco_2017_val"], "Pairs of a split and the data set for it."
 )
 
 
 class Coco(tfds.core.GeneratorBasedBuilder):
-    """The public data set's features, filled from local files."""
+    """A builder with the features of the public data set, filled from local files."""
 
     VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2017", version=VERSION)]  # noqa: RUF012
-    pkg_dir_path = pathlib.Path(__file__).parent  # where it would look for a description of itself
+    pkg_dir_path = pathlib.Path(__file__).parent  # the folder in which tfds looks for a description
 
     def __init__(self, *, root: str, splits: dict[str, str], **options):
         """Prepares a builder of `splits`, each with the name of a data set below `root`."""
@@ -105,7 +105,7 @@ class Coco(tfds.core.GeneratorBasedBuilder):
             )
 
     def _object(self, annotation, image):
-        """None for a box that is not inside the image at all, which the format cannot express."""
+        """The entry of an annotation; None if its box lies outside the image, which the format cannot express."""
         x, y, width, height = annotation["bbox"]
         corners = np.array(
             [y / image["height"], x / image["width"], (y + height) / image["height"], (x + width) / image["width"]]
@@ -130,7 +130,7 @@ def prepare(root: str, output: str, splits: dict[str, str]) -> str:
     """Prepares `splits`, each with the name of a data set below `root`, in `output`; returns the folder of the records.
 
     Raises:
-      UserError: a file is missing or cannot be stored in this form.
+      UserError: if a file is missing or cannot be stored in this format.
     """
     builder = Coco(root=root, splits=splits, data_dir=output, file_format="array_record")
     builder.download_and_prepare()

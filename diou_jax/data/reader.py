@@ -1,6 +1,6 @@
-"""From a step's number to its `Batch`: everything between the schedule and the device, in one process.
+"""Makes the `Batch` of a step: everything between the schedule and the device, in one process.
 
-A reader is a picklable function of the step, so any worker, at any time, makes the same batch of it.
+A reader is a function of the step that can be pickled, so that every worker makes the same batch of a step.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
 from diou_jax.structures import Batch
 
-# How many images in a row cannot be read before the files rather than one file are at fault. The second half is drawn
-# from all shapes, as all images of a rare one may be bad.
+# Number of unreadable images in a row that ends the run. The second half of these attempts draws from all buckets,
+# since all images of a rare bucket may be unreadable.
 MAX_ATTEMPTS = 20
 
 
@@ -29,14 +29,14 @@ class Reader:
     Attributes:
       dataset: the images.
       buckets: shapes of the batches.
-      schedule: which images a step has.
-      steps: an epoch's steps in training, all steps in evaluation.
-      scales: the scales that entries choose from.
+      schedule: the images of each step.
+      steps: number of steps in an epoch (training) or in all (evaluation).
+      scales: the scales that entries refer to.
       max_size: limit of the longer side.
-      stride: what extents are multiples of.
+      stride: extents are multiples of this.
       max_boxes: G, ground-truth boxes per image.
       part: this process' slice of the global batch.
-      skip_bad_images: whether an image that cannot be read is replaced (training) or absent (evaluation).
+      skip_bad_images: whether an unreadable image is replaced (training) or marked as not present (evaluation).
     """
 
     dataset: Dataset
@@ -51,10 +51,10 @@ class Reader:
     skip_bad_images: bool
 
     def __call__(self, step: int) -> tuple[Batch, tuple[str, ...]]:
-        """The batch of a step, numpy arrays, and a message for each image that was skipped.
+        """The batch of a step, as numpy arrays, and a message for each image that was skipped.
 
         Raises:
-          BadImageError: an image cannot be read, and is not to be skipped.
+          BadImageError: if an image cannot be read and `skip_bad_images` is False.
         """
         entries = self.schedule.entries(step)
         bucket = self.buckets[entries.bucket]
@@ -65,8 +65,8 @@ class Reader:
         return pack(images, bucket), tuple(skipped)
 
     def blanks(self, start: int, stop: int) -> list[Batch]:
-        """A batch without images for each bucket that the steps from `start` to `stop` meet, as numpy arrays."""
-        # Two epochs' worth of steps hold a whole epoch, which meets every bucket.
+        """A batch of black images for each bucket that occurs in the steps from `start` to `stop`, as numpy arrays."""
+        # As many steps as two epochs have contain one whole epoch, in which every bucket occurs.
         steps = range(start, min(stop, start + 2 * self.steps))
         met = sorted({self.schedule.entries(step).bucket for step in steps})
         size = len(range(*self.part.indices(len(self.schedule.entries(start).index)))) if met else 0
@@ -92,7 +92,7 @@ class Reader:
             any_bucket = attempt >= MAX_ATTEMPTS // 2
             index, flip = self.schedule.substitute(step, slot, attempt, any_bucket=any_bucket)
             if any_bucket:
-                max_size = min(self.max_size, *bucket.shape)  # so that it fits, lying or standing
+                max_size = min(self.max_size, *bucket.shape)  # so that landscape and portrait images fit
         raise UserError(f"{MAX_ATTEMPTS} images in a row cannot be read, the last: {skipped[-1]}")
 
     def _read(self, index: int, flip: bool, target: int, max_size: int, bucket: Bucket):
@@ -138,20 +138,20 @@ def train_reader(
       dataset: the images.
       scales: TRAIN.SCALES.
       max_size: TRAIN.MAX_SIZE.
-      batch_size: images that one step sees, over all processes and accumulated minibatches.
-      seed: of the order, the mirroring and the scales.
+      batch_size: images of one step, over all processes and accumulated minibatches.
+      seed: seed of the order, the mirroring and the scales.
       use_flipped: TRAIN.USE_FLIPPED.
-      drop_empty: leave out images without a box that is no crowd.
+      drop_empty: whether to leave out images that have no box, or crowds only.
       max_boxes: G.
-      shapes: of the network's input, see `buckets.make_buckets`.
+      shapes: shapes of the network's input, see `buckets.make_buckets`.
       stride: FPN.COARSEST_STRIDE.
-      process_index: of `process_count` processes, each of which gets an equal part of every batch.
-      process_count: at least 1.
-      on_bad_image: "error", or "skip" to take another image of the same bucket, the same one each time; of any bucket
-        where those cannot be read either.
+      process_index: index of this process; each process gets an equal part of every batch.
+      process_count: number of processes.
+      on_bad_image: "error" stops the run; "skip" takes another image of the same bucket, the same one in every run,
+        and after several failures one of any bucket.
 
     Raises:
-      UserError: nothing to train on, or an option without meaning.
+      UserError: if there is nothing to train on, or an option has an invalid value.
     """
     records = dataset.records
     keep = np.ones(len(records), bool)
@@ -166,7 +166,7 @@ def train_reader(
         raise UserError(f"{dataset.name}: none of its {len(keep)} images has a box (train.drop_empty leaves these out)")
     if not keep.all():
         logging.info("%s: %d images without a box left out", dataset.name, (~keep).sum())
-    # The dropped images have no part in the choice of shapes either.
+    # Dropped images do not influence the shapes.
     buckets, kept_bucket = make_buckets(
         records.heights[keep], records.widths[keep], scales=scales, max_size=max_size, shapes=shapes, stride=stride
     )
@@ -209,9 +209,9 @@ def eval_reader(
     process_count: int = 1,
     on_bad_image: str = "error",
 ) -> Reader:
-    """A reader of batches that have every image once, as it is; ``steps`` says how many. Arguments as `train_reader`.
+    """A reader of evaluation batches: every image once, not mirrored; ``steps`` is the number of batches.
 
-    With ``on_bad_image="skip"`` an image that cannot be read is in its batch, but not present.
+    The arguments are those of `train_reader`. With ``on_bad_image="skip"`` an unreadable image is not present.
     """
     records = dataset.records
     buckets, image_bucket = make_buckets(
@@ -248,7 +248,7 @@ def _skips(on_bad_image):
 
 
 def _report(reader, image_bucket, keep):
-    """Logs, once, what becomes of images and boxes that the static shapes cannot hold."""
+    """Logs the images of each bucket, and those with more pixels or boxes than the static shapes hold."""
     records, name = reader.dataset.records, reader.dataset.name
     counts = np.bincount(image_bucket[keep], minlength=len(reader.buckets))
     for bucket, count in zip(reader.buckets, counts):

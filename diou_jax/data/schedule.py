@@ -1,7 +1,7 @@
-"""Which images each step sees: a pure function of the seed and the step, the same on every host.
+"""The images of each step: a pure function of the seed and the step, the same on every host.
 
-Resuming therefore needs nothing but the step, and another number of devices or workers sees the same images in the same
-order. Only raw random bits are used, whose stream numpy guarantees across its versions.
+Therefore resuming needs the step only, and neither the number of devices nor that of workers changes the order. All
+draws come from raw random bits, whose stream numpy keeps the same in all versions.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ class Entries:
     """The images of one global batch, all of one bucket.
 
     Attributes:
-      bucket: its number.
+      bucket: index of the bucket.
       index: (B,) int64, rows of the data set.
-      flip: (B,) bool, mirrored.
-      scale: (B,) int64, which of the training scales.
-      present: (B,) bool, False for what only fills the batch up.
+      flip: (B,) bool, True for a mirrored image.
+      scale: (B,) int64, indices of training scales.
+      present: (B,) bool, False for entries that only fill up the batch.
     """
 
     bucket: int
@@ -29,15 +29,15 @@ class Entries:
 
 
 def random_bits(count: int, *key: int) -> np.ndarray:
-    """(count,) uint64 that depend on `key`, non-negative integers, alone; zeros at the key's end do not count."""
+    """(count,) uint64, a function of `key`, non-negative integers; trailing zeros of the key have no effect."""
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
 
 
 class TrainSchedule:
-    """Epochs of every entry at least once; an entry is an image, or its mirror image.
+    """A schedule whose epochs contain every entry at least once; an entry is an image or its mirror image.
 
-    An epoch shuffles all entries, deals them to their buckets in that order, cuts each bucket into batches and shuffles
-    these. A bucket's last batch is filled up from the bucket's start, so that nothing is ever left out.
+    An epoch shuffles all entries, distributes them to their buckets in that order, cuts each bucket into batches and
+    shuffles the batches. The last batch of a bucket is filled up from the bucket's start, so that no entry is left out.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class TrainSchedule:
         """Prepares the schedule.
 
         Args:
-          image_bucket: (N,), each image's bucket.
-          batch_size: of the global batch.
+          image_bucket: (N,), the bucket of each image.
+          batch_size: size of the global batch.
           seed: a non-negative integer.
-          use_flipped: TRAIN.USE_FLIPPED, each image also mirrored.
-          num_scales: how many scales to draw from.
+          use_flipped: TRAIN.USE_FLIPPED, whether each image has a mirrored entry, too.
+          num_scales: number of scales to draw from.
           keep: (N,) bool, the images to train on; all by default.
         """
         image_bucket = np.asarray(image_bucket)
@@ -70,16 +70,16 @@ class TrainSchedule:
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
-        """Entries in an epoch, each counted once."""
+        """Number of different entries in an epoch."""
         return len(self._index)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return int((-(-self._counts // self._batch_size)).sum())
 
     def entries(self, step: int) -> Entries:
-        """The batch of a step, from 0."""
+        """The batch of a step; steps count from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         rows, scales = (table[position] for table in self._epoch(epoch))
         return Entries(
@@ -91,9 +91,9 @@ class TrainSchedule:
         )
 
     def substitute(self, step: int, slot: int, attempt: int, *, any_bucket: bool = False) -> tuple[int, bool]:
-        """An image and whether to mirror it, to stand in for a slot whose own cannot be used.
+        """An image, and whether to mirror it, for a slot whose own image cannot be read.
 
-        It is of the step's bucket, or of `any_bucket`.
+        It is drawn from the step's bucket, with `any_bucket` from all buckets.
         """
         draw = int(random_bits(1, self._seed, _SUBSTITUTE, step, slot, attempt)[0])
         rows = np.flatnonzero(any_bucket | (self._bucket == self.entries(step).bucket))
@@ -104,7 +104,7 @@ class TrainSchedule:
         """Rows of the entries and scale numbers, both (steps_per_epoch, batch_size)."""
         epochs = self._epochs
         if epoch not in epochs:
-            # Threads that cross from one epoch to the next need both for a while.
+            # Threads that pass from one epoch to the next need both for a while.
             epochs = {k: v for k, v in epochs.items() if k == epoch - 1} | {epoch: self._deal(epoch)}
             self._epochs = epochs
         return epochs[epoch]
@@ -129,7 +129,7 @@ _ENTRIES, _BATCHES, _SCALES, _SUBSTITUTE = range(4)
 
 
 class EvalSchedule:
-    """Every image exactly once, bucket after bucket, within a bucket in the data set's order."""
+    """A schedule of every image exactly once, bucket after bucket, within a bucket in the order of the data set."""
 
     def __init__(self, image_bucket: np.ndarray, *, batch_size: int):
         """Prepares the schedule for (N,) buckets of images and a global batch of `batch_size`."""
@@ -145,7 +145,7 @@ class EvalSchedule:
         return len(self._batches)
 
     def entries(self, step: int) -> Entries:
-        """Batch `step`; what fills it up has index 0 and is not present."""
+        """The batch of a step; entries that fill it up have index 0 and are not present."""
         bucket, rows = self._batches[step]
         index = np.zeros(self._batch_size, np.int64)
         index[: len(rows)] = rows

@@ -1,7 +1,7 @@
-"""The embedded data set: drawn shapes in COCO's format, so that everything runs without a download.
+"""The embedded data set: drawn shapes in COCO's format, with which everything runs without a download.
 
-Six classes on textured backgrounds, from 8 pixels to most of the image, upright and rotated, compact and elongated,
-partly covered, sometimes as an unresolved crowd, sometimes none at all. Boxes are those of the drawn pixels.
+Shapes of six classes lie on textured backgrounds, from 8 pixels to most of the image, upright and rotated, compact and
+elongated, partly covered. Some images have a crowd, some no shape at all. Boxes enclose the drawn pixels.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from diou_jax.errors import UserError
 from diou_jax.workdir.file_lock import FileLock, Unsupported
 
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross", "ring")
-VERSION = 1  # of the drawing below: a change of it makes another data set
+VERSION = 1  # must increase with every change of the drawing, which makes another data set
 SEED = 20
 SIDE = 128
 COUNTS = {"train": 800, "val": 200}
 
 MOST_OBJECTS = 5
 SMALLEST, LARGEST = 8, 110  # longer side of a shape, pixels
-SIZE_SKEW = 0.5  # 1 draws sizes log-uniformly; less draws fewer of the tiny ones
+SIZE_SKEW = 0.5  # 1 draws sizes log-uniformly; smaller values draw fewer tiny shapes
 MOST_ELONGATED = 5.0
 MOST_COVERED = 0.25  # share of a shape that others may hide
-CONTRAST = 70  # least difference between a shape and the background, in the channel where it is greatest
+CONTRAST = 70  # least difference between a shape and the background, in the channel in which they differ most
 SHARE_EMPTY = 0.05
 SHARE_CROWD = 0.05
 OVERSAMPLING = 4
@@ -39,12 +39,12 @@ MARKER = "shapes.json"
 
 
 def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
-    """Draws the data set into `root` unless it is there; a folder that is half drawn never appears.
+    """Draws the data set into `root` unless it is there already; the folder appears only when it is complete.
 
-    Leaves ``annotations/instances_{train,val}.json`` and ``images/{train,val}``.
+    It holds ``annotations/instances_{train,val}.json`` and ``images/{train,val}``.
 
     Raises:
-      UserError: `root` holds something else, or cannot be written.
+      UserError: if `root` holds something else or cannot be written.
     """
     root = pathlib.Path(root)
     recipe = {"version": VERSION, "seed": seed, "side": SIDE, "images": COUNTS}
@@ -60,7 +60,7 @@ def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
 
 
 def _is_there(root, recipe) -> bool:
-    """Whether the data set is drawn; raises UserError where something else is in its place."""
+    """Whether the data set is drawn; raises UserError if something else is in its place."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file, not a folder; set data.root to another one")
     if not root.exists() or not any(root.iterdir()):
@@ -74,15 +74,15 @@ def _is_there(root, recipe) -> bool:
 
 
 def _draw_alone(root, recipe):
-    """Draws, unless another process is at it: then waits for it."""
+    """Draws the data set, or waits for another process that is drawing it."""
     prefix = f".{root.name}-drawing-"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(FileLock(root.parent / f".{root.name}.lock", wait=True))
         except Unsupported:
-            pass  # whoever finishes first wins; drafts of the dead stay
+            pass  # without locks the first process to finish wins, and drafts of killed processes stay
         else:
-            # Nobody draws now, so that these were left by processes that are gone.
+            # No other process draws now, so existing drafts were left by killed processes.
             for left in root.parent.glob(f"{glob.escape(prefix)}*"):
                 shutil.rmtree(left, ignore_errors=True)
         if not _is_there(root, recipe):
@@ -96,7 +96,7 @@ def _draw_all(root, recipe, prefix):
             _draw_split(draft, split, count, np.random.SeedSequence([recipe["seed"], number]))
         (draft / MARKER).write_text(json.dumps(recipe))
         try:
-            draft.rename(root)  # over an empty folder too
+            draft.rename(root)  # this replaces an empty folder, too
         except OSError:
             # Another process was faster.
             if not _is_drawn(root, recipe):
@@ -152,11 +152,11 @@ def _annotation(number, image, label, mask, crowd):
 
 
 def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[tuple[int, np.ndarray, bool]]]:
-    """One picture.
+    """Draws one picture.
 
     Returns:
-      uint8 BGR (side, side, 3), and for each object its class from 1, its whole mask, bool (side, side), also where
-      another covers it, and whether it is a crowd.
+      The picture, uint8 BGR (side, side, 3), and for each object its class from 1, its mask, bool (side, side), which
+      includes covered parts, and whether it is a crowd.
     """
     background = _background(rng, side)
     picture = background.copy()
@@ -166,7 +166,7 @@ def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[t
     hidden: list[np.ndarray] = []
 
     def place(label, longer, centre=None):
-        """Tries one shape; a mask where it fits."""
+        """Draws one shape and returns its mask; None if it would be too small or cover too much of another."""
         alpha, left, top = _shape(rng, CLASSES[label - 1], longer, side, centre)
         full = np.zeros((side, side), np.float32)
         full[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
@@ -206,7 +206,7 @@ def _finish(picture, rng):
 
 
 def _background(rng, side):
-    """A tint with a gradient and one of several textures, float32 (side, side, 3)."""
+    """A background, float32 (side, side, 3): a colour with a gradient and one of several textures."""
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     picture = np.full((side, side, 3), rng.uniform(40, 215, 3), np.float32)
     angle = rng.uniform(0, 2 * np.pi)
@@ -226,7 +226,7 @@ def _background(rng, side):
 
 
 def _paint(rng, behind, side):
-    """A colour that stands out from what is behind, slightly shaded; float32 (side, side, 3)."""
+    """A slightly shaded colour that stands out from the mean colour `behind`; float32 (side, side, 3)."""
     colour = rng.uniform(0, 255, 3)
     while np.abs(colour - behind).max() < CONTRAST:
         colour = rng.uniform(0, 255, 3)
@@ -237,7 +237,7 @@ def _paint(rng, behind, side):
 
 
 def _outline(rng, kind):
-    """Polygons of a shape within [-1, 1] squared, the second a hole; and how elongated it may be."""
+    """The polygons of a shape within [-1, 1] squared, of which a second one is a hole; and its largest elongation."""
 
     def circle(radius):
         turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
@@ -279,14 +279,14 @@ def _outline(rng, kind):
 def _shape(rng, kind, longer, side, centre):
     """A shape's coverage, float32 (h, w) in [0, 1], and its left and top corner in the picture."""
     polygons, most = _outline(rng, kind)
-    # Thin shapes of a few pixels would be nothing but their edges.
+    # The shorter side is limited: thin shapes of a few pixels would consist of their edges only.
     shorter = max(longer / (1 + (most - 1) * rng.random() ** 2), min(longer, 6.0))
     size = np.array([longer, shorter]) if rng.random() < 0.5 else np.array([shorter, longer])
     angle = rng.uniform(0, np.pi) if rng.random() < 0.5 else 0.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     polygons = [(polygon * size / 2) @ turn.T for polygon in polygons]
     low, high = polygons[0].min(0), polygons[0].max(0)
-    # The whole shape stays in the picture where it can; one that is larger than the picture is cut off.
+    # A shape stays in the picture; if it is larger than the picture, it is cut off.
     room = np.maximum(side - (high - low) - 2, 0)
     corner = 1 + rng.uniform(0, 1, 2) * room if centre is None else centre + low
     corner = np.clip(corner, 1, np.maximum(side - (high - low) - 1, 1))
@@ -296,7 +296,7 @@ def _shape(rng, kind, longer, side, centre):
     fine = np.zeros(((bottom - top) * OVERSAMPLING, (right - left) * OVERSAMPLING), np.uint8)
     for polygon, value in zip(polygons, (255, 0)):
         points = (polygon - low + corner - [left, top]) * OVERSAMPLING - 0.5
-        # Four fractional bits place the corners finer than the grid.
+        # Four fractional bits place the corners at sixteenths of a cell.
         cv2.fillPoly(fine, [np.round(points * 16).astype(np.int32)], value, cv2.LINE_8, 4)
     coarse = cv2.resize(fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     return coarse.astype(np.float32) / 255, left, top

@@ -1,4 +1,4 @@
-"""Noticing that no more batches come."""
+"""Detects that the reader hangs."""
 
 import functools
 import itertools
@@ -14,20 +14,20 @@ from diou_jax.errors import UserError
 
 T = TypeVar("T")
 
-# Seconds between warnings while nothing comes.
+# Seconds between warnings while no item comes.
 WARN_EVERY = 30.0
 
 
 def watched(iterator: Iterator[T], describe: Callable[[int], str], *, timeout: float) -> Iterator[T]:
-    """The items of an iterator, taken by a thread so that a wait has an end.
+    """The items of an iterator; a thread reads them, so that waiting for one can be limited.
 
     Args:
-      iterator: anything; its exceptions come out here.
-      describe: what the item of a position, from 0, is made of, for messages.
-      timeout: seconds without an item that end the run; 0: it only warns.
+      iterator: any iterator; its exceptions are raised here.
+      describe: for messages, the content of the item at a position, counted from 0.
+      timeout: seconds without an item after which the run ends; with 0 it only warns.
 
     Raises:
-      UserError: nothing came in time; says what was waited for.
+      UserError: if no item came in time; the message describes the missing item.
     """
     items: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(1)
     stopped, end = threading.Event(), object()
@@ -62,7 +62,7 @@ def watched(iterator: Iterator[T], describe: Callable[[int], str], *, timeout: f
             yield item
     finally:
         stopped.set()
-        # Whoever closes the iterator next must not do so under the thread's hands; a stalled one is left behind.
+        # The caller closes the iterator next: wait up to 1 s for the thread that reads it; a hanging one is abandoned.
         thread.join(timeout=1.0)
 
 

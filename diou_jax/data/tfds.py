@@ -1,7 +1,7 @@
 """A prepared tensorflow-datasets ``coco/2017``, read without TensorFlow.
 
-The images come out of the array_record files as they went in, as JPEG bytes, and are decoded like those of a folder.
-What the data set's table holds, boxes and sizes, is collected in one pass over the records and kept beside them.
+Images come out of the array_record files as JPEG bytes and are decoded like those of a folder. Boxes and image sizes
+are collected in one pass over the records and cached beside them.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ except ImportError as error:
     raise UserError(f"data.source=tfds needs {error.name}: pip install -e '.[tfds]'") from None
 
 SPLITS = {"coco_2017_train": "train", "coco_2017_val": "validation"}
-ANNOTATIONS = "instances_{split}.json"  # what the preparing command leaves beside the records
+ANNOTATIONS = "instances_{split}.json"  # written beside the records by prepare_tfds
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecordSource:
-    """Images of a split; `order` holds the record of each. Files are opened at the first use, in each process anew."""
+    """The images of a split; `order` maps an image to its record. Each process opens the files at their first use."""
 
     directory: str
     split: str
@@ -58,16 +58,16 @@ def _open(directory: str, split: str):
 
 
 def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.0, annotations: str = "") -> Dataset:
-    """The named splits of a prepared data set, read as one, with the images by ascending id as in `coco.load`.
+    """Loads the named splits of a prepared data set and joins them; images are ordered by id, as in `coco.load`.
 
     Args:
-      names: keys of `SPLITS`, or splits by their own names.
-      root: the folder that holds dataset_info.json, or one in which it lies at coco/2017/<version>.
+      names: keys of `SPLITS`, or names of splits.
+      root: the folder with dataset_info.json, or the one above coco/2017/<version>.
       min_area: TRAIN.GT_MIN_AREA.
-      annotations: a COCO json to evaluate against; by default what the preparing command left there.
+      annotations: a COCO json to evaluate against; by default the one that prepare_tfds wrote.
 
     Raises:
-      UserError: nothing is prepared there, or in another form.
+      UserError: if nothing is prepared there, or it has another file format.
     """
     directory = find_directory(root)
     return join([_load_split(directory, name, min_area, annotations) for name in names])
@@ -135,7 +135,7 @@ def _load_split(directory, name, min_area, annotations):
 
 
 def _ground_truth(table, part, height, width, min_area):
-    """Boxes, classes and crowd flags of one image, and what was dropped."""
+    """Boxes, classes and crowd flags of one image, and masks of dropped boxes by kind of fault."""
     y1, x1, y2, x2 = table["bbox"][part].astype(np.float64).T
     xywh = np.stack([x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height], 1)
     boxes, keep, faults = clean_boxes(xywh, height, width)
@@ -145,11 +145,11 @@ def _ground_truth(table, part, height, width, min_area):
 
 
 def _table(directory, split):
-    """Columns of a split: of its records and, flat, of their objects; from the cache or from the records."""
+    """The columns of a split, from the cache or the records: some per record, the others per object of all records."""
     source = _open(directory, split)
     cache = pathlib.Path(directory) / f"table-{split}-{len(source)}.npz"
     try:
-        # Through memory: numpy leaves a damaged file open.
+        # The file is read into memory first, since numpy leaves a damaged file open.
         with np.load(io.BytesIO(cache.read_bytes())) as file:
             return dict(file)
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def _scan(source, split):
         count = len(record["objects"]["label"])
         for name, value in (("image_id", record["image/id"]), ("height", height), ("width", width), ("count", count)):
             columns[name].append(value)
-        # Without objects these are empty lists, whose shape says nothing.
+        # Without objects these are empty lists, which need the right shape.
         objects["bbox"].append(np.reshape(record["objects"]["bbox"], (-1, 4)))
         for name in ("area", "label", "is_crowd"):
             objects[name].append(np.reshape(record["objects"][name], -1))

@@ -1,6 +1,6 @@
-"""What happens to one image and its boxes on the host: decoding, and the geometry of the original's preprocessing.
+"""The host's work on one image and its boxes: decoding, and the geometry of the original's preprocessing.
 
-The device resizes the pixels (`diou_jax.detection.preprocess`) by the taps that are computed here.
+The device resizes the pixels (`diou_jax.detection.preprocess`) with the taps that are computed here.
 """
 
 import dataclasses
@@ -13,20 +13,20 @@ from PIL import Image
 
 from diou_jax.data.dataset import BadImageError
 
-# A quarter of a GiB once decoded, which is Pillow's own limit: a file of a few bytes may claim any size.
+# A quarter of a GiB when decoded, which is Pillow's own limit; a file of a few bytes may claim any size.
 MAX_PIXELS = 2**30 // 12
 
-# Those that Pillow and OpenCV both read. Some of Pillow's others start programs.
+# Formats that both Pillow and OpenCV read. For some other formats Pillow starts external programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
 
-ORIENTATION = 0x0112  # Exif's tag; some programs write 0 where they do not know
+ORIENTATION = 0x0112  # Exif's tag; some programs write 0 for an unknown orientation
 
-# OpenCV's own complaints do not say about which file.
+# OpenCV's warnings do not name the file.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def image_scale(height: int, width: int, *, target: int, max_size: int) -> float:
-    """The factor that brings the shorter side to `target`, or the longer to `max_size` where it would exceed it."""
+    """The factor that scales the shorter side to `target`, or the longer to `max_size` if it would exceed it."""
     scale = target / min(height, width)
     if np.round(scale * max(height, width)) > max_size:
         scale = max_size / max(height, width)
@@ -34,24 +34,24 @@ def image_scale(height: int, width: int, *, target: int, max_size: int) -> float
 
 
 def resized_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Height and width after scaling, halves rounded to even as OpenCV rounds them; at least one pixel."""
+    """Height and width after scaling, rounded half to even, as OpenCV does; at least one pixel."""
     return max(int(np.round(height * scale)), 1), max(int(np.round(width * scale)), 1)
 
 
 def linear_taps(source: int, scale: float, output: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels OpenCV's linear resize blends along one axis, the border repeated.
+    """The pixels that OpenCV's linear resize blends along one axis; the border is repeated.
 
-    Output pixel i lies at ``(i + 0.5) / scale - 0.5``: at the exact factor, which is not `output` / `source` where
-    rounding has changed the size.
+    Output pixel i lies at ``(i + 0.5) / scale - 0.5``, with the exact factor: it differs from `output` / `source` if
+    the size was rounded.
 
     Args:
       source: pixels of the image along the axis.
       scale: the factor.
-      output: pixels of the resized image.
-      length: of the arrays returned, at least `output`; the rest takes pixel 0.
+      output: pixels of the resized image along the axis.
+      length: length of the returned arrays, at least `output`; the rest refers to pixel 0.
 
     Returns:
-      (2, length) int32, the pixels before and after; (length,) float32, the weight of the second.
+      The pixels before and after each position, (2, length) int32, and the weight of the latter, (length,) float32.
     """
     position = (np.arange(output) + 0.5) * (1.0 / scale) - 0.5
     before = np.floor(position)
@@ -64,7 +64,7 @@ def linear_taps(source: int, scale: float, output: int, length: int) -> tuple[np
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How an image gets from its canvas to the network's input; the fields are those of `diou_jax.structures.Batch`."""
+    """The way of an image from its canvas to the network's input, in fields of `diou_jax.structures.Batch`."""
 
     rows: np.ndarray
     row_weight: np.ndarray
@@ -75,7 +75,7 @@ class Placement:
 
 
 def place(height: int, width: int, *, target: int, max_size: int, flip: bool, bucket: tuple[int, int]) -> Placement:
-    """The taps that resize an image of the data set, mirrored first if `flip`, for an input of `bucket` pixels."""
+    """The taps that resize an image, mirrored first if `flip`, for a network input of shape `bucket`."""
     scale = image_scale(height, width, target=target, max_size=max_size)
     size = resized_size(height, width, scale)
     rows, row_weight = linear_taps(height, scale, size[0], bucket[0])
@@ -88,7 +88,7 @@ def place(height: int, width: int, *, target: int, max_size: int, flip: bool, bu
 def place_reduced(
     image: np.ndarray, *, target: int, max_size: int, flip: bool, bucket: tuple[int, int]
 ) -> tuple[np.ndarray, Placement]:
-    """As `place`, for an image that its canvas cannot hold: resized here, and its values rounded to uint8.
+    """As `place`, for an image that its canvas cannot hold: it is resized here and rounded to uint8.
 
     Returns:
       The resized image (h, w, 3) uint8, and taps that copy it.
@@ -97,7 +97,7 @@ def place_reduced(
     scale = image_scale(height, width, target=target, max_size=max_size)
     size = resized_size(height, width, scale)
     image = (image[:, ::-1] if flip else image).astype(np.float32)
-    # The factor, not the size, decides where OpenCV samples; only a side that would vanish needs the size.
+    # OpenCV gets the factor, which decides where it samples; only a side that would vanish needs the size instead.
     if min(height * scale, width * scale) > 0.5:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     else:
@@ -108,7 +108,7 @@ def place_reduced(
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """(n, 4) boxes in the mirror image of an image `width` pixels wide."""
+    """Mirrors (n, 4) boxes in an image `width` pixels wide."""
     flipped = boxes.copy()
     flipped[:, 0] = width - boxes[:, 2] - 1
     flipped[:, 2] = width - boxes[:, 0] - 1
@@ -116,13 +116,13 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
 
 
 def decode(content: bytes, name: str, *, height: int, width: int) -> np.ndarray:
-    """An encoded image as (height, width, 3) uint8 BGR, whatever its channels and depth.
+    """Decodes an image to (height, width, 3) uint8 BGR, for any channels and depth of the file.
 
-    The image is turned as its metadata say, as cv2.imread turns it, wherever that gives the size that the annotations
-    state; pixels are taken as stored where only that gives it.
+    The image is turned as its metadata say, like cv2.imread does, if it then has the size that the annotations state;
+    else its pixels are taken as stored, if they have that size.
 
     Raises:
-      BadImageError: no image, larger than `MAX_PIXELS` or not of this size; the message starts with `name`.
+      BadImageError: if it is no image, larger than `MAX_PIXELS` or of another size; the message starts with `name`.
     """
     found = open_header(content, name).size
     if sorted(found) == sorted((height, width)):
@@ -137,13 +137,13 @@ def decode(content: bytes, name: str, *, height: int, width: int) -> np.ndarray:
 
 
 def decode_upright(content: bytes, name: str) -> np.ndarray:
-    """An encoded image of any size, uint8 (H, W, 3) BGR, turned as its metadata say; raises BadImageError likewise."""
+    """Decodes an image of any size to uint8 (H, W, 3) BGR, turned as its metadata say; errors as in `decode`."""
     open_header(content, name)
     return _decode(content, name, cv2.IMREAD_COLOR)
 
 
 def open_header(content: bytes | BinaryIO, name: str) -> Image.Image:
-    """An encoded image's format, mode, size and metadata, its pixels not decoded; raises BadImageError likewise."""
+    """Format, mode, size and metadata of an encoded image, without decoding its pixels; errors as in `decode`."""
     try:
         header = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS)
         too_large = header.width * header.height > MAX_PIXELS
@@ -161,11 +161,11 @@ def open_header(content: bytes | BinaryIO, name: str) -> Image.Image:
 
 
 def orientation(header: Image.Image) -> int:
-    """Exif's number from 1, upright, to 8; from 5 on, height and width change places."""
+    """Exif's orientation, from 1 (upright) to 8; from 5 on, height and width are exchanged."""
     try:
         return int(header.getexif().get(ORIENTATION, 1)) or 1
     except Exception:
-        # Damaged metadata can raise anything, and do not matter else.
+        # Damaged metadata can raise anything; the image is then taken as upright.
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Pascal VOC: an xml file for each image, splits as lists of names in ImageSets/Main."""
+"""Reads Pascal VOC: an xml file for each image, and splits as lists of names in ImageSets/Main."""
 
 import pathlib
 from xml.etree import ElementTree
@@ -26,18 +26,18 @@ LISTS = ("train", "val", "trainval", "test")
 
 
 def found(source: pathlib.Path) -> bool:
-    """Whether a folder holds xml files of this kind."""
+    """Whether a folder holds xml files of Pascal VOC."""
     return any(map(_is_annotation, below(source, (".xml",))))
 
 
 def read(source: pathlib.Path) -> Source:
-    """All images of a folder: VOC's own (also several years below one), or xml files beside their images.
+    """Reads all images of a folder in VOC's layout (also several years in one folder) or with xml files beside images.
 
-    Corners are pixels, inclusive and counted from 1. A difficult object becomes a crowd, which COCO's evaluation
-    holds against no detector, found or missed. Sizes are the image files'.
+    VOC's corners are inclusive pixels counted from 1. A difficult object becomes a crowd, which COCO's evaluation
+    counts neither as found nor as missed. Image sizes are taken from the image files.
 
     Raises:
-      UserError: a file or an object cannot be read, an image is missing, or globox is.
+      UserError: if a file or an object cannot be read, or an image or globox is missing.
     """
     problems, remarks = Problems(), Faults()
     read_one = _Reader(source, problems, remarks)
@@ -61,7 +61,7 @@ def read(source: pathlib.Path) -> Source:
 
 
 class _Reader:
-    """Reads one xml file with its image, each only once; None in place of what is noted in `problems`."""
+    """Reads an xml file with its image, each only once; a failure is added to `problems` and gives None."""
 
     def __init__(self, source, problems, remarks):
         self._images: dict[tuple[pathlib.Path, str], pathlib.Path] = {}
@@ -77,7 +77,7 @@ class _Reader:
         return self._known[path]
 
     def unread(self) -> list[pathlib.Path]:
-        """Images that no xml file led to."""
+        """The images to which no xml file belongs."""
         read = {image.path for image in self._known.values() if image}
         return sorted(set(self._images.values()) - read)
 
@@ -104,7 +104,7 @@ class _Reader:
         return Annotated(image, size, tuple(box for box in boxes if box))
 
     def _image(self, path, root):
-        """By the xml file's own name, or by the name inside it."""
+        """The image with the name of the xml file, or with the name inside it; None if there is none."""
         named = pathlib.PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))
         folders = [path.parent]
         parts = [part.lower() for part in path.parts]
@@ -122,7 +122,7 @@ class _Reader:
         return None
 
     def _as_annotated(self, path, root, size):
-        """The image's size, sideways where the xml file has it so."""
+        """The image's size; width and height are exchanged if the xml file states them so."""
         given = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height"))
         if given == tuple(map(str, size[::-1])):
             return size[::-1]
@@ -136,7 +136,7 @@ class _Reader:
             box = library().from_xml(node)
         except UserError:
             raise
-        except Exception:  # globox has no one exception of its own for bad input
+        except Exception:  # globox raises various exceptions for bad input
             box = None
         if box is None or not finite(box) or not box.label.strip():
             return self._problems.add(
@@ -150,7 +150,7 @@ class _Reader:
 
 
 def _is_annotation(path):
-    """Whether an xml file is to be read: a damaged one is, so that it is named rather than lost."""
+    """Whether an xml file is to be read; a damaged one is, so that the error names it instead of skipping it."""
     if path.parent.name.lower() == "annotations":
         return True
     try:
@@ -166,7 +166,7 @@ def _folders_of_lists(source):
 
 
 def _lists(main, problems) -> dict[str, list[pathlib.Path]]:
-    """The xml files of each list in ImageSets/Main; lists without a name are left out."""
+    """The xml files of each list in ImageSets/Main; empty lists are left out."""
     annotations = main.parent.parent / "Annotations"
     lists: dict[str, dict[pathlib.Path, None]] = {}
     for split in LISTS:

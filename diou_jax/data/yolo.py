@@ -1,4 +1,4 @@
-"""YOLO: a text file for each image, a line for each object, its box in shares of the image's width and height."""
+"""Reads YOLO: a text file per image with a line per object; boxes are shares of the image's width and height."""
 
 import os
 import pathlib
@@ -23,22 +23,22 @@ from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
 NAMES = ("classes.txt", "obj.names", "classes.names")
-SLACK = 0.01  # how far rounding may put a share outside 0 to 1
+SLACK = 0.01  # rounding may move a share this far out of 0 to 1
 
 
 def found(source: pathlib.Path) -> bool:
-    """Whether a folder holds names of classes, or a folder of labels, of this kind."""
+    """Whether a folder holds class names or a folder of labels in YOLO's format."""
     labels = any(path.is_dir() for path in (*source.glob("labels"), *source.glob("*/labels")))
     return labels or bool(_yaml_file(source) or _lists_of_names(source))
 
 
 def read(source: pathlib.Path) -> Source:
-    """All images of a folder; those without a text file have no objects, polygons are replaced by their boxes.
+    """Reads all images of a folder; an image without a text file has no objects, and polygons become their boxes.
 
-    Splits are data.yaml's. Without one they follow the folders' names.
+    The splits are those of data.yaml; without data.yaml they follow from the names of folders.
 
     Raises:
-      UserError: a file or a line cannot be read, a path of data.yaml leads nowhere, or globox is missing.
+      UserError: if a file or a line cannot be read, a path in data.yaml does not exist, or globox is missing.
     """
     yaml = _yaml(source)
     names = _names(source, yaml)
@@ -60,7 +60,7 @@ def read(source: pathlib.Path) -> Source:
 
 
 def _yaml_file(source) -> pathlib.Path | None:
-    """data.yaml, or the one other yaml file with names of classes."""
+    """data.yaml, or else the only yaml file with class names; None if there is none."""
     files = [path for path in sorted(source.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and path.is_file()]
     files = [path for path in files if path.stem == "data"] or [
         path for path in files if any(line.startswith("names:") for line in read_text(path).splitlines())
@@ -76,7 +76,7 @@ def _lists_of_names(source) -> list[pathlib.Path]:
 
 
 def _yaml(source) -> dict:
-    """The content of data.yaml with "file", its path; empty where there is none."""
+    """The content of data.yaml, with its path as "file"; empty if there is no data.yaml."""
     file = _yaml_file(source)
     if file is None:
         return {}
@@ -94,7 +94,7 @@ def _yaml(source) -> dict:
 
 
 def _names(source, yaml) -> dict[int, str]:
-    """Class names by number, from data.yaml or else from a list of names."""
+    """Class names by number, from data.yaml or a text file of names."""
     lists = _lists_of_names(source)
     if yaml.get("names") is not None:
         file, names = yaml["file"], yaml["names"]
@@ -143,7 +143,7 @@ def _place(yaml, key, place) -> list[pathlib.Path]:
         raise UserError(f"{yaml['file']}: {key} is {place!r}; it must be a folder, or a text file that lists images")
     beside = yaml["file"].parent
     base = beside / os.path.expanduser(str(yaml.get("path") or ""))
-    # Some exporters write ../train/images into a data.yaml that lies beside train.
+    # Some exporters write ../train/images although data.yaml lies beside train.
     candidates = [base / place, beside / place, beside / place.removeprefix("../")]
     path = next((path for path in candidates if path.is_dir() or path.is_file()), None)
     if path is None:
@@ -162,7 +162,7 @@ def _place(yaml, key, place) -> list[pathlib.Path]:
 
 
 def _listed(file, base, number, name):
-    """An image in a list: its path is absolute, or relative to the list's folder or to data.yaml's path."""
+    """An image of a list; its path is absolute, or relative to the list's folder or to `path` of data.yaml."""
     candidates = [pathlib.Path(os.path.normpath(folder / name)) for folder in (file.parent, base)]
     for path in candidates:
         if path.is_file():
@@ -171,7 +171,7 @@ def _listed(file, base, number, name):
 
 
 def _label_file(image: pathlib.Path) -> pathlib.Path:
-    """Where an image's text file is: in "labels" in place of "images", in "labels" beside them, or beside the image."""
+    """The text file of an image: below "labels" in place of "images", in "labels" beside the image, or beside it."""
     candidates = [image.parent / "labels" / f"{image.stem}.txt"]
     parts = image.parent.parts
     if "images" in parts:
@@ -209,7 +209,7 @@ def _image(image, label_file, names, problems) -> Annotated | None:
 
 
 def _box(line, size, names) -> Box:
-    """The box of one line; raises ValueError with what is wrong."""
+    """The box of one line; a faulty line raises a ValueError that names the fault."""
     reader = library()
     try:
         number, *shares = map(float, line.split())

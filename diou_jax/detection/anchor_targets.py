@@ -1,4 +1,4 @@
-"""What the RPN learns: which anchors are objects, and where the objects are."""
+"""The RPN's targets: which anchors are objects, and the deltas from them to the objects."""
 
 import functools
 
@@ -16,12 +16,12 @@ from diou_jax.structures import Anchors, Array, GroundTruth
 
 @flax.struct.dataclass
 class AnchorTargets:
-    """Of all anchors of B images.
+    """The targets of all anchors of B images.
 
     Attributes:
-      labels: int32 (B, A): 1 for an object, 0 for background, -1 for what is not sampled.
-      deltas: float32 (B, A, 4) to the best box; 0 where the label is not 1.
-      sampled: int32 (B, S), the anchors whose label is not -1, in ascending order; A where there are fewer.
+      labels: int32 (B, A): 1 for an object, 0 for background, -1 for an anchor that is not sampled.
+      deltas: float32 (B, A, 4), deltas to the box of the largest IoU; 0 where the label is not 1.
+      sampled: int32 (B, S), the anchors whose label is not -1, ascending; A where there are fewer.
     """
 
     labels: jax.Array
@@ -35,18 +35,19 @@ def anchor_targets(
 ) -> AnchorTargets:
     """Labels a sample of each image's anchors (Faster R-CNN, section 3.1.2; the original's ``_get_rpn_blobs``).
 
-    An anchor is an object if its IoU with a box is at least `rules.positive_overlap`, or if no anchor overlaps some box
-    more; it is background if its IoU with every box is below `rules.negative_overlap`. Crowd regions are background.
+    An anchor is an object if its IoU with a box is at least `rules.positive_overlap`, or if it has the largest IoU of
+    all anchors with some box. Otherwise it is background if its IoU with every box is below `rules.negative_overlap`.
+    Crowd regions count as background.
 
-    Unlike the original, a box that no anchor touches makes none an object, background is drawn without replacement and
-    never from objects, and an image without boxes is all background.
+    Unlike the original, a box that no anchor touches makes no anchor an object, background is drawn without replacement
+    and never from objects, and in an image without boxes every anchor is background.
 
     Args:
-      anchors: of B images.
-      gt: their ground truth in pixels of the network's input, G at least 1; no row needs to be valid.
+      anchors: the anchors of B images.
+      gt: ground truth in pixels of the network's input, G at least 1; no row needs to be valid.
       keys: (B,) random keys.
-      size: (B, 2), the images' height and width before padding.
-      rules: how many anchors are sampled, and which may be.
+      size: (B, 2), height and width of the images before padding.
+      rules: how many anchors are sampled, and which ones are eligible.
     """
     boxes, exists = join(anchors)
     eligible = exists & _inside(boxes, size, rules.straddle_thresh) if rules.straddle_thresh >= 0 else exists
@@ -59,7 +60,7 @@ def anchor_targets(
 
 
 def _inside(boxes, size, margin):
-    """Which anchors leave their image, (B, 2) height and width, by no more than `margin` pixels: (B, A)."""
+    """Mask (B, A) of the anchors that reach at most `margin` pixels out of their image, (B, 2) height and width."""
     height, width = size[:, :1], size[:, 1:]
     return (
         (boxes[..., 0] >= -margin)
@@ -70,7 +71,7 @@ def _inside(boxes, size, margin):
 
 
 def _label(foreground, background, key, *, rules):
-    """The labels (A,) of one image, and the anchors that have one in ascending order, A behind them."""
+    """The labels (A,) of one image, and its sampled anchors, ascending, filled up with A."""
     total = rules.batch_size_per_im
     index, is_object, drawn = sample(foreground, background, key, objects=int(total * rules.fg_fraction), total=total)
     nowhere = len(foreground)

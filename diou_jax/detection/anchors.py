@@ -1,4 +1,4 @@
-"""The RPN's anchors: constants of a feature map's size, so numpy; torchvision's depend on the image, so JAX."""
+"""The RPN's anchors: numpy constants for a feature map's size; in torchvision's layout JAX arrays, one per image."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from diou_jax.structures import Anchors, Array
 
 @dataclasses.dataclass(frozen=True)
 class AnchorGenerator:
-    """Anchors of every level of a pyramid.
+    """Makes the anchors of every level of a pyramid.
 
     Attributes:
       start_size: side in pixels of the finest level's square anchor, doubled at each level.
       aspect_ratios: heights over widths.
-      layout: "detectron" or "torchvision", whose cells are centred and spaced in another way.
+      layout: "detectron" or "torchvision"; they centre and space anchors differently.
     """
 
     start_size: float = 32
@@ -45,17 +45,17 @@ class AnchorGenerator:
 
 
 def join(anchors: Anchors) -> tuple[Array, jax.Array]:
-    """The boxes (A, 4) or (B, A, 4) of all levels in one row, and which exist, (B, A)."""
+    """The anchors of all levels concatenated: boxes (A, 4) or (B, A, 4), and the mask of those that exist, (B, A)."""
     constant = all(isinstance(boxes, np.ndarray) for boxes in anchors.boxes)
     boxes = (np if constant else jnp).concatenate(anchors.boxes, axis=-2)
     return boxes, jnp.concatenate(anchors.exists, 1)
 
 
 def cell_anchors(*, stride: int, size: float, aspect_ratios: Sequence[float]) -> np.ndarray:
-    """The anchors of one cell, centred on its pixels 0 to stride - 1: float32 (len(aspect_ratios), 4).
+    """The anchors of the first cell, centred on pixels 0 to stride - 1: float32 (len(aspect_ratios), 4).
 
-    A window of stride x stride is first given each aspect ratio, with whole sides (half to even), and scaled to `size`
-    afterwards; that rounding is part of the original.
+    As in the original, a window of stride x stride is reshaped to each aspect ratio, its sides are rounded (half to
+    even), and the result is scaled to `size`.
 
     Args:
       stride: pixels of the input per cell.
@@ -73,7 +73,7 @@ def cell_anchors(*, stride: int, size: float, aspect_ratios: Sequence[float]) ->
 def torchvision_cell_anchors(*, size: float, aspect_ratios: Sequence[float]) -> np.ndarray:
     """Torchvision's anchors of the first cell, centred on its upper left corner: float32 (len(aspect_ratios), 4).
 
-    Whole coordinates of their edges, halves to even; the corner pixels returned are one less at the far side.
+    The coordinates of edges are rounded, half to even. x2 and y2, as corner pixels, are one less than the edges.
     """
     ratios = np.sqrt(np.asarray(aspect_ratios, np.float32))
     half = np.round(np.stack([size / ratios, size * ratios], 1) / 2)
@@ -83,14 +83,14 @@ def torchvision_cell_anchors(*, size: float, aspect_ratios: Sequence[float]) -> 
 def torchvision_grid_anchors(extent: Array, height: int, width: int, *, stride: int, cell: np.ndarray) -> jax.Array:
     """The anchors of B feature maps: float32 (B, height * width * len(cell), 4), ordered as in `grid_anchors`.
 
-    torchvision spreads a map's cells over the padded image in whole pixels: where it is not a multiple of `stride`, the
-    cells lie closer together.
+    torchvision spaces the cells of a map evenly over the padded image, in whole pixels: where its side is not a
+    multiple of `stride`, cells are less than `stride` apart.
 
     Args:
       extent: int (B, 2), height and width of the padded images.
       height: cells of the map, which may be larger than the image needs.
       width: likewise.
-      stride: the level's.
+      stride: stride of the map.
       cell: (A, 4), from `torchvision_cell_anchors`.
     """
     step = (extent // -(-extent // stride)).astype(jnp.float32)
@@ -104,7 +104,7 @@ def torchvision_grid_anchors(extent: Array, height: int, width: int, *, stride: 
 def grid_anchors(height: int, width: int, *, stride: int, cell: np.ndarray) -> np.ndarray:
     """The anchors of a feature map of height x width cells: float32 (height * width * len(cell), 4).
 
-    Ordered by row, column, anchor of the cell, as the RPN's outputs are.
+    They are ordered by row, column and anchor of the cell, as the RPN's outputs are.
     """
     x, y = np.meshgrid(np.arange(width) * stride, np.arange(height) * stride)
     shift = np.stack([x, y, x, y], -1)[:, :, None].astype(np.float32)

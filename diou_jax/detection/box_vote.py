@@ -1,4 +1,4 @@
-"""Box voting: a detection moves to the mean of the boxes that agree with it.
+"""Box voting: a detection is replaced by the mean of the boxes that overlap it strongly.
 
 Gidaris and Komodakis, Object detection via a multi-region and semantic segmentation-aware CNN model, ICCV 2015.
 """
@@ -12,10 +12,10 @@ from diou_jax.overlaps import pairwise_iou
 from diou_jax.structures import Array
 
 SCORING_METHODS = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
-# Problems that are looked at together: each takes a few N x N matrices.
+# Problems computed at once; each takes a few N x N matrices.
 TOGETHER = 8
 
-# Not in TensorFloat-32: these are coordinates and scores.
+# TensorFloat-32 would be too coarse for coordinates and scores.
 _matmul = functools.partial(jnp.matmul, precision="highest")
 
 
@@ -29,13 +29,14 @@ def box_vote(
     scoring_method: str,
     scoring_method_beta: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Boxes and scores of each box by the votes of the valid ones; leading axes are independent problems.
+    """The boxes and scores after voting; leading axes are independent problems.
 
-    The voters of a box are those whose IoU with it is at least `vote_th`; it becomes their mean, weighted by score. Its
-    score, with n voters of scores s, IoUs o and exponent b; all but the first forget what suppression took of it:
+    The voters of a box are the valid boxes whose IoU with it is at least `vote_th`. The box becomes their mean,
+    weighted by score. With n voters of scores s, IoUs o and exponent b, its score becomes as follows; all methods but
+    ID undo the lowering by soft-NMS:
 
     ================  ==========================================================
-    ID                stays what it is
+    ID                unchanged
     AVG               mean of s
     IOU_AVG           mean of s weighted by o
     TEMP_AVG          mean of ``s ** (1/b) / (s ** (1/b) + (1 - s) ** (1/b))``
@@ -45,18 +46,18 @@ def box_vote(
 
     Args:
       boxes: float32 (..., N, 4), pixels, before suppression.
-      scores: float32 (..., N), of the votes, in [0, 1].
-      kept_scores: float32 (..., N), what suppression left of them.
+      scores: float32 (..., N), scores before suppression, in [0, 1].
+      kept_scores: float32 (..., N), scores after suppression.
       valid: bool (..., N), the boxes that vote.
       vote_th: TEST.BBOX_VOTE.VOTE_TH.
       scoring_method: TEST.BBOX_VOTE.SCORING_METHOD.
       scoring_method_beta: b, TEST.BBOX_VOTE.SCORING_METHOD_BETA, positive; the original always takes 1.
 
     Returns:
-      boxes float32 (..., N, 4) and scores float32 (..., N). Those without a voter are returned as they are.
+      Boxes, float32 (..., N, 4), and scores, float32 (..., N). A box without voters keeps its box and `kept_scores`.
 
     Raises:
-      ValueError: for another method.
+      ValueError: if `scoring_method` is unknown.
     """
     if scoring_method not in SCORING_METHODS:
         raise ValueError(f"scoring_method must be one of {', '.join(SCORING_METHODS)}, not {scoring_method!r}")
@@ -69,7 +70,7 @@ def box_vote(
         total = _matmul(votes, scores)
         elected = total > 0
         mean = _matmul(votes * scores, boxes) / jnp.where(elected, total, 1.0)[:, None]
-        # Rounding must not carry a mean out of what it is the mean of, and so out of the image.
+        # Rounding must not move a mean beyond the boxes that it averages, and so out of the image.
         lowest = jnp.where(valid[:, None], boxes, jnp.inf).min(0)
         highest = jnp.where(valid[:, None], boxes, -jnp.inf).max(0)
         mean = jnp.clip(mean, lowest, highest)
@@ -87,7 +88,7 @@ def box_vote(
 
 
 def _score(votes, overlap, scores, method, beta):
-    """The scores (N,) by votes (N, N), 0 or 1 and a row for each box, with overlaps (N, N), of boxes of scores (N,)."""
+    """The voted scores (N,) from votes (N, N), 0 or 1, a row per box, overlaps (N, N) and voters' scores (N,)."""
     if method == "IOU_AVG":
         weights = votes * overlap
         share = weights.sum(1)

@@ -1,4 +1,4 @@
-"""From boxes and scores of all classes to detections: suppression within each class, then the best of all."""
+"""Detections from boxes and scores of all classes: suppression within each class, then the best of all classes."""
 
 import dataclasses
 
@@ -16,23 +16,23 @@ from diou_jax.structures import Array, Detections
 def suppress(
     boxes: jax.Array, scores: jax.Array, candidate: Array, *, thresholds: Thresholds, rules: DetectionRules
 ) -> Detections:
-    """The original's ``box_results_with_nms_and_limit``.
+    """Makes detections as the original's ``box_results_with_nms_and_limit`` does.
 
     Unlike the original's, the limit is exact: equal scores at the limit are taken by class, then by RoI.
 
     Args:
-      boxes: float32 (B, K - 1, R, 4), of each class but the background, pixels of the original image.
+      boxes: float32 (B, K - 1, R, 4), boxes of each class but the background, pixels of the original image.
       scores: float32 (B, K - 1, R), positive where a box is a candidate.
-      candidate: bool (B, K - 1, R); a candidate's score must exceed `thresholds.score`, too.
-      thresholds: of scores and overlaps.
-      rules: the kind of suppression, and how many detections are kept; its own thresholds are not looked at.
+      candidate: bool (B, K - 1, R); candidates below `thresholds.score` are dropped, too.
+      thresholds: thresholds of scores and overlaps.
+      rules: the kind of suppression, and how many detections are kept; `rules.thresholds` is ignored.
     """
     batch, _, rois = scores.shape
     candidate &= (scores > thresholds.score) & jnp.isfinite(boxes).all(-1)
     soft_nms, bbox_vote = rules.soft_nms, rules.bbox_vote
     kept_scores = scores
     if soft_nms:
-        # No class can keep more than all detections together, unless votes lift some boxes over others.
+        # No class needs more boxes than there are detections in all, unless votes change the order of scores.
         most = None if bbox_vote and bbox_vote.scoring_method != "ID" else rules.detections_per_im
         kept_scores, keep = suppress_softly(
             boxes, scores, thresholds.nms, valid=candidate, most=most, **dataclasses.asdict(soft_nms)
@@ -42,7 +42,7 @@ def suppress(
         keep = nms(boxes, scores, thresholds.nms, valid=candidate, overlap=overlap, beta=rules.beta1)
     if bbox_vote:
         boxes, kept_scores = box_vote(boxes, scores, kept_scores, candidate, **dataclasses.asdict(bbox_vote))
-    # Rows are class-major, and top_k takes the lower row of equals.
+    # Rows are class-major, and top_k takes the lower row among equals.
     ranked = jnp.where(keep, kept_scores, -1.0).reshape(batch, -1)
     limit = min(rules.detections_per_im, ranked.shape[1])
     best, index = top_k(ranked, limit)

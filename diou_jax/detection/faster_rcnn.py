@@ -1,7 +1,7 @@
-"""Faster R-CNN told in order: `FasterRCNN.losses` for training, `FasterRCNN.detect` for testing.
+"""Faster R-CNN step by step: `FasterRCNN.losses` for training, `FasterRCNN.detect` for testing.
 
-Everything that happens between a `Batch` and its losses or detections is called from here, on one device, with static
-shapes. `diou_jax.options.build` makes a `FasterRCNN` from a config.
+Every step from a `Batch` to its losses or detections is called from here, on one device, with static shapes.
+`diou_jax.options.build` makes a `FasterRCNN` from a config.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ from diou_jax.structures import Anchors, Array, Batch, Detections, Proposals, Ro
 
 @dataclasses.dataclass(frozen=True)
 class FasterRCNN:
-    """A network and the rules around it: plain values, hashable.
+    """A network with its rules; a hashable group of plain values.
 
-    The parts of the story have named scopes, by which profilers and benchmarks/ahead_of_time.py tell them apart.
+    The steps have named scopes, by which profilers and benchmarks/ahead_of_time.py tell them apart.
 
     Attributes:
       network: the Flax modules.
-      heads: the RoI heads, in the order in which they detect; their modules are the network's.
-      anchor_generator: of every map.
+      heads: the RoI heads, in the order in which they detect; the network holds their modules.
+      anchor_generator: makes the anchors of every map.
       train_proposals: how RPN outputs become proposals in training.
       test_proposals: likewise in a test.
       anchor_rules: which anchors the RPN learns from.
       rpn_loss_rules: the RPN's losses.
       roi_rules: which RoIs the heads learn from.
-      box_rules: what differs between Detectron's boxes and torchvision's.
-      pixel_means: of blue, green and red, subtracted from images of 0 to 255.
+      box_rules: the differences between Detectron's boxes and torchvision's.
+      pixel_means: means of blue, green and red that are subtracted from images with values 0 to 255.
       mask_padding: whether activations beyond an image's extent are held at zero in a test.
       mask_padding_train: likewise in training.
     """
@@ -71,9 +71,9 @@ class FasterRCNN:
         """The losses of one device's minibatch.
 
         Args:
-          variables: the network's, ``{"params": ..., "affine": ...}``.
+          variables: the network's variables, ``{"params": ..., "affine": ...}``.
           batch: B images with ground truth.
-          keys: (B,) random keys, one per image, so that an image's samples do not depend on its neighbours.
+          keys: (B,) random keys, one per image, so that an image's samples do not depend on the other images.
 
         Returns:
           The total loss, a float32 scalar, and a dict of the total, each loss and each metric by name, unweighted.
@@ -94,13 +94,13 @@ class FasterRCNN:
     def detect(self, variables: dict, batch: Batch, thresholds: Thresholds | None = None) -> Detections:
         """The detections in B images, in pixels of the original images, best first.
 
-        An image's detections depend on that image alone: not on the bucket it lies in (with `mask_padding`), nor on
-        the other images of the batch.
+        The detections of an image depend neither on its bucket (with `mask_padding`) nor on the other images of the
+        batch.
 
         Args:
-          variables: the network's.
-          batch: B images; their ground truth is not looked at.
-          thresholds: instead of the first head's own.
+          variables: the network's variables.
+          batch: B images; their ground truth is ignored.
+          thresholds: replace those of the first head.
         """
         extent = batch.extent if self.mask_padding else None
         pyramid = self.pyramid(variables, batch, extent)
@@ -116,7 +116,7 @@ class FasterRCNN:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Those of the detections, unless others are given."""
+        """The default thresholds of `detect`, those of the first head."""
         return self.heads[0].detection.thresholds
 
     @functools.cached_property
@@ -128,20 +128,20 @@ class FasterRCNN:
         return tuple(name for name, value in values.items() if value.ndim == 0)
 
     def pyramid(self, variables: dict, batch: Batch, extent: Array | None) -> dict[int, jax.Array]:
-        """The neck's maps by stride, (B, Hl, Wl, C), held at zero beyond `extent`, int (B, 2), unless it is None."""
+        """The neck's maps by stride, (B, Hl, Wl, C), zero beyond `extent`, int (B, 2); None masks nothing."""
         images = preprocess.normalise(batch, self.pixel_means)
         maps: Any = self.network.apply(variables, images, extent, method="pyramid")
         return maps
 
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
-        """The RoIs that the heads look at in a test."""
+        """The proposals in which the heads detect."""
         outputs: Any = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.extent)
         limit = batch.extent if self.box_rules.clip_to_padding else batch.size
         return propose(outputs, anchors, limit, scale=batch.scale, rules=self.test_proposals, per_image=True)
 
     def label_anchors(self, anchors: Anchors, batch: Batch, keys: jax.Array) -> AnchorTargets:
-        """What the RPN is to learn."""
+        """The RPN's targets."""
         boxes = to_input(batch.gt.boxes, batch.scale[:, None, None], edges=self.box_rules.edges)
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
         return anchor_targets(
@@ -149,7 +149,7 @@ class FasterRCNN:
         )
 
     def sample(self, proposals: Proposals, batch: Batch, keys: jax.Array) -> RoiSamples:
-        """The RoIs that the heads are to learn from."""
+        """The RoIs that the heads learn from."""
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         return sample_rois(
             proposals, batch.gt, keys, scale=batch.scale, rules=self.roi_rules, edges=self.box_rules.edges
@@ -157,7 +157,7 @@ class FasterRCNN:
 
     @jax.named_scope("losses")
     def rpn_losses(self, outputs, targets: AnchorTargets) -> dict[str, loss.Loss]:
-        """The RPN's part of the losses."""
+        """The RPN's losses and metrics."""
         return rpn_losses(outputs, targets, rules=self.rpn_loss_rules)
 
     def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, extent: Array | None):
@@ -174,8 +174,8 @@ class FasterRCNN:
         self, pyramid: Mapping[int, jax.Array], rois: jax.Array, *, rules: PoolingRules, extent: Array | None
     ) -> jax.Array:
         """Features (B, R, resolution, resolution, C) of RoIs (B, R, 4) in pixels of the network's input."""
-        strides = self.network.body.strides  # coarser maps serve the RPN alone
-        # By the size of the box, wherever its edges are.
+        strides = self.network.body.strides  # the coarser maps are the RPN's only
+        # The level follows the boxes before `to_edges` moves their corners.
         levels = roi_levels(
             rois, strides=strides, canonical_scale=rules.canonical_scale, canonical_level=rules.canonical_level
         )

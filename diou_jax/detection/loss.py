@@ -1,4 +1,4 @@
-"""A named part of the total loss, or a metric beside it."""
+"""Named losses, the parts of the total loss, and metrics."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import jax
 
 
 class Loss(NamedTuple):
-    """A value of a minibatch.
+    """A loss or metric of a minibatch.
 
     Attributes:
-      value: float32 scalar; a metric may have another shape, and then stays out of the log.
-      weight: of the value in the total loss; None for a metric, through which no gradient passes.
+      value: float32 scalar; a metric may have another shape and is then not logged.
+      weight: weight of the loss in the total; None for a metric, which receives no gradient.
     """
 
     value: jax.Array
@@ -19,7 +19,7 @@ class Loss(NamedTuple):
 
 
 def total(losses: Mapping[str, Loss]) -> jax.Array:
-    """The weighted sum, in the order of the losses; float32 scalar."""
+    """The weighted sum of the losses, in their order; float32 scalar."""
     parts = [loss.value if loss.weight == 1 else loss.weight * loss.value for loss in losses.values() if loss.weight]
     return sum(parts[1:], parts[0])
 

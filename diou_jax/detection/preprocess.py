@@ -1,4 +1,4 @@
-"""The original's preprocessing on the device: means subtracted, then linear interpolation, then zero padding."""
+"""The original's preprocessing, on the device: subtraction of means, linear interpolation, zero padding."""
 
 import functools
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ PIXEL_MEANS = (102.9801, 115.9465, 122.7717)  # of blue, green, red; the origina
 
 @jax.named_scope("input")
 def normalise(batch: Batch, means: Sequence[float] = PIXEL_MEANS) -> jax.Array:
-    """The network's input, float32 (B, H, W, 3), `means` subtracted, zero beyond each image's `size`.
+    """The network's input, float32 (B, H, W, 3): resized images minus `means`, zero beyond each image's `size`.
 
-    It equals the original's ``cv2.resize(image - means)`` to two units in the last place: the taps are OpenCV's, and
-    like OpenCV it blends columns first.
+    It equals the original's ``cv2.resize(image - means)`` to two units in the last place: taps are computed as OpenCV
+    does, and columns are blended before rows, as there.
     """
     return jax.vmap(functools.partial(_normalise, jnp.array(means, jnp.float32)))(
         batch.image, batch.rows, batch.row_weight, batch.columns, batch.column_weight, batch.size
@@ -25,7 +25,7 @@ def normalise(batch: Batch, means: Sequence[float] = PIXEL_MEANS) -> jax.Array:
 
 def _normalise(means, image, rows, row_weight, columns, column_weight, size):
     def blend_columns(rows):
-        # Gathered as bytes, converted after, so that nothing larger than the output is ever stored.
+        # Bytes are gathered before they become floats, so that no float array is larger than the output.
         left, right = (image[rows[:, None], taps[None, :]].astype(jnp.float32) - means for taps in columns)
         weight = column_weight[None, :, None]
         return left * (1 - weight) + right * weight

@@ -1,4 +1,4 @@
-"""From RPN outputs to regions of interest."""
+"""Proposals from the RPN's outputs."""
 
 from collections.abc import Sequence
 
@@ -22,28 +22,28 @@ def propose(
     rules: ProposalRules,
     per_image: bool = False,
 ) -> Proposals:
-    """The original's ``GenerateProposals`` on each level and ``collect`` over all; no gradient passes.
+    """Makes proposals as the original's ``GenerateProposals`` (each level) and ``collect`` (all levels) do.
 
-    Each image and level keeps its best anchors, decodes, clips and filters them and suppresses among them. The best
-    `rules.collect_top_n` of all levels remain.
+    On each level of an image the best anchors are decoded, clipped, filtered and suppressed. The best
+    `rules.collect_top_n` of all levels remain. No gradient passes.
 
     Args:
-      outputs: of the RPN, float32 logits (B, N) of each level, N its anchors, and deltas (B, N, 4) with unit weights.
-      anchors: those of the maps; an anchor that does not exist is never proposed.
+      outputs: the RPN's outputs, per level float32 logits (B, N) and deltas (B, N, 4) with unit weights; N anchors.
+      anchors: the anchors of the maps; an anchor that does not exist is never proposed.
       limit: (B, 2), height and width that proposals are clipped to.
       scale: (B,), input over original size, for `rules.min_size`.
       rules: how many anchors and proposals are kept.
-      per_image: whether `rules.collect_top_n` counts for each image, or for the whole minibatch as the original has it
-        in training.
+      per_image: whether `rules.collect_top_n` is a limit per image; else it is one for the whole minibatch, as in the
+        original's training.
 
     Returns:
-      Proposals with R the most that one image can keep.
+      Proposals; R is the largest number that one image can keep.
     """
     levels = [
         _best_anchors(*level, limit, scale, top_n=rules.pre_nms_top_n, min_size=rules.min_size)
         for level in zip(*jax.lax.stop_gradient(outputs), anchors.boxes, anchors.exists, strict=True)
     ]
-    # All levels padded to one length, so that one call suppresses in all of them.
+    # All levels are padded to one length, so that one call suppresses on all of them.
     longest = max(scores.shape[1] for _, scores in levels)
     boxes = jnp.stack([_pad(boxes, longest) for boxes, _ in levels], 1)
     scores = jnp.stack([_pad(scores, longest, -1.0) for _, scores in levels], 1)
@@ -63,8 +63,8 @@ def propose(
 
 
 def _best_anchors(logits, deltas, anchors, exists, limit, scale, *, top_n, min_size):
-    """Boxes (B, N, 4) and scores (B, N) of a level's most probable anchors, descending; -1 marks what is left out."""
-    # The probability, not the logit: it saturates, and what then ties is ordered by index.
+    """Boxes (B, N, 4) and descending scores (B, N) of a level's best anchors; a score of -1 marks a rejected box."""
+    # Ranking is by probability, as in the original: large logits saturate to equal scores, ordered by index.
     scores = jax.nn.sigmoid(logits)
     scores = jnp.where(exists & ~jnp.isnan(scores), scores, -1.0)
     scores, index = top_k(scores, min(top_n, scores.shape[1]))

@@ -18,16 +18,16 @@ def sample_rois(
 ) -> RoiSamples:
     """Draws RoIs among the ground truth and the proposals (Fast R-CNN, section 2.3; the original's ``_sample_rois``).
 
-    All overlaps are measured at the original image's scale. A proposal that matches a crowd region best is an object of
-    the crowd's class, as in the original's end-to-end training; a crowd region itself is never drawn. No gradient
-    passes.
+    All overlaps are measured in pixels of the original image. A proposal whose largest IoU is with a crowd region is an
+    object of the crowd's class, as in the original's end-to-end training; a crowd region itself is never drawn. No
+    gradient passes.
 
     Args:
-      proposals: of B images.
-      gt: their ground truth, pixels of the original images, G at least 1; no row needs to be valid.
+      proposals: the proposals of B images.
+      gt: ground truth in pixels of the original images, G at least 1; no row needs to be valid.
       keys: (B,) random keys.
       scale: (B,), input over original size.
-      rules: how many RoIs are drawn, and which may be.
+      rules: how many RoIs are drawn, and which ones are eligible.
       edges: how boxes are scaled, see `boxes.to_original`.
     """
     scale = scale[:, None, None]
@@ -44,7 +44,7 @@ def _sample_image(boxes, valid, gt, key, *, rules):
     overlap, match = _match(candidates, gt)
     row = jnp.arange(len(candidates))
     itself = row < count
-    # A ground truth is its own match, also where another one covers the same pixels.
+    # A ground truth box matches itself, even if another one has the same coordinates.
     match = jnp.where(itself, row, match)
     eligible = jnp.concatenate([gt.valid & ~gt.crowd, valid])
     if rules.crowd_filter_thresh > 0:
@@ -59,13 +59,13 @@ def _sample_image(boxes, valid, gt, key, *, rules):
 
 
 def _match(boxes, gt):
-    """The largest IoU of each box (N, 4) with an object of an image, and that object's row."""
+    """The largest IoU of each box (N, 4) with an object of the image, and the row of that object."""
     overlaps = jnp.where(gt.valid, pairwise_iou(boxes, gt.boxes), 0.0)
     return overlaps.max(1), overlaps.argmax(1).astype(jnp.int32)
 
 
 def _share_in_crowds(boxes, gt):
-    """The largest share of the area of each box (N, 4) that lies in one crowd region, in inclusive pixels."""
+    """The largest share of each box's area that lies in one crowd region; boxes (N, 4) in inclusive pixels."""
     low = jnp.maximum(boxes[:, None, :2], gt.boxes[None, :, :2])
     high = jnp.minimum(boxes[:, None, 2:], gt.boxes[None, :, 2:])
     shared = jnp.maximum(high - low + 1, 0).prod(-1)

@@ -18,19 +18,19 @@ def rpn_losses(
 ) -> dict[str, Loss]:
     """The RPN's two losses.
 
-    The objectness loss is divided by the number of anchors that *should* be sampled, a constant, the box loss of each
-    image by the number that was; so the original does.
+    As in the original, the objectness loss is divided by the number of anchors that should be sampled, a constant, and
+    the box loss of each image by the number that was sampled.
 
     Args:
-      outputs: of the RPN, float32 logits (B, N) and deltas (B, N, 4) of each level.
-      targets: of all levels in one row, (B, A).
-      rules: the box loss and its weight, and the number of anchors that should be sampled of an image.
+      outputs: the RPN's outputs, per level float32 logits (B, N) and deltas (B, N, 4).
+      targets: the targets of all levels concatenated, (B, A).
+      rules: the box loss and its weight, and the number of anchors that should be sampled per image.
 
     Returns:
-      ``loss_rpn_cls`` and ``loss_rpn_bbox``, scalars, and the same per level, (L,), with ``_levels`` appended.
+      ``loss_rpn_cls`` and ``loss_rpn_bbox``, scalars, and their parts per level, (L,), with ``_levels`` appended.
     """
     logits, deltas = outputs
-    # The original's beta of the RPN's smooth L1.
+    # The beta of the original's smooth L1 loss in the RPN.
     options = {"beta": 1 / 9} if rules.box in ("smooth_l1", "sl1") else {}
     box = functools.partial(box_loss(rules.box), reg_weights=(1.0, 1.0, 1.0, 1.0), **options)
     images = logits[0].shape[0]

@@ -1,4 +1,4 @@
-"""The numbers that steer the detector, one group for each function that takes them; the original's options."""
+"""The detector's numbers, grouped by the function that takes them; they come from the original's options."""
 
 import dataclasses
 from typing import NamedTuple
@@ -8,10 +8,10 @@ import numpy as np
 
 
 class Thresholds(NamedTuple):
-    """What separates detections from the rest; arrays may stand in for the numbers, at no cost of compilation.
+    """Thresholds of detections; as arrays they are inputs of a program and can change without a new compilation.
 
     Attributes:
-      score: only higher scores count, TEST.SCORE_THRESH.
+      score: detections have higher scores, TEST.SCORE_THRESH.
       nms: overlap at which a detection suppresses another of its class, TEST.NMS.
     """
 
@@ -21,11 +21,11 @@ class Thresholds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BoxRules:
-    """What differs between Detectron's boxes and torchvision's.
+    """The differences between Detectron's boxes and torchvision's.
 
     Attributes:
-      edges: scale and pool boxes by their edges instead of their corner pixels.
-      clip_to_padding: at test, proposals may reach into the image's padding.
+      edges: whether boxes are scaled and pooled by their edges instead of their corner pixels.
+      clip_to_padding: whether proposals in a test may reach into the image's padding.
       anchors: "detectron" or "torchvision", see `diou_jax.detection.anchors`.
     """
 
@@ -58,7 +58,7 @@ class AnchorRules:
 
 @dataclasses.dataclass(frozen=True)
 class RoiRules:
-    """Which RoIs the box head learns from: the original's TRAIN.*."""
+    """Which RoIs the heads learn from: the original's TRAIN.*."""
 
     batch_size_per_im: int
     fg_fraction: float
@@ -70,7 +70,10 @@ class RoiRules:
 
 @dataclasses.dataclass(frozen=True)
 class RpnLossRules:
-    """The RPN's box loss, its weight and the normaliser: the original's MODEL.RPN_LOSS_TYPE and its kin."""
+    """The RPN's box loss, its weight, and the anchors per image that normalise the objectness loss.
+
+    In the original these are MODEL.RPN_LOSS_TYPE, the weight of that loss, and TRAIN.RPN_BATCH_SIZE_PER_IM.
+    """
 
     box: str
     box_weight: float
@@ -88,7 +91,7 @@ class SoftNmsRules:
 
 @dataclasses.dataclass(frozen=True)
 class BoxVoteRules:
-    """How boxes vote on the detections: the original's TEST.BBOX_VOTE."""
+    """How boxes vote on detections: the original's TEST.BBOX_VOTE."""
 
     vote_th: float
     scoring_method: str
@@ -97,7 +100,7 @@ class BoxVoteRules:
 
 @dataclasses.dataclass(frozen=True)
 class DetectionRules:
-    """How box head outputs become detections: the original's TEST.*; without soft-NMS and votes where they are None."""
+    """How the box head's outputs become detections: the original's TEST.*; None switches soft-NMS or voting off."""
 
     thresholds: Thresholds
     diou_nms: bool
@@ -112,10 +115,10 @@ class PoolingRules:
     """How RoIs are pooled: the original's FAST_RCNN.ROI_XFORM_* and FPN.ROI_CANONICAL_*.
 
     Attributes:
-      resolution: cells of a pooled RoI, along each side.
-      sampling_ratio: samples of a cell, along each side.
+      resolution: bins along each side of a pooled RoI.
+      sampling_ratio: samples along each side of a bin.
       canonical_scale: side in pixels of a RoI that belongs to `canonical_level`.
-      canonical_level: the logarithm to the base 2 of that level's stride.
+      canonical_level: base-2 logarithm of that level's stride.
     """
 
     resolution: int

@@ -9,18 +9,17 @@ from diou_jax.kernels.top_k import top_k
 
 
 def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Up to `limit` of the True places of a mask, uniformly, in random order.
+    """Draws up to `limit` indices at which a mask is True, uniformly and in random order.
 
-    Any prefix of the result is a uniform draw as well, so a caller that wants fewer cuts it short.
+    Any prefix of the result is a uniform draw as well, so a caller that wants fewer takes a prefix.
 
     Args:
       mask: bool (N,).
-      limit: static.
+      limit: static, the largest number of draws.
       key: random key.
 
     Returns:
-      Indices, int32 (min(limit, N),), and whether each is a draw, bool: True first, then False where the mask has
-      fewer places.
+      Indices, int32 (min(limit, N),), and whether each is a draw, bool: True first, False where the mask has no more.
     """
     order = jnp.where(mask, jax.random.uniform(key, mask.shape), -1.0)
     order, indices = top_k(order, min(limit, len(mask)))
@@ -28,12 +27,12 @@ def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 class Sample(NamedTuple):
-    """Rows that were drawn, objects first, then background.
+    """Drawn rows, objects first, then background.
 
     Attributes:
       rows: int32 (total,), those drawn; 0 where fewer were drawn.
-      is_object: bool (total,).
-      drawn: bool (total,), True first.
+      is_object: bool (total,), True where the row has an object.
+      drawn: bool (total,), False where fewer were drawn.
     """
 
     rows: jax.Array
@@ -46,15 +45,15 @@ def sample(foreground: jax.Array, background: jax.Array, key: jax.Array, *, obje
 
     Args:
       foreground: bool (N,), rows with an object.
-      background: bool (N,), other rows that may be drawn.
+      background: bool (N,), rows without an object that may be drawn.
       key: random key.
-      objects: static, the largest number of objects.
+      objects: static, the largest number of rows with an object.
       total: static, the largest number of rows.
     """
     fg_key, bg_key = jax.random.split(key)
     fg_index, fg_drawn = draw(foreground, objects, fg_key)
     bg_index, bg_drawn = draw(background, total, bg_key)
-    # Row i is the i-th object while there is one, then the next of the background.
+    # Row i of the result is the i-th object; rows behind the last object continue with the background.
     found = fg_drawn.sum()
     row = jnp.arange(total)
     is_object = row < found

@@ -1,7 +1,7 @@
-"""Soft-NMS: boxes that overlap a better one lose score rather than their place.
+"""Soft-NMS: the score of a box that overlaps a better one is lowered instead of the box being removed.
 
-Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code, ICCV 2017; with a distance penalty, as in the
-original.
+Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code, ICCV 2017. The distance penalty is the
+original's addition.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from diou_jax.structures import Array
 
 METHODS = ("linear", "gaussian", "hard")
-# The original's: a box of less is given up.
+# As in the original, a box whose score falls below this is dropped.
 SCORE_THRESH = 1e-4
 
 
@@ -27,14 +27,14 @@ def soft_nms(
     score_thresh: float = SCORE_THRESH,
     most: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Which boxes soft-NMS keeps, and the scores that it leaves them; leading axes are independent problems.
+    """Which boxes soft-NMS keeps, and their lowered scores; leading axes are independent problems.
 
-    The best of the waiting boxes is taken, the first of equals, and the scores of those that meet it are multiplied,
-    depending on the overlap ``o = IoU - (d / c) ** beta1``: by 1 - o where o exceeds `threshold` ("linear"), by
-    ``exp(-o ** 2 / sigma)`` ("gaussian") or by 0 where o exceeds `threshold` ("hard"). Whichever of them is below
-    `score_thresh` then is given up; boxes that meet no better one are kept whatever their score. d is the squared
-    distance of the centres, c the squared diagonal of the smallest box around both, here in inclusive pixels, unlike
-    that of DIoU-NMS.
+    Each round keeps the best of the waiting boxes (the lowest index among equals) and multiplies the scores of the
+    waiting boxes that meet it by a factor of the overlap ``o = IoU - (d / c) ** beta1``: 1 - o where o exceeds
+    `threshold` ("linear"), ``exp(-o ** 2 / sigma)`` ("gaussian"), or 0 where o exceeds `threshold` ("hard"). A box so
+    lowered below `score_thresh` is dropped; a box that meets no better one is kept at any score. d is the squared
+    distance of the centres, c the squared diagonal of the smallest box around both, in inclusive pixels, unlike
+    DIoU-NMS.
 
     Args:
       boxes: float (..., N, 4), pixels.
@@ -42,17 +42,17 @@ def soft_nms(
       threshold: TEST.NMS.
       method: TEST.SOFT_NMS.METHOD.
       sigma: TEST.SOFT_NMS.SIGMA.
-      beta1: exponent of the distance penalty, 0.8 in the original; infinity: none, as in the paper.
-      valid: bool (..., N); boxes that are not valid are neither kept nor touch others. None: all are.
-      score_thresh: of a box that goes on waiting.
-      most: boxes of a problem after which the rest is not looked at; None: all. The scores of those that are taken
-        never rise, so these are the best ones.
+      beta1: exponent of the distance penalty, 0.8 in the original; infinity: no penalty, as in the paper.
+      valid: bool (..., N); a box that is not valid is not kept and affects none. None: all boxes are valid.
+      score_thresh: lowered boxes with a smaller score are dropped.
+      most: largest number of boxes kept per problem; None: no limit. Boxes are kept in descending order of score, so
+        these are the best.
 
     Returns:
-      scores float32 (..., N) and keep bool (..., N), in the order of the input.
+      Scores, float32 (..., N), and the mask of kept boxes, bool (..., N), in the order of the input.
 
     Raises:
-      ValueError: for another method.
+      ValueError: if `method` is unknown.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -88,7 +88,7 @@ def soft_nms(
 
 
 def _overlap(a, b, beta1):
-    """Whether boxes (..., 4) meet, and IoU less the penalty."""
+    """Whether boxes (..., 4) meet, and their IoU minus the distance penalty."""
     top_left, bottom_right = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
     sides = bottom_right - top_left + 1
     meets = (sides > 0).all(-1)
@@ -100,5 +100,5 @@ def _overlap(a, b, beta1):
     apart = meets & (distance > 0)
     penalty = jnp.where(apart, jnp.where(apart, distance / jnp.where(apart, diagonal, 1.0), 1.0) ** beta1, 0.0)
     overlap = intersection / jnp.where(meets, union, 1.0) - penalty
-    # Areas beyond float32 are nobody's image.
+    # Areas that overflow float32 belong to no real image.
     return meets, jnp.where(jnp.isfinite(overlap), overlap, 0.0)

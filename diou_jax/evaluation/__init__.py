@@ -1,1 +1,1 @@
-"""Evaluation: detections of whole data sets, and the scores that pycocotools gives them."""
+"""Evaluation: detection in whole data sets, and pycocotools' scores of the result."""

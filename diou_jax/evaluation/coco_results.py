@@ -1,4 +1,4 @@
-"""Detections as a COCO results file, and pycocotools' verdict on them."""
+"""Detections as a COCO results file, and their scores by pycocotools."""
 
 import contextlib
 import dataclasses
@@ -23,10 +23,10 @@ from diou_jax.structures import Array
 # COCOeval's twelve numbers, in its order: over IoU 0.50 to 0.95, at one IoU, by size, by detections per image.
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
-# COCOeval's limit of detections, for each image and class.
+# COCOeval's limit of detections per image and class.
 MAX_DETS = 100
 
-# What each of `STATISTICS` is of: precision or recall, IoU (None: all), size, position among the limits of detections.
+# For each of `STATISTICS`: precision or recall, IoU (None: all), size, index of the limit of detections.
 _PARTS = (
     ("precision", None, "all", 2),
     ("precision", 0.5, "all", 2),
@@ -45,7 +45,7 @@ _PARTS = (
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
-    """AP and AP50 of a class, NaN where it has no ground truth, and the number of its boxes that are no crowd."""
+    """AP and AP50 of a class, NaN without ground truth, and the number of its boxes without crowds."""
 
     name: str
     ap: float
@@ -55,13 +55,13 @@ class ClassResult:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What COCOeval found.
+    """The scores by COCOeval.
 
     Attributes:
-      statistics: the numbers named by `STATISTICS`, in [0, 1], where the 100 of AR100 is the limit of detections; -1
-        where there is no ground truth of that kind.
-      lines: the twelve lines of them, as pycocotools prints them.
-      classes: by rising category id.
+      statistics: the numbers named in `STATISTICS`, in [0, 1], -1 without ground truth of the kind; another limit of
+        detections replaces the 100 in the name AR100.
+      lines: the twelve lines that pycocotools prints.
+      classes: results by class, in ascending order of category ids.
     """
 
     statistics: dict[str, float]
@@ -69,12 +69,12 @@ class Summary:
     classes: tuple[ClassResult, ...]
 
     def metrics(self) -> dict[str, float]:
-        """For the log: ``eval/AP``, the other statistics and ``eval/AP/<class>``; NaN without ground truth."""
+        """Metrics for the log: ``eval/AP``, the other statistics and ``eval/AP/<class>``; NaN without ground truth."""
         numbers = {f"eval/{name}": value if value >= 0 else math.nan for name, value in self.statistics.items()}
         return numbers | {f"eval/AP/{row.name}": row.ap for row in self.classes}
 
     def report(self, dataset: str) -> str:
-        """COCO's lines, the table of classes and the ``copypaste`` lines of the original, for the named data set."""
+        """COCO's lines, a table of classes and the original's ``copypaste`` lines, for the named data set."""
         width = max(len(name) for name in ["class", *(row.name for row in self.classes)])
         table = [f" {'class':{width}}  {'AP':>6}  {'AP50':>6}  {'boxes':>7}"]
         table += [f" {row.name:{width}}  {row.ap:6.3f}  {row.ap50:6.3f}  {row.boxes:7d}" for row in self.classes]
@@ -96,15 +96,15 @@ def to_results(
     image_id: int | str,
     category_ids: Sequence[int],
 ) -> list[dict]:
-    """The COCO results of one image, plain Python values, in the order of the detections.
+    """The COCO results of one image as plain Python values, in the order of the detections.
 
     Args:
-      boxes: float32 (D, 4), inclusive pixels of the original image. They become COCO's x, y, width, height with both
-        border pixels counted, in double precision, as the original writes them.
+      boxes: float32 (D, 4), inclusive pixels of the original image. As in the original they become COCO's x, y, width,
+        height in double precision, with both border pixels counted.
       scores: float32 (D,).
       classes: int (D,), 1 to K - 1.
-      image_id: as in the annotation file.
-      category_ids: K ids by class.
+      image_id: id of the image in the annotation file.
+      category_ids: K category ids by class.
     """
     boxes = np.asarray(boxes, np.float64)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], 1)
@@ -115,7 +115,7 @@ def to_results(
 
 
 def write_results(path: str | os.PathLike, results: Iterable[Mapping]) -> None:
-    """Writes a COCO results file, whole or not at all: a result a line, by image, an image's in the order given."""
+    """Writes a COCO results file atomically, one result per line, sorted by image; within an image the order stays."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(result, allow_nan=False) for result in sorted(results, key=lambda r: id_rank(r["image_id"]))]
@@ -131,25 +131,25 @@ def evaluate(
     *,
     max_dets: int = MAX_DETS,
 ) -> Summary:
-    """Judges boxes by pycocotools' COCOeval.
+    """Scores boxes by pycocotools' COCOeval.
 
-    Annotation files are read as training reads them, by `diou_jax.data.annotations`; as in COCOeval, ``ignore`` has no
-    effect, and a box without extent or outside its image counts. A warning says where `max_dets` leaves something out.
+    Annotation files are read by `diou_jax.data.annotations`, as in training. As in COCOeval, ``ignore`` has no effect,
+    and boxes without area or outside their image count. A warning is logged if `max_dets` leaves out boxes.
 
     Args:
-      results: as `to_results` makes them, or read from a results file; possibly none.
-      annotation_files: COCO json files, read as one.
-      image_ids: the images that count; by default all that the files list.
-      max_dets: detections that count in an image, for each class; more than 10.
+      results: results of `to_results` or of a results file; may be empty.
+      annotation_files: COCO json files, which are joined.
+      image_ids: ids of the images that count; by default all images of the files.
+      max_dets: number of detections per image and class that count; more than 10.
 
     Raises:
-      UserError: a file is not COCO json, two files share an image or disagree on a category, or a result names an image
-        or a category that no file lists.
+      UserError: if a file is not COCO json, two files share an image or disagree on a category, or a result names an
+        image or a category that no file lists.
     """
     truth = _read_truth(annotation_files)
     _check_known(results, truth)
     counted = truth.images if image_ids is None else truth.images & set(map(id_key, image_ids))
-    # COCOeval compares and sorts image ids; their ranks serve where the ids themselves are strings, or mixed.
+    # COCOeval compares and sorts image ids. It gets their ranks, since ids may be strings or of mixed types.
     number = {image_id: rank for rank, image_id in enumerate(sorted(counted, key=id_rank), start=1)}
     boxes, found = _index(truth.boxes, number, truth.categories), _index(results, number, truth.categories)
     _report_limit(boxes, found, max_dets)
@@ -164,7 +164,7 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class _Truth:
-    """What annotation files say: the keys of their images, names by category id, boxes with all that COCOeval reads."""
+    """The content of annotation files: keys of images, names by category id, and boxes with COCOeval's fields."""
 
     images: set
     categories: dict[int, str]
@@ -214,10 +214,10 @@ def _check_known(results: Sequence[Mapping], truth: _Truth) -> None:
 
 
 def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int, str]) -> COCO:
-    """What pycocotools reads: the annotations or results whose images have a number.
+    """The index of pycocotools for those annotations or results whose images have a `number`.
 
-    Unlike ``COCO.loadRes`` it bears an empty list. Entries are numbered from 1: COCOeval takes a match with an
-    annotation 0 for no match, and files may number from 0.
+    Unlike ``COCO.loadRes`` this accepts an empty list. Entries are numbered from 1, since COCOeval takes a match with
+    annotation 0 for no match, and files may count from 0.
     """
     index = COCO()
     chosen = [(number[key], entry) for entry in entries if (key := id_key(entry["image_id"])) in number]
@@ -237,7 +237,7 @@ def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int,
 
 
 def _report_limit(boxes: COCO, found: COCO, max_dets: int) -> None:
-    """Warns of images with more objects or more detections of a class than count."""
+    """Warns of images that have more than `max_dets` objects or detections of a class."""
     for what, index in (("objects", boxes), ("detections", found)):
         counts = Counter((a["image_id"], a["category_id"]) for a in index.dataset["annotations"] if not a["iscrowd"])
         images = {image_id for (image_id, _), count in counts.items() if count > max_dets}
@@ -253,7 +253,7 @@ def _report_limit(boxes: COCO, found: COCO, max_dets: int) -> None:
 
 
 def _summarize(evaluation: COCOeval) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The twelve numbers by name, and their lines; pycocotools' own summary knows no other limit than 100."""
+    """The twelve numbers by name, and their lines; pycocotools' own summary only supports the limit 100."""
     params, statistics, lines = evaluation.params, {}, []
     for name, (kind, iou, size, limit) in zip(STATISTICS, _PARTS, strict=True):
         # Precision is (IoU thresholds, recalls, classes, sizes, limits), recall lacks the second axis.
@@ -270,7 +270,7 @@ def _summarize(evaluation: COCOeval) -> tuple[dict[str, float], tuple[str, ...]]
 
 
 def _class_results(evaluation: COCOeval, categories: Mapping[int, str]) -> Iterable[ClassResult]:
-    """Each category's row, in the order of COCOeval's."""
+    """The result of each category, in the order of COCOeval."""
     boxes = Counter(a["category_id"] for a in evaluation.cocoGt.dataset["annotations"] if not a["iscrowd"])
     # (IoU thresholds, recalls, classes, areas, limits of detections); -1 without ground truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]

@@ -1,4 +1,4 @@
-"""Evaluation: every image once, on all devices, judged by pycocotools."""
+"""Evaluation: detection in every image once, on all devices, scored by pycocotools."""
 
 import pathlib
 import time
@@ -39,7 +39,7 @@ NOTHING = Detections(
 )
 
 
-# So many images of a test set are read before anything is computed.
+# Number of images of a test set that are read before anything is computed.
 PROBES = 20
 
 
@@ -50,7 +50,7 @@ def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
       Their rows of metrics.
 
     Raises:
-      UserError: there is no checkpoint, the data is missing, or its classes are not the checkpoint's.
+      UserError: if there is no checkpoint, data are missing, or their classes differ from the checkpoint's.
     """
     config = settle(config, workdir)
     base.check(config)
@@ -67,22 +67,22 @@ def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
 
 
 class Evaluator:
-    """Finds everything in a config's test sets, one after the other, and has each judged by itself.
+    """Detects in a config's test sets, one after the other, and scores each separately.
 
     Attributes:
-      detector: of the config, for the classes that were trained.
+      detector: the config's detector for the trained classes.
     """
 
     def __init__(self, config: ConfigDict, workdir: str, class_names: Sequence[str]):
-        """Reads the annotations and looks at some of the images, so that nothing is computed in vain.
+        """Reads the annotations and some of the images, so that faulty data are found before anything is computed.
 
         Args:
-          config: of the run.
-          workdir: where results and pictures go.
-          class_names: K names by the network's classes, background first. Test sets may number them as they like.
+          config: the run's config.
+          workdir: the folder for results and pictures.
+          class_names: K names of the network's classes, background first. Test sets may number them in any way.
 
         Raises:
-          UserError: data is missing or damaged, or has other classes.
+          UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
         datasets = [build.dataset(config, (name,)) for name in dict.fromkeys(config.test.datasets)]
@@ -105,19 +105,19 @@ class Evaluator:
         self._detect = detect_function(self.detector)
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
-        """Prints COCO's lines, AP by class and the ``copypaste`` lines; leaves results files and pictures.
+        """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files and pictures.
 
         Args:
-          variables: of the network, after `step` updates.
-          step: for names and rows.
-          log: takes the rows of metrics and the pictures.
+          variables: the network's variables after `step` updates.
+          step: number of updates, for names of files and rows.
+          log: the log that gets rows of metrics and pictures.
 
         Returns:
-          A row for each data set that has ground truth, ``dataset`` and ``eval/...``; none in other processes than the
-          first.
+          A row with ``dataset`` and ``eval/...`` for each data set with ground truth; in processes other than the first
+          an empty list.
 
         Raises:
-          UserError: no image of a data set could be read.
+          UserError: if no image of a data set could be read.
         """
         compile_ahead(self.programs(variables))
         variables = replicate(self.detector.network.folded(variables))
@@ -126,7 +126,7 @@ class Evaluator:
         return [row for row in rows if row]
 
     def programs(self, variables: dict) -> list[tuple[Programs, dict, Batch]]:
-        """The programs that a call with such variables asks for and that are not compiled yet, for `compile_ahead`."""
+        """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
         blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
         batches = {(batch.image.shape, batch.rows.shape): batch for batch in to_devices(blanks, ahead=0)}
         missing = [batch for batch in batches.values() if not self._detect.has(batch)]
@@ -137,7 +137,7 @@ class Evaluator:
 
     def _evaluate(self, dataset, reader, variables, step, log) -> dict:
         config, began = self._config, time.perf_counter()
-        # An image that could not be read and was to be skipped has no detections, but it counts.
+        # A skipped image, which could not be read, has no detections, but its objects count.
         stream = batches(reader, 0, reader.steps, **build.loading(config))
         title, first = f"{dataset.name}, step {step}", jax.process_index() == 0
         with images_progress(len(dataset), title=title, active=first) as progress:
@@ -176,7 +176,7 @@ class Evaluator:
 
 
 def _refuse_unreadable(dataset: Dataset) -> None:
-    """Raises UserError where none of some images, spread over the data set, can be read."""
+    """Raises UserError if none of `PROBES` images, spread over the data set, can be read."""
     problems = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, PROBES).astype(int)).tolist():
         problem, _ = check_image(dataset, index)
@@ -187,23 +187,23 @@ def _refuse_unreadable(dataset: Dataset) -> None:
 
 
 def detect_function(detector: FasterRCNN) -> Programs:
-    """``detect(variables, batch)`` on all local devices, the batch divided among them."""
+    """``detect(variables, batch)`` on all local devices, which share the batch."""
     return Programs("detection", jax.pmap(detector.detect, AXIS, in_axes=(None, 0)))
 
 
 def detect_all(
     detect: Callable, variables: dict, stream: Iterable[Batch], progress: Callable[[int], object] = lambda images: None
 ) -> dict[int, Detections]:
-    """The valid detections in every image that is present in a stream of host batches.
+    """The valid detections in every present image of a stream of host batches.
 
     Args:
-      detect: from `detect_function`.
-      variables: of the network.
+      detect: result of `detect_function`.
+      variables: the network's variables.
       stream: batches of this process.
-      progress: called with the number of images, over all processes, of each batch that is done.
+      progress: a function that is called after each batch with its number of images over all processes.
 
     Returns:
-      Numpy `Detections` without the leading axis, by the image's row in its data set; in every process those of all.
+      Numpy `Detections` without the leading axis, by the image's row in its data set; every process gets those of all.
     """
     found = {}
 
@@ -221,7 +221,7 @@ def detect_all(
     waiting = None
     for batch in to_devices(stream, ahead=1):
         result = (batch.index, batch.present, detect(variables, batch))
-        # The device works on this batch while the host collects the one before.
+        # The device computes this batch while the host collects the one before.
         if waiting is not None:
             collect(*waiting)
         waiting = result
@@ -231,7 +231,7 @@ def detect_all(
 
 
 def as_results(dataset: Dataset, index: int, found: Detections) -> list[dict]:
-    """COCO results of one image."""
+    """The COCO results of one image."""
     image_id = dataset.records.image_ids[index]
     return coco_results.to_results(
         found.boxes,
@@ -243,7 +243,7 @@ def as_results(dataset: Dataset, index: int, found: Detections) -> list[dict]:
 
 
 def draw(dataset: Dataset, index: int, found: Detections, *, score_threshold: float = 0.5) -> np.ndarray:
-    """Detections beside ground truth, uint8 BGR."""
+    """A picture of detections beside ground truth, uint8 BGR."""
     records = dataset.records
     image = decode(
         dataset.read(index),

@@ -16,7 +16,7 @@ class BoxHead(nn.Module):
       num_classes: K, background included.
       hidden: FAST_RCNN.MLP_HEAD_DIM.
       class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG, one box per RoI instead of K.
-      dtype: of the arithmetic.
+      dtype: dtype of the arithmetic.
     """
 
     num_classes: int

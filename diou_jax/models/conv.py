@@ -1,6 +1,6 @@
-"""A convolution and what follows it: a frozen affine layer folded into it, GroupNorm, or a bias; a sum; a ReLU.
+"""A convolution with its norm (folded frozen affine layer, GroupNorm, or only a bias), a residual sum and a ReLU.
 
-They are one module because they are one kernel of cuDNN, which then neither writes nor reads what lies between.
+All are one module because cuDNN runs them as one kernel, without storing the values in between.
 """
 
 import functools
@@ -15,25 +15,25 @@ from diou_jax.models import winograd
 from diou_jax.models.initializers import he_normal
 from diou_jax.models.norms import GroupNorm
 
-AFFINE = "affine"  # the variable collection of the frozen layers: no gradient, decay or optimiser reaches it
+AFFINE = "affine"  # the variable collection of frozen affine layers; no gradient, decay or optimiser reaches it
 
 
 class Conv(nn.Module):
-    """A convolution with torch's symmetric padding, and what follows it.
+    """A convolution with torch's symmetric padding, then norm, residual sum and ReLU.
 
-    Its kernel is (features, size, size, C / groups), which is how cuDNN has it and its gradient. Were it stored another
-    way round, the optimiser could not update it in place.
+    The kernel is (features, size, size, C / groups), the layout that cuDNN uses for kernel and gradient; in another
+    layout the optimiser could not update it in place.
 
     Attributes:
       features: output channels.
       size: side of the kernel; the map is padded by size // 2.
-      stride, groups: of the convolution.
-      follow: "affine", frozen scale and bias per channel, the original's AffineChannel2d, in the collection `AFFINE`
-        and folded into the kernel; "group", a `GroupNorm`; "bias", a trained bias.
-      kernel_init: of the kernel.
+      stride, groups: stride and groups of the convolution.
+      follow: the norm. "affine": frozen scale and bias per channel (the original's AffineChannel2d) in the collection
+        `AFFINE`, the scale folded into the kernel; "group": a `GroupNorm`; "bias": a trained bias.
+      kernel_init: initialiser of the kernel.
       group_norm: keyword arguments of `GroupNorm`, as pairs.
-      relu: whether a ReLU ends it.
-      dtype: of the arithmetic; parameters are float32.
+      relu: whether a ReLU comes last.
+      dtype: dtype of the arithmetic; parameters are float32.
     """
 
     features: int
@@ -50,20 +50,20 @@ class Conv(nn.Module):
     def __call__(
         self, x: jax.Array, extent: jax.Array | None = None, cell: int = 1, *, residual: jax.Array | None = None
     ) -> jax.Array:
-        """Applies it to (B, H, W, C).
+        """Applies the layers to a map (B, H, W, C).
 
         Args:
-          x: the map, zero where it does not exist, unless the kernel is 1x1.
-          extent: as in `masking.inside`; it concerns GroupNorm's statistics only.
+          x: the map; unless the kernel is 1x1, it must be zero beyond `extent`.
+          extent: as in `masking.inside`; only GroupNorm's statistics use it.
           cell: pixels of the image per cell of the output.
-          residual: like the output; added before the ReLU.
+          residual: an array of the output's shape that is added before the ReLU.
         """
         kernel = self.param(
             "kernel", self.kernel_init, (self.features, self.size, self.size, x.shape[-1] // self.groups)
         )
         bias = None
         if self.follow == "affine":
-            if self.is_initializing() or self.has_variable(AFFINE, "scale"):  # `folding.fold` leaves none
+            if self.is_initializing() or self.has_variable(AFFINE, "scale"):  # `folding.fold` removes it
                 scale = self.variable(
                     AFFINE, "scale", lambda: jax.random.uniform(self.make_rng("params"), (self.features,))
                 )
@@ -86,7 +86,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, groups: int) -> ja
     """Convolves (B, H, W, C) with a kernel (features, size, size, C / groups), padded by size // 2 on every side."""
     general = functools.partial(_general, stride=stride, groups=groups)
     if kernel.shape[1] == 1 and groups == 1:
-        # As a matrix product its gradient takes half as long on a CPU; cuDNN adds, rectifies and strides in passing.
+        # On a CPU the gradient of a matrix product takes half as long; cuDNN fuses sum, ReLU and stride instead.
         return jax.lax.platform_dependent(x, kernel, cuda=general, default=functools.partial(_pointwise, stride=stride))
     if kernel.shape[1] == 3 and stride == groups == 1 and winograd.pays(x, kernel, **winograd.GRADIENT):
         return _three_by_three(x, kernel)
@@ -144,7 +144,7 @@ def _pointwise(x, kernel, *, stride):
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """The larger of `x` and zero; its gradient knows the result only, so that `x` need never be stored."""
+    """``max(x, 0)``; its gradient needs the result only, so that `x` is never stored."""
     return jnp.maximum(x, 0)
 
 
@@ -154,7 +154,7 @@ def _relu_forward(x):
 
 
 def _relu_backward(y, gradient):
-    # "> 0" means the same, but XLA would ask it of x again, and so keep x.
+    # With `y > 0` XLA would evaluate `x > 0` and keep x for the backward pass.
     return (jnp.where(y != 0, gradient, 0),)
 
 

@@ -1,4 +1,4 @@
-"""Variables of a network that is done with learning."""
+"""Variables for inference: frozen scales multiplied into kernels, everything in the dtype of the arithmetic."""
 
 import functools
 
@@ -11,14 +11,14 @@ from diou_jax.models.conv import AFFINE
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def fold(variables: dict, dtype: jnp.dtype) -> dict:
-    """The variables with which the network does what it did, without turning each kernel into `dtype` at every call.
+    """Variables that give the same results as `variables` and need no conversion at every call.
 
     Frozen scales are multiplied into the kernels, as `Conv` would do, and kernels and biases are rounded to `dtype`, as
-    every layer would do. GroupNorm's parameters stay. Nothing can be trained or saved that way.
+    every layer would do. GroupNorm's parameters stay as they are. Folded variables can be neither trained nor saved.
 
     Args:
-      variables: a `Network`'s, float32.
-      dtype: of its arithmetic.
+      variables: the variables of a `Network`, float32.
+      dtype: dtype of the network's arithmetic.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
     folded = {}

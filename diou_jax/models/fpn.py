@@ -13,13 +13,13 @@ from diou_jax.models.masking import mask_outside
 
 
 class FPN(nn.Module):
-    """The neck: c2 to c5 to p2 to p6, all of one width; p6 is every other cell of p5.
+    """The neck. It turns c2 to c5 into p2 to p6, all with the same channels; p6 is every other cell of p5.
 
     Attributes:
-      features: FPN.DIM.
-      norm: "bias", as by default, or "group" (FPN.USE_GN).
+      features: FPN.DIM, channels of each map.
+      norm: norm of each `Conv`: "bias", the default, or "group" (FPN.USE_GN).
       group_norm: keyword arguments of `GroupNorm`, as pairs.
-      dtype: of the arithmetic.
+      dtype: dtype of the arithmetic.
     """
 
     features: int = 256
@@ -29,7 +29,7 @@ class FPN(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Mapping[int, jax.Array], extent: jax.Array | None = None) -> dict[int, jax.Array]:
-        """c2 to c5 by stride, (B, Hl, Wl, Cl) each, to p2 to p6 by stride, (B, Hl, Wl, features)."""
+        """Maps c2 to c5 by stride, (B, Hl, Wl, Cl), to p2 to p6 by stride, (B, Hl, Wl, features)."""
 
         def conv(size, name):
             return Conv(
@@ -46,7 +46,7 @@ class FPN(nn.Module):
         for stride in sorted(maps, reverse=True):
             level = stride.bit_length() - 1
             lateral = mask_outside(conv(1, f"inner{level}")(maps[stride], extent, stride), extent, stride)
-            # Masked apart, so that one pass over the map repeats, masks and adds.
+            # Each summand is masked, so that XLA upsamples, masks and adds in one pass over the map.
             inner = lateral if inner is None else lateral + mask_outside(upsample(inner), extent, stride)
             posthoc = conv(3, f"output{level}")(inner, extent, stride)
             pyramid[stride] = mask_outside(posthoc, extent, stride)
@@ -55,7 +55,7 @@ class FPN(nn.Module):
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Each cell of (B, H, W, C) four times: (B, 2H, 2W, C)."""
+    """Nearest-neighbour upsampling of (B, H, W, C) to (B, 2H, 2W, C)."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)

@@ -1,6 +1,6 @@
 """The original's initial distributions.
 
-A convolution's kernel is (features, size, size, channels), a dense layer's (channels, features).
+The kernel of a convolution is (features, size, size, channels), that of a dense layer (channels, features).
 """
 
 import jax
@@ -13,7 +13,7 @@ CONVOLUTION = {"in_axis": -1, "out_axis": 0}
 xavier_fill = initializers.variance_scaling(1.0, "fan_in", "uniform")
 xavier_fill_convolution = initializers.variance_scaling(1.0, "fan_in", "uniform", **CONVOLUTION)
 
-# torch's default for a convolution: uniform within sqrt(1 / fan_in). What a ResNet without pretrained weights gets.
+# torch's default for a convolution, used for a ResNet without pretrained weights: uniform within sqrt(1 / fan_in).
 torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform", **CONVOLUTION)
 
 # For convolutions that are trained through ReLUs from random weights.

@@ -1,16 +1,16 @@
-"""Padding that leaves no trace."""
+"""Masks of the padding, which keep it from changing any result."""
 
 import jax
 import jax.numpy as jnp
 
 
 def inside(shape: tuple[int, ...], extent: jax.Array, stride: int) -> jax.Array:
-    """Which cells of a (B, H, W, C) map exist: bool (B, H, W, 1).
+    """Mask of the cells of a (B, H, W, C) map that exist: bool (B, H, W, 1).
 
     Args:
-      shape: the map's.
+      shape: shape of the map.
       extent: int (B, 2), height and width of the existing part of the input, pixels.
-      stride: pixels per cell; a cell of which only a part exists does exist.
+      stride: pixels per cell; a cell exists if any part of it does.
     """
     _, height, width, _ = shape
     rows = jnp.arange(height) * stride < extent[:, :1]
@@ -19,10 +19,10 @@ def inside(shape: tuple[int, ...], extent: jax.Array, stride: int) -> jax.Array:
 
 
 def mask_outside(x: jax.Array, extent: jax.Array | None, stride: int) -> jax.Array:
-    """The map (B, H, W, C) with zeros where it does not exist, as if a convolution's own padding began there.
+    """The map (B, H, W, C) with zeros beyond `extent`, as if a convolution's own padding began there.
 
-    Whatever a spatial convolution reads must have passed through here, since biases make padding nonzero.
-    With `extent` None everything exists.
+    Every map must pass through here before a convolution larger than 1x1, since biases make the padding nonzero. With
+    `extent` None every cell exists.
     """
     if extent is None:
         return x

@@ -1,4 +1,4 @@
-"""All the parameters of the detector in one module."""
+"""The Flax module that holds all parameters of the detector."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ class HeadModule(NamedTuple):
     """The module of a RoI head.
 
     Attributes:
-      name: of its parameters.
+      name: name of the head's parameters.
       make: returns the Flax module.
-      resolution: cells of a pooled RoI, along each side.
+      resolution: cells along each side of a pooled RoI.
     """
 
     name: str
@@ -30,8 +30,8 @@ class HeadModule(NamedTuple):
 class Network(nn.Module):
     """Backbone, neck, RPN and RoI heads; `apply` takes the name of one of its methods.
 
-    A backbone turns images into maps by stride, ``{stride: map}``, and a neck turns these into others. Variables are
-    ``{"params": ...}`` and, where the backbone has frozen affine layers, ``"affine"``.
+    A backbone turns images into maps by stride, ``{stride: map}``, and a neck turns these into the pyramid. Variables
+    are ``{"params": ...}`` and, where the backbone has frozen affine layers, ``"affine"``.
 
     Attributes:
       body: the backbone.
@@ -46,7 +46,7 @@ class Network(nn.Module):
     heads: tuple[HeadModule, ...]
 
     def setup(self):
-        """Names each head's parameters as the head asks."""
+        """Makes each head's module under the head's name."""
         for head in self.heads:
             setattr(self, head.name, head.make())
 
@@ -65,7 +65,7 @@ class Network(nn.Module):
         return getattr(self, name)(pooled)
 
     def __call__(self, images: jax.Array) -> None:
-        """Touches every parameter; for initialisation."""
+        """Calls every module once, for initialisation."""
         pyramid = self.pyramid(images)
         self.propose(pyramid)
         channels = next(iter(pyramid.values())).shape[-1]
@@ -74,7 +74,7 @@ class Network(nn.Module):
 
     def init_variables(self, key: jax.Array) -> dict:
         """Random variables, float32."""
-        # Code that runs once is not worth optimising: this compiles in a third of the time.
+        # This program runs once. Without optimisation it compiles in a third of the time.
         init = jax.jit(self.init, compiler_options={"xla_backend_optimization_level": 0})
         return init(key, jnp.zeros((1, 64, 64, 3)))
 

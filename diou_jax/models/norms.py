@@ -1,4 +1,4 @@
-"""GroupNorm that does not see the padding."""
+"""GroupNorm whose statistics leave out the padding."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ class GroupNorm(nn.Module):
     """Normalises groups of channels over the existing part of each image (Wu and He, 2018).
 
     Attributes:
-      num_groups: GROUP_NORM.NUM_GROUPS; where it does not divide the channels or leaves a group fewer than two, the
-        largest number below that does neither.
-      dim_per_group: GROUP_NORM.DIM_PER_GP, channels per group; decides where positive.
+      num_groups: GROUP_NORM.NUM_GROUPS. If it does not divide the channels, or a group would have fewer than two, the
+        next smaller number that divides them into groups of at least two is taken.
+      dim_per_group: GROUP_NORM.DIM_PER_GP, channels per group; replaces `num_groups` if positive.
       epsilon: GROUP_NORM.EPSILON.
-      dtype: of the output; statistics are float32.
+      dtype: dtype of the output; statistics are float32.
     """
 
     num_groups: int = 32
@@ -32,11 +32,11 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         groups = channels // self.dim_per_group if self.dim_per_group > 0 else self.num_groups
-        # A group of one channel would forget how strong each channel is, which narrow bodies live on.
+        # Groups of one channel would erase per-channel magnitude, on which narrow backbones depend.
         groups = max(min(groups, channels // 2), 1)
         groups = next(n for n in range(groups, 0, -1) if channels % n == 0)
 
-        # Sums per channel first: one pass over the map, and groups are formed on a tiny array.
+        # Sums per channel take one pass over the map; groups are then formed on a tiny array.
         existing = x.astype(jnp.float32)
         if extent is None:
             cells = jnp.float32(x.shape[1] * x.shape[2])

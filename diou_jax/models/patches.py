@@ -1,6 +1,6 @@
-"""What a 3x3 convolution sees of a few cells of a pyramid, and the way back.
+"""The 3x3 patches around a few cells of a pyramid, and the transpose, which adds patches to maps.
 
-Cells are counted row by row and level by level.
+A cell is an index that counts row by row and level by level.
 """
 
 import math
@@ -18,7 +18,7 @@ def take_cells(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
 
     Args:
       maps: (B, Hl, Wl, C) of each level.
-      cells: int32 (B, S); what lies beyond the last reads zeros.
+      cells: int32 (B, S); an index beyond the last cell reads zeros.
     """
     features = jnp.zeros((), maps[0].dtype)
     for level, (first, size) in zip(maps, _extents([level.shape for level in maps]), strict=True):
@@ -30,16 +30,16 @@ def take_cells(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
 
 
 def take_patches(maps: Sequence[jax.Array], cells: jax.Array) -> jax.Array:
-    """The cells (B, S) with their eight neighbours on the same level, (B, S, 9, C); zeros beyond a map's edge."""
+    """Features of the cells (B, S) and their eight neighbours on the same level, (B, S, 9, C); zeros beyond a map."""
     shapes = [level.shape for level in maps]
     return jnp.stack([take_cells(maps, _neighbours(shapes, cells, offset)) for offset in OFFSETS], 2)
 
 
 def put_patches(patches: jax.Array, cells: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
-    """The transpose of `take_patches`: the sum, in each of the maps (B, Hl, Wl, C), of the patches that reach a cell.
+    """The transpose of `take_patches`: maps (B, Hl, Wl, C) in which each cell is the sum of the patches that reach it.
 
-    An image's cells must differ, but for those beyond the last. Then no two rows of one addition meet, and every run
-    adds in the same order.
+    Apart from indices beyond the last cell, the cells of an image must differ. Then no addition writes a cell twice,
+    and every run adds in the same order.
     """
     extents = _extents(shapes)
     rows, total = jnp.arange(len(cells))[:, None], sum(size for _, size in extents)
@@ -57,9 +57,9 @@ def _extents(shapes):
 
 
 def _neighbours(shapes, cells, offset):
-    """The cells (B, S) that lie `offset` from these on the same level; one beyond the last where there is none."""
+    """The cells (B, S) at `offset` from `cells` on the same level; the index beyond the last where there is none."""
     total = sum(_extents(shapes)[-1])
-    # Behind the levels another one, without a cell.
+    # An empty level behind the last one takes the indices beyond the last cell.
     levels = [(first, *shape[1:3]) for shape, (first, _) in zip(shapes, _extents(shapes), strict=True)]
     levels.append((total, 0, 1))
     first, height, width = levels[0]

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt bodies (He et al., 2016; Xie et al., 2017)."""
+"""ResNet and ResNeXt backbones (He et al., 2016; Xie et al., 2017)."""
 
 import functools
 import re
@@ -15,14 +15,16 @@ from diou_jax.models.masking import mask_outside
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut, which is a convolution where `project`.
+    """A block of 1x1, 3x3 and 1x1 convolutions with a shortcut.
 
     Attributes:
       width: channels of the 3x3 convolution.
       features: output channels.
-      stride: of the block, on the first convolution where `stride_1x1`, else on the second.
-      project: True in the first block of a stage.
-      conv: `Conv` with the body's settings bound.
+      stride: stride of the block, taken by the first convolution if `stride_1x1`, else by the second.
+      groups: groups of the 3x3 convolution.
+      stride_1x1: see `stride`.
+      project: whether the shortcut is a convolution, as in the first block of a stage.
+      conv: `Conv` with the backbone's settings bound.
     """
 
     width: int
@@ -47,19 +49,19 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The body: an image to its feature maps c2 to c5 at strides 4 to 32.
+    """The backbone. It turns images into feature maps c2 to c5 at strides 4 to 32.
 
     Attributes:
       blocks: bottlenecks in res2 to res5; (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
       num_groups: RESNETS.NUM_GROUPS.
-      width_per_group: RESNETS.WIDTH_PER_GROUP, of res2; each stage doubles it. Outputs have 256, 512, ... channels
-        for the common 64, and in proportion for a narrower body with one group.
+      width_per_group: RESNETS.WIDTH_PER_GROUP, the width in res2; each stage doubles it. Outputs have 256, 512, ...
+        channels for the usual 64, and proportionally fewer for a narrower backbone with one group.
       stem_width: channels of the first convolution.
       stride_1x1: RESNETS.STRIDE_1X1.
       freeze_at: RESNETS.FREEZE_AT; stages up to res<this> receive no gradient (`frozen_stage`).
       norm: "affine", frozen, or "group".
       group_norm: keyword arguments of `GroupNorm`, as pairs.
-      dtype: of the arithmetic.
+      dtype: dtype of the arithmetic.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -74,13 +76,13 @@ class ResNet(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the maps, fine to coarse."""
+        """Strides of the maps, fine to coarse."""
         return tuple(4 << stage for stage in range(len(self.blocks)))
 
     @nn.compact
     def __call__(self, x: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised images (B, H, W, 3) to c2 to c5 by stride; nothing exists beyond `extent`, int (B, 2) pixels."""
-        # A body that starts from random weights is trained through ReLUs; frozen affine layers expect loaded ones.
+        """Normalised images (B, H, W, 3) to c2 to c5 by stride; `extent`, int (B, 2) pixels, masks the padding."""
+        # He's initialisation suits training from random weights; frozen affine layers expect loaded weights.
         init = he_normal if self.norm == "group" else torch_default
         conv = functools.partial(Conv, follow=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype)
 
@@ -111,12 +113,12 @@ class ResNet(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The maximum over 3x3 windows, stride 2, of (B, H, W, C), H and W even, which is nowhere negative.
+    """The maximum over 3x3 windows, stride 2, of a map (B, H, W, C) without negative values, H and W even.
 
-    The original pads by one cell of minus infinity; zero is as neutral after a ReLU. Windows begin one cell before an
-    even one and end one after it, so that none reaches beyond an even extent: no mask is needed.
+    The original pads by one cell of minus infinity; after a ReLU zero is as neutral. A window reaches one cell to both
+    sides of an even cell, so that none reaches beyond an even extent and no mask is needed.
     """
-    # Maxima of shifted maps: the gradient of XLA's windowed maximum takes many times as long on a CPU.
+    # It takes the maximum of shifted maps, since the gradient of XLA's windowed maximum is many times slower on a CPU.
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
     x = jnp.maximum(jnp.maximum(x[:, :-1:2], x[:, 2::2]), x[:, 1::2])
     return jnp.maximum(jnp.maximum(x[:, :, :-1:2], x[:, :, 2::2]), x[:, :, 1::2])

@@ -17,9 +17,9 @@ class RPNHead(nn.Module):
     """Objectness and box deltas of every anchor.
 
     Attributes:
-      anchors_per_cell: one per aspect ratio.
-      features: channels of the 3x3 convolution, the pyramid's.
-      dtype: of the arithmetic.
+      anchors_per_cell: number of anchors per cell, one per aspect ratio.
+      features: channels of the 3x3 convolution, as many as the pyramid has.
+      dtype: dtype of the arithmetic.
     """
 
     anchors_per_cell: int = 3
@@ -30,20 +30,20 @@ class RPNHead(nn.Module):
     def __call__(
         self, pyramid: Sequence[jax.Array], sampled: jax.Array | None = None
     ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Levels (B, Hl, Wl, C), zero where they do not exist, to logits and deltas.
+        """Logits and deltas of every anchor of a pyramid.
 
         Args:
-          pyramid: of B images.
-          sampled: int32 (B, S), the anchors that a loss looks at, in ascending order, each once; beyond the last anchor
-            where there are fewer. The gradient is then computed for these alone, and that of any other anchor's outputs
-            must be zero. None: of all.
+          pyramid: maps (B, Hl, Wl, C), zero beyond each image's extent.
+          sampled: int32 (B, S), the anchors that the losses use, ascending and each once, filled up with indices beyond
+            the last anchor. The gradient is then computed for these alone; the gradient of all other outputs must be
+            zero. None: for all anchors.
 
         Returns:
           float32 logits (B, Hl * Wl * anchors_per_cell) and deltas (B, Hl * Wl * anchors_per_cell, 4) of each level,
           in the order of `anchors.grid_anchors`.
         """
         hidden = Weights(3, self.features, name="conv")(pyramid[0].shape[-1])
-        # Two layers of the original, and of its files, in one product: the map is read once.
+        # The original and its files have two output layers. They are one product here, so that the map is read once.
         objectness = Weights(1, self.anchors_per_cell, name="logits")(self.features)
         boxes = Weights(1, 4 * self.anchors_per_cell, name="deltas")(self.features)
         outputs = [jnp.concatenate(pair) for pair in zip(objectness, boxes, strict=True)]
@@ -58,14 +58,14 @@ class RPNHead(nn.Module):
         return logits, [level[..., split:].reshape(len(level), -1, 4) for level in found]
 
     def _cells(self, sampled):
-        """The cells of the sampled anchors, each once; beyond any cell in the place of repetitions."""
+        """The cells of the sampled anchors, each once; repetitions become an index beyond any cell."""
         cells = jax.lax.div(sampled, jnp.int32(self.anchors_per_cell))
         repeated = jnp.pad(cells[:, 1:] == cells[:, :-1], ((0, 0), (1, 0)))
         return jnp.where(repeated, np.iinfo(np.int32).max // 2, cells)
 
 
 class Weights(nn.Module):
-    """The parameters of a convolution.
+    """The parameters of a convolution, without its computation.
 
     Attributes:
       size: side of the kernel.
@@ -102,7 +102,7 @@ def _everywhere(layers, maps):
 
 
 def _at_patches(layers, patches):
-    """float32 outputs (B, S, 5 * anchors_per_cell) of the cells in the middle of patches (B, S, 9, C)."""
+    """float32 outputs (B, S, 5 * anchors_per_cell) of the cells at the centres of patches (B, S, 9, C)."""
     x = patches.reshape(*patches.shape[:2], -1) @ layers.hidden.reshape(len(layers.hidden), -1).T
     x = relu(x + layers.hidden_bias)
     return (x @ layers.outputs[:, 0, 0].T + layers.outputs_bias).astype(jnp.float32)
@@ -110,7 +110,7 @@ def _at_patches(layers, patches):
 
 @jax.custom_vjp
 def _with_sampled_gradient(layers, maps, cells):
-    """`_everywhere`, whose gradient comes from some hundred of its hundred thousand cells."""
+    """`_everywhere` with a gradient that is computed at a few hundred of its hundred thousand cells only."""
     del cells
     return _everywhere(layers, maps)
 

@@ -55,8 +55,8 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
         tile.reshape(-1, channels).T @ one.reshape(-1, features)
         for tile, one in zip(_input_tiles(x), spread, strict=True)
     ]
-    products = jnp.stack(products).reshape(4, 4, channels, features)
-    return jnp.einsum("ai,bj,abco->oijc", KERNEL, KERNEL, products)
+    square = jnp.stack(products).reshape(4, 4, channels, features)
+    return jnp.einsum("ai,bj,abco->oijc", KERNEL, KERNEL, square)
 
 
 def _input_tiles(x):

@@ -1,1 +1,1 @@
-"""Options: their kinds, the choice of open ones, and the way from a config to objects."""
+"""Options: their kinds, the choice of open ones, and the construction of objects from a config."""

@@ -1,4 +1,4 @@
-"""From a config to the objects that it describes. Past this file nobody knows what a config is."""
+"""Builds the objects that a config describes; network, data and training get options as plain values from here."""
 
 import dataclasses
 import functools
@@ -50,10 +50,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
-    """The data sets `names` of the config's source, read as one; `shapes` is drawn if it is not there yet.
+    """The data sets `names` of the config's source, joined; `shapes` is drawn if it does not exist yet.
 
     Raises:
-      UserError: something is missing or damaged.
+      UserError: if files are missing or damaged.
     """
     data = config.data
     if data.source == "own":
@@ -75,7 +75,7 @@ def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
 
 
 def layout(config: ConfigDict) -> layouts.Layout:
-    """Where the files of own data are; raises UserError where that cannot be told."""
+    """The files of own data; raises UserError if they cannot be found."""
     data = config.data
     return layouts.find(
         data.root,
@@ -91,16 +91,16 @@ def rule(
     explicit: Collection[str] = (),
     scale_rate: bool | None = None,
 ) -> BatchRule:
-    """Batch, rate and schedule on the devices at hand, over all processes.
+    """Batch size, learning rate and schedule on the devices of all processes.
 
     Args:
-      config: of the run.
-      batch_size: images of an iteration where the run has been going on already, on whatever devices; it stays.
-      explicit: dotted names of options that stay as they are.
-      scale_rate: whether the rate follows the batch; None: unless it is Adam's.
+      config: the run's config.
+      batch_size: images of an iteration of a resumed run, which keeps this number on any devices.
+      explicit: dotted names of options that keep their values.
+      scale_rate: whether the learning rate follows the batch size; None: unless the optimiser is Adam.
 
     Raises:
-      UserError: the devices cannot share the batch.
+      UserError: if the devices cannot share the batch.
     """
     solver = config.solver
     return batch_rule.adapt(
@@ -121,7 +121,7 @@ def rule(
 
 
 def train_reader(config: ConfigDict, data: Dataset, batch: BatchRule) -> reader.Reader:
-    """What makes training batches of a data set."""
+    """The reader that makes training batches of a data set."""
     return reader.train_reader(
         data,
         scales=tuple(config.train.scales),
@@ -135,7 +135,7 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchRule) -> reader.
 
 
 def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
-    """What makes batches that hold every image of a data set once."""
+    """The reader of batches that hold every image of a data set once."""
     return reader.eval_reader(
         data,
         scale=config.test.scale,
@@ -146,7 +146,7 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
 
 
 def loading(config: ConfigDict) -> dict[str, Any]:
-    """How many threads or processes read, and how long they may take; keyword arguments of `loader.batches`."""
+    """Keyword arguments of `loader.batches`: numbers of threads and processes that read, and the time limit."""
     return {"threads": config.data.threads, "workers": config.data.workers, "timeout": config.data.timeout}
 
 
@@ -191,7 +191,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
 
 
 def weight_source(config: ConfigDict, path: str | os.PathLike) -> Source:
-    """A weight file; raises UserError where it cannot be read, or is meant for other images or strides."""
+    """A weight file; raises UserError if it cannot be read, or is meant for other images, strides or boxes."""
     source = read_source(path, imagenet_style=config.resnets.imagenet_style)
     check_style(
         source,
@@ -203,18 +203,18 @@ def weight_source(config: ConfigDict, path: str | os.PathLike) -> Source:
 
 
 def initial_variables(config: ConfigDict, network: Network, class_names: Sequence[str]) -> tuple[dict, list[str]]:
-    """The weights that a run starts from, and lines that say where they come from.
+    """The weights that a run starts from, and lines that name their origin.
 
-    Random ones of `rng_seed`; over them the body of `resnets.imagenet_pretrained_weights`; over these the network of
-    `init.checkpoint`, of whose heads the classes that are there by name are taken.
+    Weights are random, drawn by `rng_seed`. `resnets.imagenet_pretrained_weights` replaces the backbone, then
+    `init.checkpoint` replaces the network; rows of its heads are taken for classes with the same name.
 
     Args:
-      config: of the run.
-      network: to be trained.
-      class_names: of its K classes, background first.
+      config: the run's config.
+      network: the network to be trained.
+      class_names: names of its K classes, background first.
 
     Raises:
-      UserError: a file or folder is missing or does not fit.
+      UserError: if a file or folder is missing or does not fit.
     """
     variables = network.init_variables(jax.random.key(config.rng_seed))
     report: list[str] = []
@@ -228,12 +228,12 @@ def initial_variables(config: ConfigDict, network: Network, class_names: Sequenc
 
 
 def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
-    """Variables of a run's workdir or of a weight file, the names of their classes, and lines on them."""
+    """Variables of a run's workdir or of a weight file, the names of their classes, and lines on their origin."""
     if os.path.isfile(path):
         source = weight_source(config, path)
         if not source.is_detector:
             raise UserError(
-                f"init.checkpoint={path} is {source.kind}, a body alone; it belongs to "
+                f"init.checkpoint={path} is {source.kind}, a backbone alone; it belongs to "
                 "resnets.imagenet_pretrained_weights"
             )
         assert source.num_classes is not None  # a detector has
@@ -278,7 +278,7 @@ def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[Added
 
 
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
-    """Network and rules; `collect_scale` is the `BatchRule`'s, for training."""
+    """The network and its rules; `collect_scale`, for training, is that of `BatchRule`."""
     model, train, test = config.model, config.train, config.test
     box_rules = BOX_RULES[model.box_convention]
     return FasterRCNN(

@@ -1,7 +1,7 @@
 """Chooses the options that a config leaves open (None), from the data, the weights to start from and the devices.
 
-Every step of the rule sees the options that were given or chosen before it, so that one that is given also decides what
-follows from it. docs/own_data.md explains the rule.
+Every step of the rule sees the options that were given or chosen before it, so that a given option also influences
+later choices. docs/own_data.md explains the rule.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from diou_jax.configs import base
 from diou_jax.data.buckets import round_up
 from diou_jax.data.dataset import Dataset
 
-# What makes a network: weights fit no other.
+# Options that define a network; weights fit only a network with the same values.
 NETWORK = (
     "pixel_means",
     "model.cls_agnostic_bbox_reg",
@@ -56,24 +56,24 @@ SMALL_BODY = {
     "fast_rcnn.mlp_head_dim": 128,
 }
 LARGE_BODY = {"resnets.use_gn": True, "resnets.stride_1x1": False, "resnets.freeze_at": 0, "fpn.use_gn": True}
-ENOUGH = 10  # boxes of a class whose sizes say something
-LEAST_BOX = 16  # pixels, at the training scale, that the smaller boxes should have
+ENOUGH = 10  # number of boxes from which on the sizes of a class count
+LEAST_BOX = 16  # desired side of the smaller boxes, in pixels at the training scale
 SHORT = {"cpu": 224, "gpu": 800}  # the largest training scale
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of a data set's images.
+    """Statistics of a data set.
 
     Attributes:
-      images: how many.
+      images: number of images.
       short: median of their shorter sides, pixels.
-      aspect: longer over shorter side; 95 in 100 images are no longer than that.
-      both_ways: whether some lie and some stand.
-      small: sqrt(area) of a box over its image's shorter side: 10th percentile of the class where it is least, as each
-        class counts the same in AP; 0 without boxes.
-      large: 95th percentile of the class where it is largest.
-      most: boxes in the fullest image.
+      aspect: 95th percentile of longer over shorter side.
+      both_ways: whether there are both landscape and portrait images.
+      small: sqrt(area) of a box over its image's shorter side: the smallest 10th percentile of any class, since all
+        classes count the same in AP; 0 without boxes.
+      large: the same measure, the largest 95th percentile of any class.
+      most: number of boxes in the fullest image.
     """
 
     images: int
@@ -87,12 +87,12 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """The weights that a run starts from.
 
     Attributes:
-      weights: in words, empty for random ones.
-      network: options of `NETWORK` that the weights ask for.
-      detector: whether they hold more than a body.
+      weights: their origin in words; empty for random weights.
+      network: options of `NETWORK` that the weights require.
+      detector: whether they hold more than a backbone.
     """
 
     weights: str = ""
@@ -102,14 +102,14 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """How many devices take part, over all processes, and whether they are of a "cpu" or a "gpu" kind."""
+    """The number of devices of all processes, and their kind, "cpu" or "gpu"."""
 
     count: int
     kind: str
 
 
 def measure(dataset: Dataset) -> Statistics:
-    """The numbers that the rule looks at."""
+    """The statistics of a data set that the rule uses."""
     records = dataset.records
     short, long = np.minimum(records.heights, records.widths), np.maximum(records.heights, records.widths)
     counts = np.diff(records.offsets)
@@ -131,7 +131,7 @@ def measure(dataset: Dataset) -> Statistics:
 
 
 def is_open(config: ConfigDict) -> bool:
-    """Whether there is anything to choose."""
+    """Whether a config has open options."""
     return any(value is None for value in flatten(config).values())
 
 
@@ -144,7 +144,7 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def resolve(config: ConfigDict, data: Statistics, start: Start, devices: Devices) -> tuple[ConfigDict, list[str]]:
-    """A config without open options, and a line for each that was chosen."""
+    """A config without open options, and a line for each chosen one."""
     choices = Choices(config)
     for step in (_network, _scale, _anchors, _boxes, _sampling, _batch, _schedule, _reading):
         step(choices, data, start, devices)
@@ -153,7 +153,7 @@ def resolve(config: ConfigDict, data: Statistics, start: Start, devices: Devices
 
 
 def fill(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
-    """A config whose open options have the values by name in `values`, where these have one."""
+    """A config whose open options take the values of the same name in `values`, if these have one."""
     choices = Choices(config)
     for name, value in values.items():
         if value is not None:
@@ -162,11 +162,11 @@ def fill(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 
 class Choices:
-    """A config in the making.
+    """A config whose open options are being chosen.
 
     Attributes:
-      config: a copy, to be filled.
-      lines: one for each option that was chosen.
+      config: a copy of the config, to be filled.
+      lines: a line for each chosen option.
     """
 
     def __init__(self, config: ConfigDict):
@@ -176,7 +176,7 @@ class Choices:
         self.lines: list[str] = []
 
     def set(self, name: str, value: Any, why: str) -> None:
-        """Gives an option a value unless it has one."""
+        """Gives an open option a value; other options stay."""
         *groups, option = name.split(".")
         group = self.config
         for key in groups:
@@ -187,7 +187,7 @@ class Choices:
                 self.lines.append(f"chosen  {name} = {value!r}: {why}")
 
     def rest(self) -> None:
-        """Gives what is still open its default."""
+        """Gives all options that are still open their defaults."""
         for name, value in flatten(base.get_config()).items():
             self.set(name, value, "")
 
@@ -199,9 +199,9 @@ def _network(choices, data, start, devices):
             choices.set(name, value, f"as {start.weights} has it" if name.startswith("resnets.") else "")
     if not start.weights:
         body: Mapping[str, Any] = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY
-        size = "a small body, for the CPU" if devices.kind == "cpu" else "R-50 unless named"
+        size = "a small backbone, for the CPU" if devices.kind == "cpu" else "R-50 unless named"
         choices.set("resnets.use_gn", True, f"GroupNorm, for random weights; {size}")
-        if config.resnets.blocks is None or devices.kind != "cpu":  # a body that was named brings its own sizes
+        if config.resnets.blocks is None or devices.kind != "cpu":  # a named body has its own sizes
             for name, value in body.items():
                 choices.set(name, value, "")
     for name, value in base.BODIES["r50"].items():
@@ -240,7 +240,7 @@ def _scale(choices, data, start, devices):
     choices.set("test.max_size", config.train.max_size, "as in training")
     if devices.kind == "cpu" and data.both_ways:
         side = round_up(max(config.train.max_size, config.test.max_size), 32)
-        choices.set("data.buckets", ((side, side),), "images lie and stand; one shape compiles once")
+        choices.set("data.buckets", ((side, side),), "images are landscape and portrait; one shape compiles once")
     choices.set("data.buckets", (), "cut to the sizes of the images")
 
 
@@ -248,7 +248,7 @@ def _anchors(choices, data, start, devices):
     scale = max(choices.config.train.scales)
     small, large = data.small * scale, data.large * scale
     size = int(min(32, max(8, 4 * round(max(small, large / 24) / 4))))
-    why = f"from the class of small boxes to that of large ones they measure {small:.0f} to {large:.0f} pixels"
+    why = f"boxes measure {small:.0f} to {large:.0f} pixels, from the class of small boxes to that of large ones"
     choices.set("fpn.rpn_anchor_start_size", size, why)
     size = choices.config.fpn.rpn_anchor_start_size
     choices.set("fpn.roi_canonical_scale", 7 * size, "7 times the smallest anchor, as 224 is of 32")
@@ -278,19 +278,19 @@ def _batch(choices, data, start, devices):
     config, count = choices.config, devices.count
     most = 4 if devices.kind == "cpu" else 16
     wanted = max(1, min(8, most // count, max(1, data.images // count)))
-    choices.set("train.ims_per_batch", wanted, f"{most} images over {count} device(s), at most 8 on each, none twice")
+    choices.set("train.ims_per_batch", wanted, f"{most} images over {count} device(s), at most 8 on each, no repeats")
     choices.set("num_gpus", count, "")
     choices.set("test.ims_per_batch", max(1, 8 // count) if devices.kind == "cpu" else 4, "")
     images = config.train.batch_size or config.train.ims_per_batch * count
     adam = devices.kind == "cpu"
-    choices.set("solver.type", "Adam" if adam else "SGD", "for a short run" if adam else "as the original")
+    choices.set("solver.type", "Adam" if adam else "SGD", "for a short run" if adam else "as in the original")
     adam = config.solver.type == "Adam"
     choices.set("solver.bias_double_lr", not adam, "")
     choices.set("solver.clip_norm", 0.0 if start.weights and not adam else 10.0, "")
     if adam:
         rate, why = (0.0005, "Adam from weights") if start.weights else (0.002, "Adam from random weights")
     else:
-        rate, why = 0.00125 * images * config.solver.iter_size, f"0.00125 for each of {images} images, as the original"
+        rate, why = 0.00125 * images * config.solver.iter_size, f"0.00125 times {images} images, as in the original"
     choices.set("solver.base_lr", rate, why)
 
 
@@ -306,11 +306,11 @@ def _schedule(choices, data, start, devices):
     choices.set("solver.max_iter", math.ceil(seen / images), why)
     last = config.solver.max_iter
     steps = (0, *sorted({max(1, last * 2 // 3), max(1, last * 8 // 9)}))
-    choices.set("solver.steps", steps, "two thirds and eight ninths, as the original's")
+    choices.set("solver.steps", steps, "two thirds and eight ninths, as in the original")
     choices.set("solver.warm_up_iters", min(500, last // 20), "a twentieth of the steps, at most 500")
     choices.set("checkpoint.every", max(1, min(2500, last // 4)), "four in a run, at least one in 2500 steps")
 
 
 def _reading(choices, data, start, devices):
     if devices.kind == "cpu":
-        choices.set("data.threads", 1, "the CPU trains as well")
+        choices.set("data.threads", 1, "the CPU also trains")

@@ -1,6 +1,6 @@
-"""What an option's value may be: the kinds that `configs/base.py` declares its options with.
+"""Kinds of options, with which `configs/base.py` declares the values that each option may have.
 
-A kind says what is wrong with a value, in words that end a line such as ``solver.max_iter=-4: it must be ...``.
+A kind describes an invalid value in words that end a message such as ``solver.max_iter=-4: it must be ...``.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ class Kind(Protocol):
     """The values that an option may have."""
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value, None where nothing is."""
+        """The end of the message on an invalid value; None for a valid one."""
 
     def __str__(self) -> str:
-        """The values, as a page or a message names them."""
+        """A description of the values for pages and messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """Whole numbers from `low`, up to `high` if there is one."""
+    """Whole numbers from `low` on, up to `high` unless it is None."""
 
     low: int
     high: int | None = None
@@ -58,10 +58,12 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """Numbers from `low` to `high`, each with its end or, where `above` or `below` says so, without.
+    """Numbers from `low` to `high`.
 
     Attributes:
-      infinite: whether infinity is one of them.
+      above: whether `low` itself is excluded.
+      below: whether `high` itself is excluded.
+      infinite: whether infinity is included.
     """
 
     low: float = -math.inf
@@ -107,7 +109,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A name or a path; empty only where `empty`."""
+    """A name or a path; it may be empty if `empty`."""
 
     empty: bool = True
 
@@ -126,10 +128,10 @@ class Several:
     """A tuple of values of one kind.
 
     Attributes:
-      of: the kind.
-      least: how many at least.
-      length: how many exactly, where the number is fixed.
-      rising: whether each must exceed the one before.
+      of: kind of each value.
+      least: smallest number of values.
+      length: the number of values, if it is fixed.
+      rising: whether each value must exceed the one before.
     """
 
     of: Kind
@@ -156,17 +158,17 @@ class Several:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A declaration.
+    """The declaration of an option.
 
     Attributes:
-      name: dotted.
-      default: its one default.
+      name: dotted name.
+      default: default value.
       kind: the values that it may have.
-      meaning: of it, in words, for docs/options.md.
-      original: its name in the original, or the argument of the original's script, where that is not its own in upper
-        case; None where there is none.
-      there: the original's default, in words, where it is another.
-      free: whether a run may change it when it goes on.
+      meaning: its meaning in words, for docs/options.md.
+      original: name of the option in the original, or argument of the original's script; empty if it is `name` in upper
+        case, None if the original has no such option.
+      there: the original's default in words, if it differs.
+      free: whether it may change when a run is resumed.
     """
 
     name: str
@@ -179,7 +181,7 @@ class Option:
 
 
 def make_config(options: Sequence[Option]) -> ConfigDict:
-    """A config of the options with their defaults."""
+    """A config with the options and their defaults."""
     config = ConfigDict()
     for option in options:
         *groups, name = option.name.split(".")
@@ -193,7 +195,7 @@ def make_config(options: Sequence[Option]) -> ConfigDict:
 
 
 def check(config: Mapping[str, Any], options: Sequence[Option]) -> None:
-    """Raises UserError for the first option whose value it cannot have; names option, value and what may be."""
+    """Raises a UserError for the first option with an invalid value; it names option, value and the valid values."""
     for option in options:
         value = config
         for key in option.name.split("."):

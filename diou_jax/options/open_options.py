@@ -1,4 +1,4 @@
-"""Settles the open options of a config: a run that goes on keeps its own, a new one has them chosen."""
+"""Settles the open options of a config: a resumed run keeps its own, for a new run they are chosen."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from diou_jax.workdir.run_config import CONFIG_FILE
 
 
 def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
-    """A config without open options; says what was chosen and how own data was found.
+    """A config without open options; logs the choices and the files of own data.
 
     Args:
-      config: as given; comes back as it is where nothing is open.
-      workdir: of the run. Where it has a checkpoint, its own options are taken and nothing is chosen.
+      config: the given config; it is returned unchanged if nothing is open.
+      workdir: the run's folder. If it has a checkpoint, the run's options are taken and nothing is chosen.
 
     Raises:
-      UserError: an option that is given has no meaning, or data or weights that the choice depends on cannot be read.
+      UserError: if a given option has an invalid value, or data or weights that a choice depends on cannot be read.
     """
     if not is_open(config):
         return config
@@ -48,7 +48,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
 
 
 def _of_run(workdir) -> dict:
-    """Options by name of the run in `workdir`, if it has a checkpoint."""
+    """The options of the run in `workdir` by name, if it has a checkpoint; else empty."""
     if not workdir or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
         return {}
     return _read(pathlib.Path(workdir, CONFIG_FILE))
@@ -58,7 +58,7 @@ def _read(file) -> dict:
     try:
         return flatten(json.loads(file.read_text()))
     except (OSError, ValueError, AttributeError):
-        return {}  # whoever needs it says what is wrong with it
+        return {}  # later readers of the file report its faults
 
 
 def _start(config) -> Start:

@@ -1,4 +1,4 @@
-"""The tables of docs/options.md, from the declarations of the options.
+"""Generates the tables of docs/options.md from the declarations of the options.
 
 python -m diou_jax.options.page docs/options.md      # brings the page up to date
 """
@@ -22,7 +22,7 @@ RENAMED, OURS = "Under another name", "Ours only"
 
 
 def tables() -> dict[str, list[str]]:
-    """The lines of each table of options by the heading above it."""
+    """The lines of each table of options, by the heading above it."""
     same = [option for option in OPTIONS if option.original == ""]
     renamed = [option for option in OPTIONS if option.original]
     ours = [option for option in OPTIONS if option.original is None]
@@ -33,7 +33,7 @@ def tables() -> dict[str, list[str]]:
 
 
 def render(page: str) -> str:
-    """The page with its tables of options as they are declared; its other words stay."""
+    """The page with new tables of options; its other text stays."""
     for heading, lines in tables().items():
         pattern = rf"(^#+ {re.escape(heading)}\n.*?)^\| (?:Original \| )?Ours \| Default \|.*?\n(?!\|)"
         page, count = re.subn(pattern, _below_heading("\n".join(lines)), page, count=1, flags=re.M | re.S)

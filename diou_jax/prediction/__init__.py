@@ -1,1 +1,1 @@
-"""Prediction: `Detector`, the callable, and detection in image files."""
+"""Prediction: the callable `Detector`, and detection in image files."""

@@ -27,7 +27,7 @@ from diou_jax.workdir.run_config import CONFIG_FILE
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was found in one image, best first.
+    """The M detections in one image, best first.
 
     Attributes:
       boxes: float32 (M, 4), inclusive pixels of the image.
@@ -46,17 +46,17 @@ class Result:
 
 
 class Detector:
-    """Finds objects in images of any size; compiles once for each bucket of sizes that it meets.
+    """Detects objects in images of any size; the first image of each bucket costs a compilation.
 
     Attributes:
       class_names: K names, background first.
-      category_ids: K ids of the data set that it was trained on.
+      category_ids: K category ids of the training data set, by class.
     """
 
     def __init__(
         self, config: ConfigDict, variables: dict, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ):
-        """A detector of a config's network with its variables; runs on the first device."""
+        """Builds the config's network with its variables; the detector runs on the first device."""
         base.check(config)
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(len(self.class_names)))
@@ -73,14 +73,14 @@ class Detector:
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike, config: ConfigDict | None = None) -> "Detector":
-        """The newest checkpoint of a work folder.
+        """A detector from the newest checkpoint of a work folder.
 
         Args:
           folder: a run's ``--workdir``.
-          config: instead of the run's own, which lies there.
+          config: replaces the run's own config, which lies in that folder.
 
         Raises:
-          UserError: there is no checkpoint, or it is of another network.
+          UserError: if there is no checkpoint, or it belongs to another network.
         """
         with Checkpoints(folder, create=False) as checkpoints:
             metadata = checkpoints.metadata()
@@ -91,7 +91,7 @@ class Detector:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, config: ConfigDict) -> "Detector":
-        """A detector from another repository's weight file; raises UserError where the file does not fit `config`."""
+        """A detector from another repository's weight file; raises UserError if the file does not fit `config`."""
         source = build.weight_source(config, path)
         if not source.is_detector:
             raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
@@ -117,19 +117,19 @@ class Detector:
         score_threshold: float | None = None,
         nms: float | None = None,
     ) -> Result | list[Result]:
-        """Detects in one image or in a list of them.
+        """Detects in one image or in a list of images.
 
         Args:
-          images: uint8 (H, W, 3), BGR, as OpenCV reads them; or a sequence of such, of any sizes.
-          score_threshold: only higher scores count; by default the config's ``test.score_thresh``.
-          nms: overlap at which a detection suppresses another of its class; by default ``test.nms``. Neither costs a
-            compilation.
+          images: uint8 (H, W, 3), BGR, as OpenCV reads them; or a sequence of such images of any sizes.
+          score_threshold: detections have higher scores; by default the config's ``test.score_thresh``.
+          nms: overlap at which a detection suppresses another of its class; by default ``test.nms``. A new threshold
+            needs no compilation.
 
         Returns:
-          A result for one image, a list for a sequence; an image's result does not depend on the others.
+          A result for one image, a list for a sequence; the result of an image does not depend on the others.
 
         Raises:
-          UserError: something is not such an image; names which.
+          UserError: if an entry is not such an image; the message names it.
         """
         single = images if isinstance(images, np.ndarray) and images.ndim == 3 else None
         images = list(images) if single is None else [single]
@@ -144,7 +144,7 @@ class Detector:
         waiting = None
         for rows, batch in self._batches(images):
             found = rows, self._run(self._variables, batch, thresholds)
-            # The device works on this batch while the host unpacks the one before.
+            # The device computes this batch while the host unpacks the one before.
             if waiting is not None:
                 results |= self._unpack(*waiting)
             waiting = found
@@ -153,7 +153,7 @@ class Detector:
         return results[0] if single is not None else [results[row] for row in range(len(images))]
 
     def _batches(self, images) -> Iterator[tuple[list[int], Batch]]:
-        """Rows of `images` and the batch that holds them, bucket by bucket."""
+        """Batches, bucket by bucket, each with the rows of `images` that it holds."""
         by_bucket: dict[Bucket, list[int]] = {}
         for row, image in enumerate(images):
             by_bucket.setdefault(self._bucket(*image.shape[:2]), []).append(row)
@@ -168,7 +168,7 @@ class Detector:
                 yield rows, pack(examples, bucket)
 
     def _bucket(self, height, width) -> Bucket:
-        """The smallest input that holds an image, with one of two canvases, so that few programs serve any size."""
+        """The smallest bucket that holds an image; each shape has only two canvases, so that few programs suffice."""
         size = largest_sizes(np.array([[height, width]]), scales=(self._scale,), max_size=self._max_size)[0]
         fitting = [shape for shape in self._shapes if size[0] <= shape[0] and size[1] <= shape[1]]
         if not fitting:
@@ -197,7 +197,7 @@ def _check(image, number):
 
 
 def _read_config(file: pathlib.Path) -> ConfigDict:
-    """A run's config over today's defaults, so that runs of before an option was there can be read."""
+    """A run's config over the current defaults, so that runs from before an option existed can be read."""
     config = base.get_config()
     try:
         config.update(json.loads(regular_file(file).read_text()))

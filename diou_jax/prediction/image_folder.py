@@ -1,4 +1,4 @@
-"""Which files below a folder are images to detect in."""
+"""Finds the files below a folder that are images to detect in."""
 
 import dataclasses
 import os
@@ -34,11 +34,11 @@ PLURALS = {
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a folder holds.
+    """The files of a folder.
 
     Attributes:
       images: files to detect in, sorted; some may turn out to be damaged.
-      unreadable: a line for each folder that could not be looked into.
+      unreadable: a line for each folder that could not be read.
       passed_over: a line for each kind of file that is left out.
     """
 
@@ -48,13 +48,13 @@ class Found:
 
 
 def find_images(source: pathlib.Path) -> Found:
-    """The image file that `source` is, or those that it holds.
+    """The image file `source`, or the image files below the folder `source`.
 
-    A file counts by its content, or by its ending where the content cannot be told. Pictures that prediction or
-    evaluation has drawn never count.
+    The content of a file decides whether it is an image; if it cannot be told, the suffix does. Pictures that
+    prediction or evaluation has drawn are left out.
 
     Raises:
-      UserError: `source` is missing, a video or no regular file, or holds no images.
+      UserError: if `source` is missing, a video, not a regular file, or a folder without images.
     """
     if source.is_dir():
         return _search(source)
@@ -78,7 +78,7 @@ def _search(source):
 
     for folder, below, names in os.walk(source, onerror=cannot_list, followlinks=True):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+        if (status.st_dev, status.st_ino) in seen:  # a link back into the tree
             below.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -94,7 +94,7 @@ def _search(source):
 
 
 def _kind(path: pathlib.Path) -> str:
-    """What a file is; a pipe, a device or a broken link is what its name says, and is never opened."""
+    """The kind of a file; a pipe, a device or a broken link is judged by its name and never opened."""
     suffix = path.suffix.lower()
     if (by_content := _content(path)) is not None:
         return by_content
@@ -102,13 +102,13 @@ def _kind(path: pathlib.Path) -> str:
 
 
 def _content(path: pathlib.Path) -> str | None:
-    """`IMAGE` or `DRAWN` by the file's header; None where there is none that can be read."""
+    """`IMAGE` or `DRAWN` by the file's header; None if it has no readable header."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with a header is said when it is decoded
+            warnings.simplefilter("ignore")  # faults of the header are reported when the file is decoded
             with Image.open(path, formats=FORMATS) as header:
                 return DRAWN if picture_files.is_drawn(header) else IMAGE
     except Exception:

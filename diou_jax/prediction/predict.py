@@ -1,4 +1,4 @@
-"""Detection in image files: pictures and a json."""
+"""Detection in image files, with pictures and a json as results."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from diou_jax.reporting.run_log import say
 
 RESULTS_FILE = "detections.json"
 
-# Images in memory at once.
+# Number of images in memory at once.
 CHUNK = 16
 
 
@@ -35,22 +35,22 @@ def predict(
     *,
     draw_threshold: float = 0.5,
 ) -> bool:
-    """Runs the newest checkpoint of `workdir` over an image or a folder of them.
+    """Detects with the newest checkpoint of `workdir` in an image or a folder of images.
 
     Args:
-      config: of the network.
-      workdir: of its run.
-      source: an image, or a folder that is searched with those below it.
-      output: folder for a JPEG picture of each image, under its name below `source` and ``.jpg``, and for
-        ``detections.json``: of each image its path, its picture, and boxes in inclusive pixels, scores, classes and
-        names of all detections; and the files that could not be read.
-      draw_threshold: pictures show higher scores only.
+      config: config of the network.
+      workdir: the run's folder.
+      source: an image, or a folder that is searched with all folders below it.
+      output: folder for a JPEG picture of each image, named as the image below `source` with ``.jpg`` appended, and for
+        ``detections.json``. The json has for each image its path, its picture, and boxes in inclusive pixels, scores,
+        classes and names of all detections; and the files that could not be read.
+      draw_threshold: pictures show detections with higher scores.
 
     Returns:
-      Whether an image could be read.
+      Whether at least one image could be read.
 
     Raises:
-      UserError: there is no checkpoint, no image, or `output` cannot be written or would overwrite the images.
+      UserError: if there is no checkpoint or no image, or `output` cannot be written or would overwrite the images.
     """
     source, output = pathlib.Path(source), pathlib.Path(output)
     found = find_images(source)
@@ -90,7 +90,7 @@ def predict(
     except OSError as error:
         raise UserError(f"--output {printable(output)} cannot be written: {error.strerror}") from None
     finally:
-        # Also what was found until somebody stopped it.
+        # An interrupted run writes the results so far, too.
         _write_results(output / RESULTS_FILE, entries, unreadable)
     detections = sum(len(entry["scores"]) for entry in entries)
     say(f"{len(entries)} images, {detections} detections: {printable(output / RESULTS_FILE)}")
@@ -100,7 +100,7 @@ def predict(
 
 
 def _keep_images(images, pictures, folder, output):
-    """Raises UserError where a picture would take the place of an image, or stand among them."""
+    """Raises UserError if a picture would overwrite an image or lie among the images."""
     if output.resolve() == folder.resolve():
         raise UserError(f"--output {printable(output)} is where the images are; name another, or they would be mixed")
     taken = {path.resolve() for path in images} & {(output / picture).resolve() for picture in pictures.values()}
@@ -109,7 +109,7 @@ def _keep_images(images, pictures, folder, output):
 
 
 def _write_results(path, entries, unreadable):
-    """Writes the json whole or not at all."""
+    """Writes the json atomically."""
     draft = path.with_name(path.name + ".tmp")
     try:
         draft.write_text(as_json(entries, unreadable))
@@ -119,7 +119,7 @@ def _write_results(path, entries, unreadable):
 
 
 def read_image(path: pathlib.Path) -> np.ndarray | BadImageError:
-    """An image as its viewer shows it, uint8 (H, W, 3) BGR, or what is wrong with the file."""
+    """An image as a viewer shows it, uint8 (H, W, 3) BGR, or the error if it cannot be read."""
     try:
         return decode_upright(regular_file(path).read_bytes(), printable(path))
     except OSError as error:
@@ -133,7 +133,7 @@ def read_image(path: pathlib.Path) -> np.ndarray | BadImageError:
 def as_entry(
     path: pathlib.Path, folder: pathlib.Path, picture: pathlib.PurePath, image: np.ndarray, result: Result
 ) -> dict:
-    """What the json says of the image at `path`; `picture` is relative to the json, ``file`` to `folder`."""
+    """The json's entry for the image at `path`; `picture` is relative to the json, ``file`` to `folder`."""
     return {
         "file": path.relative_to(folder).as_posix(),
         "path": path.as_posix(),
@@ -148,6 +148,6 @@ def as_entry(
 
 
 def as_json(entries: list[dict], unreadable: list[str]) -> str:
-    """One object, with a line for each image."""
+    """The json: one object, with a line for each image."""
     lines = ",\n".join(map(json.dumps, entries))
     return f'{{"images": [\n{lines}\n],\n"unreadable": {json.dumps(unreadable)}}}\n'

@@ -19,14 +19,14 @@ CURVES_FILE = "curves.png"
 
 COLUMNS, PANEL_SIZE, DPI = 2, (6.0, 3.1), 90
 
-# Letters of a legend that fit above a panel.
+# Number of letters of a legend that fit above a panel.
 WIDTH = 90
 
-# Of Okabe and Ito, which the colour-blind can tell apart as well; less the yellow, which is too light for a line.
+# The palette of Okabe and Ito, which colour-blind people can tell apart, without yellow, too light for a line.
 COLORS = ("#222222", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 STYLES = ("-", "--", ":")
 
-# From so many points on, a curve is drawn through means over a fiftieth of them, with the points faint behind it.
+# From this number of points on, a curve shows means over a fiftieth of the points, with the points faint behind it.
 MANY = 100
 
 
@@ -35,11 +35,11 @@ class Panel:
     """Quantities that share an axis.
 
     Attributes:
-      title: of the panel.
+      title: title of the panel.
       names: labels of the curves, by their names in a row of metrics.
-      prefix: with it begin further names, whose rest is the label; the losses are named by the heads alone.
-      log: whether the axis is logarithmic: for what falls by powers of ten, and parts of different size.
-      noisy: whether the curve is smoothed where there are many points.
+      prefix: further curves have names with this prefix, and the rest as label; so losses that heads name appear, too.
+      log: whether the axis is logarithmic, for values that fall by powers of ten or differ much.
+      noisy: whether the curve is smoothed if it has many points.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Panel:
     noisy: bool = True
 
     def labels(self, rows: Sequence[Mapping]) -> dict[str, str]:
-        """Labels of the quantities that rows of metrics have, by name."""
+        """Labels of the panel's quantities in rows of metrics, by name."""
         rest = {name: name.removeprefix(self.prefix) for row in rows for name in row if name.startswith(self.prefix)}
         return dict(self.names) | (rest if self.prefix else {})
 
@@ -69,12 +69,12 @@ class Curve:
     """Points of one quantity.
 
     Attributes:
-      label: of the quantity.
-      data: name of the data set, where it is one of several.
-      steps: (N,).
-      values: (N,), NaN where a row has none.
-      color: for matplotlib.
-      style: likewise.
+      label: label of the quantity.
+      data: name of the data set if there are several, else empty.
+      steps: (N,) steps.
+      values: (N,) values, NaN where a row has no number.
+      color: matplotlib's colour.
+      style: matplotlib's line style.
     """
 
     label: str
@@ -86,10 +86,10 @@ class Curve:
 
 
 def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
-    """Draws losses, AP, rate and speed over the steps to `workdir`/curves.png, each in a panel of its own.
+    """Draws losses, AP, learning rate and speed over the steps, each in its own panel, to `workdir`/curves.png.
 
     Returns:
-      The picture's path; None where it could not be written, which the log says and no run ends for.
+      Path of the picture, or None if it could not be written, which is only logged and ends no run.
     """
     path = pathlib.Path(workdir) / CURVES_FILE
     if not (pathlib.Path(workdir) / METRICS_FILE).exists():
@@ -98,7 +98,7 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
     draft = path.with_suffix(".tmp")
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # the name of a data set may be in letters that the font lacks
+            warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a data set's name
             content = _picture(read_metrics(workdir))
         draft.write_bytes(content)
         os.replace(draft, path)
@@ -111,9 +111,9 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
 
 
 def curves(panel: Panel, rows: Sequence[Mapping]) -> list[Curve]:
-    """The curves of a panel, without those that have no points.
+    """The curves of a panel that have points.
 
-    Each data set that rows of evaluation name has its own; rows that name none have theirs together.
+    Each data set that rows of evaluation name has curves of its own; rows without a data set share curves.
     """
     rows = [row for row in rows if "step" in row]
     labels = panel.labels(rows)
@@ -138,12 +138,12 @@ def curves(panel: Panel, rows: Sequence[Mapping]) -> list[Curve]:
 
 
 def _number(value) -> float:
-    """NaN for null, and for what somebody else has written into the file."""
+    """`value` as a float; NaN for null and for anything that is no number."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Means over a window of a fiftieth of the points, shorter at both ends; what is not finite does not count."""
+    """Means over a window of a fiftieth of the points, shorter at both ends; only finite values count."""
     window = np.ones(max(len(values) // 50, 1) | 1)
     finite = np.isfinite(values)
     count = np.convolve(finite, window, "same")
@@ -152,7 +152,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _picture(rows: Sequence[Mapping]) -> bytes:
-    """A PNG file with the panels that have curves."""
+    """The PNG file with all panels that have curves."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -192,7 +192,7 @@ def _plot(axes, curve, *, smoothed):
 
 
 def _dress(axes, panel, found):
-    """Scales, grid and title; a legend of several curves stands between title and axes, where it hides none."""
+    """Sets scales, grid and title; the legend of several curves stands between title and axes, where it hides none."""
     from matplotlib.ticker import MaxNLocator
 
     if panel.log:
@@ -209,13 +209,13 @@ def _dress(axes, panel, found):
 
 
 def _legend(axes, found) -> int:
-    """Says what lines mean, above the axes; returns how many lines of text that takes."""
+    """Draws the legend above the axes; returns its number of lines of text."""
     from matplotlib.lines import Line2D
 
     entries = {curve.label: (curve.color, curve.style) for curve in found}
     if any(curve.data for curve in found):
-        # Colour and style are explained apart, as there are too many pairs of them.
-        # matplotlib leaves out labels that begin with an underscore, and reads formulas between dollars.
+        # Colours and styles have entries of their own, since there are too many pairs of them.
+        # matplotlib leaves out labels that begin with an underscore, and takes text between dollars for a formula.
         names = {curve.data: curve.data[:32].replace("$", r"\$") for curve in found}
         entries = {f"\N{THIN SPACE}{names[curve.data]}": (curve.color, "-") for curve in found}
         entries |= {curve.label: ("#777777", curve.style) for curve in found}
@@ -237,7 +237,7 @@ def _legend(axes, found) -> int:
 
 
 def _log_scale(axes, values):
-    """A logarithmic axis from one of 1, 2, 5, 10, ... to another, with numbers a reader need not decode."""
+    """Makes the axis logarithmic, from one of 1, 2, 5, 10, ... to another, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     positive = values[np.isfinite(values) & (values > 0)]
@@ -252,7 +252,7 @@ def _log_scale(axes, values):
 
 
 def _round(value, direction):
-    """`value` up or down to 1, 2 or 5 times a power of ten, a little further so that no curve lies on the frame."""
+    """Rounds up or down to 1, 2 or 5 times a power of ten, with a margin so that no curve lies on the frame."""
     value *= 1.02 if direction is math.ceil else 1 / 1.02
     power = 10.0 ** math.floor(math.log10(value))
     steps = [power * factor for factor in (1, 2, 5, 10)]

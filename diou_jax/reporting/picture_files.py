@@ -1,4 +1,4 @@
-"""The files that drawn pictures are kept in: small, and marked, so that nobody takes one for a photo."""
+"""Files of drawn pictures: small, and marked, so that prediction does not take them for photographs."""
 
 import io
 import os
@@ -11,15 +11,15 @@ from PIL import Image
 
 SUFFIX, QUALITY = ".jpg", 90
 
-# A comment inside the file, so that a picture is known wherever it has been moved.
+# A comment inside the file, so that a picture is recognised even after it is moved.
 MARK = b"boxes drawn by diou-jax"
 
-# Bytes that the name of a file may have on all systems, less what a draft's ending takes.
+# Bytes that a file name may have on all systems, minus the suffix of a draft.
 LONGEST = 255 - len(".tmp")
 
 
 def encode(image: np.ndarray, *, quality: int = QUALITY, longest_side: int | None = None) -> bytes:
-    """A uint8 BGR (H, W, 3) picture as a marked JPEG file, reduced where its longer side exceeds `longest_side`."""
+    """A uint8 BGR (H, W, 3) picture as a marked JPEG file, scaled down if its longer side exceeds `longest_side`."""
     height, width = image.shape[:2]
     if longest_side and max(height, width) > longest_side:
         factor = longest_side / max(height, width)
@@ -33,12 +33,12 @@ def encode(image: np.ndarray, *, quality: int = QUALITY, longest_side: int | Non
 
 
 def is_drawn(header: Image.Image) -> bool:
-    """Whether an opened image is a picture that `encode` made."""
+    """Whether an opened image was made by `encode`."""
     return header.info.get("comment") == MARK
 
 
 def write(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes a uint8 BGR picture as JPEG, whole or not at all; makes the folder; raises OSError."""
+    """Writes a uint8 BGR picture as JPEG, atomically, and makes its folder; raises OSError."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
@@ -47,14 +47,14 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 def beside(name: pathlib.PurePath) -> pathlib.PurePath:
-    """The name of the picture of an image file, so that a.jpg and a.png have different ones."""
+    """The name of an image file's picture; it differs for a.jpg and a.png."""
     return name.with_name(_shortened(name.name, SUFFIX))
 
 
 def flat(name: str) -> str:
-    """A file's name, without folders, for the picture of the image file `name`, different for each path.
+    """A file name, without folders, for the picture of the image file `name`; it differs for each path.
 
-    The folder that the image lies in and the image stay readable; a checksum of the whole path tells equal ones apart.
+    It begins with the names of the image's folder and the image; a checksum of the whole path makes it unique.
     """
     parts = pathlib.PurePath(name).parts[-2:]
     readable = "_".join(part.strip("/\\") for part in parts).replace("\0", "")
@@ -63,7 +63,7 @@ def flat(name: str) -> str:
 
 
 def _shortened(name, ending):
-    """`name` and `ending`, a checksum in place of the name's end where a system could not store all of it."""
+    """`name` with `ending`; if that is too long for a file system, a checksum replaces the end of `name`."""
     encoded = os.fsencode(name)
     room = LONGEST - len(ending)
     if len(encoded) > room:

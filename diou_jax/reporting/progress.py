@@ -1,4 +1,4 @@
-"""How far a pass over images is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a pass over images: a bar on a terminal, a line from time to time in a log file."""
 
 import sys
 from typing import Any
@@ -7,16 +7,16 @@ from tqdm import tqdm
 
 from diou_jax.reporting.run_log import say
 
-# Seconds between two lines where nobody watches.
+# Seconds between two lines if the output is not a terminal.
 INTERVAL = 30.0
 
 
 class _Lines(tqdm):
-    """Says each state on a line of its own, none before the first `INTERVAL` is over."""
+    """Prints each state on a line of its own, the first after `INTERVAL`."""
 
     # The stubs have None; tqdm returns whether it wrote.
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
-        """As tqdm's; clears nothing at the end, as a line stays."""
+        """As tqdm's, except that nothing is cleared at the end, since lines stay."""
         del pos
         if msg is None:
             say(str(self))
@@ -28,8 +28,8 @@ def images_progress(total: int, *, title: str, active: bool = True) -> tqdm:
 
     Args:
       total: number of images.
-      title: what is done with them.
-      active: false in processes that keep quiet.
+      title: name of the pass.
+      active: False in processes that print nothing.
     """
     options: dict[str, Any] = {"total": total, "desc": title, "disable": not active, "leave": False}
     if sys.stderr.isatty():

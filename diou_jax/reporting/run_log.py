@@ -1,4 +1,4 @@
-"""What a run leaves behind to read: a progress line, metrics.jsonl, TensorBoard, curves."""
+"""The log of a run: progress lines, metrics.jsonl, events.jsonl and TensorBoard."""
 
 import contextlib
 import io
@@ -18,28 +18,28 @@ from tensorboardX.proto.summary_pb2 import Summary
 from diou_jax.reporting import picture_files
 from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows, set_aside
 
-# Of TensorBoard's pictures: longer side in pixels, and JPEG's.
+# Longer side in pixels and JPEG quality of TensorBoard's pictures.
 BOARD_SIDE, BOARD_QUALITY = 1280, 80
 
 METRICS_FILE, EVENTS_FILE = "metrics.jsonl", "events.jsonl"
 
 
 class RunLog:
-    """Writes the log of a run in `workdir`; in other processes than the first of a distributed run, nothing.
+    """A context manager that writes the log of a run in `workdir`; of several processes only the first writes.
 
-    `metrics.jsonl` has one JSON object a line. Rows of training hold ``step``, the losses, ``rate`` and
+    `metrics.jsonl` has one JSON object per line. Rows of training hold ``step``, the losses, ``rate`` and
     ``images_per_second``; rows of evaluation hold ``step``, the name of their ``dataset`` and ``eval/...``. A number
-    that is not finite is written as null. A context manager.
+    that is not finite is written as null.
 
     Attributes:
-      workdir: the folder.
+      workdir: the run's folder.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, start_step: int | None = None, active: bool = True):
-        """Opens the log; rows of steps after `start_step`, which a resumed run will take again, are dropped.
+        """Opens the log; rows of steps after `start_step`, which a resumed run will repeat, are dropped.
 
-        Only the run that trains has a `start_step`, and with it the right to move aside what cannot be read. A log
-        never ends a run: what cannot be written is named once and left out.
+        Only a training run has a `start_step`; only it may move damaged files aside. A log never ends a run: a file
+        that cannot be written is named once and left out.
         """
         self.workdir = pathlib.Path(workdir)
         self._active, self._board = active, None
@@ -64,9 +64,9 @@ class RunLog:
         board = self.workdir / "tensorboard"
         return SummaryWriter(
             str(board),
-            # TensorBoard hides this step too, not only those after it.
+            # TensorBoard hides the purged step itself, too.
             purge_step=None if start_step is None else start_step + 1,
-            # tensorboardX names a file by the second, and a later log of the same second would replace it.
+            # tensorboardX names files by the second; without a suffix a later log of the same second would replace one.
             filename_suffix=f".{len(list(board.glob('*')))}",
         )
 
@@ -79,7 +79,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def spared(self, what: str):
-        """What goes wrong with files inside is a warning, once for each `what`, and the run goes on."""
+        """A context in which an OSError becomes a warning, once for each `what`, and the run goes on."""
         try:
             yield
         except OSError as error:
@@ -88,7 +88,7 @@ class RunLog:
                 logging.warning("%s cannot be written, and the run goes on without: %s", what, error)
 
     def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
-        """One row of metrics.jsonl and a point of each TensorBoard curve; those of an evaluation name its data set."""
+        """Writes a row of metrics.jsonl and points of TensorBoard's curves; `dataset` is that of an evaluation."""
         if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
@@ -102,31 +102,31 @@ class RunLog:
                 self._board.add_scalar(tag.encode("utf-8", "backslashreplace").decode(), value, step)
 
     def event(self, step: int, text: str) -> None:
-        """Something that should not have happened: a line of events.jsonl, and a warning."""
+        """Logs an incident: a line of events.jsonl, and a warning."""
         logging.warning("step %d: %s", step, text)
         if self._active:
             with self.spared(EVENTS_FILE):
                 append_row(self.workdir / EVENTS_FILE, {"step": step, "event": text})
 
     def rewind(self, step: int) -> None:
-        """Drops the rows of steps after `step`, which will be taken again."""
+        """Drops the rows of steps after `step`, which will be repeated."""
         if self._active:
             self._tidy(step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A uint8 BGR (H, W, 3) picture for TensorBoard, reduced, as each step that was evaluated keeps its own."""
+        """Writes a uint8 BGR (H, W, 3) picture to TensorBoard, scaled down since it keeps one for every evaluation."""
         if self._board:
             encoded = picture_files.encode(image, quality=BOARD_QUALITY, longest_side=BOARD_SIDE)
             width, height = Image.open(io.BytesIO(encoded)).size
             value = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-            # tensorboardX's own `add_image` knows PNG only.
+            # tensorboardX's own `add_image` writes PNG only.
             self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=value)]), step)
 
 
 class Progress:
-    """The line that says how training goes.
+    """The progress line of training, and its clock.
 
-    The clock starts with the first update that is done, so that compilation does not spoil the speed.
+    The clock is restarted after the first update, so that the time of compilation does not enter the speed.
     """
 
     def __init__(self, *, start: int, total: int, images_per_step: int):
@@ -135,18 +135,18 @@ class Progress:
         self._mark = (start, time.perf_counter())
 
     def restart(self, step: int) -> None:
-        """Forgets the time that went into something else than steps."""
+        """Restarts the clock after time that was not spent on steps."""
         self._mark = (step, time.perf_counter())
 
     def speed(self, step: int) -> float:
-        """Images per second since the last call or `restart`; 0 where no step was taken since."""
+        """Images per second since the last call or `restart`; 0 if no step was taken since."""
         now = time.perf_counter()
         before, then = self._mark
         self._mark = (step, now)
         return (step - before) * self.images_per_step / max(now - then, 1e-9)
 
     def line(self, step: int, speed: float, metrics: Mapping[str, float]) -> str:
-        """For example ``step 400/1000  rate 0.002  31.5 img/s  0:01:53 left  loss 1.203  ...``, with every loss."""
+        """The line, with every loss: ``step 400/1000  rate 0.002  31.5 img/s  0:01:53 left  loss 1.203  ...``."""
         parts = [f"step {step}/{self.total}", f"rate {metrics['rate']:.3g}"]
         if speed > 0:
             hours, seconds = divmod(round((self.total - step) * self.images_per_step / speed), 3600)
@@ -157,15 +157,15 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Prints a line of progress at once, also into a file; what its encoding lacks is escaped."""
+    """Prints a line without buffering; characters that the output's encoding lacks are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout, flush=True)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
-    """The rows of metrics.jsonl that can be read; of repeated evaluations all but the last are left out.
+    """The readable rows of metrics.jsonl; of repeated evaluations only the last is returned.
 
-    An evaluation is repeated where the step is the same, and the data set if rows name one.
+    Evaluations are repeated if their steps are equal, and their data sets if rows name them.
     """
     rows = read_rows(pathlib.Path(workdir) / METRICS_FILE)
     last = {(row["step"], row.get("dataset")): number for number, row in enumerate(rows) if "eval/AP" in row}

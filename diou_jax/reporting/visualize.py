@@ -8,18 +8,18 @@ import numpy as np
 
 from diou_jax.structures import Array
 
-# A picture's longer side, pixels: small images are enlarged until a label can be read, large ones reduced.
+# Limits of a picture's longer side, in pixels: small images are enlarged until labels are legible, large ones reduced.
 SMALLEST, LARGEST = 720, 1024
 
-# Of the picture, in pixels: thickness of borders, space around text, area of boxes that a label would hide.
+# In pixels of the picture: thickness of borders, space around text, area below which a label would hide a box.
 LINE, PADDING, SMALL_AREA = 2, 2, 3000
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 DARK, LIGHT = (24, 24, 24), (240, 240, 240)
 
 
 def class_color(number: int) -> tuple[int, int, int]:
-    """A bright BGR colour for a class; those of neighbouring numbers are far apart."""
-    # Turning by the golden angle never comes back to a hue; saturation and value tell the close ones apart.
+    """A bright BGR colour for a class; classes with neighbouring numbers have very different colours."""
+    # Steps of the golden angle never repeat a hue; saturation and value distinguish similar hues.
     saturation, value = ((0.4, 1.0), (0.75, 1.0), (0.75, 0.85))[number % 3]
     rgb = colorsys.hsv_to_rgb((number * 0.6180339887 + 0.35) % 1.0, saturation, value)
     red, green, blue = (round(255 * channel) for channel in rgb)
@@ -39,14 +39,14 @@ def draw(
 
     Args:
       image: uint8 (H, W, 3), BGR.
-      boxes: float (N, 4), inclusive pixels of the image; where labels collide the first have the better places.
+      boxes: float (N, 4), inclusive pixels of the image; labels are placed in this order.
       classes: int (N,), indices of `class_names`.
-      scores: (N,), shown where given.
+      scores: (N,), shown in the labels if given.
       class_names: K names.
       crowd: (N,) bool; crowd regions are dashed and hatched.
 
     Returns:
-      uint8 (H', W', 3), BGR, the longer side between `SMALLEST` and `LARGEST`.
+      The picture, uint8 (H', W', 3), BGR, its longer side between `SMALLEST` and `LARGEST`.
     """
     canvas = _fit(image)
     height, width = canvas.shape[:2]
@@ -58,14 +58,14 @@ def draw(
     crowd = np.zeros(len(rectangles), bool) if crowd is None else np.asarray(crowd, bool)
     colors = [class_color(int(number)) for number in classes]
 
-    # Small ones last, or large ones would cross them out.
+    # Small boxes are drawn last, so that no border crosses them.
     for i in np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable"):
         _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
     # A label should cover neither other labels nor objects of about its own size.
     taken = [box for box in rectangles if (box[2] - box[0]) * (box[3] - box[1]) < SMALL_AREA]
     for i, rectangle in enumerate(rectangles):
         text = class_names[int(classes[i])] + ("" if scores is None else f" {scores[i]:.2f}")
-        text = text.encode("utf-8", "backslashreplace").decode()  # OpenCV takes no half of a surrogate pair
+        text = text.encode("utf-8", "backslashreplace").decode()  # OpenCV rejects lone surrogates
         _label(canvas, rectangle, text + (" (crowd)" if crowd[i] else ""), colors[i], taken)
     return canvas
 
@@ -82,7 +82,7 @@ def side_by_side(
     class_names: Sequence[str],
     captions: tuple[str, str] = ("detections", "ground truth"),
 ) -> np.ndarray:
-    """Detections on the left, ground truth on the right, each under a caption with their number; as `draw`."""
+    """Detections on the left, ground truth on the right, both as by `draw`, under captions with their numbers."""
     left = draw(image, boxes, classes, scores, class_names=class_names)
     right = draw(image, truth_boxes, truth_classes, class_names=class_names, crowd=truth_crowd)
     left = _captioned(left, f"{captions[0]}: {len(boxes)}")
@@ -100,7 +100,7 @@ def _fit(image):
 
 
 def _outline(canvas, rectangle, color, *, hatched):
-    """Draws the border of x1, y1, x2, y2, the last exclusive, inside it; dashed and hatched on request."""
+    """Draws the border of x1, y1, x2, y2 (x2 and y2 exclusive) inside it; dashed and hatched if `hatched`."""
     x1, y1, x2, y2 = rectangle
     region = canvas[y1:y2, x1:x2]
     y, x = np.ogrid[: y2 - y1, : x2 - x1]
@@ -117,7 +117,7 @@ def _outline(canvas, rectangle, color, *, hatched):
 
 
 def _label(canvas, rectangle, text, color, taken):
-    """Writes a label at that corner of its rectangle where it covers least of `taken`, and adds its place to them."""
+    """Writes a label at the corner of its rectangle where it covers least of `taken`, and adds its place to `taken`."""
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, FONT_SCALE, 1)
     width, height = text_width + 2 * PADDING, text_height + baseline + 2 * PADDING - 1
     x1, y1, x2, y2 = rectangle
@@ -134,7 +134,7 @@ def _label(canvas, rectangle, text, color, taken):
 
 
 def _shared_area(a, b):
-    """Of two rectangles x1, y1, x2, y2, in pixels."""
+    """The shared area of two rectangles x1, y1, x2, y2, in pixels."""
     return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
 
 

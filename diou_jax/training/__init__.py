@@ -1,1 +1,1 @@
-"""Training: the compiled step, the loop around it, the optimiser, and the answers to what goes wrong."""
+"""Training: the compiled step, the loop, the optimiser, and the reaction to faults."""

@@ -1,11 +1,11 @@
-"""The original's linear rule: rate and schedule follow the batch that the devices at hand make."""
+"""The original's linear rule: learning rate and schedule follow the batch size that the devices give."""
 
 import dataclasses
 from collections.abc import Collection
 
 from diou_jax.errors import UserError
 
-# The options that follow the batch, and their fields of `BatchRule`.
+# The options that follow the batch size, and their fields in `BatchRule`.
 OPTIONS = {
     "solver.base_lr": "base_lr",
     "solver.steps": "steps",
@@ -16,14 +16,14 @@ OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class BatchRule:
-    """What a run uses.
+    """Batch size and schedule of a run.
 
     Attributes:
       batch_size: images per iteration over all devices.
-      images_per_device: of one iteration.
-      base_lr, steps, max_iter: SOLVER's, adapted.
+      images_per_device: images per iteration on one device.
+      base_lr, steps, max_iter: the adapted options of SOLVER.
       collect_scale: FPN.RPN_COLLECT_SCALE, adapted.
-      changes: a line for each number that was adapted, old -> new, and for each that was not though the rule says so.
+      changes: a line for each adapted number, old -> new, and for each that the rule would change but that stays.
     """
 
     batch_size: int
@@ -51,24 +51,25 @@ def adapt(
     explicit: Collection[str] = (),
     going_on: bool = False,
 ) -> BatchRule:
-    """Adapts a config written for ``num_gpus * ims_per_batch`` images an iteration.
+    """Adapts a config that was written for ``num_gpus * ims_per_batch`` images per iteration.
 
-    The rate is proportional to the images of an iteration, the number of steps inversely to those of an update, and the
-    RoIs that a device's minibatch keeps are proportional to its images.
+    The learning rate is proportional to the images of an iteration, the number of steps inversely proportional to the
+    images of an update, and the number of RoIs that a device keeps proportional to its images.
 
     Args:
-      devices: that take part.
-      num_gpus, ims_per_batch: NUM_GPUS and TRAIN.IMS_PER_BATCH that the config was written for.
-      batch_size: images of an iteration over all devices; 0 for ``devices * ims_per_batch``.
+      devices: number of devices.
+      num_gpus, ims_per_batch: NUM_GPUS and TRAIN.IMS_PER_BATCH for which the config was written.
+      batch_size: images of an iteration over all devices; 0 means ``devices * ims_per_batch``.
       iter_size: iterations of an update; their gradients are summed.
-      base_lr, steps, max_iter, collect_scale: as the config has them.
+      base_lr, steps, max_iter, collect_scale: values of the config.
       scale_with_devices: False pins these four.
-      scale_rate: False pins the rate: Adam's updates do not grow with the gradient, so the rule does not hold for it.
-      explicit: dotted names of options that somebody meant as they are; of these four they stay.
-      going_on: whether `batch_size` is that of a run that has been going on, and cannot change.
+      scale_rate: False pins the learning rate: the rule does not hold for Adam, whose updates do not grow with the
+        gradient.
+      explicit: dotted names of options that were given by hand; those of these four stay.
+      going_on: whether `batch_size` is that of a run that is resumed, which cannot change it.
 
     Raises:
-      UserError: the batch cannot be divided among the devices.
+      UserError: if the batch cannot be divided among the devices.
     """
     actual = batch_size or devices * ims_per_batch
     if actual % devices:
@@ -96,10 +97,10 @@ def adapt(
         if ruled[option] == written[option]:
             continue
         if option in explicit:
-            changes.append(f"{option} stays {written[option]}, as given; by the linear rule it were {ruled[option]}")
+            changes.append(f"{option} stays {written[option]}, as given; the linear rule gives {ruled[option]}")
             ruled[option] = written[option]
         elif option == "solver.base_lr" and not scale_rate:
-            changes.append(f"{option} stays {base_lr}: the linear rule is SGD's")
+            changes.append(f"{option} stays {base_lr}: the linear rule holds for SGD only")
             ruled[option] = written[option]
         else:
             changes.append(

@@ -1,4 +1,4 @@
-"""When updates cannot be taken any more: which tensor, and what it takes to see it again."""
+"""Diagnosis of a run whose updates are not finite: names the tensor and keeps batch and weights to reproduce it."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ from diou_jax.training.step import TrainState
 
 
 class Diverged(Exception):  # noqa: N818
-    """`train.max_bad_steps` updates in a row were not finite; has their last step, their count and the state."""
+    """`train.max_bad_steps` updates in a row were not finite; holds the last step, their count and the state."""
 
     def __init__(self, step: int, count: int, state: TrainState):
         super().__init__(f"{count} updates in a row were not finite, up to step {step}")
@@ -28,13 +28,13 @@ class Diverged(Exception):  # noqa: N818
 def give_up(
     detector: FasterRCNN, state: TrainState, reader: Reader, workdir: str | os.PathLike, config: ConfigDict, step: int
 ) -> None:
-    """Ends a run whose updates are skipped; the state is that of before the first of them.
+    """Ends a run whose updates are skipped; `state` still has the weights from before the first of them.
 
-    Leaves `workdir`/bad/batch_N.npz, the fields of the `Batch` (of this process) of the first skipped update, and a
+    It writes `workdir`/bad/batch_N.npz with the fields of this process' `Batch` of the first skipped update, and a
     checkpoint of the state beside it.
 
     Raises:
-      UserError: always; names the first tensor that is not finite.
+      UserError: always; the message names the first tensor that is not finite.
     """
     first = step - int(state.guard.in_a_row)
     batch, _ = reader(first)
@@ -42,10 +42,11 @@ def give_up(
     folder = pathlib.Path(workdir) / "bad"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"batch_{first}.npz"
-    np.savez_compressed(file, **traverse_util.flatten_dict(flax.serialization.to_state_dict(batch), sep="."))
+    fields = traverse_util.flatten_dict(flax.serialization.to_state_dict(batch), sep=".")
+    np.savez_compressed(file, **{name: value for name, value in fields.items() if value is not None})
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state, step, {})
-    what = names[0] if names else "something that this process' images alone do not show"
+    what = names[0] if names else "a tensor that this process' images do not show"
     raise UserError(
         f"training does not get past step {first}: {what} is not finite; {file} holds the batch and "
         f"{folder / 'checkpoints'} the weights; a lower solver.base_lr or a solver.clip_norm may help"
@@ -53,7 +54,7 @@ def give_up(
 
 
 def not_finite(detector: FasterRCNN, variables: dict, batch, step: int, *, seed: int) -> list[str]:
-    """Names of what is not finite in a step: weights, else losses, else gradients."""
+    """Names of the tensors that are not finite in a step: weights, else losses, else gradients."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(len(batch.image)))
     bad = _bad(variables)
@@ -64,7 +65,7 @@ def not_finite(detector: FasterRCNN, variables: dict, batch, step: int, *, seed:
 
         examine = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (_, metrics), gradient = examine(variables["params"], variables, batch, keys)
-        # The total is never the first to know.
+        # The total is left out: it is not finite because one of its parts is not.
         bad = _bad({name: value for name, value in metrics.items() if name != "loss"}) or _bad(gradient)
     return bad
 

@@ -1,23 +1,23 @@
-"""What keeps a loss or gradient that is not finite out of the weights, and remembers that there was one."""
+"""The guard skips updates whose loss or gradient is not finite, and counts them."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 RECENT = 64
-# Of a gradient; squares of what is not much larger overflow.
+# Largest accepted norm of a gradient; its square must not overflow float32.
 LARGEST_NORM = 1e18
-ROW = 512  # divides the layers that are large
+ROW = 512  # divides the sizes of all large parameters
 
 
 @flax.struct.dataclass
 class Guard:
-    """Updates that were skipped; part of the training state.
+    """The skipped updates; part of the training state.
 
     Attributes:
-      in_a_row: int32 scalar, up to the last update.
-      total: int32 scalar, of the whole run.
-      recent: int32 (RECENT,), numbers of the last ones, from 0, in a ring; -1 where there is none.
+      in_a_row: int32 scalar, number of skipped updates in a row, up to the last update.
+      total: int32 scalar, number of skipped updates of the whole run.
+      recent: int32 (RECENT,), a ring of the last skipped updates, numbered from 0; -1 in unused places.
     """
 
     in_a_row: jax.Array
@@ -31,30 +31,32 @@ def no_faults() -> Guard:
 
 
 def gradient_norm(gradient) -> jax.Array:
-    """The root of the sum of the squares of a pytree of floats.
+    """The Euclidean norm of a pytree of floats.
 
-    Rows of all leaves are summed first, then their sums together. Leaf by leaf, GPUs would take two kernels for each.
+    Rows of all leaves are summed first, then the sums of rows together. A GPU would need two kernels for each leaf if
+    leaves were summed one by one.
     """
     sums = []
     for leaf in jax.tree.leaves(gradient):
         squares = jnp.square(leaf)
-        # A leaf that makes no whole rows is small.
+        # Sizes that ROW does not divide occur in small leaves only, whose squares need no sum here.
         sums.append(squares.reshape(-1, ROW).sum(1) if leaf.size % ROW == 0 else squares.ravel())
-    # XLA would sum before it joins.
+    # Without the barrier XLA would sum each leaf before it concatenates.
     return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(sums)).sum())
 
 
 def is_sound(loss: jax.Array, gradient_norm: jax.Array) -> jax.Array:
     """Whether an update may be taken: a bool scalar.
 
-    Known before the update is, so that the optimiser's pass over the weights chooses as it writes. A finite update
-    follows: gradients below `LARGEST_NORM`, at rates that `configs/base.py` allows, carry no weight out of float32.
+    It is known before the update is computed, so that the optimiser chooses between old and new weights while it writes
+    them. The update is then finite: gradients below `LARGEST_NORM`, at learning rates that `configs/base.py` allows,
+    keep weights within float32.
     """
     return jnp.isfinite(loss) & (gradient_norm < LARGEST_NORM)
 
 
 def count(guard: Guard, step: jax.Array, good: jax.Array) -> Guard:
-    """The guard after update number `step`, which was taken if `good`."""
+    """The guard after the update with number `step`, which was taken if `good`."""
     slot = jnp.where(good, RECENT, guard.total % RECENT)
     return Guard(
         in_a_row=jnp.where(good, 0, guard.in_a_row + 1),
@@ -64,5 +66,5 @@ def count(guard: Guard, step: jax.Array, good: jax.Array) -> Guard:
 
 
 def choose(good: jax.Array, new, old):
-    """The new tree if `good`, else the old one; its counters go on either way, as the schedule follows them."""
+    """The new tree if `good`, else the old one; its integers, the counters of the schedule, are always new."""
     return jax.tree.map(lambda n, o: jnp.where(good, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n, new, old)

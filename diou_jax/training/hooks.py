@@ -1,4 +1,4 @@
-"""What stands beside the training loop: the log, checkpoints, evaluation, and the request to stop."""
+"""The hooks of the training loop: log, checkpoints, evaluation, and the request to stop."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,15 +16,15 @@ from diou_jax.training.watch import Watch
 
 
 class Journal:
-    """The log of a run with what reads it as it grows: the progress line's clock and the watch for a collapse.
+    """The log of a run, together with the clock of the progress line and the watch for a collapse.
 
     Attributes:
-      log: the rows and events.
-      progress: the clock.
+      log: rows of metrics, and events.
+      progress: the clock of the progress line.
     """
 
     def __init__(self, log: RunLog, progress: Progress):
-        """Reads the rows that the run has already."""
+        """Reads the existing rows of the run."""
         self.log, self.progress = log, progress
         self._speaks = jax.process_index() == 0
         self._watch = Watch(read_metrics(log.workdir) if self._speaks else ())
@@ -35,13 +35,13 @@ class Journal:
             say(line)
 
     def look(self, step: int, row: Mapping[str, float]) -> None:
-        """Writes an event where a new row shows that the run has collapsed."""
+        """Writes an event if a new row shows that the run has collapsed."""
         if self._speaks and row and (problem := self._watch.look(row)):
             self.log.event(step, problem)
 
 
 class Report:
-    """A line of the log at every logged step; names the updates that were skipped since the one before."""
+    """Writes a line of the log at every logged step, and an event for each update skipped since the last line."""
 
     def __init__(
         self,
@@ -55,18 +55,18 @@ class Report:
         """Prepares the report.
 
         Args:
-          journal: of the run.
-          rate: the learning rate by the number of updates done.
-          images: ids of the images of an update, by its number from 0.
-          max_bad_steps: so many skipped updates in a row raise Diverged.
-          start: updates that are done already.
+          journal: the run's journal.
+          rate: learning rate as a function of the number of updates done.
+          images: ids of the images of an update, as a function of its number from 0.
+          max_bad_steps: number of skipped updates in a row that raises Diverged.
+          start: number of updates done before.
         """
         self._journal, self._rate, self._images = journal, rate, images
         self._max_bad_steps, self._reported, self._start = max_bad_steps, start, start
         self._began = time.perf_counter()
 
     def __call__(self, moment: Moment) -> None:
-        """Writes the line; raises Diverged."""
+        """Writes the line; raises Diverged after too many skipped updates."""
         if moment.step == self._start + 1:
             jax.block_until_ready(moment.metrics)
             self._journal.say(f"the first step took {time.perf_counter() - self._began:.1f} s")
@@ -90,27 +90,27 @@ class Report:
 
 
 class Save:
-    """A checkpoint at every `every`-th step and at the last one."""
+    """Writes a checkpoint at every `every`-th step and at the last one."""
 
     def __init__(self, checkpoints: Checkpoints, metadata: Mapping[str, Any], log: RunLog, *, every: int):
-        """Takes what goes into each checkpoint beside the state."""
+        """Takes the metadata that each checkpoint holds beside the state."""
         self._checkpoints, self._metadata, self._log, self._every = checkpoints, metadata, log, every
         self._saved = -1
 
     def __call__(self, moment: Moment) -> None:
-        """Saves where it is time; raises UserError where the checkpoint before could not be written."""
+        """Saves at the steps to save; raises UserError if the checkpoint before could not be written."""
         if moment.is_logged:
             self._checkpoints.check()
         if not (moment.is_last or moment.step % self._every == 0):
             return
-        # A rollback needs a state of before the skipped updates.
+        # A rollback needs a state from before the skipped updates.
         if not moment.is_last and int(moment.state.guard.in_a_row) > 0:
             self._log.event(moment.step, "no checkpoint while updates are being skipped")
             return
         self._save(moment)
 
     def finish(self, moment: Moment) -> None:
-        """Saves whatever the step is, unless that is done, and waits until it is written."""
+        """Saves this step, unless it is saved already, and waits until the checkpoint is written."""
         if self._saved != moment.step:
             self._save(moment)
         self._checkpoints.finish()
@@ -121,14 +121,14 @@ class Save:
 
 
 class Evaluate:
-    """An evaluation at every `every`-th step but the last, which is evaluated by itself where that is asked for."""
+    """Evaluates at every `every`-th step except the last, after which the caller evaluates if it wants to."""
 
     def __init__(self, evaluator: Evaluator, journal: Journal, *, every: int):
         """Takes the evaluator of the run's test sets."""
         self._evaluator, self._journal, self._every = evaluator, journal, every
 
     def __call__(self, moment: Moment) -> None:
-        """Evaluates where it is time."""
+        """Evaluates at the steps to evaluate."""
         if moment.is_last or moment.step % self._every:
             return
         for row in self._evaluator(moment.state.variables, moment.step, self._journal.log):
@@ -137,14 +137,14 @@ class Evaluate:
 
 
 class Stop:
-    """Ends the loop after a signal, with a checkpoint of the step at hand."""
+    """Ends the loop after a signal, with a checkpoint of the current step."""
 
     def __init__(self, request: StopRequest, save: Save):
-        """Takes the request, and the hook that saves."""
+        """Takes the request, and the hook that writes checkpoints."""
         self._request, self._save = request, save
 
     def __call__(self, moment: Moment) -> None:
-        """Raises Stopped where a signal has come."""
+        """Raises Stopped if a signal has come."""
         if (number := self._request.signal(meeting=moment.is_logged)) and not moment.is_last:
             self._save.finish(moment)
             raise Stopped(number, moment.step)

@@ -1,4 +1,4 @@
-"""The training loop: one compiled update after the other, and the hooks that look at each."""
+"""The training loop: one compiled update after the other, each followed by the hooks."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +12,13 @@ from diou_jax.training.step import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """An update that is done.
+    """The moment after an update.
 
     Attributes:
-      step: its number, from 1.
-      is_last: whether it is the run's last.
-      is_logged: whether the log gets a line; several processes speak with each other at such steps only.
-      state: after it, on the devices.
+      step: number of the update, from 1.
+      is_last: whether it is the last update of the run.
+      is_logged: whether the log gets a line; only at such steps several processes communicate.
+      state: the state after the update, on the devices.
       metrics: the state's window.
     """
 
@@ -30,10 +30,10 @@ class Moment:
 
 
 class Hook(Protocol):
-    """Looks at each update; whatever it raises ends the loop."""
+    """A function that is called after each update; an exception that it raises ends the loop."""
 
     def __call__(self, moment: Moment) -> None:
-        """Called after the update, in the order of the hooks."""
+        """Handles an update; hooks are called in their order."""
 
 
 def run_steps(
@@ -48,12 +48,12 @@ def run_steps(
     """Takes an update for each batch and returns the last state.
 
     Args:
-      update: the compiled step, which takes the memory of the state that it is given.
-      state: to start from, on the devices.
+      update: the compiled step; the memory of its input state is donated.
+      state: the state to start from, on the devices.
       stream: batches on the devices.
       last: number of the run's last update.
-      log_every: updates between two lines of the log.
-      hooks: called after each update.
+      log_every: number of updates per line of the log.
+      hooks: functions that are called after each update.
     """
     for step, batch in enumerate(stream, start=int(state.step) + 1):
         state, metrics = update(state, batch)

@@ -1,4 +1,4 @@
-"""SGD as the original runs it, and Adam, over groups of parameters."""
+"""The original's SGD, and Adam, with groups of parameters."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from diou_jax.errors import UserError
 
 
 def momentum_correction(step: jax.Array, rate: Callable, *, threshold: float) -> jax.Array:
-    """What the momentum buffers are multiplied by before update number `step`: float32 scalar.
+    """The factor of the momentum buffers before the update with number `step`: float32 scalar.
 
-    The ratio of the new rate to the old where either exceeds the other by more than `threshold` (SOLVER.SCALE_MOMENTUM;
-    Goyal et al., 2017, eq. 10), else 1.
+    It is the ratio of the new learning rate to the old if one of them is more than `threshold` times the other
+    (SOLVER.SCALE_MOMENTUM; Goyal et al., 2017, eq. 10), else 1.
     """
     new, old = rate(step), rate(jnp.maximum(step - 1, 0))
     safe = jnp.where(old > 0, old, 1.0)
     ratio = jnp.maximum(new / safe, old / jnp.where(new > 0, new, 1.0))
-    # 1e-7 is the original's: below it the rate counts as off.
+    # As in the original, a learning rate up to 1e-7 counts as switched off.
     return jnp.where((step > 0) & (ratio > threshold) & (old > 1e-7), new / safe, 1.0)
 
 
@@ -30,7 +30,7 @@ class _MomentumState(NamedTuple):
 
 
 def _corrected_momentum(momentum: float, correction: Callable) -> optax.GradientTransformation:
-    """Torch's heavy ball, ``v = momentum * v + g`` without dampening, with the buffers corrected first."""
+    """Torch's momentum, ``v = momentum * v + g`` without dampening; the buffers are corrected first."""
 
     def init(params):
         return _MomentumState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params))
@@ -50,24 +50,24 @@ def parameter_group(path: str, frozen: Callable[[str], bool]) -> str:
         return "frozen"
     *_, module, leaf = path.split("/")
     if leaf == "bias":
-        return "bias"  # GroupNorm's too, as in the original
+        return "bias"  # also the biases of GroupNorm, as in the original
     return "norm" if module.startswith("norm") else "weight"
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerRules:
-    """How parameters follow their gradient: the original's SOLVER.*, in lower case.
+    """The optimiser's options: the original's SOLVER.*, in lower case.
 
     Attributes:
       type: "SGD" or "Adam".
-      momentum: of SGD.
-      weight_decay: of weights.
-      weight_decay_gn: of GroupNorm's scales.
-      bias_double_lr: whether biases have twice the rate.
+      momentum: momentum of SGD.
+      weight_decay: weight decay of weights.
+      weight_decay_gn: weight decay of GroupNorm's scales.
+      bias_double_lr: whether biases have twice the learning rate.
       bias_weight_decay: whether biases decay as weights do.
-      scale_momentum: whether momentum follows a jump of the rate.
-      scale_momentum_threshold: the ratio from which on a change counts as a jump.
-      clip_norm: largest norm of the gradient; 0: any.
+      scale_momentum: whether momentum buffers are scaled when the learning rate jumps.
+      scale_momentum_threshold: ratio of learning rates above which a change is a jump.
+      clip_norm: norm to which larger gradients are scaled down; 0 switches this off.
     """
 
     type: str
@@ -87,12 +87,12 @@ def make_optimizer(
     """The optimiser of all parameters.
 
     Args:
-      rate: of the weights, by the number of updates done; see `schedules`.
-      frozen: whether the parameter of a path is left alone; it takes no optimiser memory.
+      rate: learning rate of the weights as a function of the number of updates done; see `schedules`.
+      frozen: whether the parameter of a path is frozen; it then takes no optimiser memory.
       rules: SOLVER's options.
 
     Raises:
-      UserError: for an unknown `rules.type`.
+      UserError: if `rules.type` is unknown.
     """
 
     def correction(step):

@@ -10,12 +10,12 @@ from diou_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
-    """The first updates of a run, whose rate is smaller.
+    """The smaller learning rate of a run's first updates.
 
     Attributes:
-      iters: SOLVER.WARM_UP_ITERS, their number.
-      factor: SOLVER.WARM_UP_FACTOR, of the rate at the start.
-      method: SOLVER.WARM_UP_METHOD, "linear" from the factor to one, or "constant".
+      iters: SOLVER.WARM_UP_ITERS, number of these updates.
+      factor: SOLVER.WARM_UP_FACTOR, factor of the learning rate at the start.
+      method: SOLVER.WARM_UP_METHOD, "linear" from `factor` to 1, or "constant".
     """
 
     iters: int
@@ -27,20 +27,20 @@ class WarmUp:
             raise UserError(f"solver.warm_up_method {self.method!r}: there are linear, constant")
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
-        """The factor of the update number `step`, from 0: float32 scalar, 1 from `iters` on."""
+        """The factor for the update with number `step`, from 0: float32 scalar, 1 from `iters` on."""
         progress = jnp.minimum(step / max(self.iters, 1), 1.0) if self.method == "linear" else 0.0
         return jnp.where(step < self.iters, self.factor * (1 - progress) + progress, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiStep:
-    """A rate that is multiplied by `gamma` at each of some steps.
+    """A learning rate that is multiplied by `gamma` at given steps.
 
     Attributes:
       base_lr: SOLVER.BASE_LR.
-      steps: SOLVER.STEPS; the first is where the schedule starts, and ignored, as the original does.
+      steps: SOLVER.STEPS; as in the original, the first is the start of the schedule and ignored.
       gamma: SOLVER.GAMMA.
-      warm_up: of the first updates, which know no decay.
+      warm_up: factor of `base_lr` in the first updates, in which no decay applies.
     """
 
     base_lr: float
@@ -49,9 +49,9 @@ class MultiStep:
     warm_up: WarmUp
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
-        """The rate of the update number `step`, from 0: float32 scalar."""
+        """The learning rate of the update with number `step`, from 0: float32 scalar."""
         decays = (step >= jnp.asarray(self.steps[1:], jnp.int32)).sum()
-        # Powers by hand: float32 gamma ** decays is inexact where the original multiplies.
+        # The original multiplies repeatedly; a float32 power of gamma would differ from that.
         rates = [self.base_lr]
         for _ in self.steps[1:]:
             rates.append(rates[-1] * self.gamma)

@@ -17,17 +17,17 @@ from diou_jax.training.guard import Guard, choose, count, gradient_norm, is_soun
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run needs to go on: an unstacked pytree, the same on every device.
+    """Everything that a run needs to go on: an unstacked pytree, the same on every device.
 
     Attributes:
-      step: int32 scalar, updates done.
-      params: what the optimiser may change.
-      affine: frozen affine layers; None where there are none.
-      opt_state: the optimiser's.
-      window: float32 scalars, running means of the metrics over the updates that were taken since the last line of the
-        log (NaN where none was), and how many were ``skipped``. They are part of the state so that a resumed run logs
-        what an uninterrupted one logs.
-      guard: the updates that were skipped.
+      step: int32 scalar, number of updates done.
+      params: the parameters that the optimiser may change.
+      affine: the frozen affine layers, or None.
+      opt_state: the state of the optimiser.
+      window: float32 scalars, running means of the metrics over the updates taken since the last line of the log (NaN
+        if none was taken), and the number of ``skipped`` updates. They are part of the state so that a resumed run
+        logs the same as an uninterrupted one.
+      guard: the skipped updates.
     """
 
     step: jax.Array
@@ -39,12 +39,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What the network is applied with."""
+        """The variables of the network."""
         return {"params": self.params} | ({"affine": self.affine} if self.affine else {})
 
 
 def create_state(variables: dict, optimizer: optax.GradientTransformation, loss_names: Sequence[str]) -> TrainState:
-    """The state before the first update; `loss_names` are the detector's."""
+    """The state before the first update; `loss_names` are `FasterRCNN.loss_names`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -67,19 +67,19 @@ def make_train_step(
 ) -> Programs:
     """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
 
-    Losses and their normalisers are each device's own; gradients are summed over `iter_size` minibatches and averaged
-    over devices, as the original does. An update from a loss or gradient that is not finite on any device is skipped
-    on all. The state is donated; ``metrics`` are the state's window, since the last multiple of `log_every`.
+    As in the original, each device normalises its own losses, and gradients are summed over `iter_size` minibatches and
+    averaged over devices. If a loss or gradient is not finite on one device, the update is skipped on all. The state is
+    donated; ``metrics`` are the state's window, since the last multiple of `log_every`.
 
     Args:
       detector: network and rules.
-      optimizer: applied to the averaged gradient.
-      seed: of all sampling; with the step and the image's place in the batch it determines every draw, whatever the
-        number of devices.
+      optimizer: the optimiser, which gets the averaged gradient.
+      seed: seed of all sampling. Seed, step and an image's place in the batch determine every draw; the number of
+        devices does not.
       iter_size: SOLVER.ITER_SIZE; the batch's leading axis is devices, then iter_size times the device's images.
-      log_every: length of the window of the metrics.
-      guarded: whether updates are looked at before they are taken; False measures what that costs.
-      devices: that it runs on; None: all of this process, with those of the others.
+      log_every: length of the window of the metrics, in updates.
+      guarded: whether the guard checks updates; False is for measuring its cost.
+      devices: the devices to run on; None: all devices of all processes.
     """
 
     def minibatch_gradient(params, state, batch, keys):
@@ -135,7 +135,7 @@ def make_train_step(
 
 
 def _extend(window, metrics, done, good):
-    """The window, `done` updates old, with the metrics of another that was taken if `good`."""
+    """The window of `done` updates, extended by the metrics of one more, which was taken if `good`."""
     skipped = jnp.where(done > 0, window["skipped"], 0.0)
     taken = done - skipped
 

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGINT end a run after the step at hand, not in the middle of it."""
+"""Stopping on request: SIGTERM and SIGINT end a run after the current step, not in the middle of it."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):  # noqa: N818
-    """A run ended because it was told to; its checkpoint is written. `main.py` exits with 128 plus the signal."""
+    """A signal ended the run; its checkpoint is written. The program exits with 128 plus the number of the signal."""
 
     def __init__(self, number: int, step: int):
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; the same command goes on")
@@ -19,9 +19,9 @@ class Stopped(Exception):  # noqa: N818
 
 
 class StopRequest:
-    """Whether a signal has come; a context manager, outside of which signals do what they always did.
+    """A context manager that notes the first signal; the second one acts at once, as does any outside the context.
 
-    The second signal acts at once. In other threads than the main one no signal can be caught, and none is.
+    Python can catch signals in the main thread only; in other threads this does nothing.
     """
 
     def __init__(self):
@@ -46,10 +46,10 @@ class StopRequest:
             signal.signal(*self._before.popitem())
 
     def signal(self, *, meeting: bool) -> int:
-        """The signal that ends the run now, or 0; the same in all processes.
+        """The signal that ends the run now, or 0; all processes get the same.
 
         Args:
-          meeting: whether all processes ask at this step. Several processes can agree only then.
+          meeting: whether all processes call this at the current step; only then several processes can agree.
         """
         if jax.process_count() == 1:
             return self._number

@@ -1,4 +1,4 @@
-"""A training run: set up or resumed, trained to its end, rolled back where updates cannot be taken."""
+"""A training run: it is set up or resumed, trained to its end, and rolled back if its updates stay non-finite."""
 
 import json
 from collections.abc import Collection
@@ -29,7 +29,7 @@ from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
 from diou_jax.workdir.run_lock import run_lock
 
-# Of solver's options, those that may change when a run goes on.
+# The options of solver that may change when a run is resumed.
 SCHEDULE = ("max_iter", "steps")
 
 
@@ -39,15 +39,15 @@ def train(
     """Trains to `solver.max_iter`, from the newest checkpoint in `workdir` or from the start.
 
     Args:
-      config: of the run.
-      workdir: its folder, which it holds alone until it ends.
-      explicit: dotted names of options that were given by hand and are meant: the linear rule leaves them alone.
-      then_evaluate: an evaluation will follow, so that its data must be sound before anything is computed.
+      config: the run's config.
+      workdir: the run's folder; it is locked until the run ends.
+      explicit: dotted names of options that were given by hand; the linear rule leaves them alone.
+      then_evaluate: whether an evaluation will follow; its data are then checked before the training starts.
 
     Raises:
-      UserError: the config, the data or the work folder does not allow it, and nothing has been overwritten; or the
-        data, the storage or the numbers fail on the way, and the last checkpoint stands.
-      Stopped: a signal ended the run; a checkpoint is written.
+      UserError: if config, data or work folder are faulty, in which case nothing has been overwritten; or if data,
+        storage or numbers fail during training, in which case the last checkpoint remains.
+      Stopped: if a signal ended the run; a checkpoint is written.
     """
     config = settle(config, workdir)
     base.check(config, explicit)
@@ -62,11 +62,11 @@ def train(
 
 
 class Run:
-    """A run that is set up.
+    """A run that is ready to start.
 
     Attributes:
-      rule: batch, rate and schedule.
-      start: updates done before.
+      rule: batch size, learning rate and schedule.
+      start: number of updates done before.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Run:
         self._rule_options = {
             "batch_size": before.get("batch_size"),
             "explicit": explicit,
-            # Runs that began when Adam's rate followed the batch, too, keep theirs.
+            # Runs from before this option scaled Adam's learning rate, and keep it.
             "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type != "Adam",
         }
         self.rule = build.rule(config, **self._rule_options)
@@ -124,7 +124,7 @@ class Run:
             self._announce(origin)
 
     def go(self) -> None:
-        """Trains to the end; rolls back where updates cannot be taken, as often as `train.max_rollbacks` allows."""
+        """Trains to the end; rolls back up to `train.max_rollbacks` times if updates stay non-finite."""
         config = self.config
         update = make_train_step(
             self._detector,
@@ -170,11 +170,11 @@ class Run:
         )
 
     def _image_ids(self, update):
-        """Ids of the images of an update, by its number from 0."""
+        """Ids of the images of the update with a number, from 0."""
         return self._dataset.records.image_ids[self._reader.schedule.entries(update).index].tolist()
 
     def _programs(self, update):
-        """The programs that the run asks for, of its training steps and, where it evaluates, of detection."""
+        """The programs that the run needs: training steps and, if it evaluates, detection."""
         blanks = to_devices(self._reader.blanks(self.start, self.rule.max_iter), ahead=0)
         wanted = [(update, self._state, blank) for blank in blanks]
         if self._evaluator and (self.config.test.every or self.config.log.compilation_cache):
@@ -201,14 +201,14 @@ class Run:
         log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
 
     def _lengthened(self, step) -> list[str]:
-        """What has become of the schedule since `step`; nothing where it is the same."""
+        """A line on the change of the schedule since the run stopped at `step`; empty if there is none."""
         before = (read_config(self._workdir) or {}).get("solver", {})
         with_before = self.config.copy_and_resolve_references()
         try:
             with_before.solver.update({name: before[name] for name in SCHEDULE if name in before})
             old, new = build.rule(with_before, **self._rule_options), self.rule
         except (TypeError, ValueError):
-            return []  # somebody has edited the file
+            return []  # the file has been edited by hand
         if (old.max_iter, old.steps) == (new.max_iter, new.steps):
             return []
         return [
@@ -217,7 +217,7 @@ class Run:
         ]
 
     def _announce(self, origin):
-        """Says what is about to be trained; `origin` are lines on where its weights come from."""
+        """Logs a summary of the run; `origin` are lines on the origin of its weights."""
         dataset, reader, config = self._dataset, self._reader, self.config
         trainable = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
         say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
@@ -230,7 +230,7 @@ class Run:
             say(line)
         if not config.resnets.use_gn and not origin:
             logging.warning(
-                "the body starts from random weights behind frozen affine layers, which seldom trains well; "
+                "the backbone starts from random weights with frozen affine layers, which seldom trains well; "
                 "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True is meant for random weights"
             )
 
@@ -238,19 +238,19 @@ class Run:
 def meant(given: Collection[str], before: Collection[str], *, going_on: bool) -> frozenset[str]:
     """The options that the linear rule leaves alone.
 
-    Where a run goes on its rate is what it was, whether the options are given again or not; only its length may change.
+    A resumed run keeps its learning rate whether or not the option is given again; only its length may change.
 
     Args:
-      given: options of this start.
-      before: those that the run has kept.
-      going_on: whether there is a run.
+      given: options that were given at this start.
+      before: options that earlier starts of the run recorded.
+      going_on: whether a run is resumed.
     """
     schedule = {f"solver.{name}" for name in SCHEDULE}
     return frozenset(before) | (schedule & set(given) if going_on else set(batch_rule.OPTIONS) & set(given))
 
 
 def _check_data(workdir, before, now):
-    """Raises UserError where a run would go on with other data."""
+    """Raises UserError if a resumed run would get other data."""
     if before is not None and before != now:
         raise UserError(
             f"{workdir} was trained on {before['images']} images with {before['boxes']} boxes, and this data set has "

@@ -1,29 +1,26 @@
-"""Telling that a run has collapsed, from its log."""
+"""Detects from the log that a run has collapsed."""
 
 from collections.abc import Iterable, Mapping
 
-# AP below this share of its best is a collapse, once the best was worth the name.
+# AP below SHARE of its best value is a collapse, once that best value was at least WORTH.
 SHARE, WORTH = 0.5, 0.02
 
-# So many rows with the very same loss are no coincidence.
+# Number of rows with exactly the same loss that counts as a collapse.
 FROZEN_ROWS = 5
 
 
 class Watch:
-    """Follows a run's rows of metrics.
-
-    Feed it every row, those of before a resume included; it answers with what is wrong, or None.
-    """
+    """Checks the rows of a run's metrics, in order, including those from before it was resumed."""
 
     def __init__(self, rows: Iterable[Mapping[str, float]] = ()):
-        """Takes in the rows that there are."""
+        """Reads the existing rows."""
         self._best: dict[str, float] = {}
         self._loss, self._equal = None, 1
         for row in rows:
             self.look(row)
 
     def look(self, row: Mapping[str, float]) -> str | None:
-        """What is wrong with a new row."""
+        """The sign of a collapse that a new row shows, in words, or None."""
         return self._look_at_ap(row) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
 
     def _look_at_ap(self, row):

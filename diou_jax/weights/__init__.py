@@ -1,1 +1,1 @@
-"""Other people's weights."""
+"""Weight files of other repositories: read, recognised, imported and exported."""

@@ -1,4 +1,4 @@
-"""Detectron's blob names."""
+"""Weights under Detectron's names of blobs."""
 
 import re
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ _BRANCHES = {"branch2a": "1", "branch2b": "2", "branch2c": "3"}
 
 
 def is_detectron(names) -> bool:
-    """Whether these are names of blobs."""
+    """Whether these are names of Detectron's blobs."""
     return "conv1_w" in names and any(name.startswith("res2_0_branch2a") for name in names)
 
 
 def to_original(blobs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Blobs under the original's names, and the names of those that no network here has, such as momenta."""
+    """Blobs under the original's names, and the names of blobs that no network here has, such as momenta."""
     tensors, unused = {}, []
     for blob, value in blobs.items():
         name = original_name(blob)
@@ -63,7 +63,7 @@ def _body(stem):
 
 
 def _pyramid(stem):
-    """The number behind a stage is its last block, which differs between bodies."""
+    """The number behind a stage is that of its last block, which differs between backbones."""
     match = re.fullmatch(r"fpn_(inner_)?res([2-5])_\d+_sum(_lateral)?", stem)
     if not match:
         return None

@@ -1,4 +1,4 @@
-"""Reading weight files as data: numpy arrays come out, and no code of theirs is run."""
+"""Reads weight files as numpy arrays, without running code from them."""
 
 import codecs
 import dataclasses
@@ -22,12 +22,12 @@ _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic num
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """What a file holds.
+    """The content of a weight file.
 
     Attributes:
       tensors: arrays by name.
-      step: of the training run that wrote it, where it says so; the original counts from 0.
-      optimizer: torch's ``state_dict`` of its optimiser, with arrays, or None.
+      step: step of the training run that wrote it, or None; the original counts from 0.
+      optimizer: torch's ``state_dict`` of the optimiser, with arrays, or None.
     """
 
     tensors: dict[str, np.ndarray]
@@ -36,10 +36,10 @@ class WeightFile:
 
 
 def read(path: str | os.PathLike) -> WeightFile:
-    """Reads torch's containers (zip and legacy), safetensors and pickled blobs, told apart by their first bytes.
+    """Reads torch's containers (zip and legacy), safetensors and pickled blobs, recognised by their first bytes.
 
     Raises:
-      UserError: the file is missing, damaged, holds no tensors, wants to run code, or its reader is not installed.
+      UserError: if the file is missing, damaged, holds no tensors or would run code, or its reader is not installed.
     """
     path = regular_file(path)
     try:
@@ -59,7 +59,7 @@ def read(path: str | os.PathLike) -> WeightFile:
 
 
 def _unpack(path, content) -> WeightFile:
-    """Finds the tensors in what a file holds: the original's "model", Detectron's "blobs", or the whole."""
+    """Finds the tensors in the content of a file: the original's "model", Detectron's "blobs", or the whole."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
     step, optimizer = content.get("step"), content.get("optimizer")
@@ -100,13 +100,13 @@ def _read_torch(path):
 
 
 def _refuse_compressed(path):
-    """Torch stores without compressing; what is compressed may be a thousand times as large in memory."""
+    """Refuses compressed files: torch writes none, and they may be a thousand times larger in memory."""
     try:
         with zipfile.ZipFile(path) as file:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
                 raise UserError(f"{path} is refused, it is compressed, which torch's files are not")
     except zipfile.BadZipFile:
-        return  # a legacy file, or damaged, which torch finds out
+        return  # a legacy or damaged file, which torch recognises
 
 
 def _read_safetensors(path):
@@ -122,11 +122,11 @@ def _read_safetensors(path):
 
 
 class _ForbiddenError(pickle.UnpicklingError):
-    """A pickle asks for something to be called that is not data."""
+    """A pickle wants to call something other than constructors of data."""
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Knows what arrays and containers are made of, and nothing else that could be called."""
+    """An unpickler that can only call the constructors of arrays and containers."""
 
     _KNOWN = {  # noqa: RUF012
         ("numpy", "ndarray"): np.ndarray,

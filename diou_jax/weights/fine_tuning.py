@@ -1,4 +1,4 @@
-"""Starting a run from the network of another: what belongs to a class goes by the class's name."""
+"""Starts a run from the network of another; rows that belong to a class are matched by the class's name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ SHOWN = 20  # names in a line
 def fine_tune(
     variables: Mapping, stored: Mapping, *, names: Sequence[str], stored_names: Sequence[str], source: str
 ) -> tuple[dict, list[str]]:
-    """A network's variables with those of another run.
+    """Fills a network's variables with those of another run.
 
     Args:
-      variables: random ones, of the network to be trained.
-      stored: of the other run.
-      names: K, of the classes to be trained, background first.
-      stored_names: of the other run's; empty where they are unknown.
-      source: what messages call it.
+      variables: random variables of the network to be trained.
+      stored: variables of the other run.
+      names: K names of the classes to be trained, background first.
+      stored_names: names of the other run's classes; empty if unknown.
+      source: name of the other run in messages.
 
     Returns:
-      The variables, and lines that list the classes whose rows are taken and those that start anew.
+      The variables, and lines that list the classes whose rows are taken over and those that start anew.
 
     Raises:
-      UserError: something that no class decides differs; names it.
+      UserError: if variables differ in more than the number of classes; the message names them.
     """
     ours, theirs = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (variables, stored))
     by_class = [name for name in ours if _has_rows(name, ours, theirs, len(names))]
@@ -49,10 +49,10 @@ def fine_tune(
 
 
 def match(names: Sequence[str], stored_names: Sequence[str]) -> dict[int, int]:
-    """Which class of `stored_names` each class of `names` is: row by row, where there is exactly one of the name.
+    """The row in `stored_names` of each class in `names`, by row, if exactly one class has the name.
 
-    Case does not count, nor do blanks, "_" and "-" between words; a name that two classes share then is compared as it
-    is written. The first class is the background on either side.
+    Case is ignored, and blanks, "_" and "-" between words are equal; if two classes then share a name, it is compared
+    as it is written. The first class is the background on either side.
     """
     exact, loose = _unique(stored_names, str), _unique(stored_names, _plain)
     exact_here, loose_here = _unique(names, str), _unique(names, _plain)
@@ -70,22 +70,22 @@ def _plain(name):
 
 
 def _unique(names, key):
-    """Class by name, background left out, of the names that one class has."""
+    """The class of each name that only one class has; the background is left out."""
     keys = [key(name) for name in names[1:]]
     return {name: row for row, name in enumerate(keys, start=1) if keys.count(name) == 1}
 
 
 def _has_rows(name, ours, theirs, count):
-    """Whether a variable has a row for each class; boxes that all classes share on both sides have not."""
+    """Whether a variable has rows by class; the deltas have none if all classes share one box on both sides."""
     if name.startswith(DELTAS):
         return ours[name].shape[-1] == 4 * count or _kind(ours, name) != _kind(theirs, name)
     return name.startswith(LOGITS)
 
 
 def _take(ours, theirs, rows, count, width):
-    """A variable (..., classes * width) of ours with the other's values for the classes in `rows`, where it has such.
+    """Our variable (..., classes * width) with the other's values for the classes in `rows`, if it has these.
 
-    One of boxes that all classes share has no rows, and stays as it is.
+    A variable for boxes that all classes share has no rows by class and stays unchanged.
     """
     if theirs is None or ours.shape[-1] != count * width:
         return ours

@@ -1,4 +1,4 @@
-"""ImageNet ResNets under torchvision's names."""
+"""Weights of ImageNet ResNets under torchvision's names."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import numpy as np
 
 BATCH_NORM_EPSILON = 1e-5
 
-# What torchvision subtracts and divides by, for images of 0 to 255; blue, green, red.
+# torchvision's means and standard deviations for images with values 0 to 255, in the order blue, green, red.
 MEANS = (103.53, 116.28, 123.675)
 DEVIATIONS = (57.375, 57.12, 58.395)
 
@@ -18,11 +18,11 @@ def is_imagenet(names) -> bool:
 
 
 def style(tensors: Mapping[str, np.ndarray]) -> str:
-    """Whose images the weights are meant for, told by the statistics behind the first convolution.
+    """The style of the images for which the weights are meant, by the statistics behind the first convolution.
 
-    "caffe": BGR from 0 to 255 less their means, the stride on the first 1x1. "torchvision": RGB of unit variance, the
-    stride on the 3x3. A filter's output varies about as much as its input times its squared norm; the two inputs'
-    variances are 1 and 57 squared, so that no file is near the boundary, which is 57.
+    "caffe": BGR from 0 to 255 minus means, stride in the first 1x1. "torchvision": RGB of unit variance, stride in the
+    3x3. The variance of a filter's output is about that of its input times the squared norm of the filter. The input's
+    variance is 1 or 57 squared, so that no file is near the threshold of 57.
     """
     energy = np.square(tensors["conv1.weight"], dtype=np.float64).sum((1, 2, 3))
     ratio = np.median(tensors["bn1.running_var"][energy > 0] / energy[energy > 0])
@@ -30,17 +30,17 @@ def style(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def from_bgr(conv1: np.ndarray) -> np.ndarray:
-    """The first convolution (O, 3, 7, 7) of torchvision's style, for BGR images of 0 to 255 less `MEANS`."""
+    """Converts torchvision's first convolution (O, 3, 7, 7) for BGR images of 0 to 255 minus `MEANS`."""
     return np.asarray(conv1, np.float32)[:, ::-1] / np.array(DEVIATIONS, np.float32)[:, None, None]
 
 
 def to_original(tensors: Mapping[str, np.ndarray], *, epsilon: float = BATCH_NORM_EPSILON):
-    """The body under the original's names, batch-norm folded into scale and bias.
+    """The backbone under the original's names, with batch normalisation folded into scale and bias.
 
     ``scale = gamma / sqrt(variance + epsilon)``, ``bias = beta - mean * scale``.
 
     Returns:
-      Tensors by name, and the names of what is not used.
+      Tensors by name, and the names of unused tensors.
     """
     result, unused = {}, []
     for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""From a weight file to a checkpoint, and back to the original's file."""
+"""Imports a weight file as a checkpoint, and exports a checkpoint as a file of the original."""
 
 import dataclasses
 import json
@@ -37,12 +37,12 @@ def import_file(
     resume_optimizer: bool = False,
     allow: Sequence[str] = (),
 ) -> None:
-    """Writes a checkpoint of a file's weights in `workdir`, for evaluation, prediction and training to start from.
+    """Writes a file's weights as a checkpoint in `workdir`, from which evaluation, prediction and training can start.
 
-    Its step is 0; with `resume_optimizer` it is the file's, and the momentum is the file's too.
+    Its step is 0; with `resume_optimizer`, step and momentum are those of the file.
 
     Raises:
-      UserError: the file does not fit, or `workdir` holds a run already.
+      UserError: if the file does not fit, or `workdir` holds a run already.
     """
     config = settle(config, workdir)
     base.check(config)
@@ -72,14 +72,14 @@ def import_file(
 
 
 def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and category ids of a detector's classes: COCO's for 81, else those of the training set.
+    """Names and category ids of a detector's classes: COCO's if there are 81, else those of the training set.
 
     Args:
-      config: says which training set.
-      num_classes: K of the weights, or None where they do not say; background counts.
+      config: the config, which names the training set.
+      num_classes: K of the weights, background included, or None if unknown.
 
     Raises:
-      UserError: the training set has another number of classes, or is needed and missing.
+      UserError: if the training set has another number of classes, or is needed and missing.
     """
     if num_classes == len(coco_classes.NAMES):
         return coco_classes.NAMES, coco_classes.IDS
@@ -101,7 +101,7 @@ def export_torch(config: ConfigDict, workdir: str | os.PathLike, output: str | o
     """Writes the newest checkpoint of `workdir` as the original's ``model_step*.pth``.
 
     Raises:
-      UserError: there is no checkpoint, torch is not installed, or `output` cannot be written.
+      UserError: if there is no checkpoint, torch is not installed, or `output` cannot be written.
     """
     try:
         import torch
@@ -114,7 +114,7 @@ def export_torch(config: ConfigDict, workdir: str | os.PathLike, output: str | o
         variables = checkpoints.restore_variables(build.network(config, num_classes).variable_shapes())
         step = checkpoints.latest()
     tensors = {name: torch.from_numpy(value.copy()) for name, value in export_original(variables).items()}
-    # The original counts steps from 0 and starts its next one after this.
+    # The original counts steps from 0 and continues with the step after the stored one.
     content = {"step": max(step - 1, 0), "train_size": 0, "batch_size": 0, "model": tensors, "optimizer": {}}
     try:
         torch.save(content, output)

@@ -1,4 +1,4 @@
-"""The step and the momentum of a training run of the original."""
+"""Takes over step and momentum of a training run of the original."""
 
 from collections.abc import Mapping
 
@@ -13,15 +13,15 @@ from diou_jax.weights.sources import BODY, Source
 
 
 def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> optax.OptState:
-    """An optimiser's state that goes on where the original's stopped.
+    """The state of an optimiser that continues the original's run.
 
     Args:
-      opt_state: of `diou_jax.training.optimizer` with SGD, before the first update.
+      opt_state: state of `diou_jax.training.optimizer` with SGD before the first update.
       source: a checkpoint of the original, with step and optimiser.
-      variables: of the network; shapes are enough.
+      variables: the network's variables; shapes are enough.
 
     Raises:
-      UserError: the file has no optimiser, or one of another network.
+      UserError: if the file has no optimiser, or that of another network.
     """
     step = source.step
     if step is None or not source.optimizer:
@@ -55,14 +55,13 @@ def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> opt
 
 
 def _momentum(source):
-    """Momentum buffers by the original's names.
+    """The momentum buffers by the original's names.
 
-    torch numbers parameters through its groups, which are weights, biases and GroupNorm's weights, each in the order
-    of the model.
+    torch numbers parameters by groups: weights, biases, GroupNorm's weights, each in the order of the model.
     """
     states = source.optimizer.get("state", {})
     numbers = [number for group in source.optimizer.get("param_groups", []) for number in group["params"]]
-    # Frozen affine layers are no parameters there; what else its run froze are the first stages, the body's first.
+    # Frozen affine layers are not parameters of the original. Other frozen tensors are the first ones of its backbone.
     names = [name for name in source.tensors if not (".bn" in name or ".downsample.1." in name)]
     frozen = [name for name in names if name.startswith(BODY)][: max(len(names) - len(numbers), 0)]
     names = [name for name in names if name not in set(frozen)]

@@ -1,4 +1,4 @@
-"""The original's tensors and ours: names and layouts, both ways."""
+"""Names and layouts of the original's tensors, and their conversion to our variables and back."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -25,9 +25,9 @@ class Tensor(NamedTuple):
     """A tensor of the original.
 
     Attributes:
-      name: in the original's ``model`` state dict.
-      shape: there.
-      to_ours, to_original: turn the original's array into ours and back, exactly.
+      name: name in the original's ``model`` state dict.
+      shape: shape in the original.
+      to_ours, to_original: convert the original's array to ours and back, exactly.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Tensor(NamedTuple):
 
 
 def original_tensors(variables: Mapping) -> dict[str, Tensor]:
-    """The original's counterpart of every variable, by our "/"-joined path with the collection in front.
+    """The original's counterpart of every variable, by our "/"-joined path, which begins with the collection.
 
     Args:
-      variables: of the network; shapes are enough.
+      variables: the network's variables; shapes are enough.
     """
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     channels = flat["params/fpn/output2/kernel"].shape[0]
@@ -48,16 +48,16 @@ def original_tensors(variables: Mapping) -> dict[str, Tensor]:
 
 
 def fit(tensors: Mapping[str, np.ndarray], variables: Mapping, *, only: str = "") -> tuple[dict, dict[str, str]]:
-    """Lays the original's tensors beside the network's variables.
+    """Compares the original's tensors with the network's variables.
 
     Args:
-      tensors: of the original's ``model`` state dict.
-      variables: of the network, for their names, shapes and dtypes (arrays or shape structs).
-      only: beginning of the original's names of the variables that are wanted.
+      tensors: tensors of the original's ``model`` state dict.
+      variables: the network's variables, for names, shapes and dtypes (arrays or shape structs).
+      only: prefix of the original's names of the wanted variables.
 
     Returns:
-      Values by our "/"-joined path for every wanted variable that has a tensor of its shape; and what is wrong with
-      the others, by the original's name.
+      Values by our "/"-joined path for every wanted variable with a tensor of its shape; and the problems of all
+      others, by the original's name.
     """
     likes = traverse_util.flatten_dict(dict(variables), sep="/")
     counterparts = original_tensors(variables)
@@ -81,7 +81,7 @@ def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> di
     """The network's variables with the original's values; arguments as for `fit`.
 
     Raises:
-      UserError: names each tensor that is missing, of another shape, or unknown.
+      UserError: if a tensor is missing, of another shape, or unknown; the message names each.
     """
     values, problems = fit(tensors, variables)
     if problems:
@@ -90,13 +90,13 @@ def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> di
 
 
 def misfit(problems: Mapping[str, str]) -> UserError:
-    """The error that names what `fit` found wrong."""
+    """The error that lists the problems found by `fit`."""
     lines = [f"{name} {what}" for name, what in problems.items()]
     if len(lines) > 8:
         lines = [*lines[:8], f"and {len(lines) - 8} more"]
     return UserError(
         f"these weights do not fit the network of this config: {'; '.join(lines)}. "
-        "The body is chosen after the config's colon, and --allow takes names that need not fit"
+        "The argument after the config's colon names the backbone, and --allow takes names that need not fit"
     )
 
 
@@ -118,13 +118,13 @@ def _name(path, paths):
         return f"Conv_Body.conv_body.{_body_module(module, 'bn' if frozen else 'gn' if grouped else 'conv')}.{leaf}"
     name = _MODULES.get(module) or _pyramid_module(module)
     if f"params/{module}/norm/scale" in paths:
-        # Where the original's pyramid has GroupNorm, convolution and norm are two parts of a sequence.
+        # With GroupNorm the original's pyramid has sequences of convolution and norm.
         name += ".1" if grouped else ".0"
     return f"{name}.{leaf}"
 
 
 def _body_module(module, kind):
-    """`kind` is conv, bn (frozen affine) or gn: the original's names of the three."""
+    """The original's name of a module of the backbone; `kind` is conv, bn (frozen affine) or gn."""
     if module == "body/conv1":
         return f"res1.{kind}1"
     match = re.fullmatch(r"body/res(\d)_(\d+)/(\w+)", module)
@@ -145,7 +145,7 @@ def _pyramid_module(module):
 
 
 def _layout(path, shape, channels):
-    """The original's shape of our array of `shape`, and the conversions to ours and back."""
+    """The original's shape for our array of `shape`, and the conversions to our layout and back."""
     if len(shape) == 4:
         return (shape[0], shape[3], *shape[1:3]), lambda a: a.transpose(0, 2, 3, 1), lambda a: a.transpose(0, 3, 1, 2)
     if path.endswith("fc1/kernel"):

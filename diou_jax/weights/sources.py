@@ -1,4 +1,4 @@
-"""Weight files of other repositories, recognised by what is in them, under the original's names."""
+"""Recognises weight files of other repositories by their content, and gives their tensors the original's names."""
 
 import dataclasses
 import os
@@ -24,13 +24,12 @@ class Source:
     """A weight file under the original's names.
 
     Attributes:
-      kind: what it was recognised as.
-      tensors: by the original's names.
-      unused: names in the file of what no detector here has.
-      step: updates done, where the file says so.
-      optimizer: torch's, or None.
-      style: whose images the body expects, and with heads whose boxes these mean, "caffe" or "torchvision"; None where
-        the file does not say.
+      kind: the recognised kind of file, in words.
+      tensors: arrays by the original's names.
+      unused: names in the file of tensors that no detector here has.
+      step: number of updates done, or None if unknown.
+      optimizer: torch's state of the optimiser, or None.
+      style: convention of the images, and for a detector of its boxes: "caffe" or "torchvision"; None if unknown.
     """
 
     kind: str
@@ -42,12 +41,12 @@ class Source:
 
     @property
     def is_detector(self) -> bool:
-        """Whether there is more than a body."""
+        """Whether the file holds more than a backbone."""
         return CLASSIFIER in self.tensors
 
     @property
     def num_classes(self) -> int | None:
-        """K, of a detector."""
+        """K of a detector, None for a backbone."""
         return len(self.tensors[CLASSIFIER]) if self.is_detector else None
 
 
@@ -55,11 +54,11 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Sou
     """Recognises a file by the names in it.
 
     Args:
-      path: what `diou_jax.weights.files` reads.
-      imagenet_style: "caffe", "torchvision", or "auto" to tell an ImageNet ResNet's by its statistics.
+      path: a file that `diou_jax.weights.files` reads.
+      imagenet_style: "caffe", "torchvision", or "auto" to recognise the style of an ImageNet ResNet by its statistics.
 
     Raises:
-      UserError: it is none of the kinds that can be imported, or cannot be read.
+      UserError: if the file cannot be read or is of no kind that can be imported.
     """
     file = files.read(path)
     names = file.tensors.keys()
@@ -83,7 +82,7 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Sou
 
 
 def wanted_options(source: Source) -> dict[str, Any]:
-    """The options, by name, that a file's weights were trained with and that no shape tells."""
+    """The options, by name, with which a file's weights were trained and which shapes do not show."""
     wanted = {
         "caffe": {"resnets.stride_1x1": True, "pixel_means": PIXEL_MEANS},
         "torchvision": {"resnets.stride_1x1": False, "pixel_means": imagenet.MEANS},
@@ -95,7 +94,7 @@ def wanted_options(source: Source) -> dict[str, Any]:
 
 
 def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
-    """Raises UserError, naming the options, where a file is meant for another setting than the network's."""
+    """Raises a UserError that names the options if a file is meant for other settings than the network's."""
     wanted = wanted_options(source)
     actual: dict[str, Any] = {
         "resnets.stride_1x1": stride_1x1,
@@ -119,16 +118,16 @@ def import_tensors(
     """Replaces variables by a source's tensors.
 
     Args:
-      source: what to take.
-      variables: of the network, arrays; what the source lacks keeps its value where `allow` permits.
-      allow: beginnings of the original's names that may be missing, misshapen or unknown.
-      body_only: take the body and leave the rest, of a file that holds more.
+      source: the weight file.
+      variables: the network's variables, arrays; those that the source lacks keep their values if `allow` permits.
+      allow: prefixes of the original's names that may be missing, misshapen or unknown.
+      body_only: whether to take the backbone only from a file that holds more.
 
     Returns:
-      The variables, and a report: lines on what was used and what was not.
+      The variables, and a report: lines on used and unused tensors.
 
     Raises:
-      UserError: names every tensor that is missing, misshapen or unknown.
+      UserError: if tensors are missing, misshapen or unknown; the message names each.
     """
     body_only = body_only or not source.is_detector
     tensors = {k: v for k, v in source.tensors.items() if k.startswith(BODY)} if body_only else source.tensors
@@ -138,7 +137,7 @@ def import_tensors(
         raise misfit({name: what for name, what in problems.items() if name not in allowed})
     report = [f"{source.kind}: {len(values)} tensors used"]
     if body_only:
-        report.append("only the body: pyramid, RPN and heads keep their random weights")
+        report.append("only the backbone is taken: pyramid, RPN and heads keep their random weights")
     unused = [*source.unused, *(source.tensors.keys() - tensors.keys())]
     if unused:
         report.append(f"not used: {', '.join(unused[:8])}" + (f" and {len(unused) - 8} more" if unused[8:] else ""))
@@ -147,7 +146,7 @@ def import_tensors(
 
 
 def account(source: Source, variables: Mapping) -> str:
-    """Every tensor of a source and of a network, a line each: what became of it, name, shape; the original's names."""
+    """One line for every tensor of a source and of a network: its fate, the original's name, shape."""
     wanted = {tensor.name: tensor.shape for tensor in original_tensors(variables).values()}
     given = {name: value.shape for name, value in source.tensors.items()}
     lines = [f"# {source.kind}"]

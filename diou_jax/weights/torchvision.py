@@ -1,4 +1,4 @@
-"""torchvision's ``fasterrcnn_resnet50_fpn`` (its first version)."""
+"""Weights of torchvision's ``fasterrcnn_resnet50_fpn`` (its first version)."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 from diou_jax.data import coco_classes
 from diou_jax.weights import imagenet
 
-# Its heads have a row for each of COCO's category ids, used or not.
+# torchvision's heads have a row for each of COCO's category ids, used or not.
 CLASSES = 91
 _HEADS = {
     "rpn.head.conv": "RPN.FPN_RPN_conv",
@@ -28,10 +28,10 @@ def is_torchvision(names) -> bool:
 
 
 def to_original(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Tensors under the original's names, for BGR images less `imagenet.MEANS`, and the names of what is not used.
+    """Tensors under the original's names, for BGR images minus `imagenet.MEANS`, and the names of unused tensors.
 
-    Frozen batch-norm is folded without an epsilon, as the published weights want it. Of 91 classes those are kept that
-    COCO has.
+    Frozen batch normalisation is folded without an epsilon, as the published weights require. Of 91 classes those of
+    COCO are kept.
     """
     body = {name.removeprefix("backbone.body."): name for name in tensors if name.startswith("backbone.body.")}
     result, unused = imagenet.to_original({name: tensors[source] for name, source in body.items()}, epsilon=0.0)
@@ -61,7 +61,7 @@ def _pyramid(module):
 
 
 def _of_coco(value):
-    """The rows of COCO's 80 classes and the background, where there are 91 times one or four."""
+    """The rows of the background and COCO's 80 classes, from 91 rows or 91 times 4; other arrays stay unchanged."""
     if len(value) not in (CLASSES, 4 * CLASSES):
         return value
     rows = value.reshape(CLASSES, -1, *value.shape[1:])[[max(number, 0) for number in coco_classes.IDS]]

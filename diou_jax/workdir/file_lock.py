@@ -1,4 +1,4 @@
-"""A lock that the kernel releases when its process dies, however it dies."""
+"""A file lock that the operating system releases when its process dies in any way."""
 
 import datetime
 import errno
@@ -13,23 +13,23 @@ HELD = (errno.EACCES, errno.EAGAIN)
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 POLL = 0.1  # seconds
 
-# The kernel's lock is the process's: within one process it would be granted twice.
+# The lock belongs to the process: the system would grant it twice within one process.
 _own: set[str] = set()
 _own_guard = threading.Lock()
 
 
 class Held(Exception):  # noqa: N818
-    """Somebody holds the lock; its text says who, as far as the file tells."""
+    """Another process holds the lock; the message names it if the file does."""
 
 
 class Unsupported(Exception):  # noqa: N818
-    """The file system knows no locks."""
+    """The file system has no locks."""
 
 
 class FileLock:
-    """An exclusive lock on a file, which exists while somebody holds it and says who; a context manager.
+    """A context manager that holds an exclusive lock on a file; the file names the holder and exists while it is held.
 
-    It is a record lock of POSIX: NFS passes it on to its server, and children that are forked do not inherit it.
+    It is a record lock of POSIX: NFS passes it on to its server, and forked children do not inherit it.
     """
 
     def __init__(self, path: str | os.PathLike, *, wait: bool = False):
@@ -42,9 +42,9 @@ class FileLock:
         """Takes the lock; the folder of the file must exist.
 
         Raises:
-          Held: by somebody else.
-          Unsupported: the file system has no locks.
-          OSError: the file cannot be written.
+          Held: if another process holds it.
+          Unsupported: if the file system has no locks.
+          OSError: if the file cannot be written.
         """
         while True:
             try:
@@ -56,7 +56,7 @@ class FileLock:
             time.sleep(POLL)
 
     def __exit__(self, *_):
-        # Still held: nobody else can have put another file there.
+        # While the lock is held, no other process replaces the file.
         self._path.unlink(missing_ok=True)
         assert self._descriptor is not None  # it was entered
         os.close(self._descriptor)
@@ -65,7 +65,7 @@ class FileLock:
 
     def _take(self):
         with _own_guard:
-            # Closing any descriptor of the file would release this process's lock, so it is not even opened.
+            # The file is not opened a second time: closing any of its descriptors would release this process' lock.
             if self._key in _own:
                 raise Held(f"process {os.getpid()}, which is this one")
             while True:
@@ -97,7 +97,7 @@ class FileLock:
             raise
 
     def _is_current(self, descriptor) -> bool:
-        """Whether the file still has its name: its holder takes it away before the lock is free."""
+        """Whether the file still has its name; a holder removes the file before it releases the lock."""
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
         except FileNotFoundError:

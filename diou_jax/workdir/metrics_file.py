@@ -1,4 +1,4 @@
-"""metrics.jsonl: rows of numbers, read whatever happened to the file, written a whole line at a time."""
+"""metrics.jsonl: rows of numbers; reading tolerates any damage of the file, writing appends whole lines."""
 
 import json
 import math
@@ -10,21 +10,21 @@ LARGEST_STEP = 1 << 53
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows that can be read; numbers that are not finite are None. A file that cannot be read has none."""
+    """The readable rows, with None for numbers that are not finite; empty if the file cannot be read."""
     return _split(path)[0]
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Writes a line in one call, so that two processes that append never mix theirs.
+    """Appends a line in one call, so that lines of two processes never mix.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: if it cannot be written.
     """
     line = (json.dumps(row) + "\n").encode()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
     try:
         size = os.fstat(descriptor).st_size
-        # Where a kill cut off the last line, it must not take this one with it.
+        # If a kill cut off the last line, this one starts on a new line.
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
         os.write(descriptor, line)
@@ -33,16 +33,15 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
 
 
 def drop_rows(path: pathlib.Path, step: int) -> str | None:
-    """Leaves the rows up to `step`; what cannot be read moves to ``<name>.damaged-N``.
+    """Drops the rows after `step`; unreadable lines move to ``<name>.damaged-N``.
 
-    A last line that was cut off, and zeros in place of what never reached the disk, are how a kill and a power loss end
-    a log, and just go.
+    A last line that was cut off by a kill, and zeros that a power loss left, are dropped without a trace.
 
     Returns:
-      What was moved aside, in words.
+      A sentence on the lines that were moved, or None.
 
     Raises:
-      OSError: the folder cannot be written.
+      OSError: if the folder cannot be written.
     """
     if not os.path.lexists(path):
         return None
@@ -62,7 +61,7 @@ def drop_rows(path: pathlib.Path, step: int) -> str | None:
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Renames a file or folder to ``<name>.damaged-N`` and returns the new path; raises OSError where it cannot."""
+    """Renames a file or folder to ``<name>.damaged-N`` and returns the new path; raises OSError if that fails."""
     place = free_name(path)
     os.rename(path, place)
     return place
@@ -77,7 +76,7 @@ def free_name(path: pathlib.Path) -> pathlib.Path:
 
 
 def _split(path):
-    """Rows, and lines that are none."""
+    """The rows, and the lines that are no rows."""
     try:
         content = path.read_bytes() if path.is_file() else b""
     except OSError:
@@ -111,7 +110,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _finite(value):
-    """None in place of a number that is not finite, or too large for one."""
+    """`value`, or None for a number that is not finite or exceeds a float."""
     if not isinstance(value, int | float):
         return value
     try:
@@ -121,6 +120,6 @@ def _finite(value):
 
 
 def _is_usual(line: bytes) -> bool:
-    """Whether a line is what remains after a kill: nothing, zeros, or the beginning of a row."""
+    """Whether a line is the usual rest of a kill: empty, zeros, or the beginning of a row."""
     rest = line.strip(b"\0 \t\r")
     return not rest or (rest.isascii() and rest.startswith(b'{"step": ') and not rest.endswith(b"}"))

@@ -1,4 +1,4 @@
-"""The config of a run, kept beside its checkpoints: what it was, and what may change when it goes on."""
+"""The config of a run, kept beside its checkpoints, and the options that may change when the run is resumed."""
 
 import contextlib
 import json
@@ -17,35 +17,35 @@ from diou_jax.workdir.metrics_file import set_aside
 
 CONFIG_FILE = "config.json"
 
-# Options that a run may change when it goes on; everything else would make it another run.
+# Options that may change when a run is resumed; any other change would make it another run.
 FREE = tuple(option.name for option in OPTIONS if option.free)
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The config of the run in `workdir`: `config.json`, or, where that is missing or damaged, the newest checkpoint's.
+    """The config of the run in `workdir`: `config.json` or, if that is missing or damaged, the newest checkpoint's.
 
     Returns:
-      JSON values by section, or None where neither tells.
+      JSON values by section, or None if neither can be read.
     """
     config = _read_file(pathlib.Path(workdir) / CONFIG_FILE)
     return _of_newest_checkpoint(pathlib.Path(workdir)) if config is None else config
 
 
 def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resuming: bool, write: bool = True) -> None:
-    """Writes the resolved config to `workdir`/config.json; where a run goes on, compares it with the run's.
+    """Writes the resolved config to `workdir`/config.json; for a resumed run, compares it with the run's first.
 
-    Options of `FREE` may differ from one start to the next; the file then takes the new values. Every process of a run
+    Options of `FREE` may differ from one start to the next; the file then gets the new values. Every process of a run
     compares, the first one writes.
 
     Args:
-      workdir: of the run.
-      config: the resolved one.
-      resuming: whether there is a run that goes on.
-      write: False compares only.
+      workdir: the run's folder.
+      config: the resolved config.
+      resuming: whether a run is resumed.
+      write: whether to write; False only compares.
 
     Raises:
-      UserError: another option differs; names each with both values. Nothing is written then. Or `workdir` cannot be
-        written.
+      UserError: if another option differs (the message names each with both values, and nothing is written), or
+        `workdir` cannot be written.
     """
     file = pathlib.Path(workdir) / CONFIG_FILE
     new = json.loads(json.dumps(config))
@@ -91,17 +91,17 @@ def _write(file, config):
 
 
 def _read_file(file: pathlib.Path) -> dict[str, Any] | None:
-    """What a file says, or None where it is no JSON object of sections."""
+    """The content of a file, or None if it is no JSON object with sections."""
     try:
         content = json.loads(file.read_text()) if file.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
-    # A handful of options stand alone, the rest in sections.
+    # A few options stand outside sections.
     return content if isinstance(content, dict) and any(isinstance(x, dict) for x in content.values()) else None
 
 
 def _of_newest_checkpoint(workdir):
-    """Reads files only: a config is wanted before there are devices."""
+    """The config in the newest checkpoint; it is read without orbax, because no device may be used yet."""
     folder, seals = workdir / "checkpoints", workdir / "checkpoints.sealed"
     steps = [int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdigit()]
     for step in sorted(steps, reverse=True):

@@ -1,4 +1,4 @@
-"""One training run at a time in a work folder."""
+"""The lock that allows one training run at a time in a work folder."""
 
 import contextlib
 import os
@@ -13,22 +13,23 @@ from diou_jax.errors import UserError
 from diou_jax.workdir.file_lock import FileLock, Held, Unsupported
 
 LOCK_FILE = "lock"
-LONGEST = 1000  # bytes of a message that goes from one process to the others
+LONGEST = 1000  # bytes of a message from one process to the others
 
 
 @contextlib.contextmanager
 def run_lock(workdir: str | os.PathLike, *, active: bool = True) -> Iterator[None]:
-    """Keeps other runs out of `workdir`, which is made if it is not there, while the context is open.
+    """Keeps other runs out of `workdir`, which is made if missing, while the context is open.
 
-    The first of several processes holds ``workdir/lock``; the file says who that is. A folder that was made for the
-    lock and is still empty at the end goes again.
+    The first of several processes holds ``workdir/lock``; the file names it. A folder that was made for the lock and is
+    still empty at the end is removed.
 
     Args:
       workdir: the folder.
-      active: False where the file system knows no locks; then nothing keeps other runs out.
+      active: False if the file system has no locks; then nothing keeps other runs out.
 
     Raises:
-      UserError: another run has the folder, it has no locks, or it cannot be written; in all processes.
+      UserError: in all processes, if another run uses the folder, its file system has no locks, or it cannot be
+        written.
     """
     workdir = pathlib.Path(workdir)
     if not active:
@@ -46,7 +47,7 @@ def run_lock(workdir: str | os.PathLike, *, active: bool = True) -> Iterator[Non
 
 
 def _enter(workdir, stack) -> str:
-    """Takes the lock; says what keeps it from that, or nothing."""
+    """Takes the lock; returns the reason if that fails, else an empty text."""
     if workdir.exists() and not workdir.is_dir():
         return f"{workdir} is a file, not a folder; name another --workdir"
     try:
@@ -72,7 +73,7 @@ def _remove_if_empty(folder):
 
 
 def _from_first(problem: str) -> str:
-    """The first process's text, in all processes."""
+    """Sends the text of the first process to all processes."""
     text = np.zeros(LONGEST, np.uint8)
     encoded = np.frombuffer(problem.encode()[:LONGEST], np.uint8)
     text[: len(encoded)] = encoded

@@ -24,14 +24,14 @@ class BoxRoiHead:
       num_classes: K, background included.
       hidden: FAST_RCNN.MLP_HEAD_DIM.
       class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG.
-      dtype: of the module's arithmetic.
-      box_loss: a name of `diou_jax.losses.BOX_LOSSES`, MODEL.LOSS_TYPE.
-      box_weight: of the box loss, MODEL.LOSS_BBOX_WEIGHT.
-      reg_weights: scale of the deltas, MODEL.BBOX_REG_WEIGHTS.
-      pooling: of RoIs.
+      dtype: dtype of the module's arithmetic.
+      box_loss: MODEL.LOSS_TYPE, a name in `diou_jax.losses.BOX_LOSSES`.
+      box_weight: weight of the box loss, MODEL.LOSS_BBOX_WEIGHT.
+      reg_weights: weights of the deltas, MODEL.BBOX_REG_WEIGHTS.
+      pooling: how RoIs are pooled.
       detection: how outputs become detections.
       edges: how RoIs are scaled back, see `boxes.to_original`.
-      name: of the parameters.
+      name: name of the parameters.
     """
 
     num_classes: int
@@ -51,11 +51,11 @@ class BoxRoiHead:
         return BoxHead(self.num_classes, hidden=self.hidden, class_agnostic=self.class_agnostic, dtype=self.dtype)
 
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
-        """See `compare`."""
+        """The losses and metrics of sampled RoIs, see `compare`."""
         return self.compare(run(samples.input_rois), samples, self.targets(samples, batch.gt))
 
     def targets(self, samples: RoiSamples, gt: GroundTruth) -> jax.Array:
-        """The deltas (B, S, 4) from RoIs with an object to its box, 0 for background; no gradient passes."""
+        """The deltas (B, S, 4) from each RoI to the box of its object, 0 for background; no gradient passes."""
         boxes = jnp.take_along_axis(gt.boxes, samples.gt_index[..., None], 1)
         deltas = encode(samples.rois, boxes, weights=self.reg_weights)
         return jax.lax.stop_gradient(jnp.where((samples.labels > 0)[..., None], deltas, 0.0))
@@ -66,12 +66,12 @@ class BoxRoiHead:
 
         Args:
           outputs: logits (B, S, K) and deltas (B, S, K or 1, 4).
-          samples: the RoIs.
-          targets: their deltas, (B, S, 4).
+          samples: the sampled RoIs.
+          targets: the target deltas, (B, S, 4).
 
         Returns:
-          ``loss_cls`` and ``loss_bbox``; the metrics ``accuracy_cls``, ``bbox_sl1``, ``bbox_iou`` and ``bbox_giou``,
-          the last two as losses, one minus the overlap.
+          The losses ``loss_cls`` and ``loss_bbox``; the metrics ``accuracy_cls``, ``bbox_sl1``, ``bbox_iou`` and
+          ``bbox_giou``, the last two as losses, one minus the overlap.
         """
         logits, deltas = outputs
         labels = jnp.where(samples.valid, samples.labels, 0)

@@ -1,4 +1,4 @@
-"""What a RoI head is to `FasterRCNN`."""
+"""The interface of a RoI head to `FasterRCNN`."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,15 +9,15 @@ from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
 from diou_jax.structures import Array, Batch, Detections, Proposals, RoiSamples
 
-# The head's outputs for RoIs (B, R, 4) in pixels of the network's input.
+# A function from RoIs (B, R, 4), pixels of the network's input, to the head's outputs.
 Run = Callable[[Array], Any]
 
 
 class RoiHead(Protocol):
-    """One head. It is a frozen dataclass of plain values, hashable.
+    """A RoI head: a frozen, hashable dataclass of plain values.
 
     Attributes:
-      name: of its parameters in the network.
+      name: name of its parameters in the network.
       pooling: how its RoIs are pooled.
     """
 
@@ -28,15 +28,15 @@ class RoiHead(Protocol):
     def pooling(self) -> PoolingRules: ...
 
     def module(self) -> nn.Module:
-        """The Flax module: pooled RoIs (B, R, H, W, C) to the head's outputs."""
+        """The Flax module that turns pooled RoIs (B, R, H, W, C) into the head's outputs."""
 
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
         """The losses and metrics by name.
 
         Args:
-          run: the head's module on RoIs, in pixels of the network's input.
+          run: pools RoIs in pixels of the network's input and applies the head's module.
           samples: the RoIs to learn from.
-          batch: of B images with ground truth.
+          batch: B images with ground truth.
         """
 
 
