@@ -28,10 +28,10 @@ import roi_align
 import timing
 import train
 import workload
-from diou_jax.train_step import to_devices
 
-from diou_jax import build
+from diou_jax.devices import to_devices
 from diou_jax.kernels.trials import draw_clusters, draw_pyramid
+from diou_jax.options import build
 
 CANDIDATES = 500  # boxes an image above the score threshold
 TRAIN_SIZE = (480, 640)
