@@ -26,12 +26,6 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def pytest_configure(config):
-    """The default run compiles without the passes that take longest; the whole run compiles as users do."""
-    if config.option.markexpr == "not slow":
-        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-
 # A worker takes a file as a whole: one of these at the end would leave the other worker without work.
 FIRST = ("test_train", "test_faults", "test_benchmarks", "test_processes", "test_faster_rcnn")
 

@@ -191,6 +191,7 @@ def test_a_sample_is_within_its_limits_and_its_deltas_lead_to_boxes(anchors, box
         assert np.abs(reached[:, None] - boxes).max(-1).min(1).max() < 1e-2
 
 
+@pytest.mark.slow
 def test_a_batch_of_images_equals_one_after_the_other(anchors):
     boxes = np.array([[[10, 10, 40, 40]], [[60, 20, 120, 90]]], np.float32)
     keys = jax.random.split(jax.random.key(0), 2)

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(
     file.stem for file in (ROOT / "benchmarks").glob("*.py") if "--smoke" in file.read_text() and file.stem != "gpu"
 )
-QUICK = ("input", "match", "regression_simulation")
+QUICK = ("input", "match")
 # In the place of torch, which a user of JAX need not have.
 NO_TORCH = "raise ImportError('no torch here')"
 

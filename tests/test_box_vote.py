@@ -75,6 +75,7 @@ def test_problems_are_apart_and_what_is_not_valid_has_no_vote(method):
         assert (moved[place][exists] >= hull.min(0)).all() and (moved[place][exists] <= hull.max(0)).all()
 
 
+@pytest.mark.slow
 def test_nobody_to_vote_and_scores_at_the_ends():
     boxes, scores = np.tile(np.float32([0, 0, 5, 5]), (2, 1)), np.float32([1.0, 0.0])
     for method in SCORING_METHODS:

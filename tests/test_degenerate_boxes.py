@@ -103,7 +103,7 @@ def exact_overlaps(dtype):
     return values, sides, other_sides
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *map(slow, DTYPES[1:])])
 @pytest.mark.parametrize("name", OVERLAPS)
 def test_overlaps_of_a_million_pairs(name, dtype):
     a, b, kinds = pairs(dtype)
@@ -138,7 +138,7 @@ def counted_sides(boxes):
     return np.where(sides > 0, sides, 1.0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *map(slow, DTYPES[1:])])
 def test_encoding_a_million_pairs(dtype):
     boxes, targets, _ = pairs(dtype)
 
@@ -167,7 +167,7 @@ def test_encoding_a_million_pairs(dtype):
     assert (by_target <= steepest * (1 + slack(dtype))).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *map(slow, DTYPES[1:])])
 def test_decoding_a_million_pairs(dtype):
     """References of an edge's width and more; deltas of any size."""
     rng = np.random.default_rng(1)
@@ -264,7 +264,7 @@ def test_box_losses_of_a_million_deltas(name, dtype):
     assert (gradient[:, :2] * sides).max() <= STEEPEST_CENTRE[name] * (1 + allowance)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *map(slow, DTYPES[1:])])
 def test_cross_entropies_of_a_million_logits(dtype):
     rng = np.random.default_rng(3)
     classes = 8
@@ -294,7 +294,7 @@ def test_cross_entropies_of_a_million_logits(dtype):
     assert (by_sigmoid[chosen] <= 0).all() and (by_sigmoid[~chosen] >= 0).all() and np.abs(by_sigmoid).max() <= 1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *map(slow, DTYPES[1:])])
 def test_pairwise_iou_of_a_million_pairs(dtype):
     side = math.isqrt(PAIRS)
     chosen = np.random.default_rng(4).choice(PAIRS, side, replace=False)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import slow
 from hostile import DTYPES, HEAD, ROUNDING, hostile_boxes, inclusive_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,7 +151,7 @@ def test_proposals_from_any_outputs(seed):
     assert (found.boxes[..., 2:] >= found.boxes[..., :2]).all(), "a pixel or more"
 
 
-@pytest.mark.parametrize("suppression", SUPPRESSION)
+@pytest.mark.parametrize("suppression", ["greedy", *map(slow, ("soft", "vote", "both"))])
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_detections_from_any_outputs(suppression, seed):

@@ -30,6 +30,7 @@ def run(gpu, monkeypatch, out, stages, *options):
     return exit_.value.code, rows, (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_abort_and_a_hang_cost_their_stage(gpu, monkeypatch, tmp_path):
     table = "print('| images | ms |\\n|---|---|\\n| 2 | 1.5 |', flush=True)"
     for name, ending in (("fine", ""), ("aborts", "import os; os.abort()"), ("hangs", "import time; time.sleep(600)")):
@@ -75,6 +76,7 @@ def test_the_last_table_has_at_most_sixty_lines(gpu, tmp_path):
         assert len(gpu.STAGES) < len(gpu.summary(statuses, report)) <= 60
 
 
+@pytest.mark.slow
 def test_the_smallest_rehearsal(gpu, monkeypatch, tmp_path):
     code, rows, report = run(
         gpu, monkeypatch, tmp_path / "out", gpu.STAGES, "--rehearse", "--stages", "device", "match"

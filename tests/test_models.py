@@ -90,7 +90,12 @@ def test_a_body_that_starts_from_nothing_keeps_the_scale_of_its_activations():
 
 @pytest.mark.parametrize(
     ("norm", "fpn_norm", "stride_1x1"),
-    [("affine", "bias", True), slow("affine", "bias", False), slow("group", "bias", True), ("group", "group", False)],
+    [
+        ("affine", "bias", True),
+        slow("affine", "bias", False),
+        slow("group", "bias", True),
+        slow("group", "group", False),
+    ],
 )
 def test_padding_is_invisible(norm, fpn_norm, stride_1x1):
     network = narrow(norm=norm, fpn_norm=fpn_norm, stride_1x1=stride_1x1)

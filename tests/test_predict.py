@@ -45,6 +45,7 @@ def images(config):
     return data, [cv2.imdecode(np.frombuffer(data.read(i), np.uint8), cv2.IMREAD_COLOR) for i in range(len(data))]
 
 
+@pytest.mark.slow
 def test_it_finds_what_evaluation_finds(config, detector, images):
     data, photos = images
     reader = build.eval_reader(config, data)
@@ -199,6 +200,7 @@ def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, compil
         assert results(tmp_path / "out")["images"] == [] and len(results(tmp_path / "out")["unreadable"]) == 1
 
 
+@pytest.mark.slow
 def test_the_command_fails_where_nothing_could_be_read(config, workdir, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
     options = f"--workdir {workdir} --mode predict --input {tmp_path}/a.jpg --output {tmp_path}/out"

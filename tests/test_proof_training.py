@@ -173,6 +173,7 @@ def geometry(step, trainer, trained):
     return anchors, levels, find((logits, deltas), anchors)
 
 
+@pytest.mark.slow
 def test_proposals_of_a_training_step(step, geometry, record_property):
     _, levels, _ = geometry
     pixels, score = [], []
@@ -195,6 +196,7 @@ def truth(step, image):
     return GroundTruth(boxes, classes, crowd, np.ones(crowd.shape, bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [0, 1])
 def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, geometry, record_property, image):
     """Both images have fewer objects than may be sampled, so all of them are; the background is a draw.
@@ -219,6 +221,7 @@ def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, g
     assert deviation < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [0, 1])
 def test_rois_get_the_originals_labels_and_targets(step, trainer, sampled, geometry, record_property, image):
     """From our own proposals. Objects are fewer than may be sampled, so all of them are; the background is a draw.

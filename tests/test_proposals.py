@@ -91,6 +91,7 @@ def test_the_rois_of_a_photo_equal_the_original(golden):
     )
 
 
+@pytest.mark.slow
 def test_an_image_alone_is_proposed_what_it_is_proposed_in_company(golden):
     data = golden("rpn_proposals.npz")
     outputs = rpn_outputs(data)
@@ -121,6 +122,7 @@ def test_the_best_by_probability_are_kept_and_equals_by_place():
     np.testing.assert_array_equal(ours.boxes[0], anchors[[0, 1, 3, 5, 6, 7, 4, 2]])
 
 
+@pytest.mark.slow
 def test_limits_before_and_after_suppression_hold_for_each_level():
     anchors, info = row_of_anchors(6)
     twice = np.concatenate([anchors, anchors])

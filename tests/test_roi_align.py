@@ -123,6 +123,7 @@ def test_a_larger_map_changes_nothing_beyond_the_extent():
         assert float(jnp.abs(large).sum()) == pytest.approx(float(jnp.abs(little).sum()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_transpose_and_reaches_no_roi():
     rng = np.random.default_rng(2)
     pyramid, rois = random_pyramid(rng, channels=2), random_rois(rng, count=10)

@@ -220,6 +220,7 @@ def test_a_sample_is_within_its_limits_and_its_deltas_lead_to_boxes_of_its_class
     assert not (ours.rois[:, None] == boxes[crowd].astype(np.float32)).all(-1).any()
 
 
+@pytest.mark.slow
 def test_a_batch_of_images_equals_one_after_the_other_and_no_gradient_passes():
     rng = np.random.default_rng(1)
     images = [random_image(rng, 3, 20) for _ in range(2)]

@@ -37,6 +37,7 @@ def test_patches_are_what_a_convolution_sees(maps):
         first += height * width
 
 
+@pytest.mark.slow
 def test_putting_is_the_transpose_of_taking(maps):
     rng = np.random.default_rng(0)
     cells = jnp.asarray(np.stack([rng.permutation(CELLS + 5)[:40] for _ in range(2)]), jnp.int32)

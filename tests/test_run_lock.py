@@ -34,6 +34,7 @@ def test_a_second_run_is_refused_before_anything_changes(tiny_config, tmp_path):
         assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_an_import_takes_the_folder_too(tiny_config, tmp_path, monkeypatch):
     def stop(*_, **__):
         with pytest.raises(UserError, match="a run is going on"), run_lock.run_lock(tmp_path / "run"):

@@ -62,6 +62,7 @@ def oracle(boxes, scores, threshold, *, method, sigma, beta1, score_thresh=1e-4)
     return scores, taken
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1),

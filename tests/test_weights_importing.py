@@ -71,6 +71,7 @@ def test_a_deeper_body_has_other_blob_names():
     assert detectron.original_name("res4_22_branch2c_bn_b") == "Conv_Body.conv_body.res4.22.bn3.bias"
 
 
+@pytest.mark.slow
 def test_a_whole_detector_from_detectrons_file(golden_path, make_weights, tmp_path):
     rows = [line.split("\t") for line in golden_path("param_names.txt").read_text().splitlines() if line[0] != "#"]
     weights = make_weights.weights("public")
