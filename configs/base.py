@@ -160,7 +160,7 @@ OPTIONS = (
     Option("test.diou_nms.beta1", 1.0, Real(0, above=True),
            "exponent of DIoU's distance penalty; values below 1 suppress less", free=True),
     Option("test.soft_nms.enabled", False, Flag(),
-           "soft-NMS: lower the scores of overlapping boxes instead of removing them; replaces `test.diou_nms`",
+           "soft-NMS: lower the scores of overlapping boxes instead of removing them; replaces `test.diou_nms.enabled`",
            free=True),
     Option("test.soft_nms.method", "linear", Choice(("linear", "gaussian", "hard")),
            "factor of the score. `linear`: 1 - overlap, above `test.nms`; `gaussian`: exp(-overlap²/sigma); `hard`: 0, "

@@ -49,7 +49,7 @@ def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
     """
     path = pathlib.Path(path)
     if os.path.lexists(path) and not path.is_file():
-        raise UserError(f"{option} {printable(path)} is there already and is no regular file; name another")
+        raise UserError(f"{option} {printable(path)} exists already and is no regular file; name another")
     if not path.parent.is_dir():
         raise UserError(f"{option} {printable(path)} cannot be written: there is no folder {printable(path.parent)}")
     _probe(path.parent, f"{option} {printable(path)}")

@@ -1,4 +1,4 @@
-"""IoU of boxes in inclusive pixels; on one device every caller gets the same bits, whatever XLA fuses it with."""
+"""IoU of boxes in inclusive pixels; on one device all callers get the same bits, even if XLA fuses it with others."""
 
 from collections.abc import Sequence
 

@@ -109,7 +109,7 @@ class Checkpoints:
             self._manager.reload()
         if found is None and steps:
             raise UserError(
-                f"none of the checkpoints in {self.directory} is whole; what is left of them is in {self._aside}; "
+                f"none of the checkpoints in {self.directory} is whole; damaged ones are moved to {self._aside}; "
                 "name another --workdir to start anew"
             )
         if found is None and self._owner and any(self._aside.glob("*")):

@@ -62,7 +62,7 @@ def _load(path: pathlib.Path) -> dict:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8, and so no YAML file") from error
+        raise UserError(f"{path} is not text in UTF-8, and so not a YAML file") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -133,7 +133,7 @@ def _refuse_mixed_norms(path: pathlib.Path, values: dict) -> None:
     switch, *functions = (values[name] for name in NORMS)
     if any(("_gn_" in function) != switch for function in functions):
         said = ", ".join(f"{name} {values[name]!r}" for name in NORMS)
-        raise UserError(f"{path}: {said}: all of them say GroupNorm, or none of them does")
+        raise UserError(f"{path}: {said}: either all of them choose GroupNorm, or none does")
 
 
 def _set(config: ConfigDict, option: str, value: Any) -> None:

@@ -274,7 +274,7 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     if difference := class_difference(class_names, dataset.class_names):
         raise UserError(
             f"{dataset.name}: its classes are not those that were trained: {difference}; list the same categories in "
-            f"{', '.join(dataset.annotation_files) or 'its annotations'}, under whatever ids"
+            f"{', '.join(dataset.annotation_files) or 'its annotations'}, with any ids"
         )
     order = [dataset.class_names.index(name) for name in class_names]
     if order == list(range(len(order))):

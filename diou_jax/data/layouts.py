@@ -75,7 +75,7 @@ def find(root: str | os.PathLike, *, train: tuple[str, str] = ("", ""), val: tup
     unread = files.pop(ALL) if "train" in files and ALL in files else None
     folders = {"train": train[1], ALL: train[1], "val": val[1]}
     parts: dict[str, Part] = {}
-    lines = [] if unread is None else [f"not read: {unread}, whose name says no split, as other files do"]
+    lines = [] if unread is None else [f"not read: {unread}, whose name has no split, while those of other files do"]
     for split, file in files.items():
         try:
             parts[split] = Part(str(file), folders.get(split) or _images(file, split, root))

@@ -68,7 +68,7 @@ def _is_there(root, recipe) -> bool:
     if not _is_drawn(root, recipe):
         raise UserError(
             f"{root} does not hold the shapes of this version and seed; set data.root to another folder for them, or, "
-            "to train on what is there, take another config: --config configs/own.py"
+            "to train on its content, take another config: --config configs/own.py"
         )
     return True
 

@@ -243,7 +243,7 @@ def _report_limit(boxes: COCO, found: COCO, max_dets: int) -> None:
         images = {image_id for (image_id, _), count in counts.items() if count > max_dets}
         if images:
             logging.warning(
-                "%d images have up to %d %s of a class; test.max_dets=%d lets no more than %d detections count",
+                "%d images have up to %d %s of a class; test.max_dets=%d limits the detections that count to %d",
                 len(images),
                 max(counts.values()),
                 what,

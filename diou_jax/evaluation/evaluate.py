@@ -97,7 +97,7 @@ class Evaluator:
         self._readers = [build.eval_reader(config, dataset) for dataset in self._datasets]
         if config.test.detections_per_im > config.test.max_dets:
             logging.warning(
-                "test.detections_per_im=%d exceeds test.max_dets=%d: no more than these count of a class in an image",
+                "test.detections_per_im=%d exceeds test.max_dets=%d, the number that counts per class and image",
                 config.test.detections_per_im,
                 config.test.max_dets,
             )

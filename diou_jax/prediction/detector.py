@@ -202,5 +202,5 @@ def _read_config(file: pathlib.Path) -> ConfigDict:
     try:
         config.update(json.loads(regular_file(file).read_text()))
     except (OSError, ValueError, TypeError, KeyError, UserError) as error:
-        raise UserError(f"{file} is no config of a run ({error}); give the config") from None
+        raise UserError(f"{file} is no config of a run ({error}); pass a config") from None
     return config

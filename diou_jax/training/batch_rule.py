@@ -120,7 +120,7 @@ def _indivisible(batch_size, devices, going_on):
     fitting = [count for count in range(1, devices) if batch_size % count == 0]
     visible = ",".join(map(str, range(fitting[-1])))
     return (
-        f"the run's batch of {batch_size} images stays what it was and cannot be divided among {devices} devices; "
+        f"the run keeps its batch of {batch_size} images, which cannot be divided among {devices} devices; "
         f"go on with {' or '.join(map(str, fitting))}, for example CUDA_VISIBLE_DEVICES={visible} where they are GPUs, "
         "or start another run from its weights: another --workdir and --config.init.checkpoint with this one"
     )

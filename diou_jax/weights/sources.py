@@ -107,7 +107,7 @@ def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float
             mend = (
                 "configs/torchvision.py has all that it needs"
                 if source.is_detector
-                else "set it, or set resnets.imagenet_style where the file was taken for what it is not"
+                else "set it, or set resnets.imagenet_style if the file was recognised wrongly"
             )
             raise UserError(f"{source.kind} wants {name}={value}, not {actual[name]}: {mend}")
 
