@@ -61,7 +61,8 @@ def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
     Args:
       wanted: for each program its function, and a tree and a batch with its shapes, dtypes and devices.
     """
-    if not wanted:
+    # Several processes find these programs on disk only; without a cache all would be compiled twice.
+    if not wanted or (jax.process_count() > 1 and not jax.config.values["jax_compilation_cache_dir"]):
         return
     began = time.perf_counter()
     # Every process starts its programs in the same order, since XLA lets processes share results of tuning.

@@ -269,8 +269,8 @@ def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[Added
                 diou_nms=test.diou_nms.enabled,
                 beta1=test.diou_nms.beta1,
                 detections_per_im=test.detections_per_im,
-                soft_nms=_soft_nms_rules(test.soft_nms) if test.soft_nms.enabled else None,
-                bbox_vote=_box_vote_rules(test.bbox_vote) if test.bbox_vote.enabled else None,
+                soft_nms=_rules(SoftNmsRules, test.soft_nms) if test.soft_nms.enabled else None,
+                bbox_vote=_rules(BoxVoteRules, test.bbox_vote) if test.bbox_vote.enabled else None,
             ),
             edges=BOX_RULES[model.box_convention].edges,
         ),
@@ -303,14 +303,7 @@ def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0
             box_weight=model.rpn_loss_bbox_weight,
             batch_size_per_im=train.rpn_batch_size_per_im,
         ),
-        roi_rules=RoiRules(
-            batch_size_per_im=train.batch_size_per_im,
-            fg_fraction=train.fg_fraction,
-            fg_thresh=train.fg_thresh,
-            bg_thresh_hi=train.bg_thresh_hi,
-            bg_thresh_lo=train.bg_thresh_lo,
-            crowd_filter_thresh=train.crowd_filter_thresh,
-        ),
+        roi_rules=_rules(RoiRules, train),
         box_rules=box_rules,
         pixel_means=tuple(config.pixel_means),
         mask_padding=config.fpn.mask_padding,
@@ -328,16 +321,9 @@ def _proposal_rules(options, collect_scale):
     )
 
 
-def _soft_nms_rules(options):
-    return SoftNmsRules(method=options.method, sigma=options.sigma, beta1=options.beta1)
-
-
-def _box_vote_rules(options):
-    return BoxVoteRules(
-        vote_th=options.vote_th,
-        scoring_method=options.scoring_method,
-        scoring_method_beta=options.scoring_method_beta,
-    )
+def _rules(kind, options):
+    """The rules of a kind whose fields have the names of options."""
+    return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
 
 
 def rate(config: ConfigDict, batch: BatchRule) -> MultiStep:
@@ -349,9 +335,8 @@ def rate(config: ConfigDict, batch: BatchRule) -> MultiStep:
 
 def make_optimizer(config: ConfigDict, batch: BatchRule) -> optax.GradientTransformation:
     """The optimiser of the network's parameters."""
-    names = (field.name for field in dataclasses.fields(OptimizerRules))
     return optimizer.make_optimizer(
         rate(config, batch),
         frozen=functools.partial(frozen_stage, freeze_at=config.resnets.freeze_at),
-        rules=OptimizerRules(**{name: config.solver[name] for name in names}),
+        rules=_rules(OptimizerRules, config.solver),
     )
