@@ -94,7 +94,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     def choose_proposals(_, fixed):
         outputs, batch, exists = fixed
         there = anchors.replace(exists=exists)
-        return propose(outputs, there, batch.size, scale=batch.scale, rules=detector.train_proposals)
+        return propose(outputs, there, batch.size, placement=batch.placement, rules=detector.train_proposals)
 
     yield part("proposals", choose_proposals, None, (rpn_outputs, batch, anchors.exists))
     yield part("RoI sampling", lambda _, fixed: detector.sample(*fixed), None, (result, batch, keys))

@@ -52,7 +52,7 @@ def measure(state: dict, repeats: int) -> list[float]:
     from diou_jax.structures import blank_batch
 
     def step(state, batch):
-        change = jax.lax.pmean(batch.scale.sum(), AXIS)
+        change = jax.lax.pmean(batch.placement.scale.sum(), AXIS)
         state = jax.tree.map(lambda x: x + change, state)
         return state, jnp.stack([x[0] for x in state.values()]).sum()
 

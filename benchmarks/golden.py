@@ -20,6 +20,7 @@ import workload
 from diou_jax.configs import base
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
+from diou_jax.data.view import scaled
 from diou_jax.options import build
 from diou_jax.weights.original import import_original
 
@@ -59,8 +60,7 @@ def original(folder: pathlib.Path):
         image, padded = file["image_u8_bgr"], file["data"].shape[2:]
         scale, theirs = float(file["im_scale_f64"][0]), file["dets_diou_b1.0"]
     bucket = Bucket(*padded, *image.shape[:2])
-    target = round(scale * min(image.shape[:2]))
-    batch = packing.pack([packing.example(image, bucket, target=target, max_size=10_000)], bucket)
+    batch = packing.pack([packing.example(image, scaled(image.shape[:2], scale), bucket)], bucket)
     variables = import_original(recipe.weights("public"), detector.network.variable_shapes())
     return detector, variables, batch, theirs
 

@@ -20,6 +20,7 @@ import timing
 from absl import flags
 
 from diou_jax.data import catalog, loader
+from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.reader import Reader, train_reader
 
 
@@ -85,7 +86,7 @@ def main() -> None:
             draw(pathlib.Path(folder), options.drawn)
             options.root, options.datasets = folder, ["drawn"]
         dataset = catalog.load(options.datasets, options.root)
-        reader = train_reader(dataset, scales=(800,), max_size=1333, batch_size=options.batch, seed=0)
+        reader = train_reader(dataset, (Mirror(), ScaleChoice((800,), 1333)), batch_size=options.batch, seed=0)
         decoding = measure_decoding(reader, 16 if options.smoke else 256)
         print(timing.header(f"Input, batches of {options.batch}, {os.cpu_count()} cores, {len(dataset)} images"))
         print(f"decoding alone, one thread: {decoding:.0f} images/s\n")

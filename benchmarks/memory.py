@@ -17,6 +17,7 @@ from absl import flags
 from timing import head, header, line
 
 from diou_jax.data import catalog, loader, shapes
+from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.reader import train_reader
 
 
@@ -41,7 +42,7 @@ def main() -> None:
             shapes.ensure(folder)
         dataset = catalog.load(tuple(options.datasets), options.root or folder)
         scale, limit = (64, 64) if options.smoke else (800, 1333)
-        reader = train_reader(dataset, scales=(scale,), max_size=limit, batch_size=options.batch, seed=0)
+        reader = train_reader(dataset, (Mirror(), ScaleChoice((scale,), limit)), batch_size=options.batch, seed=0)
         print(header(f"Host memory, {len(dataset)} images, {reader.steps} batches of {options.batch} an epoch"))
         head("threads", "workers", "epoch", "MB", "MB of the workers", "batches/s")
         for threads, workers in ((4, 0), (1, 2)):

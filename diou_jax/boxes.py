@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diou_jax.structures import Array
+from diou_jax.structures import Array, Placement
 
 T = TypeVar("T", jax.Array, np.ndarray)
 
@@ -93,18 +93,44 @@ def clip(boxes: Array, height: Array | float, width: Array | float) -> jax.Array
 _EDGES = (0.0, 0.0, 1.0, 1.0)
 
 
-def to_input(boxes: Array, scale: Array | float, *, edges: bool = False) -> Array:
-    """Scales boxes (..., 4) from pixels of an original image to pixels of the network's input by `scale` (broadcast).
+def to_input(boxes: Array, placement: Placement, *, edges: bool = False) -> Array:
+    """Boxes of B images, from pixels of the original images, mirrored if `placement` is, to pixels of the input.
 
-    The original multiplies the coordinates of the corner pixels. With `edges`, as in torchvision, the edges of a box
-    are scaled; the right and lower ones lie one pixel beyond its last pixel.
+    The original maps the coordinates of the corner pixels. With `edges`, as in torchvision, the edges of a box are
+    mapped; the right and lower ones lie one pixel beyond its last pixel.
+
+    Args:
+      boxes: float (B, ..., 4), pixels.
+      placement: the maps of the images.
+      edges: whether edges are mapped, or corner pixels.
     """
-    return to_edges(boxes) * scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale
+    scale, offset = _of_corners(placement, boxes.ndim)
+    return to_edges(boxes) * scale + offset - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale + offset
 
 
-def to_original(boxes: Array, scale: Array | float, *, edges: bool = False) -> Array:
+def to_original(boxes: Array, placement: Placement, *, edges: bool = False) -> Array:
     """The inverse of `to_input`."""
-    return to_edges(boxes) / scale - jnp.array(_EDGES, boxes.dtype) if edges else boxes / scale
+    scale, offset = _of_corners(placement, boxes.ndim)
+    return (to_edges(boxes) - offset) / scale - jnp.array(_EDGES, boxes.dtype) if edges else (boxes - offset) / scale
+
+
+def mirror(boxes: Array, width: Array, where: Array) -> jax.Array:
+    """Mirrors boxes of B images `where` it is asked for.
+
+    Args:
+      boxes: float (B, ..., 4), inclusive pixels.
+      width: (B,), widths of the images in pixels.
+      where: bool (B, ...).
+    """
+    width = jnp.reshape(width, (-1,) + (1,) * (boxes.ndim - 2))
+    x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
+    return jnp.where(where[..., None], jnp.stack([width - x2 - 1, y1, width - x1 - 1, y2], -1), boxes)
+
+
+def _of_corners(placement, rank):
+    """Scale and offset of x1, y1, x2, y2, each (B, 1, ..., 4) of `rank` axes."""
+    shape = (-1,) + (1,) * (rank - 2) + (4,)
+    return (jnp.tile(values[:, ::-1], 2).reshape(shape) for values in (placement.scale, placement.offset))
 
 
 def to_edges(boxes: Array) -> jax.Array:

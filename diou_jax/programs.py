@@ -84,6 +84,6 @@ def _shapes(batch):
 
 def _size(batch):
     """Height and width of the network's input, and those of the canvas if they differ."""
-    shape, canvas = (batch.rows.shape[-1], batch.columns.shape[-1]), batch.image.shape[-3:-1]
+    shape, canvas = (batch.rows.index.shape[-1], batch.columns.index.shape[-1]), batch.image.shape[-3:-1]
     text = "{}x{}".format(*shape)
     return text if shape == canvas else text + " from {}x{}".format(*canvas)

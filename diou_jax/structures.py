@@ -37,25 +37,54 @@ class GroundTruth:
 
 
 @flax.struct.dataclass
+class Taps:
+    """The pixels that linear interpolation blends along one axis of B images; N is the length of the output.
+
+    Output i is ``(1 - weight[i]) * source[index[0, i]] + weight[i] * source[index[1, i]]``.
+
+    Attributes:
+      index: int32 (B, 2, N), the source pixels before and after each output.
+      weight: float32 (B, N), weight of the latter.
+    """
+
+    index: Array
+    weight: Array
+
+
+@flax.struct.dataclass
+class Placement:
+    """Where B images lie in the network's input: one affine map for each image, axis by axis.
+
+    An image is mirrored first, if at all. Then a point (y, x) of it lies at ``scale * (y, x) + offset``.
+
+    Attributes:
+      scale: float32 (B, 2), vertical and horizontal factor.
+      offset: float32 (B, 2), vertical and horizontal shift, pixels of the network's input; negative for a crop.
+      mirrored: bool (B,), whether left and right are exchanged.
+    """
+
+    scale: Array
+    offset: Array
+    mirrored: Array
+
+
+@flax.struct.dataclass
 class Batch:
     """A minibatch of images of one bucket with their ground truth.
 
     Pixels travel as the uint8 values of the file on the bucket's canvas. The device resizes them by linear
-    interpolation with the `rows` and `columns` taps: output row i is
-    ``(1 - row_weight[i]) * image[rows[0, i]] + row_weight[i] * image[rows[1, i]]``. The taps are computed on the host
-    in float64, as OpenCV does, so that the network's input equals the original's; the column taps of a mirrored image
-    run backwards. H and W are the bucket's height and width, Hc and Wc those of the canvas.
+    interpolation with the taps of `rows` and `columns`. The taps are computed on the host in float64, as OpenCV does,
+    so that the network's input equals the original's; the column taps of a mirrored image run backwards. H and W are
+    the bucket's height and width, Hc and Wc those of the canvas.
 
     Attributes:
       image: (B, Hc, Wc, 3) uint8, BGR, undefined beyond the image.
-      rows: (B, 2, H) int32, canvas rows above and below each output row.
-      row_weight: (B, H) float32, weight of the lower canvas row.
-      columns: (B, 2, W) int32, canvas columns left and right of each output column.
-      column_weight: (B, W) float32, weight of the right canvas column.
-      size: (B, 2) int32, height and width of the resized image, before padding.
+      rows: taps of the H output rows among the canvas rows.
+      columns: taps of the W output columns among the canvas columns.
+      size: (B, 2) int32, height and width of the image in the network's input, before padding.
       extent: (B, 2) int32, height and width with the original's padding to multiples of 32; beyond them no anchor or
         feature exists.
-      scale: (B,) float32, resized over original size.
+      placement: the map from pixels of the file to pixels of the network's input.
       original_size: (B, 2) int32, height and width of the image in its file.
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
@@ -63,13 +92,11 @@ class Batch:
     """
 
     image: Array
-    rows: Array
-    row_weight: Array
-    columns: Array
-    column_weight: Array
+    rows: Taps
+    columns: Taps
     size: Array
     extent: Array
-    scale: Array
+    placement: Placement
     original_size: Array
     gt: GroundTruth
     index: Array
@@ -146,18 +173,15 @@ class Detections:
 
 def blank_batch(images: int, height: int, width: int) -> Batch:
     """A batch of `images` black images without objects, for tracing and compilation, where only shapes matter."""
-    taps = jnp.zeros((images, 2, height), jnp.int32), jnp.zeros((images, 2, width), jnp.int32)
     size = jnp.tile(jnp.array([[height, width]], jnp.int32), (images, 1))
     nothing = jnp.zeros((images, 1), bool)
     return Batch(
         image=jnp.zeros((images, height, width, 3), jnp.uint8),
-        rows=taps[0],
-        row_weight=jnp.zeros((images, height)),
-        columns=taps[1],
-        column_weight=jnp.zeros((images, width)),
+        rows=Taps(jnp.zeros((images, 2, height), jnp.int32), jnp.zeros((images, height))),
+        columns=Taps(jnp.zeros((images, 2, width), jnp.int32), jnp.zeros((images, width))),
         size=size,
         extent=size,
-        scale=jnp.ones(images),
+        placement=Placement(jnp.ones((images, 2)), jnp.zeros((images, 2)), jnp.zeros(images, bool)),
         original_size=size,
         gt=GroundTruth(jnp.zeros((images, 1, 4)), jnp.zeros((images, 1), jnp.int32), crowd=nothing, valid=nothing),
         index=jnp.zeros(images, jnp.int32),

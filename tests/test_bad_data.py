@@ -26,10 +26,11 @@ from bad_images import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax.data import catalog, coco, prepare_tfds, tfds, transforms
+from diou_jax.data import catalog, coco, decoding, prepare_tfds, tfds
+from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.loader import batches
-from diou_jax.data.reader import eval_reader, train_reader
+from diou_jax.data.reader import BatchRules, eval_reader, train_reader
 from diou_jax.errors import UserError
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
@@ -46,14 +47,15 @@ def build(tmp_path):
     return make
 
 
-def reader_of(dataset, **options):
-    defaults = {"scales": (48, 32), "max_size": 64, "batch_size": 2, "seed": 1, "max_boxes": 4, "on_bad_image": "skip"}
-    return train_reader(dataset, **defaults | options)
+def reader_of(dataset, *, scales=(48, 32), **options):
+    rules = BatchRules(max_boxes=4, on_bad_image=options.pop("on_bad_image", "skip"))
+    augmentations = Mirror(), ScaleChoice(scales, 64)
+    return train_reader(dataset, augmentations, rules=rules, **{"batch_size": 2, "seed": 1} | options)
 
 
 def shown_once(dataset, **options):
-    defaults = {"scale": 48, "max_size": 64, "batch_size": 2, "max_boxes": 4, "on_bad_image": "skip"}
-    return eval_reader(dataset, **defaults | options)
+    rules = BatchRules(max_boxes=4, on_bad_image=options.pop("on_bad_image", "skip"))
+    return eval_reader(dataset, [ScaleChoice((48,), 64)], rules=rules, **{"batch_size": 2} | options)
 
 
 def epoch(reader, **options):
@@ -67,9 +69,9 @@ def epoch(reader, **options):
 def check(batch):
     """Nothing that is not finite, no box that is degenerate or leaves its image, no class that there is not."""
     assert batch.image.dtype == np.uint8
-    for leaf in (batch.row_weight, batch.column_weight, batch.scale, batch.gt.boxes):
+    for leaf in (batch.rows.weight, batch.columns.weight, batch.placement.scale, batch.gt.boxes):
         assert np.isfinite(leaf).all()
-    assert (batch.scale > 0).all()
+    assert (batch.placement.scale > 0).all()
     assert (batch.size > 0).all()
     assert (batch.extent >= batch.size).all()
     for row in range(len(batch.index)):
@@ -124,7 +126,7 @@ def test_an_unusual_file_is_shown_as_the_picture_that_it_is(build, kind):
 
 def test_the_limit_holds_for_images_to_detect_in_too():
     with pytest.raises(BadImageError, match=r"^x: it claims more than"):
-        transforms.decode_upright(claiming(60000, 60000), "x")
+        decoding.decode_upright(claiming(60000, 60000), "x")
 
 
 def test_metadata_turn_an_image_where_the_annotated_size_is_the_turned_one(build):
@@ -138,18 +140,18 @@ def test_metadata_turn_an_image_where_the_annotated_size_is_the_turned_one(build
 def test_size_and_limit_are_judged_by_the_header_before_a_pixel_is_decoded(monkeypatch, content):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(BadImageError, match=r"^x: (it claims|\d+x\d+ pixels, but)"):
-        transforms.decode(content, "x", height=HEIGHT, width=WIDTH)
+        decoding.decode(content, "x", height=HEIGHT, width=WIDTH)
 
 
 def test_images_of_any_shape_stand_in_for_the_only_one_of_a_rare_shape(build):
     """Shrunk, so that they fit the input of that shape."""
     dataset = build(files={ODD: b""}, images={ODD: {"height": 60, "width": 30}})
     found = epoch(reader_of(dataset, scales=(32,)))
-    rare = [batch for batch in found if batch.rows.shape[2] > batch.columns.shape[2]]
+    rare = [batch for batch in found if batch.rows.weight.shape[1] > batch.columns.weight.shape[1]]
     assert rare
     for batch in rare:
         assert ODD not in batch.index
-        assert (batch.size <= 32).all()
+        assert (batch.size <= (64, 32)).all()
 
 
 ABSURD = [
@@ -341,7 +343,7 @@ def test_only_what_is_a_file_in_the_end_is_opened(build):
 
 def test_the_kind_of_an_error_survives_the_way_from_a_worker():
     with pytest.raises(BadImageError) as error:
-        transforms.decode(encoded(picture(0)), "x", height=1, width=1)
+        decoding.decode(encoded(picture(0)), "x", height=1, width=1)
     copy = pickle.loads(pickle.dumps(error.value))
     assert (str(copy), copy.kind) == (
         "x: 64x48 pixels, but the annotations say 1x1",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diou_jax.boxes import MAX_LOG_RATIO, area, clip, decode, encode, width_height
-from diou_jax.data.transforms import flip_boxes
+from diou_jax.data.view import flip_boxes
 
 HEAD = (10.0, 10.0, 5.0, 5.0)
 WEIGHTS = {"w10": HEAD, "w1": (1.0, 1.0, 1.0, 1.0)}

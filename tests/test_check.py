@@ -140,7 +140,7 @@ def test_the_report_does_not_depend_on_the_threads(tmp_path):
 
 
 def test_a_defect_names_the_image(check, monkeypatch):
-    monkeypatch.setattr("diou_jax.data.transforms.decode", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("diou_jax.data.decoding.decode", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError) as error:
         check()
     assert os.path.basename(error.value.__notes__[0]) == "0.jpg"

@@ -3,8 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from diou_jax.data import annotations, coco, reader, transforms
+from diou_jax.data import annotations, coco, reader
+from diou_jax.data.augmentation import ScaleChoice
 from diou_jax.data.dataset import BadImageError
+from diou_jax.data.decoding import decode
+from diou_jax.data.view import flip_boxes
 from diou_jax.errors import UserError
 from diou_jax.evaluation.coco_results import evaluate
 
@@ -41,7 +44,7 @@ def test_the_toy_set_equals_the_originals_roidb(golden, golden_path):
         assert (records.heights[row], records.widths[row]) == (height, width)
         boxes, classes, crowd = records.annotations(row)
         if flipped:
-            boxes = transforms.flip_boxes(boxes, width)
+            boxes = flip_boxes(boxes, width)
         np.testing.assert_array_equal(boxes, expected[f"roidb/{number}/boxes"])
         np.testing.assert_array_equal(classes, expected[f"roidb/{number}/gt_classes"])
         np.testing.assert_array_equal(crowd, expected[f"roidb/{number}/is_crowd"])
@@ -57,7 +60,7 @@ def test_real_images_are_found_and_have_the_size_stated(real_data):
     assert not dataset.faults.counts
     for index in (0, 77):
         size = {"height": int(records.heights[index]), "width": int(records.widths[index])}
-        assert transforms.decode(dataset.read(index), dataset.image_name(index), **size).dtype == np.uint8
+        assert decode(dataset.read(index), dataset.image_name(index), **size).dtype == np.uint8
 
 
 def test_images_come_by_id_and_boxes_in_the_files_order(load):
@@ -184,7 +187,7 @@ def test_a_file_without_annotations_is_for_a_server(tmp_path):
         dataset = coco.load(tmp_path / "ann.json", tmp_path)
         assert len(dataset) == 1 and not dataset.annotated
         with pytest.raises(UserError, match=r"ann\.json has no list of 'annotations' to learn from"):
-            reader.train_reader(dataset, scales=(64,), max_size=64, batch_size=1, seed=0)
+            reader.train_reader(dataset, [ScaleChoice((64,), 64)], batch_size=1, seed=0)
 
 
 def test_backslashes_are_named_where_they_are_the_reason(load):

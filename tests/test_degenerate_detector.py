@@ -13,6 +13,7 @@ from conftest import slow
 from hostile import DTYPES, HEAD, ROUNDING, hostile_boxes, inclusive_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from views import at_scale
 
 from diou_jax.configs import base
 from diou_jax.detection.anchor_targets import anchor_targets
@@ -103,8 +104,8 @@ BOX_HEAD = build.heads(base.get_config(), 4)[0]
 
 @jax.jit
 def compiled_propose(logits, deltas, exists):
-    ones = jnp.ones(len(LIMIT))
-    return propose((logits, deltas), Anchors(ANCHORS, exists), LIMIT, scale=ones, rules=PROPOSAL_RULES)
+    placement = at_scale(np.ones(len(LIMIT)))
+    return propose((logits, deltas), Anchors(ANCHORS, exists), LIMIT, placement=placement, rules=PROPOSAL_RULES)
 
 
 SUPPRESSION = {
@@ -118,7 +119,7 @@ SUPPRESSION["both"] = SUPPRESSION["soft"] | SUPPRESSION["vote"]
 @functools.partial(jax.jit, static_argnames="suppression")
 def compiled_detect(rois, valid, scores, deltas, scale, suppression):
     found = Proposals(rois, jnp.zeros(valid.shape), valid)
-    batch = blank_batch(len(rois), 32, 32).replace(scale=scale, original_size=LIMIT)
+    batch = blank_batch(len(rois), 32, 32).replace(placement=at_scale(scale), original_size=LIMIT)
     rules = dataclasses.replace(DETECTION_RULES, **SUPPRESSION[suppression])
     head = dataclasses.replace(BOX_HEAD, detection=rules)
     return head.select((scores, deltas), found, batch, thresholds=rules.thresholds)
@@ -206,7 +207,7 @@ def compiled_anchor_targets(gt, key):
 
 @jax.jit
 def compiled_sample_rois(proposals, gt, key):
-    samples = sample_rois(proposals, gt, key[None], scale=jnp.ones(1), rules=ROI_RULES)
+    samples = sample_rois(proposals, gt, key[None], placement=at_scale([1]), rules=ROI_RULES)
     return samples, BOX_HEAD.targets(samples, gt)
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import slow
+from views import at_scale
 
 from diou_jax.configs import base
 from diou_jax.detection.box_vote import SCORING_METHODS, box_vote
@@ -42,7 +43,7 @@ def call(rois, scores, deltas, *, valid=None, scale=1.0, size=(100, 100), score_
     images = len(rois)
     valid = np.ones(rois.shape[:2], bool) if valid is None else valid
     found = Proposals(rois.astype(np.float32), np.zeros(valid.shape, np.float32), valid)
-    batch = blank_batch(images, *size).replace(scale=np.full(images, scale, np.float32))
+    batch = blank_batch(images, *size).replace(placement=at_scale(np.full(images, scale)))
     outputs = scores.astype(np.float32), deltas.astype(np.float32)
     thresholds = Thresholds(np.float32(score_thresh), np.float32(0.5))
     found = compiled(found, outputs, batch, thresholds, dataclasses.replace(RULES, **rules))

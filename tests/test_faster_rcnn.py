@@ -12,9 +12,11 @@ import numpy as np
 import optax
 import original
 import pytest
+import views
 
 from diou_jax.configs import base
 from diou_jax.data import catalog, packing, reader
+from diou_jax.data.augmentation import ScaleChoice
 from diou_jax.data.buckets import Bucket
 from diou_jax.detection.loss import values
 from diou_jax.options import build
@@ -31,7 +33,8 @@ def original_variables():
 def image_batch(image, *, target, max_size, bucket):
     """One image as the loader would hand it over."""
     bucket = Bucket(*bucket, *image.shape[:2])
-    batch = packing.pack([packing.example(image, bucket, target=target, max_size=max_size)], bucket)
+    view = views.resized(image, target=target, max_size=max_size)
+    batch = packing.pack([packing.example(image, view, bucket)], bucket)
     return jax.tree.map(jnp.asarray, batch)
 
 
@@ -143,9 +146,8 @@ def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
     config = tiny_config()
     config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64
     data = catalog.load(("train2017",), real_data("coco128"))
-    photos = reader.train_reader(
-        data, scales=(128,), max_size=192, batch_size=2, seed=3, use_flipped=False, max_boxes=64
-    )
+    augmentations, rules = [ScaleChoice((128,), 192)], reader.BatchRules(max_boxes=64)
+    photos = reader.train_reader(data, augmentations, batch_size=2, seed=3, use_flipped=False, rules=rules)
     batch = jax.tree.map(jnp.asarray, photos(0)[0])
     detector = build.detector(config, len(data.class_names))
     params = detector.network.init_variables(jax.random.key(0))["params"]

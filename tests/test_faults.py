@@ -120,7 +120,7 @@ def test_a_passing_fault_is_rolled_back_and_leaves_no_trace_in_the_weights(tiny_
     def damaged(reader, start, end, **options):
         for position, batch in enumerate(batches(reader, start, end, **options)):
             if faulty[0] and start + position >= 4:
-                batch = batch.replace(row_weight=np.full_like(batch.row_weight, np.nan))
+                batch = batch.replace(rows=batch.rows.replace(weight=np.full_like(batch.rows.weight, np.nan)))
             yield batch
         faulty[0] = False
 

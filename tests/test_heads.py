@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from diou_jax.boxes import to_input
 from diou_jax.detection.loss import Loss
 from diou_jax.detection.preprocess import normalise
 from diou_jax.detection.rules import PoolingRules
@@ -54,7 +55,7 @@ class ColourHead:
         }
 
     def detect(self, run, found, batch, *, thresholds):
-        return found.replace(keypoints=run(found.boxes * batch.scale[:, None, None]))
+        return found.replace(keypoints=run(to_input(found.boxes, batch.placement)))
 
 
 @pytest.fixture(scope="module")

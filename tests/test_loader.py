@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 from conftest import slow
-from test_reader import equal, make_dataset, make_train_reader
+from test_reader import SKIP, equal, make_dataset, make_train_reader
 
 from diou_jax.data import catalog, coco, loader
+from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.reader import train_reader
 from diou_jax.errors import UserError
@@ -45,7 +46,7 @@ def test_an_error_in_a_thread_surfaces_with_the_files_name():
 
 
 def test_skipped_images_are_named_and_counted_once(caplog):
-    reader = make_train_reader(make_dataset(bad=[1, 2]), on_bad_image="skip")
+    reader = make_train_reader(make_dataset(bad=[1, 2]), rules=SKIP)
     with caplog.at_level("WARNING"):
         list(loader.batches(reader, 0, 4 * reader.steps))
     messages = [record.getMessage() for record in caplog.records]
@@ -74,7 +75,7 @@ def test_worker_processes_change_nothing(real_data, bad, tmp_path):
         (tmp_path / "000000000061.jpg").unlink()
         images = tmp_path
     dataset = coco.load(root / "annotations" / "instances_train2017.json", images)
-    reader = train_reader(dataset, scales=(100,), max_size=167, batch_size=2, seed=0)
+    reader = train_reader(dataset, (Mirror(), ScaleChoice((100,), 167)), batch_size=2, seed=0)
     if bad:
         with pytest.raises(BadImageError, match=r"000000000061\.jpg: cannot be read"):
             list(loader.batches(reader, 0, reader.steps, workers=2, threads=2))
@@ -89,9 +90,7 @@ def test_worker_processes_change_nothing(real_data, bad, tmp_path):
 
 
 def test_a_killed_worker_ends_the_run_at_once(shapes_root):
-    reader = train_reader(
-        catalog.load(("train",), shapes_root), scales=(64,), max_size=64, batch_size=2, seed=0, max_boxes=8
-    )
+    reader = train_reader(catalog.load(("train",), shapes_root), [ScaleChoice((64,), 64)], batch_size=2, seed=0)
     stream = loader.batches(reader, 0, 10**6, workers=1)
     next(stream)
     (worker,) = multiprocessing.active_children()

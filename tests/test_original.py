@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import original
 import pytest
+import views
 from original import BOX, LEVELS, LOSS, SCORE, largest, load, pair_of_a_class, resizing
 
 from diou_jax import Detector
 from diou_jax.configs import base
-from diou_jax.data import packing, transforms
+from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
+from diou_jax.data.view import flip_boxes
 from diou_jax.detection import faster_rcnn, preprocess
 from diou_jax.detection.anchors import cell_anchors, grid_anchors
 from diou_jax.detection.heads import box
@@ -88,9 +90,9 @@ def batch(step, image):
         boxes, classes, crowd = (step[f"{name}_im{number}"] for name in ("gt_boxes", "gt_classes", "is_crowd"))
         flip = bool(step[f"flipped_im{number}"])
         if flip:
-            boxes = transforms.flip_boxes(boxes, pixels.shape[1])  # as its file would have them
-        options = {"annotations": (boxes, classes, crowd), "flip": flip, "max_boxes": 8, **resizing(image)}
-        examples.append(packing.example(pixels, bucket, **options))
+            boxes = flip_boxes(boxes, pixels.shape[1])  # as its file would have them
+        view = views.resized(pixels, flip=flip, **resizing(image))
+        examples.append(packing.example(pixels, view, bucket, annotations=(boxes, classes, crowd), max_boxes=8))
     return jax.tree.map(jnp.asarray, packing.pack(examples, bucket))
 
 
@@ -148,7 +150,7 @@ def trained(step, trainer, weights, batch, labelled, sampled):
 def test_the_input_of_a_training_step(step, batch, trained, record_property):
     _, _, own = trained
     np.testing.assert_array_equal(batch.size, step["im_info"][:, :2])
-    np.testing.assert_array_equal(batch.scale, step["im_info"][:, 2])
+    np.testing.assert_array_equal(batch.placement.scale, np.repeat(step["im_info"][:, 2:], 2, 1))
     np.testing.assert_array_equal(batch.gt.boxes[1, :2], step["gt_boxes_im1"])
     deviation = largest(own["input"][0], step["data"][0].transpose(1, 2, 0))
     record_property("grey_levels", deviation)

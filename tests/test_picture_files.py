@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diou_jax.data.transforms import decode_upright
+from diou_jax.data.decoding import decode_upright
 from diou_jax.detection.detections import Detections
 from diou_jax.evaluation import evaluate
 from diou_jax.reporting import picture_files

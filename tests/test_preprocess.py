@@ -4,26 +4,23 @@ import jax
 import numpy as np
 import original
 import pytest
+import views
 
-from diou_jax.data import transforms
+from diou_jax.data.taps import taps
 from diou_jax.detection import preprocess
 
 normalise = jax.jit(preprocess.normalise)
 
 
 def batch(images, *, target, max_size, bucket, canvas, flip=False):
-    placements = [
-        transforms.place(*image.shape[:2], target=target, max_size=max_size, flip=flip, bucket=bucket)
-        for image in images
-    ]
+    seen = [views.resized(image, target=target, max_size=max_size, flip=flip) for image in images]
+    rows, columns = jax.tree.map(lambda *leaves: np.stack(leaves), *(taps(view, tuple(bucket)) for view in seen))
     # What lies beyond an image on its canvas must not matter.
     pixels = np.random.default_rng(0).integers(0, 256, (len(images), *canvas, 3), np.uint8)
     for row, image in zip(pixels, images):
         row[: image.shape[0], : image.shape[1]] = image
-    names = ("rows", "row_weight", "columns", "column_weight")
-    columns = {name: np.stack([getattr(placement, name) for placement in placements]) for name in names}
-    size = np.array([placement.size for placement in placements], np.int32)
-    return Input(**columns, image=pixels, size=size)
+    size = np.array([view.size for view in seen], np.int32)
+    return Input(rows=rows, columns=columns, image=pixels, size=size)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import original
 import pytest
+import views
 from conftest import slow
 from original import BOX, LEVELS, MAP, SCORE, largest, load, pair, pair_of_a_class, relative, resizing
 
@@ -53,7 +54,7 @@ def batch(image):
     """The image's bytes as the loader would hand them over."""
     pixels = image["image_u8_bgr"]
     bucket = Bucket(*image["data"].shape[2:], *pixels.shape[:2])
-    example = packing.example(pixels, bucket, **resizing(image))
+    example = packing.example(pixels, views.resized(pixels, **resizing(image)), bucket)
     return jax.tree.map(jnp.asarray, packing.pack([example], bucket))
 
 
@@ -77,7 +78,7 @@ def maps(image, detector, variables, batch):
         stem = max_pool(jax.nn.relu(body["conv1"]["__call__"][0]))
         logits, deltas = network.apply(variables, pyramid, method="propose")
         anchors = detector.anchor_generator(pyramid, extent)
-        options = {"limit": extent, "scale": batch.scale, "per_image": True, "rules": detector.test_proposals}
+        options = {"limit": extent, "placement": batch.placement, "per_image": True, "rules": detector.test_proposals}
         levels = [
             propose(([a], [b]), Anchors([c], [d]), **options)
             for a, b, c, d in zip(logits, deltas, anchors.boxes, anchors.exists, strict=True)
@@ -172,9 +173,7 @@ def test_the_roi_set_and_its_levels(image, maps, record_property):
 def test_the_box_head_on_the_stored_rois(image, maps, batch, detector, record_property):
     """Features are ours, from the image's bytes; only the RoIs are the file's, for their order."""
     (scores, deltas), rois = maps["stored"], image["rois"][None, :, 1:]
-    boxes = decode(
-        to_original(rois, batch.scale[:, None, None])[0, :, None], deltas[0], weights=detector.heads[0].reg_weights
-    )
+    boxes = decode(to_original(rois, batch.placement)[0, :, None], deltas[0], weights=detector.heads[0].reg_weights)
     boxes = clip(boxes, *image["im_shape"][:2].astype(np.float32))
     deviations = {
         "pooled_relative": relative(maps["pooled"], image["roi_feat_first64"].transpose(0, 2, 3, 1)),

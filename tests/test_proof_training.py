@@ -14,6 +14,7 @@ import original
 import pytest
 from flax import traverse_util
 from original import BOX, GRADIENT, LEVELS, LOSS, MAP, SCORE, largest, pair, relative
+from views import at_scale
 
 from diou_jax.boxes import to_input
 from diou_jax.detection import loss
@@ -164,7 +165,11 @@ def geometry(step, trainer, trained):
     sides = step["data"].shape[2:]
     pyramid = {2**level: jnp.zeros((2, *(-(-side // 2**level) for side in sides), 1)) for level in LEVELS}
     anchors = trainer.anchor_generator(pyramid, jnp.asarray([sides] * 2))
-    options = {"limit": step["im_info"][:, :2], "scale": step["im_info"][:, 2], "rules": trainer.train_proposals}
+    options = {
+        "limit": step["im_info"][:, :2],
+        "placement": at_scale(step["im_info"][:, 2]),
+        "rules": trainer.train_proposals,
+    }
     find = jax.jit(functools.partial(propose, **options))
     levels = [
         find(([a], [b]), Anchors([c], [d]))
@@ -206,11 +211,11 @@ def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, g
     """
     anchors, _, _ = geometry
     gt = truth(step, image)
-    size, scale = step["im_info"][image : image + 1, :2], step["im_info"][image, 2]
+    size, placement = step["im_info"][image : image + 1, :2], at_scale(step["im_info"][image : image + 1, 2])
     rules = dataclasses.replace(trainer.anchor_rules, batch_size_per_im=10**6)
     find = jax.jit(functools.partial(anchor_targets, rules=rules))
     anchors = anchors.replace(exists=[exists[image : image + 1] for exists in anchors.exists])
-    gt = gt.replace(boxes=to_input(gt.boxes, scale))
+    gt = gt.replace(boxes=to_input(gt.boxes, placement))
     ours = jax.tree.map(lambda x: x[0], find(anchors, gt, jax.random.key(0)[None], size=size))
     labels = labelled.labels[image]
     np.testing.assert_array_equal(ours.labels == 1, labels == 1)
@@ -230,10 +235,11 @@ def test_rois_get_the_originals_labels_and_targets(step, trainer, sampled, geome
     background here.
     """
     _, _, proposals = geometry
-    gt, scale = truth(step, image), jnp.asarray(step["im_info"][image : image + 1, 2])
+    gt, placement = truth(step, image), at_scale(step["im_info"][image : image + 1, 2])
     proposals = jax.tree.map(lambda x: x[image : image + 1], proposals)
     rules = dataclasses.replace(trainer.roi_rules, batch_size_per_im=2000)
-    ours = jax.jit(functools.partial(sample_rois, rules=rules))(proposals, gt, jax.random.key(0)[None], scale=scale)
+    draw = jax.jit(functools.partial(sample_rois, rules=rules))
+    ours = draw(proposals, gt, jax.random.key(0)[None], placement=placement)
     targets = trainer.heads[0].targets(ours, gt)[0][ours.valid[0]]
     ours = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(ours.valid[0])], ours)
     theirs = jax.tree.map(lambda x: x[image], sampled)

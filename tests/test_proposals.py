@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from views import at_scale
 
 from diou_jax.detection.anchors import cell_anchors, grid_anchors
 from diou_jax.detection.proposals import propose
@@ -39,7 +40,7 @@ def call(outputs, info, **options):
     per_image = options.pop("per_image", False)
     rules = ProposalRules(**{"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"], **options})
     logits, deltas, anchors, exists = outputs
-    where = {"limit": info[:, :2], "scale": info[:, 2]}
+    where = {"limit": info[:, :2], "placement": at_scale(info[:, 2])}
     found = compiled((logits, deltas), Anchors(anchors, exists), **where, rules=rules, per_image=per_image)
     return jax.tree.map(np.asarray, found)
 
@@ -167,7 +168,7 @@ def test_no_gradient_passes():
 
     def total(logits, deltas):
         there = Anchors([anchors], [np.ones((1, 4), bool)])
-        found = propose(([logits], [deltas]), there, info[:, :2], scale=info[:, 2], rules=rules)
+        found = propose(([logits], [deltas]), there, info[:, :2], placement=at_scale(info[:, 2]), rules=rules)
         return found.boxes.sum() + found.scores.sum()
 
     rules = ProposalRules(nms_thresh=0.7, min_size=0, **SETTINGS["TEST"])

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diou_jax.data import coco
+from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, make_records
-from diou_jax.data.reader import eval_reader, train_reader
+from diou_jax.data.reader import BatchRules, eval_reader, train_reader
 from diou_jax.detection import preprocess
 from diou_jax.errors import UserError
 
@@ -54,14 +55,20 @@ def make_dataset(sizes=tuple(SIZES), counts=None, bad=()):
     )
 
 
-def make_train_reader(dataset=None, **options):
-    defaults = {"scales": (32,), "max_size": 64, "batch_size": 4, "seed": 0, "max_boxes": 4}
-    return train_reader(dataset or make_dataset(), **defaults | options)
+RULES = BatchRules(max_boxes=4)
+SKIP = dataclasses.replace(RULES, on_bad_image="skip")
+
+
+def make_train_reader(dataset=None, *, scales=(32,), more=(), **options):
+    augmentations = Mirror(), ScaleChoice(scales, 64), *more
+    defaults = {"batch_size": 4, "seed": 0, "rules": RULES}
+    return train_reader(dataset or make_dataset(), augmentations, **defaults | options)
 
 
 def make_eval_reader(dataset=None, **options):
-    defaults = {"scale": 32, "max_size": 64, "batch_size": 4, "max_boxes": 4}
-    return eval_reader(dataset or make_dataset(), **defaults | options)
+    return eval_reader(
+        dataset or make_dataset(), [ScaleChoice((32,), 64)], **{"batch_size": 4, "rules": RULES} | options
+    )
 
 
 def equal(one, other):
@@ -85,7 +92,7 @@ def test_each_image_reaches_the_network_as_the_original_would_show_it():
         for row in range(4):
             index = batch.index[row]
             height, width = SIZES[index]
-            pixels, scale = dataset.source.pixels(index), float(batch.scale[row])
+            pixels, scale = dataset.source.pixels(index), float(batch.placement.scale[row, 0])
             boxes, classes, _ = dataset.records.annotations(index)
             flipped = batch.gt.boxes[row, 0, 0] != 2
             if flipped:
@@ -115,27 +122,27 @@ def test_every_leaf_has_the_documented_type():
     batch, _ = make_train_reader()(0)
     expected = {
         "image": (np.uint8, 4),
-        "rows": (np.int32, 3),
-        "row_weight": (np.float32, 2),
-        "columns": (np.int32, 3),
-        "column_weight": (np.float32, 2),
+        "rows.index": (np.int32, 3),
+        "rows.weight": (np.float32, 2),
+        "columns.index": (np.int32, 3),
+        "columns.weight": (np.float32, 2),
         "size": (np.int32, 2),
         "extent": (np.int32, 2),
-        "scale": (np.float32, 1),
+        "placement.scale": (np.float32, 2),
+        "placement.offset": (np.float32, 2),
+        "placement.mirrored": (np.bool_, 1),
         "original_size": (np.int32, 2),
-        "boxes": (np.float32, 3),
-        "classes": (np.int32, 2),
-        "crowd": (np.bool_, 2),
-        "valid": (np.bool_, 2),
+        "gt.boxes": (np.float32, 3),
+        "gt.classes": (np.int32, 2),
+        "gt.crowd": (np.bool_, 2),
+        "gt.valid": (np.bool_, 2),
         "index": (np.int32, 1),
         "present": (np.bool_, 1),
     }
-    truth = ("boxes", "classes", "crowd", "valid")
-    assert {*truth, "masks", "keypoints"} == vars(batch.gt).keys()
-    assert set(expected) - {*truth} | {"gt"} == vars(batch).keys()
+    leaves = {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
+    assert leaves.keys() == expected.keys()
     for name, (dtype, rank) in expected.items():
-        leaf = getattr(batch.gt if name in truth else batch, name)
-        assert (leaf.dtype, leaf.ndim, len(leaf)) == (dtype, rank, 4), name
+        assert (leaves[name].dtype, leaves[name].ndim, len(leaves[name])) == (dtype, rank, 4), name
 
 
 def test_a_bucket_has_one_shape_and_buckets_are_few():
@@ -152,7 +159,7 @@ def test_a_bucket_has_one_shape_and_buckets_are_few():
 
 def test_processes_share_a_batch_without_gap_or_overlap():
     whole = make_train_reader()
-    parts = [make_train_reader(process_index=i, process_count=2) for i in range(2)]
+    parts = [make_train_reader(rules=dataclasses.replace(RULES, process_index=i, process_count=2)) for i in range(2)]
     for step in range(whole.steps):
         halves = [part(step)[0] for part in parts]
         equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *halves), whole(step)[0])
@@ -160,7 +167,7 @@ def test_processes_share_a_batch_without_gap_or_overlap():
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="4 images cannot be divided among 3 processes"):
-        make_train_reader(process_count=3)
+        make_train_reader(rules=dataclasses.replace(RULES, process_count=3))
 
 
 def test_evaluation_shows_every_image_once_and_marks_what_fills_up():
@@ -172,7 +179,7 @@ def test_evaluation_shows_every_image_once_and_marks_what_fills_up():
         assert not batch.gt.valid[~batch.present].any()
         assert np.isfinite(preprocess.normalise(batch)).all()
         assert (batch.extent > 0).all()
-        assert (batch.scale > 0).all()
+        assert (batch.placement.scale > 0).all()
     assert sorted(seen) == list(range(7))
 
 
@@ -216,7 +223,7 @@ def test_an_image_larger_than_its_canvas_is_reduced_on_the_host(caplog):
         inside = np.s_[: expected.shape[0], : expected.shape[1]]
         np.testing.assert_allclose(inputs[row][inside], expected, rtol=0, atol=0.501 if row else 5e-5)
     np.testing.assert_array_equal(batch.original_size, [[30, 40], [300, 400]])
-    np.testing.assert_allclose(batch.scale, [32 / 30, 32 / 300])
+    np.testing.assert_allclose(batch.placement.scale[:, 0], [32 / 30, 32 / 300])
 
 
 def test_a_bad_image_is_an_error_with_its_name():
@@ -227,8 +234,8 @@ def test_a_bad_image_is_an_error_with_its_name():
 
 
 def test_a_bad_image_is_replaced_by_the_same_one_each_time():
-    good, bad = make_train_reader(), make_train_reader(make_dataset(bad=[2]), on_bad_image="skip")
-    again = make_train_reader(make_dataset(bad=[2]), on_bad_image="skip")
+    good, bad = make_train_reader(), make_train_reader(make_dataset(bad=[2]), rules=SKIP)
+    again = make_train_reader(make_dataset(bad=[2]), rules=SKIP)
     messages = []
     for step in reversed(range(bad.steps)):
         batch, skipped = bad(step)
@@ -244,13 +251,13 @@ def test_a_bad_image_is_replaced_by_the_same_one_each_time():
 
 
 def test_nothing_but_bad_images_gives_up():
-    reader = make_train_reader(make_dataset(bad=range(7)), on_bad_image="skip")
+    reader = make_train_reader(make_dataset(bad=range(7)), rules=SKIP)
     with pytest.raises(UserError, match=r"20 images in a row cannot be read, the last: picture\d\.png"):
         reader(0)
 
 
 def test_a_bad_image_is_absent_from_evaluation():
-    reader = make_eval_reader(make_dataset(bad=[2]), on_bad_image="skip")
+    reader = make_eval_reader(make_dataset(bad=[2]), rules=SKIP)
     results = [reader(step) for step in range(reader.steps)]
     assert sorted(i for batch, _ in results for i in batch.index[batch.present]) == [0, 1, 3, 4, 5, 6]
     assert sum((messages for _, messages in results), ()) == (
@@ -260,7 +267,7 @@ def test_a_bad_image_is_absent_from_evaluation():
 
 def test_another_policy_is_refused():
     with pytest.raises(UserError, match=r"data\.on_bad_image='ignore': it is 'error' or 'skip'"):
-        make_eval_reader(on_bad_image="ignore")
+        dataclasses.replace(RULES, on_bad_image="ignore")
 
 
 def test_another_defect_keeps_its_kind_and_gains_the_files_name():
@@ -283,7 +290,7 @@ def test_any_step_can_be_made_at_any_time(step, seed):
 def test_real_photographs_fill_a_batch(real_data):
     root = real_data("coco128")
     dataset = coco.load(root / "annotations" / "instances_train2017.json", root / "images" / "train2017")
-    reader = eval_reader(dataset, scale=400, max_size=667, batch_size=8)
+    reader = eval_reader(dataset, [ScaleChoice((400,), 667)], batch_size=8)
     batch, _ = reader(0)
     for row in range(8):
         image = cv2.imread(dataset.image_name(int(batch.index[row])))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from views import at_scale
 
 from diou_jax.boxes import decode
 from diou_jax.configs import base
@@ -39,7 +40,7 @@ class Sampled(NamedTuple):
 
 def sample(proposals, gt, keys, *, rules):
     """RoIs at the scale of the original images, and the box head's targets."""
-    samples = sample_rois(proposals, gt, keys, scale=jnp.ones(len(keys)), rules=rules)
+    samples = sample_rois(proposals, gt, keys, placement=at_scale(np.ones(len(keys))), rules=rules)
     return Sampled(samples.rois, samples.labels, HEAD.targets(samples, gt), samples.valid)
 
 

@@ -16,12 +16,12 @@ def epoch(schedule, number):
 
 
 def pairs(batches):
-    return [(i, f) for batch in batches for i, f in zip(batch.index.tolist(), batch.flip.tolist())]
+    return [(i, f) for batch in batches for i, f in zip(batch.index.tolist(), batch.mirrored.tolist())]
 
 
 def same(one, other):
     assert one.bucket == other.bucket
-    for name in ("index", "flip", "scale", "present"):
+    for name in ("index", "mirrored", "bits", "present"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
@@ -54,24 +54,24 @@ def test_a_batch_is_of_one_bucket(buckets, batch_size):
 
 def test_the_order_is_a_function_of_seed_and_step_alone():
     buckets = np.arange(50) % 3
-    forwards = TrainSchedule(buckets, batch_size=4, seed=5, num_scales=3)
-    backwards = TrainSchedule(buckets, batch_size=4, seed=5, num_scales=3)
+    forwards = TrainSchedule(buckets, batch_size=4, seed=5)
+    backwards = TrainSchedule(buckets, batch_size=4, seed=5)
     steps = range(0, 3 * forwards.steps_per_epoch)
     in_order = [forwards.entries(step) for step in steps]
     for step in reversed(steps):
         same(backwards.entries(step), in_order[step])
     same(pickle.loads(pickle.dumps(forwards)).entries(17), in_order[17])
-    other = TrainSchedule(buckets, batch_size=4, seed=6, num_scales=3)
+    other = TrainSchedule(buckets, batch_size=4, seed=6)
     assert any((other.entries(step).index != in_order[step].index).any() for step in range(3))
 
 
 def test_the_stream_is_the_same_on_every_machine():
     """Checkpoints of other machines and versions resume in it."""
-    schedule = TrainSchedule(np.zeros(10, int), batch_size=5, seed=3, num_scales=4)
+    schedule = TrainSchedule(np.zeros(10, int), batch_size=5, seed=3)
     entries = schedule.entries(0)
     assert entries.index.tolist() == [1, 9, 8, 4, 3]
-    assert entries.flip.tolist() == [True, False, False, False, False]
-    assert entries.scale.tolist() == [0, 1, 2, 3, 2]
+    assert entries.mirrored.tolist() == [True, False, False, False, False]
+    assert (entries.bits % 4).tolist() == [0, 1, 2, 3, 2]
 
 
 def test_epochs_differ_and_mix_entries_and_batches():
@@ -86,12 +86,12 @@ def test_epochs_differ_and_mix_entries_and_batches():
 
 
 def test_scales_are_drawn_evenly_and_anew():
-    schedule = TrainSchedule(np.zeros(600, int), batch_size=10, seed=1, num_scales=3)
-    scales = np.concatenate([batch.scale for batch in epoch(schedule, 0)])
+    schedule = TrainSchedule(np.zeros(600, int), batch_size=10, seed=1)
+    scales = np.concatenate([batch.bits % 3 for batch in epoch(schedule, 0)])
     counts = np.bincount(scales)
     assert len(counts) == 3
     assert (abs(counts - 400) < 80).all()
-    assert (scales != np.concatenate([batch.scale for batch in epoch(schedule, 1)])).any()
+    assert (scales != np.concatenate([batch.bits % 3 for batch in epoch(schedule, 1)])).any()
 
 
 def test_images_left_out_stay_out():
@@ -130,7 +130,7 @@ def test_evaluation_has_every_image_once(buckets, batch_size):
     for batch in batches:
         assert (buckets[batch.index[batch.present]] == batch.bucket).all()
         assert batch.index.shape == batch.present.shape == (batch_size,)
-        assert not batch.flip.any()
+        assert not batch.mirrored.any()
     np.testing.assert_array_equal([batch.bucket for batch in batches], sorted(batch.bucket for batch in batches))
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from diou_jax.data import transforms
+from diou_jax.data import decoding
 from diou_jax.data.check import SUFFIXES
 from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
@@ -106,11 +106,11 @@ def read_text(path: pathlib.Path) -> str:
 def upright_size(path: pathlib.Path) -> tuple[int, int]:
     """(width, height) in pixels of an image as viewers show it; raises BadImageError if its header cannot be read."""
     try:
-        header = transforms.open_header(path.read_bytes(), str(path))
+        header = decoding.open_header(path.read_bytes(), str(path))
     except OSError as error:
         raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
     width, height = header.size
-    return (height, width) if transforms.orientation(header) >= 5 else (width, height)
+    return (height, width) if decoding.orientation(header) >= 5 else (width, height)
 
 
 def finite(box) -> bool:

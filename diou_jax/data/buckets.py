@@ -2,7 +2,7 @@
 
 A compiled step has one input shape. The original pads every minibatch to its largest image; here every image of a
 bucket is padded to the bucket's shape, and a bucket costs one compilation. The size of an image alone decides its
-bucket, so that neither the scale drawn for it nor the other images of its batch change the shape.
+bucket, so that neither its augmentation nor the other images of its batch change the shape.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diou_jax.data.transforms import image_scale, resized_size
 from diou_jax.errors import UserError
 
 # Ratios of long to short side of the shapes below the longest. Photographs are 4:3 or 3:2; 1.51 leaves room for those
@@ -44,43 +43,33 @@ def round_up(size, multiple: int):
     return -(-size // multiple) * multiple
 
 
-def default_shapes(scales: Sequence[int], max_size: int, *, stride: int = 32) -> list[tuple[int, int]]:
-    """Input shapes (height, width), landscape and portrait in a few lengths, of which one holds any image."""
-    short = max(scales)
-    longest = round_up(max(max_size, 1), stride)
-    lengths = {min(round_up(round(short * aspect), stride), longest) for aspect in ASPECTS} | {longest}
-    short = min(round_up(short, stride), longest)
+def default_shapes(short: int, longest: int, *, stride: int = 32) -> list[tuple[int, int]]:
+    """Input shapes, landscape and portrait in a few lengths, for images whose sides are at most `short` and `longest`.
+
+    They are (height, width); one of them holds any such image.
+    """
+    limit = round_up(max(longest, 1), stride)
+    lengths = {min(round_up(round(short * aspect), stride), limit) for aspect in ASPECTS} | {limit}
+    short = min(round_up(short, stride), limit)
     return sorted({shape for length in lengths for shape in ((short, length), (length, short))})
 
 
-def largest_sizes(sizes: np.ndarray, *, scales: Sequence[int], max_size: int) -> np.ndarray:
-    """The largest resized height and width over all `scales`, (n, 2), of images with (n, 2) heights and widths."""
-    largest = np.zeros((len(sizes), 2), np.int64)
-    for row, (height, width) in zip(largest, sizes.tolist()):
-        for target in scales:
-            scale = image_scale(height, width, target=target, max_size=max_size)
-            row[:] = np.maximum(row, resized_size(height, width, scale))
-    return largest
-
-
 def make_buckets(
-    heights: np.ndarray,
-    widths: np.ndarray,
+    files: np.ndarray,
+    inputs: np.ndarray,
     *,
-    scales: Sequence[int],
-    max_size: int,
-    shapes: Sequence[tuple[int, int]] = (),
+    shapes: Sequence[tuple[int, int]],
+    fit: bool = False,
     stride: int = 32,
     canvas_limit: float = 2.0,
 ) -> tuple[tuple[Bucket, ...], np.ndarray]:
-    """The buckets that a data set needs; an image goes to the smallest one that holds it at every scale.
+    """The buckets that a data set needs; an image goes to the smallest one that always holds it.
 
     Args:
-      heights: (N,) heights of the image files.
-      widths: (N,) widths of the image files.
-      scales: TRAIN.SCALES, or the test scale alone.
-      max_size: TRAIN.MAX_SIZE.
-      shapes: input shapes to use unchanged; by default `default_shapes`, each reduced to the size that its images need.
+      files: int (N, 2), heights and widths of the image files.
+      inputs: int (N, 2), the largest height and width of each image in the network's input.
+      shapes: the input shapes to choose from.
+      fit: whether each shape is reduced to the size that its images need.
       stride: FPN.COARSEST_STRIDE, which must divide the sides of an input shape.
       canvas_limit: largest ratio of canvas to input, per side. Up to this limit the canvas holds the largest file of
         its bucket; larger images are resized on the host.
@@ -94,22 +83,21 @@ def make_buckets(
     for shape in shapes:
         if len(shape) != 2 or min(shape) <= 0 or any(side % stride for side in shape):
             raise UserError(f"data.buckets: {tuple(shape)} is not a height and width that are multiples of {stride}")
-    candidates = np.array(sorted(shapes or default_shapes(scales, max_size, stride=stride), key=np.prod))
-    sizes, image_size = np.unique(np.stack([heights, widths], 1), axis=0, return_inverse=True)
-    image_size = image_size.reshape(-1)
-    resized = largest_sizes(sizes, scales=scales, max_size=max_size)
-    fits = np.all(resized[:, None] <= candidates[None], axis=2)
+    candidates = np.array(sorted(shapes, key=np.prod))
+    fits = np.all(inputs[:, None] <= candidates[None], axis=2)
     if not fits.any(1).all():
-        height, width = sizes[~fits.any(1)][0]
-        need = tuple(round_up(resized[~fits.any(1)][0], stride).tolist())
+        height, width = files[~fits.any(1)][0]
+        need = tuple(round_up(inputs[~fits.any(1)][0], stride).tolist())
         raise UserError(f"data.buckets: none holds an image of {width}x{height} pixels, which needs {need}; add it")
     choice = fits.argmax(1)
     used, choice = np.unique(choice, return_inverse=True)
     buckets = []
     for number, candidate in enumerate(used):
         inside = choice == number
-        shape = candidates[candidate] if shapes else round_up(resized[inside].max(0), stride)
+        shape = round_up(inputs[inside].max(0), stride) if fit else candidates[candidate]
         limit = round_up(np.maximum(shape * canvas_limit, shape).astype(int), stride)
-        canvas = np.minimum(round_up(sizes[inside].max(0), stride), limit)
+        canvas = np.minimum(round_up(files[inside].max(0), stride), limit)
+        if (files[inside] > canvas).any():
+            canvas = np.maximum(canvas, round_up(inputs[inside].max(0), stride))
         buckets.append(Bucket(*shape.tolist(), *canvas.tolist()))
-    return tuple(buckets), choice.reshape(-1)[image_size].astype(np.int32)
+    return tuple(buckets), choice.reshape(-1).astype(np.int32)

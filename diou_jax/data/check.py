@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diou_jax.data import transforms
+from diou_jax.data import decoding
 from diou_jax.data.dataset import BadImageError, Dataset, Faults, class_difference
 from diou_jax.errors import UserError
 from diou_jax.reporting.progress import images_progress
@@ -149,8 +149,8 @@ def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, lis
     height, width = int(dataset.records.heights[index]), int(dataset.records.widths[index])
     try:
         content = dataset.read(index)
-        transforms.decode(content, name, height=height, width=width)
-        header = transforms.open_header(content, name)
+        decoding.decode(content, name, height=height, width=width)
+        header = decoding.open_header(content, name)
         return None, [(kind, name) for kind in _conversions(header, content, name, (width, height))]
     except BadImageError as error:
         return error, []
@@ -176,7 +176,7 @@ def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[i
         stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if stored is not None and stored.dtype != np.uint8:
             yield "images of more than 8 bits a channel, reduced to these"
-    orientation = transforms.orientation(header)
+    orientation = decoding.orientation(header)
     if orientation != 1:
         as_stored = orientation >= 5 and header.size[::-1] != stated
         yield (

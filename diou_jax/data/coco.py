@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from diou_jax.data import annotations, transforms
+from diou_jax.data import annotations, decoding
 from diou_jax.data.dataset import BACKGROUND, EXAMPLES, BadImageError, Dataset, Faults, clean_boxes, make_records
 from diou_jax.errors import UserError
 
@@ -145,11 +145,11 @@ def _file_size(source: FolderSource, index: int) -> tuple[int, int] | BadImageEr
     name = source.name(index)
     try:
         with source.open(index) as file:
-            header = transforms.open_header(file, name)
-            if transforms.orientation(header) < 5:
+            header = decoding.open_header(file, name)
+            if decoding.orientation(header) < 5:
                 return header.height, header.width
         # The decoder decides whether it turns the image as the metadata say.
-        return transforms.decode_upright(source.read(index), name).shape[:2]
+        return decoding.decode_upright(source.read(index), name).shape[:2]
     except BadImageError as error:
         return error
 

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from diou_jax.data import transforms
 from diou_jax.data.buckets import Bucket, round_up
-from diou_jax.structures import Batch, GroundTruth
+from diou_jax.data.taps import recolour, resample, taps
+from diou_jax.data.view import View, whole
+from diou_jax.structures import Batch, GroundTruth, Placement
 
 Annotations = tuple[np.ndarray, np.ndarray, np.ndarray]
 NO_ANNOTATIONS: Annotations = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)
@@ -16,11 +17,9 @@ NO_ANNOTATIONS: Annotations = np.zeros((0, 4), np.float32), np.zeros(0, np.int32
 
 def example(
     image: np.ndarray,
+    view: View,
     bucket: Bucket,
     *,
-    target: int,
-    max_size: int,
-    flip: bool = False,
     stride: int = 32,
     annotations: Annotations = NO_ANNOTATIONS,
     max_boxes: int = 1,
@@ -30,35 +29,29 @@ def example(
 
     Args:
       image: (H, W, 3) uint8, BGR; it is resized here if the bucket's canvas cannot hold it.
-      bucket: a bucket that holds the resized image.
-      target: length to which the shorter side is resized.
-      max_size: limit of the longer side.
-      flip: whether to mirror the image and its boxes.
+      view: the network's view of the image.
+      bucket: a bucket that holds the view.
       stride: the extent is rounded up to a multiple of this.
-      annotations: boxes (n, 4), classes (n,) and crowd flags (n,).
+      annotations: boxes (n, 4), classes (n,) and crowd flags (n,); boxes outside the view are left out.
       max_boxes: G; if there are more boxes, the largest are kept, in their order.
       index: the image's row in its data set.
     """
-    height, width = image.shape[:2]
-    options: dict[str, Any] = {"target": target, "max_size": max_size, "flip": flip, "bucket": bucket.shape}
-    if height <= bucket.canvas_height and width <= bucket.canvas_width:
-        placement = transforms.place(height, width, **options)
-    else:
-        image, placement = transforms.place_reduced(image, **options)
-    boxes, classes, crowd = annotations
-    if flip:
-        boxes = transforms.flip_boxes(boxes, width)
+    image, shown = recolour(image, view), view
+    if image.shape[0] > bucket.canvas_height or image.shape[1] > bucket.canvas_width:
+        image, shown = resample(image, view), whole(view.size)
+    rows, columns = taps(shown, bucket.shape)
+    boxes, seen = view.boxes(annotations[0])
     return {
         "image": image,
-        "rows": placement.rows,
-        "row_weight": placement.row_weight,
-        "columns": placement.columns,
-        "column_weight": placement.column_weight,
-        "size": np.array(placement.size, np.int32),
-        "extent": round_up(np.array(placement.size, np.int32), stride),
-        "scale": np.float32(placement.scale),
-        "original_size": np.array([height, width], np.int32),
-        "gt": _padded(boxes, classes, crowd, max_boxes),
+        "rows": rows,
+        "columns": columns,
+        "size": np.array(view.size, np.int32),
+        "extent": round_up(np.array(view.size, np.int32), stride),
+        "placement": Placement(
+            np.array(view.scale, np.float32), np.array(view.offset, np.float32), np.array(view.mirrored)
+        ),
+        "original_size": np.array(view.source, np.int32),
+        "gt": _padded(boxes[seen], annotations[1][seen], annotations[2][seen], max_boxes=max_boxes),
         "index": np.int32(index),
         "present": np.True_,
     }
@@ -66,15 +59,9 @@ def example(
 
 def blank(bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, index: int = 0) -> dict[str, Any]:
     """As `example`, for a black image that fills up a batch and is not present."""
-    side = np.zeros((stride, stride, 3), np.uint8)
-    options: dict[str, Any] = {
-        "target": stride,
-        "max_size": stride,
-        "stride": stride,
-        "max_boxes": max_boxes,
-        "index": index,
-    }
-    return example(side, bucket, **options) | {"present": np.False_}
+    view = whole((stride, stride))
+    side = np.zeros((*view.size, 3), np.uint8)
+    return example(side, view, bucket, stride=stride, max_boxes=max_boxes, index=index) | {"present": np.False_}
 
 
 def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
@@ -90,7 +77,7 @@ def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
     return Batch(image=canvas, **columns)
 
 
-def _padded(boxes, classes, crowd, max_boxes):
+def _padded(boxes, classes, crowd, *, max_boxes) -> GroundTruth:
     if len(boxes) > max_boxes:
         area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
         largest = np.sort(np.argsort(-area, kind="stable")[:max_boxes])

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from diou_jax.data import transforms
-from diou_jax.data.buckets import Bucket, make_buckets
+from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size, longest_sides
+from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
+from diou_jax.data.decoding import decode
 from diou_jax.data.packing import blank, example, pack
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
@@ -23,45 +24,73 @@ MAX_ATTEMPTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
+class BatchRules:
+    """How images become batches.
+
+    Attributes:
+      shapes: shapes of the network's input; (): the default ones, fitted to the images (`buckets.make_buckets`).
+      stride: FPN.COARSEST_STRIDE; extents are multiples of it.
+      max_boxes: G, ground-truth boxes per image.
+      on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
+        training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
+        not present.
+      process_index: index of this process; each process gets an equal part of every batch.
+      process_count: number of processes.
+    """
+
+    shapes: tuple[tuple[int, int], ...] = ()
+    stride: int = 32
+    max_boxes: int = 128
+    on_bad_image: str = "error"
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self):
+        if self.on_bad_image not in ("error", "skip"):
+            raise UserError(f"data.on_bad_image={self.on_bad_image!r}: it is 'error' or 'skip'")
+
+    def part(self, batch_size: int) -> slice:
+        """The part of a global batch that this process reads; raises UserError if the processes cannot share it."""
+        if batch_size % self.process_count:
+            raise UserError(f"a batch of {batch_size} images cannot be divided among {self.process_count} processes")
+        size = batch_size // self.process_count
+        return slice(self.process_index * size, (self.process_index + 1) * size)
+
+
+@dataclasses.dataclass(frozen=True)
 class Reader:
     """Makes this process' part of any step's batch.
 
     Attributes:
       dataset: the images.
+      augmentations: what happens to each image, in this order.
       buckets: shapes of the batches.
       schedule: the images of each step.
       steps: number of steps in an epoch (training) or in all (evaluation).
-      scales: the scales that entries refer to.
-      max_size: limit of the longer side.
-      stride: extents are multiples of this.
-      max_boxes: G, ground-truth boxes per image.
       part: this process' slice of the global batch.
-      skip_bad_images: whether an unreadable image is replaced (training) or marked as not present (evaluation).
+      rules: how images become batches.
     """
 
     dataset: Dataset
+    augmentations: tuple[Augmentation, ...]
     buckets: tuple[Bucket, ...]
     schedule: TrainSchedule | EvalSchedule
     steps: int
-    scales: tuple[int, ...]
-    max_size: int
-    stride: int
-    max_boxes: int
     part: slice
-    skip_bad_images: bool
+    rules: BatchRules
 
     def __call__(self, step: int) -> tuple[Batch, tuple[str, ...]]:
         """The batch of a step, as numpy arrays, and a message for each image that was skipped.
 
         Raises:
-          BadImageError: if an image cannot be read and `skip_bad_images` is False.
+          BadImageError: if an image cannot be read and the rules do not skip it.
         """
         entries = self.schedule.entries(step)
         bucket = self.buckets[entries.bucket]
         images = []
         skipped: list[str] = []
         for slot in range(*self.part.indices(len(entries.index))):
-            images.append(self._read_slot(step, slot, entries, bucket, skipped))
+            images.append(self._read_slot(step, slot, entries, skipped))
         return pack(images, bucket), tuple(skipped)
 
     def blanks(self, start: int, stop: int) -> list[Batch]:
@@ -72,16 +101,16 @@ class Reader:
         size = len(range(*self.part.indices(len(self.schedule.entries(start).index)))) if met else 0
         return [pack([self._blank(0, self.buckets[number])] * size, self.buckets[number]) for number in met]
 
-    def _read_slot(self, step, slot, entries: Entries, bucket: Bucket, skipped: list[str]):
-        index, flip = int(entries.index[slot]), bool(entries.flip[slot])
+    def _read_slot(self, step, slot, entries: Entries, skipped: list[str]):
+        index, bucket = int(entries.index[slot]), self.buckets[entries.bucket]
+        key = Key(int(entries.bits[slot]), bool(entries.mirrored[slot]))
         if not entries.present[slot]:
             return self._blank(index, bucket)
-        target, max_size = self.scales[entries.scale[slot]], self.max_size
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._read(index, flip, target, max_size, bucket)
+                return self._read(index, key, bucket)
             except BadImageError as error:
-                if not self.skip_bad_images:
+                if self.rules.on_bad_image == "error":
                     raise
                 skipped.append(str(error))
             except Exception as error:
@@ -90,68 +119,52 @@ class Reader:
             if isinstance(self.schedule, EvalSchedule):
                 return self._blank(index, bucket)
             any_bucket = attempt >= MAX_ATTEMPTS // 2
-            index, flip = self.schedule.substitute(step, slot, attempt, any_bucket=any_bucket)
-            if any_bucket:
-                max_size = min(self.max_size, *bucket.shape)  # so that landscape and portrait images fit
+            index, mirrored = self.schedule.substitute(step, slot, attempt, any_bucket=any_bucket)
+            key = key._replace(mirrored=mirrored)
         raise UserError(f"{MAX_ATTEMPTS} images in a row cannot be read, the last: {skipped[-1]}")
 
-    def _read(self, index: int, flip: bool, target: int, max_size: int, bucket: Bucket):
+    def _read(self, index: int, key: Key, bucket: Bucket):
         """One image with its ground truth."""
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
-        image = transforms.decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
+        image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
         return example(
             image,
+            augment(self.augmentations, key, (height, width)).within(bucket.shape),
             bucket,
-            target=target,
-            max_size=max_size,
-            flip=flip,
-            stride=self.stride,
+            stride=self.rules.stride,
             annotations=records.annotations(index),
-            max_boxes=self.max_boxes,
+            max_boxes=self.rules.max_boxes,
             index=index,
         )
 
     def _blank(self, index: int, bucket: Bucket):
-        return blank(bucket, stride=self.stride, max_boxes=self.max_boxes, index=index)
+        return blank(bucket, stride=self.rules.stride, max_boxes=self.rules.max_boxes, index=index)
 
 
 def train_reader(
     dataset: Dataset,
+    augmentations: Sequence[Augmentation],
     *,
-    scales: Sequence[int],
-    max_size: int,
     batch_size: int,
     seed: int,
     use_flipped: bool = True,
     drop_empty: bool = True,
-    max_boxes: int = 128,
-    shapes: Sequence[tuple[int, int]] = (),
-    stride: int = 32,
-    process_index: int = 0,
-    process_count: int = 1,
-    on_bad_image: str = "error",
+    rules: BatchRules = BatchRules(),
 ) -> Reader:
     """A reader of training batches.
 
     Args:
       dataset: the images.
-      scales: TRAIN.SCALES.
-      max_size: TRAIN.MAX_SIZE.
+      augmentations: what happens to each image, in this order.
       batch_size: images of one step, over all processes and accumulated minibatches.
-      seed: seed of the order, the mirroring and the scales.
-      use_flipped: TRAIN.USE_FLIPPED.
+      seed: seed of the order and of the augmentations.
+      use_flipped: TRAIN.USE_FLIPPED, whether an epoch has every image twice, the second time mirrored by `Mirror`.
       drop_empty: whether to leave out images that have no box, or crowds only.
-      max_boxes: G.
-      shapes: shapes of the network's input, see `buckets.make_buckets`.
-      stride: FPN.COARSEST_STRIDE.
-      process_index: index of this process; each process gets an equal part of every batch.
-      process_count: number of processes.
-      on_bad_image: "error" stops the run; "skip" takes another image of the same bucket, the same one in every run,
-        and after several failures one of any bucket.
+      rules: how images become batches.
 
     Raises:
-      UserError: if there is nothing to train on, or an option has an invalid value.
+      UserError: if there is nothing to train on, or the processes cannot share a batch.
     """
     records = dataset.records
     keep = np.ones(len(records), bool)
@@ -167,84 +180,47 @@ def train_reader(
     if not keep.all():
         logging.info("%s: %d images without a box left out", dataset.name, (~keep).sum())
     # Dropped images do not influence the shapes.
-    buckets, kept_bucket = make_buckets(
-        records.heights[keep], records.widths[keep], scales=scales, max_size=max_size, shapes=shapes, stride=stride
-    )
-    image_bucket = np.zeros(len(records), np.int32)
-    image_bucket[keep] = kept_bucket
-    schedule = TrainSchedule(
-        image_bucket,
-        batch_size=batch_size,
-        seed=seed,
-        use_flipped=use_flipped,
-        num_scales=len(scales),
-        keep=keep,
-    )
-    reader = Reader(
-        dataset=dataset,
-        buckets=buckets,
-        schedule=schedule,
-        steps=schedule.steps_per_epoch,
-        scales=tuple(scales),
-        max_size=max_size,
-        stride=stride,
-        max_boxes=max_boxes,
-        part=_part(batch_size, process_index, process_count),
-        skip_bad_images=_skips(on_bad_image),
-    )
+    buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
+    schedule = TrainSchedule(image_bucket, batch_size=batch_size, seed=seed, use_flipped=use_flipped, keep=keep)
+    part = rules.part(batch_size)
+    steps = schedule.steps_per_epoch
+    reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=steps, part=part, rules=rules)
     _report(reader, image_bucket, keep)
     return reader
 
 
 def eval_reader(
-    dataset: Dataset,
-    *,
-    scale: int,
-    max_size: int,
-    batch_size: int,
-    max_boxes: int = 128,
-    shapes: Sequence[tuple[int, int]] = (),
-    stride: int = 32,
-    process_index: int = 0,
-    process_count: int = 1,
-    on_bad_image: str = "error",
+    dataset: Dataset, augmentations: Sequence[Augmentation], *, batch_size: int, rules: BatchRules = BatchRules()
 ) -> Reader:
-    """A reader of evaluation batches: every image once, not mirrored; ``steps`` is the number of batches.
+    """A reader of evaluation batches: every image once; ``steps`` is the number of batches.
 
-    The arguments are those of `train_reader`. With ``on_bad_image="skip"`` an unreadable image is not present.
+    The arguments are those of `train_reader`.
     """
-    records = dataset.records
-    buckets, image_bucket = make_buckets(
-        records.heights, records.widths, scales=(scale,), max_size=max_size, shapes=shapes, stride=stride
-    )
+    keep = np.ones(len(dataset.records), bool)
+    buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
     schedule = EvalSchedule(image_bucket, batch_size=batch_size)
-    reader = Reader(
-        dataset=dataset,
-        buckets=buckets,
-        schedule=schedule,
-        steps=len(schedule),
-        scales=(scale,),
-        max_size=max_size,
-        stride=stride,
-        max_boxes=max_boxes,
-        part=_part(batch_size, process_index, process_count),
-        skip_bad_images=_skips(on_bad_image),
-    )
-    _report(reader, image_bucket, np.ones(len(records), bool))
+    part = rules.part(batch_size)
+    reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=len(schedule), part=part, rules=rules)
+    _report(reader, image_bucket, keep)
     return reader
 
 
-def _part(batch_size, process_index, process_count):
-    if batch_size % process_count:
-        raise UserError(f"a batch of {batch_size} images cannot be divided among {process_count} processes")
-    size = batch_size // process_count
-    return slice(process_index * size, (process_index + 1) * size)
-
-
-def _skips(on_bad_image):
-    if on_bad_image not in ("error", "skip"):
-        raise UserError(f"data.on_bad_image={on_bad_image!r}: it is 'error' or 'skip'")
-    return on_bad_image == "skip"
+def _buckets(dataset, augmentations, rules, *, keep):
+    """The buckets of the images to `keep`, and the bucket of every image, 0 for the others."""
+    records = dataset.records
+    files = np.stack([records.heights, records.widths], 1)[keep]
+    sizes, image_size = np.unique(files, axis=0, return_inverse=True)
+    largest = np.array([largest_size(augmentations, (height, width)) for height, width in sizes.tolist()])
+    buckets, kept_bucket = make_buckets(
+        files,
+        largest[image_size.reshape(-1)],
+        shapes=rules.shapes or default_shapes(*longest_sides(augmentations), stride=rules.stride),
+        fit=not rules.shapes,
+        stride=rules.stride,
+    )
+    image_bucket = np.zeros(len(records), np.int32)
+    image_bucket[keep] = kept_bucket
+    return buckets, image_bucket
 
 
 def _report(reader, image_bucket, keep):
@@ -262,12 +238,12 @@ def _report(reader, image_bucket, keep):
             reduced.sum(),
             reader.dataset.image_name(int(reduced.argmax())),
         )
-    crowded = keep & (np.diff(records.offsets) > reader.max_boxes)
+    crowded = keep & (np.diff(records.offsets) > reader.rules.max_boxes)
     if crowded.any():
         logging.warning(
             "%s: %d images have more than data.max_boxes=%d boxes and keep the largest, the first: %s",
             name,
             crowded.sum(),
-            reader.max_boxes,
+            reader.rules.max_boxes,
             reader.dataset.image_name(int(crowded.argmax())),
         )

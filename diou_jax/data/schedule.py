@@ -16,15 +16,15 @@ class Entries:
     Attributes:
       bucket: index of the bucket.
       index: (B,) int64, rows of the data set.
-      flip: (B,) bool, True for a mirrored image.
-      scale: (B,) int64, indices of training scales.
+      mirrored: (B,) bool, True for the second entry of an image.
+      bits: (B,) uint64, the random bits of the augmentations' keys.
       present: (B,) bool, False for entries that only fill up the batch.
     """
 
     bucket: int
     index: np.ndarray
-    flip: np.ndarray
-    scale: np.ndarray
+    mirrored: np.ndarray
+    bits: np.ndarray
     present: np.ndarray
 
 
@@ -34,7 +34,7 @@ def random_bits(count: int, *key: int) -> np.ndarray:
 
 
 class TrainSchedule:
-    """A schedule whose epochs contain every entry at least once; an entry is an image or its mirror image.
+    """A schedule whose epochs contain every entry at least once; the second entry of an image is its mirror image.
 
     An epoch shuffles all entries, distributes them to their buckets in that order, cuts each bucket into batches and
     shuffles the batches. The last batch of a bucket is filled up from the bucket's start, so that no entry is left out.
@@ -47,7 +47,6 @@ class TrainSchedule:
         batch_size: int,
         seed: int,
         use_flipped: bool = True,
-        num_scales: int = 1,
         keep: np.ndarray | None = None,
     ):
         """Prepares the schedule.
@@ -56,16 +55,15 @@ class TrainSchedule:
           image_bucket: (N,), the bucket of each image.
           batch_size: size of the global batch.
           seed: a non-negative integer.
-          use_flipped: TRAIN.USE_FLIPPED, whether each image has a mirrored entry, too.
-          num_scales: number of scales to draw from.
+          use_flipped: TRAIN.USE_FLIPPED, whether each image has a second entry.
           keep: (N,) bool, the images to train on; all by default.
         """
         image_bucket = np.asarray(image_bucket)
         images = np.arange(len(image_bucket)) if keep is None else np.flatnonzero(keep)
         self._index = np.tile(images, 2 if use_flipped else 1)
-        self._flip = np.arange(len(self._index)) >= len(images)
+        self._mirrored = np.arange(len(self._index)) >= len(images)
         self._bucket = image_bucket[self._index]
-        self._batch_size, self._seed, self._num_scales = batch_size, seed, num_scales
+        self._batch_size, self._seed = batch_size, seed
         self._counts = np.bincount(self._bucket)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -81,27 +79,27 @@ class TrainSchedule:
     def entries(self, step: int) -> Entries:
         """The batch of a step; steps count from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        rows, scales = (table[position] for table in self._epoch(epoch))
+        rows, bits = (table[position] for table in self._epoch(epoch))
         return Entries(
             bucket=int(self._bucket[rows[0]]),
             index=self._index[rows],
-            flip=self._flip[rows],
-            scale=scales,
+            mirrored=self._mirrored[rows],
+            bits=bits,
             present=np.ones(len(rows), bool),
         )
 
     def substitute(self, step: int, slot: int, attempt: int, *, any_bucket: bool = False) -> tuple[int, bool]:
-        """An image, and whether to mirror it, for a slot whose own image cannot be read.
+        """An image, and whether it is its second entry, for a slot whose own image cannot be read.
 
         It is drawn from the step's bucket, with `any_bucket` from all buckets.
         """
         draw = int(random_bits(1, self._seed, _SUBSTITUTE, step, slot, attempt)[0])
         rows = np.flatnonzero(any_bucket | (self._bucket == self.entries(step).bucket))
         row = rows[draw % len(rows)]
-        return int(self._index[row]), bool(self._flip[row])
+        return int(self._index[row]), bool(self._mirrored[row])
 
     def _epoch(self, epoch):
-        """Rows of the entries and scale numbers, both (steps_per_epoch, batch_size)."""
+        """Rows of the entries and their bits, both (steps_per_epoch, batch_size)."""
         epochs = self._epochs
         if epoch not in epochs:
             # Threads that pass from one epoch to the next need both for a while.
@@ -118,14 +116,13 @@ class TrainSchedule:
             by_bucket.append(np.resize(rows, full).reshape(-1, self._batch_size))
         batches = np.concatenate(by_bucket)
         batches = batches[np.argsort(random_bits(len(batches), self._seed, _BATCHES, epoch), kind="stable")]
-        scales = random_bits(batches.size, self._seed, _SCALES, epoch) % np.uint64(self._num_scales)
-        return batches, scales.reshape(batches.shape).astype(np.int64)
+        return batches, random_bits(batches.size, self._seed, _BITS, epoch).reshape(batches.shape)
 
     def __getstate__(self):
         return self.__dict__ | {"_epochs": {}}
 
 
-_ENTRIES, _BATCHES, _SCALES, _SUBSTITUTE = range(4)
+_ENTRIES, _BATCHES, _BITS, _SUBSTITUTE = range(4)
 
 
 class EvalSchedule:
@@ -152,7 +149,7 @@ class EvalSchedule:
         return Entries(
             bucket=bucket,
             index=index,
-            flip=np.zeros(self._batch_size, bool),
-            scale=np.zeros(self._batch_size, np.int64),
+            mirrored=np.zeros(self._batch_size, bool),
+            bits=np.zeros(self._batch_size, np.uint64),
             present=np.arange(self._batch_size) < len(rows),
         )

@@ -17,7 +17,7 @@ from absl import logging
 
 from diou_jax.data.annotations import read_json
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, Faults, clean_boxes, join, make_records
-from diou_jax.data.transforms import open_header
+from diou_jax.data.decoding import open_header
 from diou_jax.errors import UserError
 
 try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from diou_jax.boxes import to_edges, to_input
+from diou_jax.boxes import mirror, to_edges, to_input
 from diou_jax.detection import loss, preprocess
 from diou_jax.detection.anchor_targets import AnchorTargets, anchor_targets
 from diou_jax.detection.anchors import AnchorGenerator
@@ -83,7 +83,7 @@ class FasterRCNN:
         anchors = self.anchor_generator(pyramid, batch.extent)
         targets = self.label_anchors(anchors, batch, keys)
         outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
-        proposals = propose(outputs, anchors, batch.size, scale=batch.scale, rules=self.train_proposals)
+        proposals = propose(outputs, anchors, batch.size, placement=batch.placement, rules=self.train_proposals)
         samples = self.sample(proposals, batch, keys)
         parts = self.rpn_losses(outputs, targets)
         for head in self.heads:
@@ -112,7 +112,8 @@ class FasterRCNN:
         for head in others:
             run = self.runner(head, variables, pyramid, extent=extent)
             found = head.detect(run, found, batch, thresholds=thresholds)
-        return found
+        mirrored = found.valid & batch.placement.mirrored[:, None]
+        return dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
 
     @property
     def thresholds(self) -> Thresholds:
@@ -138,11 +139,11 @@ class FasterRCNN:
         outputs: Any = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.extent)
         limit = batch.extent if self.box_rules.clip_to_padding else batch.size
-        return propose(outputs, anchors, limit, scale=batch.scale, rules=self.test_proposals, per_image=True)
+        return propose(outputs, anchors, limit, placement=batch.placement, rules=self.test_proposals, per_image=True)
 
     def label_anchors(self, anchors: Anchors, batch: Batch, keys: jax.Array) -> AnchorTargets:
         """The RPN's targets."""
-        boxes = to_input(batch.gt.boxes, batch.scale[:, None, None], edges=self.box_rules.edges)
+        boxes = to_input(batch.gt.boxes, batch.placement, edges=self.box_rules.edges)
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
         return anchor_targets(
             anchors, dataclasses.replace(batch.gt, boxes=boxes), keys, size=batch.size, rules=self.anchor_rules
@@ -152,7 +153,7 @@ class FasterRCNN:
         """The RoIs that the heads learn from."""
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         return sample_rois(
-            proposals, batch.gt, keys, scale=batch.scale, rules=self.roi_rules, edges=self.box_rules.edges
+            proposals, batch.gt, keys, placement=batch.placement, rules=self.roi_rules, edges=self.box_rules.edges
         )
 
     @jax.named_scope("losses")

@@ -19,19 +19,19 @@ def normalise(batch: Batch, means: Sequence[float] = PIXEL_MEANS) -> jax.Array:
     does, and columns are blended before rows, as there.
     """
     return jax.vmap(functools.partial(_normalise, jnp.array(means, jnp.float32)))(
-        batch.image, batch.rows, batch.row_weight, batch.columns, batch.column_weight, batch.size
+        batch.image, batch.rows, batch.columns, batch.size
     )
 
 
-def _normalise(means, image, rows, row_weight, columns, column_weight, size):
+def _normalise(means, image, rows, columns, size):
     def blend_columns(rows):
         # Bytes are gathered before they become floats, so that no float array is larger than the output.
-        left, right = (image[rows[:, None], taps[None, :]].astype(jnp.float32) - means for taps in columns)
-        weight = column_weight[None, :, None]
+        left, right = (image[rows[:, None], index[None, :]].astype(jnp.float32) - means for index in columns.index)
+        weight = columns.weight[None, :, None]
         return left * (1 - weight) + right * weight
 
-    above, below = (blend_columns(taps) for taps in rows)
-    weight = row_weight[:, None, None]
+    above, below = (blend_columns(index) for index in rows.index)
+    weight = rows.weight[:, None, None]
     output = above * (1 - weight) + below * weight
     inside = (jnp.arange(output.shape[0])[:, None] < size[0]) & (jnp.arange(output.shape[1])[None, :] < size[1])
     return jnp.where(inside[:, :, None], output, 0)

@@ -9,7 +9,7 @@ from diou_jax.boxes import clip, decode
 from diou_jax.detection.rules import ProposalRules
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.top_k import top_k
-from diou_jax.structures import Anchors, Array, Proposals
+from diou_jax.structures import Anchors, Array, Placement, Proposals
 
 
 @jax.named_scope("proposals")
@@ -18,7 +18,7 @@ def propose(
     anchors: Anchors,
     limit: Array,
     *,
-    scale: Array,
+    placement: Placement,
     rules: ProposalRules,
     per_image: bool = False,
 ) -> Proposals:
@@ -31,7 +31,7 @@ def propose(
       outputs: the RPN's outputs, per level float32 logits (B, N) and deltas (B, N, 4) with unit weights; N anchors.
       anchors: the anchors of the maps; an anchor that does not exist is never proposed.
       limit: (B, 2), height and width that proposals are clipped to.
-      scale: (B,), input over original size, for `rules.min_size`.
+      placement: the maps of the images, for `rules.min_size`.
       rules: how many anchors and proposals are kept.
       per_image: whether `rules.collect_top_n` is a limit per image; else it is one for the whole minibatch, as in the
         original's training.
@@ -40,7 +40,7 @@ def propose(
       Proposals; R is the largest number that one image can keep.
     """
     levels = [
-        _best_anchors(*level, limit, scale, top_n=rules.pre_nms_top_n, min_size=rules.min_size)
+        _best_anchors(*level, limit=limit, placement=placement, rules=rules)
         for level in zip(*jax.lax.stop_gradient(outputs), anchors.boxes, anchors.exists, strict=True)
     ]
     # All levels are padded to one length, so that one call suppresses on all of them.
@@ -62,12 +62,12 @@ def propose(
     return Proposals(jnp.where(valid[..., None], boxes, 0.0), jnp.where(valid, scores, 0.0), valid)
 
 
-def _best_anchors(logits, deltas, anchors, exists, limit, scale, *, top_n, min_size):
+def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules):
     """Boxes (B, N, 4) and descending scores (B, N) of a level's best anchors; a score of -1 marks a rejected box."""
     # Ranking is by probability, as in the original: large logits saturate to equal scores, ordered by index.
     scores = jax.nn.sigmoid(logits)
     scores = jnp.where(exists & ~jnp.isnan(scores), scores, -1.0)
-    scores, index = top_k(scores, min(top_n, scores.shape[1]))
+    scores, index = top_k(scores, min(rules.pre_nms_top_n, scores.shape[1]))
     anchors = jnp.asarray(anchors)
     anchors = anchors[index] if anchors.ndim == 2 else jnp.take_along_axis(anchors, index[..., None], 1)
     boxes = decode(anchors, jnp.take_along_axis(deltas, index[..., None], 1))
@@ -75,10 +75,11 @@ def _best_anchors(logits, deltas, anchors, exists, limit, scale, *, top_n, min_s
     boxes = clip(boxes, jnp.broadcast_to(height, scores.shape), jnp.broadcast_to(width, scores.shape))
 
     x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
-    smallest = max(min_size, 1.0)
+    smallest = max(rules.min_size, 1.0)
+    vertical, horizontal = placement.scale[:, :1], placement.scale[:, 1:]
     wanted = (
-        ((x2 - x1) / scale[:, None] + 1 >= smallest)
-        & ((y2 - y1) / scale[:, None] + 1 >= smallest)
+        ((x2 - x1) / horizontal + 1 >= smallest)
+        & ((y2 - y1) / vertical + 1 >= smallest)
         & (x1 + (x2 - x1 + 1) / 2 < width)
         & (y1 + (y2 - y1 + 1) / 2 < height)
     )

@@ -9,12 +9,18 @@ from diou_jax.boxes import area, to_input, to_original
 from diou_jax.detection.rules import RoiRules
 from diou_jax.detection.sampling import sample
 from diou_jax.overlaps import pairwise_iou
-from diou_jax.structures import Array, GroundTruth, Proposals, RoiSamples
+from diou_jax.structures import GroundTruth, Placement, Proposals, RoiSamples
 
 
 @jax.named_scope("roi_sampling")
 def sample_rois(
-    proposals: Proposals, gt: GroundTruth, keys: jax.Array, *, scale: Array, rules: RoiRules, edges: bool = False
+    proposals: Proposals,
+    gt: GroundTruth,
+    keys: jax.Array,
+    *,
+    placement: Placement,
+    rules: RoiRules,
+    edges: bool = False,
 ) -> RoiSamples:
     """Draws RoIs among the ground truth and the proposals (Fast R-CNN, section 2.3; the original's ``_sample_rois``).
 
@@ -26,16 +32,15 @@ def sample_rois(
       proposals: the proposals of B images.
       gt: ground truth in pixels of the original images, G at least 1; no row needs to be valid.
       keys: (B,) random keys.
-      scale: (B,), input over original size.
+      placement: the maps of the images.
       rules: how many RoIs are drawn, and which ones are eligible.
-      edges: how boxes are scaled, see `boxes.to_original`.
+      edges: how boxes are mapped, see `boxes.to_original`.
     """
-    scale = scale[:, None, None]
     proposals, gt = jax.lax.stop_gradient((proposals, gt))
-    boxes = to_original(proposals.boxes, scale, edges=edges)
+    boxes = to_original(proposals.boxes, placement, edges=edges)
     draw = jax.vmap(functools.partial(_sample_image, rules=rules))
     rois, labels, gt_index, valid = draw(boxes, proposals.valid, gt, keys)
-    return RoiSamples(rois, to_input(rois, scale, edges=edges), labels, gt_index, valid)
+    return RoiSamples(rois, to_input(rois, placement, edges=edges), labels, gt_index, valid)
 
 
 def _sample_image(boxes, valid, gt, key, *, rules):

@@ -15,8 +15,8 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data.check import check_image
 from diou_jax.data.dataset import Dataset, align_classes
+from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
-from diou_jax.data.transforms import decode
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
@@ -128,7 +128,7 @@ class Evaluator:
     def programs(self, variables: dict) -> list[tuple[Programs, dict, Batch]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
         blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
-        batches = {(batch.image.shape, batch.rows.shape): batch for batch in to_devices(blanks, ahead=0)}
+        batches = {(batch.image.shape, batch.rows.index.shape): batch for batch in to_devices(blanks, ahead=0)}
         missing = [batch for batch in batches.values() if not self._detect.has(batch)]
         if not missing:
             return []

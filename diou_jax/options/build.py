@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
+from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
 from diou_jax.data.dataset import Dataset
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
@@ -124,13 +125,12 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchRule) -> reader.
     """The reader that makes training batches of a data set."""
     return reader.train_reader(
         data,
-        scales=tuple(config.train.scales),
-        max_size=config.train.max_size,
+        train_augmentations(config),
         batch_size=batch.batch_size * config.solver.iter_size,
         seed=config.rng_seed,
         use_flipped=config.train.use_flipped,
         drop_empty=config.train.drop_empty,
-        **_reader_options(config),
+        rules=_batch_rules(config),
     )
 
 
@@ -138,11 +138,20 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
     """The reader of batches that hold every image of a data set once."""
     return reader.eval_reader(
         data,
-        scale=config.test.scale,
-        max_size=config.test.max_size,
+        eval_augmentations(config),
         batch_size=config.test.ims_per_batch * jax.device_count(),
-        **_reader_options(config),
+        rules=_batch_rules(config),
     )
+
+
+def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
+    """The changes of an image in training, in their order."""
+    return Mirror(), ScaleChoice(tuple(config.train.scales), config.train.max_size)
+
+
+def eval_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
+    """The changes of an image in evaluation and prediction, in their order."""
+    return (ScaleChoice((config.test.scale,), config.test.max_size),)
 
 
 def loading(config: ConfigDict) -> dict[str, Any]:
@@ -150,15 +159,15 @@ def loading(config: ConfigDict) -> dict[str, Any]:
     return {"threads": config.data.threads, "workers": config.data.workers, "timeout": config.data.timeout}
 
 
-def _reader_options(config):
-    return {
-        "max_boxes": config.data.max_boxes,
-        "shapes": tuple(config.data.buckets),
-        "stride": config.fpn.coarsest_stride,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "on_bad_image": config.data.on_bad_image,
-    }
+def _batch_rules(config):
+    return reader.BatchRules(
+        shapes=tuple(config.data.buckets),
+        stride=config.fpn.coarsest_stride,
+        max_boxes=config.data.max_boxes,
+        on_bad_image=config.data.on_bad_image,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def network(config: ConfigDict, num_classes: int) -> Network:

@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
-from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
+from diou_jax.data.augmentation import Key, augment, longest_sides
+from diou_jax.data.buckets import Bucket, default_shapes
 from diou_jax.data.packing import blank, example, pack
+from diou_jax.data.view import View
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
@@ -63,10 +65,10 @@ class Detector:
         self._detector = build.detector(config, len(self.class_names))
         variables = self._detector.network.folded(variables)
         self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self._scale, self._max_size = config.test.scale, config.test.max_size
+        self._augmentations = build.eval_augmentations(config)
         self._stride, self._batch_size = config.fpn.coarsest_stride, config.test.ims_per_batch
         self._shapes = sorted(
-            tuple(config.data.buckets) or default_shapes((self._scale,), self._max_size, stride=self._stride),
+            tuple(config.data.buckets) or default_shapes(*longest_sides(self._augmentations), stride=self._stride),
             key=np.prod,
         )
         self._run = jax.jit(self._detector.detect)
@@ -156,20 +158,21 @@ class Detector:
         """Batches, bucket by bucket, each with the rows of `images` that it holds."""
         by_bucket: dict[Bucket, list[int]] = {}
         for row, image in enumerate(images):
-            by_bucket.setdefault(self._bucket(*image.shape[:2]), []).append(row)
+            by_bucket.setdefault(self._bucket(self._view(image)), []).append(row)
         options = {"stride": self._stride}
         for bucket, members in by_bucket.items():
             for start in range(0, len(members), self._batch_size):
                 rows = members[start : start + self._batch_size]
-                examples = [
-                    example(images[row], bucket, target=self._scale, max_size=self._max_size, **options) for row in rows
-                ]
+                examples = [example(images[row], self._view(images[row]), bucket, **options) for row in rows]
                 examples += [blank(bucket, **options)] * (self._batch_size - len(rows))
                 yield rows, pack(examples, bucket)
 
-    def _bucket(self, height, width) -> Bucket:
-        """The smallest bucket that holds an image; each shape has only two canvases, so that few programs suffice."""
-        size = largest_sizes(np.array([[height, width]]), scales=(self._scale,), max_size=self._max_size)[0]
+    def _view(self, image) -> View:
+        return augment(self._augmentations, Key(bits=0), image.shape[:2])
+
+    def _bucket(self, view: View) -> Bucket:
+        """The smallest bucket that holds a view; each shape has only two canvases, so that few programs suffice."""
+        (height, width), size = view.source, view.size
         fitting = [shape for shape in self._shapes if size[0] <= shape[0] and size[1] <= shape[1]]
         if not fitting:
             raise UserError(f"data.buckets: none holds an image of {width}x{height} pixels")

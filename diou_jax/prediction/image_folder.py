@@ -10,7 +10,7 @@ from collections import Counter
 from PIL import Image
 
 from diou_jax.data.check import SUFFIXES as SUFFIXES_BY_FORMAT
-from diou_jax.data.transforms import FORMATS
+from diou_jax.data.decoding import FORMATS
 from diou_jax.errors import UserError
 from diou_jax.files import printable, regular_file
 from diou_jax.reporting import picture_files

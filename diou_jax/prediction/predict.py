@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from diou_jax.compilation import prepare
 from diou_jax.data.dataset import BadImageError
-from diou_jax.data.transforms import decode_upright
+from diou_jax.data.decoding import decode_upright
 from diou_jax.errors import UserError
 from diou_jax.files import printable, regular_file, writable_folder
 from diou_jax.options.open_options import settle

@@ -30,7 +30,7 @@ class BoxRoiHead:
       reg_weights: weights of the deltas, MODEL.BBOX_REG_WEIGHTS.
       pooling: how RoIs are pooled.
       detection: how outputs become detections.
-      edges: how RoIs are scaled back, see `boxes.to_original`.
+      edges: how RoIs are mapped back, see `boxes.to_original`.
       name: name of the parameters.
     """
 
@@ -107,7 +107,7 @@ class BoxRoiHead:
     ) -> Detections:
         """The detections of probabilities (B, R, K) and deltas (B, R, K or 1, 4) of proposals."""
         scores, deltas = outputs
-        rois = to_original(found.boxes, batch.scale[:, None, None], edges=self.edges)
+        rois = to_original(found.boxes, batch.placement, edges=self.edges)
         boxes = decode(rois[:, None], deltas.swapaxes(1, 2), weights=self.reg_weights)
         if boxes.shape[1] > 1:
             boxes = boxes[:, 1:]

@@ -58,4 +58,4 @@ class AddedHead(RoiHead, Protocol):
     """A head that says more about the objects that are found."""
 
     def detect(self, run: Run, found: Detections, batch: Batch, *, thresholds: Thresholds) -> Detections:
-        """Adds to the detections of the heads before it."""
+        """Adds to the detections of the heads before it, whose boxes are those of the mirrored image if it is one."""
