@@ -21,7 +21,7 @@ def test_a_compiled_program_is_taken_and_any_other_shape_compiled_at_its_call():
 
     def function(tree, batch):
         traced.append(batch.rows.index.shape)
-        return tree["w"] + batch.placement.scale.sum()
+        return tree["w"] + batch.placement.scale[:, 0].sum()
 
     programs = Programs("sum", jax.pmap(function, "batch", in_axes=(None, 0)))
     tree = replicate({"w": np.float32(1)})
@@ -41,7 +41,7 @@ def test_programs_are_compiled_side_by_side_and_each_is_told(capsys, monkeypatch
 
     def function(tree, batch):
         meeting.wait()  # one after the other they would never meet
-        return tree + batch.placement.scale.sum()
+        return tree + batch.placement.scale[:, 0].sum()
 
     programs = Programs("sum", jax.pmap(function, "batch", in_axes=(None, 0)))
     compile_ahead([(programs, replicate(np.float32(0)), batch) for batch in batches((32, 64), (64, 32))])
