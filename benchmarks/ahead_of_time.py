@@ -27,8 +27,9 @@ from jax.experimental import topologies
 
 from diou_jax.compilation import set_flags
 from diou_jax.kernels import platform
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 # For a machine without a GPU; figures of NVIDIA's H100 SXM5 data sheet and of the CUDA programming guide.
 H100 = """

@@ -18,7 +18,7 @@ import timing
 from diou_jax.detection import loss, preprocess
 from diou_jax.detection.proposals import propose
 from diou_jax.devices import replicate, to_devices
-from diou_jax.training.guard import choose, gradient_norm, is_sound
+from diou_jax.optimization.guard import choose, gradient_norm, is_sound
 
 
 @dataclasses.dataclass(frozen=True)

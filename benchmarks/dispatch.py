@@ -25,8 +25,8 @@ def variants(smoke: bool) -> dict[str, dict]:
     import numpy as np
     import workload
 
+    from diou_jax.optimization.state import create_state
     from diou_jax.options import build
-    from diou_jax.training.step import create_state
 
     config = workload.make_config(smoke=smoke)
     detector, rule = build.detector(config, 81), build.rule(config)

@@ -26,9 +26,9 @@ import numpy as np
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
-from diou_jax.training.step import create_state
 
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 

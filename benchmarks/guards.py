@@ -22,8 +22,9 @@ from workload import CLASSES, draw_batch, make_config, make_variables, prepare
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
 from diou_jax.devices import replicate, to_devices
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 
 def shapes_config():

@@ -37,8 +37,9 @@ from diou_jax.compilation import cache_compilations
 from diou_jax.data import loader
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 STATED = 1.142  # TFLOP for an image of 800 x 1344
 COLUMNS = (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diou_jax.errors import UserError
-from diou_jax.training.batch_rule import OPTIONS, adapt
+from diou_jax.optimization.batch_rule import OPTIONS, adapt
 
 WRITTEN = {
     "num_gpus": 8,

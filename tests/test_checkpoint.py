@@ -9,8 +9,8 @@ import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
-from diou_jax.training.optimizer import OptimizerRules, make_optimizer
-from diou_jax.training.step import create_state
+from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer
+from diou_jax.optimization.state import create_state
 
 RULES = OptimizerRules(
     type="SGD",

@@ -30,9 +30,10 @@ from diou_jax.detection.rules import (
 )
 from diou_jax.devices import replicate, to_devices
 from diou_jax.kernels import nms as kernel
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.structures import Anchors, GroundTruth, Proposals, blank_batch
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))
 

@@ -19,14 +19,13 @@ from flax import traverse_util
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
 from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.errors import UserError
+from diou_jax.errors import Stopped, UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.structures import Batch, GroundTruth
 from diou_jax.training import diagnosis, train
-from diou_jax.training.step import create_state
-from diou_jax.training.stop import Stopped
 
 
 def saved_state(config, workdir):

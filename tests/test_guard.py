@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from diou_jax.configs import base
-from diou_jax.training.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
-from diou_jax.training.optimizer import OptimizerRules, make_optimizer
+from diou_jax.optimization.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
+from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer
 
 
 def test_counts_and_the_ring_of_recent_ones():

@@ -15,10 +15,11 @@ from diou_jax.detection.preprocess import normalise
 from diou_jax.detection.rules import PoolingRules
 from diou_jax.devices import replicate, to_devices
 from diou_jax.models.network import HeadModule
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.curves import PANELS, curves
 from diou_jax.reporting.run_log import Progress
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 
 class MeanColour(nn.Module):

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from diou_jax.errors import UserError
-from diou_jax.training.optimizer import OptimizerRules, make_optimizer, momentum_correction, parameter_group
-from diou_jax.training.schedules import MultiStep, WarmUp
+from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer, momentum_correction, parameter_group
+from diou_jax.optimization.schedules import MultiStep, WarmUp
 
 RULES = OptimizerRules(
     type="SGD",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diou_jax.command import program
+from diou_jax.command import export_weights, import_weights, program
 from diou_jax.command.arguments import parse
 from diou_jax.command.option_names import flatten
 from diou_jax.command.remembered import NETWORK, SHAPES, remembered, restore
@@ -15,7 +15,6 @@ from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.prediction import predict
 from diou_jax.training import train
-from diou_jax.weights import importing
 
 
 @pytest.fixture
@@ -176,8 +175,8 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
         (train, "train"),
         (evaluate, "evaluate"),
         (predict, "predict"),
-        (importing, "import_file"),
-        (importing, "export_torch"),
+        (import_weights, "import_file"),
+        (export_weights, "export_torch"),
     ):
         monkeypatch.setattr(module, name, lambda *values, name=name, **named: calls.append((name, values[1:], named)))
     monkeypatch.setattr(

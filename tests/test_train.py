@@ -15,10 +15,11 @@ from diou_jax.data.loader import batches
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 
 @pytest.fixture(scope="module")

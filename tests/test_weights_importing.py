@@ -11,11 +11,13 @@ import optax
 import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.command.export_weights import export_torch
+from diou_jax.command.import_weights import import_file
 from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state
-from diou_jax.weights import detectron, imagenet, importing, sources
+from diou_jax.weights import detectron, imagenet, sources
 from diou_jax.weights.original import export_original, original_tensors
 
 
@@ -92,7 +94,7 @@ def run_import(config, tensors, tmp_path, **options):
     torch = pytest.importorskip("torch")
     content = {"step": 41, "train_size": 1, "batch_size": 2, "model": {k: torch.tensor(v) for k, v in tensors.items()}}
     torch.save(content | {"optimizer": options.pop("optimizer", {})}, tmp_path / "model_step41.pth")
-    importing.import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
+    import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
 
 
 def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys):
@@ -107,13 +109,13 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 0
         assert checkpoints.metadata()["class_names"][1:3] == ["ellipse", "rectangle"]
-    importing.export_torch(config, tmp_path / "run", tmp_path / "back.pth")
+    export_torch(config, tmp_path / "run", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back["model"].keys() == tensors.keys()
     for name, value in back["model"].items():
         np.testing.assert_array_equal(value.numpy(), tensors[name], err_msg=name)
     with pytest.raises(UserError, match="holds a run at step 0 already"):
-        importing.import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
+        import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
 
 
 def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):

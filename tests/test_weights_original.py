@@ -13,7 +13,7 @@ from diou_jax.models.fpn import FPN
 from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
-from diou_jax.training.optimizer import parameter_group
+from diou_jax.optimization.optimizer import parameter_group
 from diou_jax.weights.original import export_original, import_original, original_tensors
 
 

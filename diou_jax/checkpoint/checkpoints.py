@@ -18,9 +18,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from diou_jax.checkpoint.seal import damage, seal
-from diou_jax.errors import UserError
-from diou_jax.training.step import TrainState
-from diou_jax.training.stop import Stopped
+from diou_jax.errors import Stopped, UserError
+from diou_jax.optimization.state import TrainState
 
 # The arrangement of a checkpoint's items. Checkpoints without a number are of the first.
 FORMAT = 1

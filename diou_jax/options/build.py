@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
-from diou_jax.data.dataset import Dataset
+from diou_jax.data.dataset import BACKGROUND, Dataset
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
@@ -35,10 +35,10 @@ from diou_jax.models.fpn import FPN
 from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
-from diou_jax.training import batch_rule, optimizer
-from diou_jax.training.batch_rule import BatchRule
-from diou_jax.training.optimizer import OptimizerRules
-from diou_jax.training.schedules import MultiStep, WarmUp
+from diou_jax.optimization import batch_rule, optimizer
+from diou_jax.optimization.batch_rule import BatchRule
+from diou_jax.optimization.optimizer import OptimizerRules
+from diou_jax.optimization.schedules import MultiStep, WarmUp
 from diou_jax.weights.fine_tuning import fine_tune
 from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
 
@@ -82,6 +82,32 @@ def layout(config: ConfigDict) -> layouts.Layout:
         train=(data.train_annotations, data.train_images),
         val=(data.val_annotations, data.val_images),
     )
+
+
+def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids of a detector's classes: COCO's if there are 81, else those of the training set.
+
+    Args:
+      config: the config, which names the training set.
+      num_classes: K of the weights, background included, or None if unknown.
+
+    Raises:
+      UserError: if the training set has another number of classes, or is needed and missing.
+    """
+    if num_classes == len(coco_classes.NAMES):
+        return coco_classes.NAMES, coco_classes.IDS
+    try:
+        data = dataset(config, config.train.datasets)
+    except UserError:
+        if num_classes is None:
+            raise
+        return (BACKGROUND, *(f"class {label}" for label in range(1, num_classes))), (-1, *range(1, num_classes))
+    if num_classes not in (None, len(data.class_names)):
+        raise UserError(
+            f"the weights are for {num_classes} classes with the background, {data.name} has {len(data.class_names)}; "
+            "set train.datasets to the data that they were trained on"
+        )
+    return data.class_names, data.category_ids
 
 
 def rule(

@@ -20,7 +20,6 @@ from diou_jax.errors import UserError
 from diou_jax.files import regular_file
 from diou_jax.options import build
 from diou_jax.structures import Batch
-from diou_jax.weights.importing import class_table
 from diou_jax.weights.sources import import_tensors
 from diou_jax.workdir.run_config import CONFIG_FILE
 
@@ -95,7 +94,7 @@ class Detector:
         source = build.weight_source(config, path)
         if not source.is_detector:
             raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
-        class_names, category_ids = class_table(config, source.num_classes)
+        class_names, category_ids = build.class_table(config, source.num_classes)
         shapes = build.network(config, len(class_names)).variable_shapes()
         variables, _ = import_tensors(source, shapes)
         return cls(config, variables, class_names, category_ids)

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.errors import Stopped
 from diou_jax.evaluation.evaluate import Evaluator
 from diou_jax.reporting.run_log import Progress, RunLog, read_metrics, say
 from diou_jax.training.diagnosis import Diverged
 from diou_jax.training.loop import Moment
-from diou_jax.training.stop import Stopped, StopRequest
+from diou_jax.training.stop import StopRequest
 from diou_jax.training.watch import Watch
 
 

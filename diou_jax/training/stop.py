@@ -10,14 +10,6 @@ from jax.experimental import multihost_utils
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):  # noqa: N818
-    """A signal ended the run; its checkpoint is written. The program exits with 128 plus the number of the signal."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; the same command goes on")
-        self.exit_code = 128 + number
-
-
 class StopRequest:
     """A context manager that notes the first signal; the second one acts at once, as does any outside the context.
 

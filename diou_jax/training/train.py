@@ -15,16 +15,17 @@ from diou_jax.data.loader import batches
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import Evaluator
+from diou_jax.optimization import batch_rule
+from diou_jax.optimization.state import TrainState, create_state
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.run_log import Progress, RunLog, say
-from diou_jax.training import batch_rule
 from diou_jax.training.diagnosis import Diverged, give_up
 from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop
 from diou_jax.training.loop import run_steps
-from diou_jax.training.step import TrainState, create_state, make_train_step
+from diou_jax.training.step import make_train_step
 from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
 from diou_jax.workdir.run_lock import run_lock

@@ -16,7 +16,7 @@ def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> opt
     """The state of an optimiser that continues the original's run.
 
     Args:
-      opt_state: state of `diou_jax.training.optimizer` with SGD before the first update.
+      opt_state: state of `diou_jax.optimization.optimizer` with SGD before the first update.
       source: a checkpoint of the original, with step and optimiser.
       variables: the network's variables; shapes are enough.
 
