@@ -66,7 +66,7 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
     config.train.batch_size = images
     config.test.diou_nms.enabled = True
     rule = build.rule(config)
-    detector = build.detector(config, workload.CLASSES, collect_scale=rule.collect_scale)
+    detector = build.detector(config, workload.CLASSES, collect_scale=rule.schedule.collect_scale)
     variables = workload.make_variables(config, detector.network)
     batch = workload.draw_batch(config, images)
     # Without a device there is nothing that algorithms could be timed on, and tiles of Triton's products must be.
@@ -77,7 +77,7 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
         variables = detector.network.folded(variables)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (variables, batch))
         return jax.jit(detector.detect).lower(*shapes).compile(choices)
-    optimizer = build.make_optimizer(config, rule)
+    optimizer = build.make_optimizer(config, rule.schedule)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), create_state(variables, optimizer, detector.loss_names)
     )

@@ -30,7 +30,7 @@ def variants(smoke: bool) -> dict[str, dict]:
 
     config = workload.make_config(smoke=smoke)
     detector, rule = build.detector(config, 81), build.rule(config)
-    optimizer = build.make_optimizer(config, rule)
+    optimizer = build.make_optimizer(config, rule.schedule)
     state = jax.eval_shape(
         lambda variables: create_state(variables, optimizer, detector.loss_names), detector.network.variable_shapes()
     )

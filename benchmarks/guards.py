@@ -48,7 +48,7 @@ def main() -> None:
     rounds, length = (3, 2) if options.smoke else (options.rounds, options.length)
     config = shapes_config() if options.shapes else make_config(smoke=options.smoke)
     detector = build.detector(config, CLASSES)
-    optimizer = build.make_optimizer(config, build.rule(config))
+    optimizer = build.make_optimizer(config, build.rule(config).schedule)
     steps = {
         guarded: make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=20, guarded=guarded)
         for guarded in (True, False)

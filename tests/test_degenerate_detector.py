@@ -255,7 +255,7 @@ def test_devices_without_objects(tiny_config):
     rule = build.rule(config)
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
-    batch, _ = build.train_reader(config, data, rule)(0)
+    batch, _ = build.train_reader(config, data, rule.batch)(0)
     optimizer = optax.sgd(1.0)
     step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=1)
     variables = jax.device_get(detector.network.init_variables(jax.random.key(0)))

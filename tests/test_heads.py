@@ -74,7 +74,7 @@ def trained(tiny_config):
     variables = detector.network.init_variables(jax.random.key(0))
     state = replicate(create_state(variables, optimizer, detector.loss_names))
     step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=1)
-    batch, _ = build.train_reader(config, data, rule)(0)
+    batch, _ = build.train_reader(config, data, rule.batch)(0)
     rows: list[dict[str, Any]] = []
     for _ in range(12):
         state, metrics = step(state, next(to_devices([batch], ahead=0)))

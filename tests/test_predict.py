@@ -123,7 +123,7 @@ def workdir(config, detector, tmp_path_factory):
     from diou_jax.optimization.state import create_state
 
     folder = tmp_path_factory.mktemp("run")
-    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config)), ("loss",))
+    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config).schedule), ("loss",))
     with Checkpoints(folder) as checkpoints:
         metadata = {"class_names": detector.class_names, "category_ids": detector.category_ids}
         checkpoints.save(state, 0, metadata)

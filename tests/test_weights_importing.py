@@ -138,7 +138,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
         "param_groups": [{"params": [numbers[name] for name in group]} for group in groups],
     }
     run_import(config, tensors, tmp_path, optimizer=optimizer, resume_optimizer=True)
-    tx = build.make_optimizer(config, build.rule(config))
+    tx = build.make_optimizer(config, build.rule(config).schedule)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables)
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 42
@@ -147,10 +147,10 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
 
     # The next update says what the momentum and the step are: without gradient and decay it is the momentum alone.
     config.solver.weight_decay = 0.0
-    tx = build.make_optimizer(config, build.rule(config))
+    tx = build.make_optimizer(config, build.rule(config).schedule)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)
     moved = export_original({"params": optax.apply_updates(state.params, updates), "affine": state.affine})
-    rate = float(build.rate(config, build.rule(config))(42))
+    rate = float(build.rate(config, build.rule(config).schedule)(42))
     for name in tensors:
         factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1
         wanted = tensors[name] - factor * rate * 0.9 * momentum.get(name, 0)

@@ -47,7 +47,7 @@ def import_file(
     detector = build.detector(config, len(class_names))
     network = detector.network
     variables, report = import_tensors(source, network.init_variables(jax.random.key(config.rng_seed)), allow=allow)
-    state = create_state(variables, build.make_optimizer(config, build.rule(config)), detector.loss_names)
+    state = create_state(variables, build.make_optimizer(config, build.rule(config).schedule), detector.loss_names)
     if resume_optimizer:
         state = dataclasses.replace(state, opt_state=momentum.resume(state.opt_state, source, variables))
         state = dataclasses.replace(state, step=jnp.int32(source.step))

@@ -36,7 +36,7 @@ from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.optimization import batch_rule, optimizer
-from diou_jax.optimization.batch_rule import BatchRule
+from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
 from diou_jax.optimization.optimizer import OptimizerRules
 from diou_jax.optimization.schedules import MultiStep, WarmUp
 from diou_jax.weights.fine_tuning import fine_tune
@@ -128,31 +128,29 @@ def rule(
     Raises:
       UserError: if the devices cannot share the batch.
     """
-    solver = config.solver
+    solver, devices, per_device = config.solver, jax.device_count(), config.train.ims_per_batch
+    images = batch_size or config.train.batch_size or devices * per_device
+    batch = batch_rule.divide(images, devices, resumed=batch_size is not None)
+    written = Schedule(solver.base_lr, tuple(solver.steps), solver.max_iter, config.fpn.rpn_collect_scale)
+    if not solver.scale_with_devices:
+        return BatchRule(batch, written)
     return batch_rule.adapt(
-        devices=jax.device_count(),
-        num_gpus=config.num_gpus,
-        ims_per_batch=config.train.ims_per_batch,
-        batch_size=batch_size or config.train.batch_size,
+        written,
+        batch,
+        written_for=BatchSize(config.num_gpus * per_device, config.num_gpus),
         iter_size=solver.iter_size,
-        base_lr=solver.base_lr,
-        steps=tuple(solver.steps),
-        max_iter=solver.max_iter,
-        collect_scale=config.fpn.rpn_collect_scale,
-        scale_with_devices=solver.scale_with_devices,
         scale_rate=solver.type != "Adam" if scale_rate is None else scale_rate,
         explicit=explicit,
-        going_on=batch_size is not None,
     )
 
 
-def train_reader(config: ConfigDict, data: Dataset, batch: BatchRule) -> reader.Reader:
+def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.Reader:
     """The reader that makes training batches of a data set."""
     return reader.train_reader(
         data,
         scales=tuple(config.train.scales),
         max_size=config.train.max_size,
-        batch_size=batch.batch_size * config.solver.iter_size,
+        batch_size=batch.images * config.solver.iter_size,
         seed=config.rng_seed,
         use_flipped=config.train.use_flipped,
         drop_empty=config.train.drop_empty,
@@ -304,7 +302,7 @@ def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[Added
 
 
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
-    """The network and its rules; `collect_scale`, for training, is that of `BatchRule`."""
+    """The network and its rules; `collect_scale`, for training, is that of `Schedule`."""
     model, train, test = config.model, config.train, config.test
     box_rules = BOX_RULES[model.box_convention]
     return FasterRCNN(
@@ -352,17 +350,17 @@ def _rules(kind, options):
     return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
 
 
-def rate(config: ConfigDict, batch: BatchRule) -> MultiStep:
+def rate(config: ConfigDict, schedule: Schedule) -> MultiStep:
     """The learning rate as a function of the step."""
     solver = config.solver
     warm_up = WarmUp(solver.warm_up_iters, solver.warm_up_factor, solver.warm_up_method)
-    return MultiStep(batch.base_lr, tuple(batch.steps), solver.gamma, warm_up)
+    return MultiStep(schedule.base_lr, schedule.steps, solver.gamma, warm_up)
 
 
-def make_optimizer(config: ConfigDict, batch: BatchRule) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
     """The optimiser of the network's parameters."""
     return optimizer.make_optimizer(
-        rate(config, batch),
+        rate(config, schedule),
         frozen=functools.partial(frozen_stage, freeze_at=config.resnets.freeze_at),
         rules=_rules(OptimizerRules, config.solver),
     )

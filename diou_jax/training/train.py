@@ -56,10 +56,10 @@ def train(
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
         run = Run(config, workdir, checkpoints, explicit, then_evaluate=then_evaluate)
-        if run.start < run.rule.max_iter:
+        if run.start < run.last:
             run.go()
         elif jax.process_index() == 0:
-            say(f"{workdir} is trained: step {run.start} of {run.rule.max_iter}; a larger solver.max_iter goes on")
+            say(f"{workdir} is trained: step {run.start} of {run.last}; a larger solver.max_iter goes on")
 
 
 class Run:
@@ -68,6 +68,7 @@ class Run:
     Attributes:
       rule: batch size, learning rate and schedule.
       start: number of updates done before.
+      last: number of the last update.
     """
 
     def __init__(
@@ -95,17 +96,19 @@ class Run:
             "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type != "Adam",
         }
         self.rule = build.rule(config, **self._rule_options)
-        self._rate = build.rate(config, self.rule)
-        self._optimizer = build.make_optimizer(config, self.rule)
-        self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=self.rule.collect_scale)
-        self._reader = build.train_reader(config, self._dataset, self.rule)
+        schedule = self.rule.schedule
+        self.last = schedule.max_iter
+        self._rate = build.rate(config, schedule)
+        self._optimizer = build.make_optimizer(config, schedule)
+        self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=schedule.collect_scale)
+        self._reader = build.train_reader(config, self._dataset, self.rule.batch)
         evaluates = config.test.every or then_evaluate
         self._evaluator = Evaluator(config, workdir, self._dataset.class_names) if evaluates else None
         self._metadata = {
             "class_names": self._dataset.class_names,
             "category_ids": self._dataset.category_ids,
             "data": fingerprint(self._dataset),
-            "batch_size": self.rule.batch_size,
+            "batch_size": self.rule.batch.images,
             "config": json.loads(json.dumps(config.to_dict())),
             "explicit": sorted(explicit),
             "scale_rate": self._rule_options["scale_rate"],
@@ -116,7 +119,7 @@ class Run:
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
             lengthened = self._lengthened(latest)
-            keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.rule.max_iter)
+            keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.last)
             state = self._restore()
             origin = [f"resumed at step {latest}", *lengthened]
         self._state = replicate(state)
@@ -148,9 +151,9 @@ class Run:
             draw_curves(self._workdir)
 
     def _train(self, update, log, stop):
-        config, start, last = self.config, int(self._state.step), self.rule.max_iter
-        images = self.rule.batch_size * config.solver.iter_size
-        journal = Journal(log, Progress(start=start, total=last, images_per_step=images))
+        config, start = self.config, int(self._state.step)
+        images = self.rule.batch.images * config.solver.iter_size
+        journal = Journal(log, Progress(start=start, total=self.last, images_per_step=images))
         report = Report(
             journal, rate=self._rate, images=self._image_ids, max_bad_steps=config.train.max_bad_steps, start=start
         )
@@ -160,12 +163,12 @@ class Run:
             if self._evaluator and config.test.every
             else []
         )
-        stream = batches(self._reader, start, last, **build.loading(config))
+        stream = batches(self._reader, start, self.last, **build.loading(config))
         run_steps(
             update,
             self._state,
             to_devices(stream, ahead=config.data.prefetch),
-            last=last,
+            last=self.last,
             log_every=config.log.every,
             hooks=[report, save, *evaluate, Stop(stop, save)],
         )
@@ -176,7 +179,7 @@ class Run:
 
     def _programs(self, update):
         """The programs that the run needs: training steps and, if it evaluates, detection."""
-        blanks = to_devices(self._reader.blanks(self.start, self.rule.max_iter), ahead=0)
+        blanks = to_devices(self._reader.blanks(self.start, self.last), ahead=0)
         wanted = [(update, self._state, blank) for blank in blanks]
         if self._evaluator and (self.config.test.every or self.config.log.compilation_cache):
             wanted += self._evaluator.programs(self._state.variables)
@@ -207,7 +210,7 @@ class Run:
         with_before = self.config.copy_and_resolve_references()
         try:
             with_before.solver.update({name: before[name] for name in SCHEDULE if name in before})
-            old, new = build.rule(with_before, **self._rule_options), self.rule
+            old, new = build.rule(with_before, **self._rule_options).schedule, self.rule.schedule
         except (TypeError, ValueError):
             return []  # the file has been edited by hand
         if (old.max_iter, old.steps) == (new.max_iter, new.steps):
