@@ -131,10 +131,10 @@ def test_clipping_limits_the_norm_of_the_whole_gradient():
 @pytest.mark.parametrize(
     ("path", "group"),
     [
-        ("body/res3_0/conv1/kernel", "weight"),
-        ("fpn/output2/bias", "bias"),
-        ("body/res3_0/conv1/norm/scale", "norm"),
-        ("body/res3_0/conv1/norm/bias", "bias"),
+        ("backbone/res3_0/conv1/kernel", "weight"),
+        ("neck/output2/bias", "bias"),
+        ("backbone/res3_0/conv1/norm/scale", "norm"),
+        ("backbone/res3_0/conv1/norm/bias", "bias"),
         ("frozen/kernel", "frozen"),
     ],
 )

@@ -169,10 +169,10 @@ def test_frozen_stages_get_no_gradient_and_the_others_do(freeze_at):
     gradients = quick(gradient)(jax.random.key(0))
     for path, value in traverse_util.flatten_dict(gradients, sep="/").items():
         stage = int(match[1]) if (match := re.match(r"res(\d)", path)) else 1
-        assert frozen_stage(f"body/{path}", freeze_at) == (stage <= freeze_at)
+        assert frozen_stage(f"backbone/{path}", freeze_at) == (stage <= freeze_at)
         assert jnp.any(value != 0) == (stage > freeze_at), path
 
 
 def test_nothing_outside_the_body_is_ever_frozen():
-    for path in ("fpn/inner2/kernel", "rpn/conv/bias", "box_head/fc1/kernel"):
+    for path in ("neck/inner2/kernel", "rpn/conv/bias", "box_head/fc1/kernel"):
         assert not frozen_stage(path, 5)

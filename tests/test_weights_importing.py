@@ -185,7 +185,7 @@ def test_a_body_alone_leaves_the_rest(tiny_config):
     variables = network.init_variables(jax.random.key(0))
     body = {k: v for k, v in random_tensors(variables, 0).items() if k.startswith(sources.BODY)}
     imported, report = sources.import_tensors(sources.Source("an ImageNet ResNet", body, ("fc.bias",)), variables)
-    assert imported["params"]["fpn"]["inner5"]["kernel"] is variables["params"]["fpn"]["inner5"]["kernel"]
+    assert imported["params"]["neck"]["inner5"]["kernel"] is variables["params"]["neck"]["inner5"]["kernel"]
     exported = export_original(imported)
     assert all(np.array_equal(exported[name], body[name]) for name in body)
     assert "only the backbone" in " ".join(report)

@@ -126,5 +126,5 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 def frozen_stage(path: str, freeze_at: int) -> bool:
     """Whether a parameter of the network, named by its "/"-joined path, belongs to a stage that `freeze_at` freezes."""
-    match = re.match(r"body/(?:res(\d)_|conv1/)", path)
+    match = re.match(r"backbone/(?:res(\d)_|conv1/)", path)
     return match is not None and int(match[1] or 1) <= freeze_at

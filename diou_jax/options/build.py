@@ -195,7 +195,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
     resnets = config.resnets
     return Network(
-        body=ResNet(
+        backbone=ResNet(
             blocks=tuple(resnets.blocks),
             num_groups=resnets.num_groups,
             width_per_group=resnets.width_per_group,
@@ -206,7 +206,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
             group_norm=group_norm,
             dtype=dtype,
         ),
-        fpn=FPN(
+        neck=FPN(
             features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
         ),
         rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
@@ -243,7 +243,7 @@ def initial_variables(config: ConfigDict, network: Network, class_names: Sequenc
     variables = network.init_variables(jax.random.key(config.rng_seed))
     report: list[str] = []
     if path := config.resnets.imagenet_pretrained_weights:
-        variables, report = import_tensors(weight_source(config, path), variables, body_only=True)
+        variables, report = import_tensors(weight_source(config, path), variables, backbone_only=True)
     if path := config.init.checkpoint:
         stored, names, origin = _weights_of(config, path)
         variables, lines = fine_tune(variables, stored, names=class_names, stored_names=names, source=path)

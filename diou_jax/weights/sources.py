@@ -113,7 +113,7 @@ def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float
 
 
 def import_tensors(
-    source: Source, variables: Mapping, *, allow: Sequence[str] = (), body_only: bool = False
+    source: Source, variables: Mapping, *, allow: Sequence[str] = (), backbone_only: bool = False
 ) -> tuple[dict, list[str]]:
     """Replaces variables by a source's tensors.
 
@@ -121,7 +121,7 @@ def import_tensors(
       source: the weight file.
       variables: the network's variables, arrays; those that the source lacks keep their values if `allow` permits.
       allow: prefixes of the original's names that may be missing, misshapen or unknown.
-      body_only: whether to take the backbone only from a file that holds more.
+      backbone_only: whether to take the backbone only from a file that holds more.
 
     Returns:
       The variables, and a report: lines on used and unused tensors.
@@ -129,14 +129,14 @@ def import_tensors(
     Raises:
       UserError: if tensors are missing, misshapen or unknown; the message names each.
     """
-    body_only = body_only or not source.is_detector
-    tensors = {k: v for k, v in source.tensors.items() if k.startswith(BODY)} if body_only else source.tensors
-    values, problems = fit(tensors, variables, only=BODY if body_only else "")
+    backbone_only = backbone_only or not source.is_detector
+    tensors = {k: v for k, v in source.tensors.items() if k.startswith(BODY)} if backbone_only else source.tensors
+    values, problems = fit(tensors, variables, only=BODY if backbone_only else "")
     allowed = {name: what for name, what in problems.items() if name.startswith(tuple(allow))}
     if len(allowed) < len(problems):
         raise misfit({name: what for name, what in problems.items() if name not in allowed})
     report = [f"{source.kind}: {len(values)} tensors used"]
-    if body_only:
+    if backbone_only:
         report.append("only the backbone is taken: pyramid, RPN and heads keep their random weights")
     unused = [*source.unused, *(source.tensors.keys() - tensors.keys())]
     if unused:
