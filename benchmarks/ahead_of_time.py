@@ -26,7 +26,7 @@ from compiled_kernels import kernels
 from jax.experimental import topologies
 
 from diou_jax.compilation import set_flags
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.training.step import make_train_step
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     set_flags()
-    os.environ.setdefault(platform.SWITCH, "pallas")  # no device that they could be tried on
+    os.environ.setdefault(selection.SWITCH, "pallas")  # no device that they could be tried on
     if options.smoke:
         options.images, options.longest = [2], 3
     found = devices(options.devices, options.smoke)
