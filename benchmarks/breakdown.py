@@ -18,7 +18,7 @@ import timing
 from diou_jax.detection import loss, preprocess
 from diou_jax.detection.proposals import propose
 from diou_jax.devices import replicate, to_devices
-from diou_jax.optimization.guard import choose, gradient_norm, is_sound
+from diou_jax.optimization.guard import gradient_norm, is_sound, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
         norm = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         new = optax.apply_updates(state.params, updates), opt_state
-        return norm, choose(is_sound(norm, norm), new, (state.params, state.opt_state))
+        return norm, select(is_sound(norm, norm), new, (state.params, state.opt_state))
 
     yield part("optimiser", update, None, (filled(params, 1e-3), state))
 

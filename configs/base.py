@@ -279,7 +279,7 @@ def check(config: ml_collections.ConfigDict, explicit: Collection[str] = ()) -> 
       config: a config with all options.
       explicit: names of options that were given by hand for this run.
     """
-    option_kinds.check(config, OPTIONS)
+    option_kinds.check_values(config, OPTIONS)
     for problem in relations(config, explicit):
         raise UserError(problem)
 

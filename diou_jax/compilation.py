@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from diou_jax.files import make_folder
 from diou_jax.kernels import selection, verdicts
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 
 # XLA's flags that differ from its defaults, each with its reason and cost.
 FLAGS = {
@@ -45,7 +45,7 @@ def prepare(folder: str) -> None:
         selection.accept(name for name, everywhere in zip(selection.NAMES, agreed, strict=True) if everywhere)
     if jax.process_index() == 0:
         for line in lines:
-            say(line)
+            print_line(line)
 
 
 def earn_kernels(folder: str) -> list[str]:

@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     del tensors["Box_Head.fc2.weight"]
     tensors["Mask_Head.conv.weight"] = np.zeros(3, np.float32)
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
-    source = sources.Source("a file", tensors, ())
+    source = sources.WeightSource("a file", tensors, ())
     with pytest.raises(UserError) as error:
         sources.import_tensors(source, blank)
     for words in ("fc2.weight is missing", "FPN_RPN_conv.bias has shape (3,)", "Mask_Head.conv.weight has no place"):
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     imported, report = sources.import_tensors(source, blank, allow=("RPN.", "Box_Head.fc2", "Mask_Head"))
     assert (imported["params"]["rpn"]["conv"]["bias"] == 0).all()
     assert sum("allowed" in line for line in report) == 3
-    lines = sources.account(source, variables).splitlines()
+    lines = sources.inventory(source, variables).splitlines()
     assert "missing Box_Head.fc2.weight (16, 16)" in lines and "unknown Mask_Head.conv.weight (3,)" in lines
     assert any(line.startswith("misshapen RPN.FPN_RPN_conv.bias (3,), not ") for line in lines)
 
@@ -184,7 +184,7 @@ def test_a_body_alone_leaves_the_rest(tiny_config):
     network = build.network(config, 7)
     variables = network.init_variables(jax.random.key(0))
     body = {k: v for k, v in random_tensors(variables, 0).items() if k.startswith(sources.BODY)}
-    imported, report = sources.import_tensors(sources.Source("an ImageNet ResNet", body, ("fc.bias",)), variables)
+    imported, report = sources.import_tensors(sources.WeightSource("an ImageNet ResNet", body, ("fc.bias",)), variables)
     assert imported["params"]["neck"]["inner5"]["kernel"] is variables["params"]["neck"]["inner5"]["kernel"]
     exported = export_original(imported)
     assert all(np.array_equal(exported[name], body[name]) for name in body)
@@ -203,7 +203,7 @@ def test_values_that_are_not_finite_are_refused(tiny_config):
     tensors = random_tensors(variables, 0)
     tensors["Box_Head.fc2.bias"][3] = np.nan
     with pytest.raises(UserError, match=r"fc2\.bias holds values that are not finite"):
-        sources.import_tensors(sources.Source("a file", tensors, ()), variables)
+        sources.import_tensors(sources.WeightSource("a file", tensors, ()), variables)
 
 
 def test_an_imported_workdir_keeps_its_config(tiny_config, tmp_path):

@@ -147,7 +147,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._sealer.submit(self._seal, step)
 
-    def check(self) -> None:
+    def raise_failure(self) -> None:
         """Raises UserError if writing a checkpoint has failed; never waits."""
         with self._as_user_error():
             self._manager.check_for_errors()

@@ -9,7 +9,7 @@ from diou_jax.errors import UserError
 from diou_jax.files import writable_file
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 from diou_jax.weights.original import export_original
 
 
@@ -36,4 +36,4 @@ def export_torch(config: ConfigDict, workdir: str | os.PathLike, output: str | o
         torch.save(content, output)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{output} cannot be written: {error}") from None
-    say(f"{len(tensors)} tensors written to {output}")
+    print_line(f"{len(tensors)} tensors written to {output}")

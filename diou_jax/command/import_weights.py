@@ -16,13 +16,13 @@ from diou_jax.errors import UserError
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 from diou_jax.weights import momentum
-from diou_jax.weights.sources import account, import_tensors
+from diou_jax.weights.sources import import_tensors, inventory
 from diou_jax.workdir.run_config import keep_config
 from diou_jax.workdir.run_lock import run_lock
 
-ACCOUNT = "import.txt"
+INVENTORY = "import.txt"
 
 
 def import_file(
@@ -60,8 +60,8 @@ def import_file(
         if checkpoints.latest() is not None:
             raise UserError(f"{workdir} holds a run at step {checkpoints.latest()} already; name another --workdir")
         keep_config(workdir, config.to_dict(), resuming=False)
-        (pathlib.Path(workdir) / ACCOUNT).write_text(account(source, variables))
+        (pathlib.Path(workdir) / INVENTORY).write_text(inventory(source, variables))
         kept = {"config": json.loads(json.dumps(config.to_dict()))}
         checkpoints.save(state, step, {"class_names": class_names, "category_ids": category_ids} | kept)
-    for line in [*report, f"written to {workdir} as step {step}; {ACCOUNT} there lists every tensor"]:
-        say(line)
+    for line in [*report, f"written to {workdir} as step {step}; {INVENTORY} there lists every tensor"]:
+        print_line(line)

@@ -40,7 +40,7 @@ from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
 from diou_jax.optimization.optimizer import OptimizerRules
 from diou_jax.optimization.schedules import MultiStep, WarmUp
 from diou_jax.weights.fine_tuning import fine_tune
-from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
+from diou_jax.weights.sources import WeightSource, check_style, import_tensors, read_source
 
 BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
@@ -214,7 +214,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
 
 
-def weight_source(config: ConfigDict, path: str | os.PathLike) -> Source:
+def weight_source(config: ConfigDict, path: str | os.PathLike) -> WeightSource:
     """A weight file; raises UserError if it cannot be read, or is meant for other images, strides or boxes."""
     source = read_source(path, imagenet_style=config.resnets.imagenet_style)
     check_style(

@@ -11,7 +11,7 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.options import build
 from diou_jax.options.choices import NETWORK, Choices, Devices, Start, fill, flatten, is_open, measure, resolve
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 from diou_jax.weights.sources import read_source, wanted_options
 from diou_jax.workdir.run_config import CONFIG_FILE
 
@@ -43,7 +43,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
         config, chosen = resolve(config, measure(data), _start(config), devices)
     if jax.process_index() == 0:
         for line in [*lines, *chosen]:
-            say(line)
+            print_line(line)
     return config
 
 

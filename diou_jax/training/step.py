@@ -9,7 +9,7 @@ import optax
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS
-from diou_jax.optimization.guard import choose, count, gradient_norm, is_sound
+from diou_jax.optimization.guard import count, gradient_norm, is_sound, select
 from diou_jax.optimization.state import TrainState
 from diou_jax.optimization.window import extend_window
 from diou_jax.programs import Programs
@@ -80,7 +80,7 @@ def make_train_step(
         good = jnp.array(True)
         if guarded:
             good = is_sound(metrics["loss"], metrics["grad_norm"])
-            params, opt_state = choose(good, (params, opt_state), (state.params, state.opt_state))
+            params, opt_state = select(good, (params, opt_state), (state.params, state.opt_state))
             guard = count(guard, state.step, good)
         state = state.replace(
             step=state.step + 1,

@@ -37,12 +37,12 @@ class StopRequest:
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def signal(self, *, meeting: bool) -> int:
+    def signal(self, *, synchronised: bool) -> int:
         """The signal that ends the run now, or 0; all processes get the same.
 
         Args:
-          meeting: whether all processes call this at the current step; only then several processes can agree.
+          synchronised: whether all processes call this at the current step; only then several processes can agree.
         """
         if jax.process_count() == 1:
             return self._number
-        return int(multihost_utils.process_allgather(np.int32(self._number)).max()) if meeting else 0
+        return int(multihost_utils.process_allgather(np.int32(self._number)).max()) if synchronised else 0

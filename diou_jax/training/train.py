@@ -21,7 +21,7 @@ from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
-from diou_jax.reporting.run_log import Progress, RunLog, say
+from diou_jax.reporting.run_log import Progress, RunLog, print_line
 from diou_jax.training.diagnosis import Diverged, give_up
 from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop
 from diou_jax.training.loop import run_steps
@@ -57,9 +57,9 @@ def train(
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
         run = Run(config, workdir, checkpoints, explicit, then_evaluate=then_evaluate)
         if run.start < run.last:
-            run.go()
+            run.train()
         elif jax.process_index() == 0:
-            say(f"{workdir} is trained: step {run.start} of {run.last}; a larger solver.max_iter goes on")
+            print_line(f"{workdir} is trained: step {run.start} of {run.last}; a larger solver.max_iter goes on")
 
 
 class Run:
@@ -127,7 +127,7 @@ class Run:
         if self._first:
             self._announce(origin)
 
-    def go(self) -> None:
+    def train(self) -> None:
         """Trains to the end; rolls back up to `train.max_rollbacks` times if updates stay non-finite."""
         config = self.config
         update = make_train_step(
@@ -141,7 +141,7 @@ class Run:
         with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
             for rollback in range(config.train.max_rollbacks + 1):
                 try:
-                    self._train(update, log, stop)
+                    self._attempt(update, log, stop)
                     break
                 except Diverged as error:
                     if rollback == config.train.max_rollbacks:
@@ -150,7 +150,7 @@ class Run:
         if self._first:
             draw_curves(self._workdir)
 
-    def _train(self, update, log, stop):
+    def _attempt(self, update, log, stop):
         config, start = self.config, int(self._state.step)
         images = self.rule.batch.images * config.solver.iter_size
         journal = Journal(log, Progress(start=start, total=self.last, images_per_step=images))
@@ -224,14 +224,14 @@ class Run:
         """Logs a summary of the run; `origin` are lines on the origin of its weights."""
         dataset, reader, config = self._dataset, self._reader, self.config
         trainable = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
-        say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
+        print_line(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
         classes = len(dataset.class_names) - 1
-        say(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
-        say(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
+        print_line(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
+        print_line(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
         for line in self.rule.changes:
-            say(f"adapted to the batch  {line}")
+            print_line(f"adapted to the batch  {line}")
         for line in origin:
-            say(line)
+            print_line(line)
         if not config.resnets.use_gn and not origin:
             logging.warning(
                 "the backbone starts from random weights with frozen affine layers, which seldom trains well; "
