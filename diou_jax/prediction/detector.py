@@ -1,7 +1,6 @@
 """A trained detector as a Python callable."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,10 @@ from diou_jax.data.buckets import Bucket, default_shapes, largest_sizes
 from diou_jax.data.packing import blank, example, pack
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
-from diou_jax.files import regular_file
 from diou_jax.options import build
 from diou_jax.structures import Batch
 from diou_jax.weights.sources import import_tensors
-from diou_jax.workdir.run_config import CONFIG_FILE
+from diou_jax.workdir.run_config import CONFIG_FILE, restore_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +81,10 @@ class Detector:
         """
         with Checkpoints(folder, create=False) as checkpoints:
             metadata = checkpoints.metadata()
-            config = _read_config(pathlib.Path(folder) / CONFIG_FILE) if config is None else config
+            config = restore_config(folder) if config is None else config
+            if config is None:
+                raise UserError(f"{pathlib.Path(folder) / CONFIG_FILE} is no config of a run; pass a config")
+            base.check(config)
             network = build.network(config, len(metadata["class_names"]))
             variables = checkpoints.restore_variables(network.variable_shapes())
         return cls(config, variables, metadata["class_names"], metadata["category_ids"])
@@ -193,13 +194,3 @@ def _check(image, number):
         raise UserError(f"image {number} is {kind}; it must be a uint8 array (height, width, 3), blue first")
     if 0 in image.shape:
         raise UserError(f"image {number} is {kind}: it has no pixels")
-
-
-def _read_config(file: pathlib.Path) -> ConfigDict:
-    """A run's config over the current defaults, so that runs from before an option existed can be read."""
-    config = base.get_config()
-    try:
-        config.update(json.loads(regular_file(file).read_text()))
-    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
-        raise UserError(f"{file} is no config of a run ({error}); pass a config") from None
-    return config
