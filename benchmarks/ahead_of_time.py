@@ -26,9 +26,10 @@ from compiled_kernels import kernels
 from jax.experimental import topologies
 
 from diou_jax.compilation import set_flags
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 # For a machine without a GPU; figures of NVIDIA's H100 SXM5 data sheet and of the CUDA programming guide.
 H100 = """
@@ -65,7 +66,7 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
     config.train.batch_size = images
     config.test.diou_nms.enabled = True
     rule = build.rule(config)
-    detector = build.detector(config, workload.CLASSES, collect_scale=rule.collect_scale)
+    detector = build.detector(config, workload.CLASSES, collect_scale=rule.schedule.collect_scale)
     variables = workload.make_variables(config, detector.network)
     batch = workload.draw_batch(config, images)
     # Without a device there is nothing that algorithms could be timed on, and tiles of Triton's products must be.
@@ -76,7 +77,7 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
         variables = detector.network.folded(variables)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (variables, batch))
         return jax.jit(detector.detect).lower(*shapes).compile(choices)
-    optimizer = build.make_optimizer(config, rule)
+    optimizer = build.make_optimizer(config, rule.schedule)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), create_state(variables, optimizer, detector.loss_names)
     )
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     set_flags()
-    os.environ.setdefault(platform.SWITCH, "pallas")  # no device that they could be tried on
+    os.environ.setdefault(selection.SWITCH, "pallas")  # no device that they could be tried on
     if options.smoke:
         options.images, options.longest = [2], 3
     found = devices(options.devices, options.smoke)

@@ -18,7 +18,7 @@ import timing
 from diou_jax.detection import loss, preprocess
 from diou_jax.detection.proposals import propose
 from diou_jax.devices import replicate, to_devices
-from diou_jax.training.guard import choose, gradient_norm, is_sound
+from diou_jax.optimization.guard import gradient_norm, is_sound, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +75,13 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
         return Part(name, function, learnt, fixed), forward, result
 
     yield part("resizing", lambda _, batch: preprocess.normalise(batch, detector.pixel_means), None, batch)
-    body = network("body", lambda net, images, fixed: net.body(images, extent))
-    yield part("backbone", lambda weights, images: body((weights, images), None), params["body"], result)
+    backbone = network("backbone", lambda net, images, fixed: net.backbone(images, extent))
+    yield part("backbone", lambda weights, images: backbone((weights, images), None), params["backbone"], result)
     # What frozen stages give needs no gradient.
-    stages = max(detector.network.body.freeze_at - 1, 0)
+    stages = max(detector.network.backbone.freeze_at - 1, 0)
     frozen, learnt = (dict(list(result.items())[part]) for part in (slice(stages), slice(stages, None)))
-    fpn = network("fpn", lambda net, maps, frozen: net.fpn(frozen | maps, extent))
-    yield part("FPN", fpn, (params["fpn"], learnt), frozen)
+    neck = network("neck", lambda net, maps, frozen: net.neck(frozen | maps, extent))
+    yield part("FPN", neck, (params["neck"], learnt), frozen)
     pyramid = result
     anchors = detector.anchor_generator(pyramid, batch.extent)
     label = lambda _, fixed: detector.label_anchors(anchors.replace(exists=fixed[0]), *fixed[1:])  # noqa: E731
@@ -100,7 +100,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     yield part("RoI sampling", lambda _, fixed: detector.sample(*fixed), None, (result, batch, keys))
     sampled = result
     box = detector.heads[0]
-    pooled = {stride: pyramid[stride] for stride in detector.network.body.strides}
+    pooled = {stride: pyramid[stride] for stride in detector.network.backbone.strides}
     pool = lambda maps, rois: detector.pool(maps, rois, rules=box.pooling, extent=extent)  # noqa: E731
     yield part("RoIAlign", pool, pooled, sampled.input_rois)
     head = network(box.name, lambda net, pooled, _: net.head(pooled, box.name))
@@ -118,7 +118,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
         norm = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         new = optax.apply_updates(state.params, updates), opt_state
-        return norm, choose(is_sound(norm, norm), new, (state.params, state.opt_state))
+        return norm, select(is_sound(norm, norm), new, (state.params, state.opt_state))
 
     yield part("optimiser", update, None, (filled(params, 1e-3), state))
 

@@ -10,8 +10,8 @@ SORTED_AT_ONCE = 4096  # see kernels/top_k.py
 # Where an operation comes from, by the first of these scopes in its name; what bears none is "other".
 PARTS = {
     "input": "images",
-    "body": "backbone",
-    "fpn": "FPN",
+    "backbone": "backbone",
+    "neck": "FPN",
     "anchor_targets": "anchor targets",
     "rpn": "RPN",
     "proposals": "proposals",

@@ -25,12 +25,12 @@ def variants(smoke: bool) -> dict[str, dict]:
     import numpy as np
     import workload
 
+    from diou_jax.optimization.state import create_state
     from diou_jax.options import build
-    from diou_jax.training.step import create_state
 
     config = workload.make_config(smoke=smoke)
     detector, rule = build.detector(config, 81), build.rule(config)
-    optimizer = build.make_optimizer(config, rule)
+    optimizer = build.make_optimizer(config, rule.schedule)
     state = jax.eval_shape(
         lambda variables: create_state(variables, optimizer, detector.loss_names), detector.network.variable_shapes()
     )

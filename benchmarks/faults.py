@@ -26,9 +26,9 @@ import numpy as np
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
-from diou_jax.training.step import create_state
 
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 
@@ -84,7 +84,7 @@ def disturb(process: subprocess.Popen, workdir: pathlib.Path, draw: random.Rando
 def final_state(config, workdir: pathlib.Path):
     """What the run has left."""
     data = build.dataset(config, config.train.datasets)
-    optimizer = build.make_optimizer(config, build.rule(config))
+    optimizer = build.make_optimizer(config, build.rule(config).schedule)
     detector = build.detector(config, len(data.class_names))
     first = functools.partial(create_state, optimizer=optimizer, loss_names=detector.loss_names)
     with Checkpoints(workdir, create=False) as checkpoints:

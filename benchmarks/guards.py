@@ -22,8 +22,9 @@ from workload import CLASSES, draw_batch, make_config, make_variables, prepare
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
 from diou_jax.devices import replicate, to_devices
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 
 def shapes_config():
@@ -47,7 +48,7 @@ def main() -> None:
     rounds, length = (3, 2) if options.smoke else (options.rounds, options.length)
     config = shapes_config() if options.shapes else make_config(smoke=options.smoke)
     detector = build.detector(config, CLASSES)
-    optimizer = build.make_optimizer(config, build.rule(config))
+    optimizer = build.make_optimizer(config, build.rule(config).schedule)
     steps = {
         guarded: make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=20, guarded=guarded)
         for guarded in (True, False)

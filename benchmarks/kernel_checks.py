@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.match import match
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.roi_align import roi_align
@@ -84,7 +84,7 @@ def check(name: str, *, seeds: int, repeats: int) -> dict:
     programs = []
     for names in ((trial.kernel,), ()):
         jax.clear_caches()
-        with platform.only(names):
+        with selection.only(names):
             programs.append(jax.jit(lambda *arguments: trial.function(*arguments)).lower(*draws[0]).compile())
     kernel, reference = programs
     for arguments in draws:
@@ -97,7 +97,7 @@ def check(name: str, *, seeds: int, repeats: int) -> dict:
     found = jax.device_get(kernel(*draws[0]))
     for _ in range(repeats):
         equal &= deviation(jax.device_get(kernel(*draws[0])), found, 0.0) == 0
-    with platform.only((trial.kernel,)):
+    with selection.only((trial.kernel,)):
         program = jax.jit(lambda *arguments: among_others(trial.function, arguments)).lower(*draws[0]).compile()
     for _ in range(3):
         together &= deviation(jax.device_get(program(*draws[0])), found, trial.tolerance) <= 1

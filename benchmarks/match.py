@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import timing
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.match import match
 from diou_jax.kernels.trials import deviation, draw_match
 
@@ -32,7 +32,7 @@ def main() -> None:
         times, results = [], []
         for names in (("match",), ()):
             jax.clear_caches()
-            with platform.only(names):
+            with selection.only(names):
                 call = jax.jit(lambda *arguments: match(*arguments)).lower(*arguments).compile()
             results.append(jax.device_get(call(*arguments)))
             seconds = timing.measure(functools.partial(call, *arguments), jax.block_until_ready, **repeats)

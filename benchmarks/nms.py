@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import timing
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.trials import draw_clusters
 
@@ -61,7 +61,7 @@ def in_torch(boxes: np.ndarray, scores: np.ndarray, threshold: float):
 
 def compile(names: tuple[str, ...], arguments, **options) -> jax.stages.Compiled:
     """`nms` of these arguments with these kernels."""
-    with platform.only(names):
+    with selection.only(names):
         return jax.jit(lambda boxes, scores: nms(boxes, scores, **options)).lower(*arguments).compile()
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.roi_align import roi_align, roi_frames, roi_levels
 from diou_jax.kernels.trials import STRIDES, draw_pyramid
 
@@ -90,7 +90,7 @@ def in_jax(form, names, inputs, dtype, resolution):
         placed.append((features, jnp.asarray(rois), jnp.asarray(gradient, dtype)))
     forward = [functools.partial(pool, features, rois) for features, rois, _ in placed]
     backward = [functools.partial(pull, *one) for one in placed]
-    with platform.only(names):
+    with selection.only(names):
         results = [np.asarray(x, np.float32) for x in jax.tree.leaves((forward[0](), backward[0]()))]
     return {"forward": forward, "backward": backward}, results
 

@@ -37,8 +37,9 @@ from diou_jax.compilation import cache_compilations
 from diou_jax.data import loader
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 STATED = 1.142  # TFLOP for an image of 800 x 1344
 COLUMNS = (
@@ -73,8 +74,8 @@ class Training:
         self.config, self.images, self._num_classes = config, images, num_classes
         self.config.train.batch_size = images * jax.device_count()
         self.rule = build.rule(self.config)
-        self.detector = build.detector(self.config, num_classes, collect_scale=self.rule.collect_scale)
-        self.optimizer = build.make_optimizer(self.config, self.rule)
+        self.detector = build.detector(self.config, num_classes, collect_scale=self.rule.schedule.collect_scale)
+        self.optimizer = build.make_optimizer(self.config, self.rule.schedule)
         variables = workload.make_variables(self.config, self.detector.network)
         self.state = replicate(create_state(variables, self.optimizer, self.detector.loss_names))
         self._step = make_train_step(
@@ -88,7 +89,7 @@ class Training:
 
     def draw_batch(self):
         """A numpy batch of noise for all devices."""
-        return workload.draw_batch(self.config, self.rule.batch_size, num_classes=self._num_classes)
+        return workload.draw_batch(self.config, self.rule.batch.images, num_classes=self._num_classes)
 
     def compile(self, batch) -> tuple[float, jax.stages.Lowered, jax.stages.Compiled]:
         """Seconds to trace and compile, as at a start, and the program before and after optimisation."""

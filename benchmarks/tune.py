@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import timing
 
-from diou_jax.kernels import match_gpu, nms_gpu, platform, roi_align_gpu
+from diou_jax.kernels import match_gpu, nms_gpu, roi_align_gpu, selection
 from diou_jax.kernels.trials import TRIALS
 
 # Module, constant, trials that show it, and the values to try, the built-in one among them.
@@ -36,7 +36,7 @@ def measure(constant: str, number: int, name: str, *, bursts: int, length: int) 
     setattr(module, constant, values[number])
     trial = TRIALS[name]
     arguments = jax.device_put(trial.inputs(np.random.default_rng(0)))
-    with platform.only((trial.kernel,)):
+    with selection.only((trial.kernel,)):
         call = functools.partial(jax.jit(trial.function).lower(*arguments).compile(), *arguments)
     return float(np.median(timing.measure(call, jax.block_until_ready, bursts=bursts, length=length))) * 1e3
 

@@ -57,10 +57,10 @@ def make_variables(config: ConfigDict, network: Network) -> dict:
     variables, _ = build.initial_variables(config, network, ())
 
     def enliven(path, value):
-        if path.startswith("params/body/") and path.endswith("kernel"):
+        if path.startswith("params/backbone/") and path.endswith("kernel"):
             return value * np.sqrt(6, dtype=np.float32)
         if path.endswith("scale"):
-            factor = 1 / 64 if "body/conv1/" in path else 0.25 if "/conv3/" in path else 1.0
+            factor = 1 / 64 if "backbone/conv1/" in path else 0.25 if "/conv3/" in path else 1.0
             return np.full(value.shape, factor, np.float32)
         return value
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import ml_collections
 
+from diou_jax import option_kinds
 from diou_jax.errors import UserError
-from diou_jax.options import kinds
-from diou_jax.options.kinds import Choice, Flag, Option, Real, Several, Text, Whole
+from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
 
 BODIES: dict[str, dict[str, Any]] = {
     "r50": {"blocks": (3, 4, 6, 3)},
@@ -266,7 +266,7 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
     """All options with their defaults; `body` names an entry of `BODIES`."""
     if body not in BODIES:
         raise ValueError(f"unknown body {body!r} after the config's colon; there are {', '.join(BODIES)}")
-    config = kinds.make_config(OPTIONS)
+    config = option_kinds.make_config(OPTIONS)
     config.resnets.update(BODIES[body])
     config.fpn.use_gn = config.fpn.mask_padding_train = config.resnets.use_gn
     return config
@@ -279,7 +279,7 @@ def check(config: ml_collections.ConfigDict, explicit: Collection[str] = ()) -> 
       config: a config with all options.
       explicit: names of options that were given by hand for this run.
     """
-    kinds.check(config, OPTIONS)
+    option_kinds.check_values(config, OPTIONS)
     for problem in relations(config, explicit):
         raise UserError(problem)
 

@@ -9,8 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from diou_jax.files import make_folder
-from diou_jax.kernels import platform, verdicts
-from diou_jax.reporting.run_log import say
+from diou_jax.kernels import selection, verdicts
+from diou_jax.reporting.run_log import print_line
 
 # XLA's flags that differ from its defaults, each with its reason and cost.
 FLAGS = {
@@ -40,12 +40,12 @@ def prepare(folder: str) -> None:
     lines = earn_kernels(folder)
     cache_compilations(folder)
     if jax.process_count() > 1:
-        mine = np.array([name in platform.accepted() for name in platform.NAMES])
+        mine = np.array([name in selection.accepted() for name in selection.NAMES])
         agreed = np.all(multihost_utils.process_allgather(mine), axis=0)
-        platform.accept(name for name, everywhere in zip(platform.NAMES, agreed, strict=True) if everywhere)
+        selection.accept(name for name, everywhere in zip(selection.NAMES, agreed, strict=True) if everywhere)
     if jax.process_index() == 0:
         for line in lines:
-            say(line)
+            print_line(line)
 
 
 def earn_kernels(folder: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 from diou_jax.structures import Batch
 
 # Each compilation of a large network takes one to two GB of host memory.
@@ -75,7 +75,7 @@ def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
             done.result()
             if jax.process_index() == 0:
                 seconds = time.perf_counter() - began
-                say(f"compiled {number} of {len(wanted)}: {waiting[done]}, {seconds:.1f} s after the start")
+                print_line(f"compiled {number} of {len(wanted)}: {waiting[done]}, {seconds:.1f} s after the start")
 
 
 def _shapes(batch):

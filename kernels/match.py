@@ -12,7 +12,7 @@ import numpy as np
 
 from diou_jax.kernels import match_gpu
 from diou_jax.kernels.iou import iou
-from diou_jax.kernels.platform import choose
+from diou_jax.kernels.selection import kernel_or_reference
 
 
 class Matches(NamedTuple):
@@ -44,7 +44,7 @@ def match(
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1).astype(jnp.int32)
     reference = functools.partial(jax.lax.platform_dependent, cpu=match_box_by_box, default=match_xla)
-    return Matches(*choose("match", match_gpu.match, reference, anchors, eligible, boxes, counts))
+    return Matches(*kernel_or_reference("match", match_gpu.match, reference, anchors, eligible, boxes, counts))
 
 
 def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:

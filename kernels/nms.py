@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from diou_jax.kernels import nms_gpu
 from diou_jax.kernels.order import descending
-from diou_jax.kernels.platform import choose
+from diou_jax.kernels.selection import kernel_or_reference
 from diou_jax.kernels.suppression import suppresses
 
 TILE = 128
@@ -64,7 +64,7 @@ def nms(
     operands = ordered, exists.sum(1, dtype=jnp.int32), jnp.asarray(threshold, jnp.float32)
     reference = functools.partial(keep_xla, suppresses=test)
     if nms_gpu.fits(len(order), count):
-        kept = choose("nms", functools.partial(nms_gpu.keep, suppresses=test), reference, *operands)
+        kept = kernel_or_reference("nms", functools.partial(nms_gpu.keep, suppresses=test), reference, *operands)
     else:
         kept = reference(*operands)
     rows = jnp.arange(len(order))[:, None]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diou_jax.kernels import roi_align_gpu
-from diou_jax.kernels.platform import choose
+from diou_jax.kernels.selection import kernel_or_reference
 
 
 def roi_levels(
@@ -121,7 +121,7 @@ def _pool(features, level, frame, shapes, resolution, sampling_ratio):
     reference = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
     if not roi_align_gpu.supported(features[0], resolution=resolution, sampling_ratio=sampling_ratio):
         return reference(features, level, frame)
-    return choose("roi_align", kernel, reference, features, level, frame)
+    return kernel_or_reference("roi_align", kernel, reference, features, level, frame)
 
 
 def _pool_forward(features, level, frame, shapes, resolution, sampling_ratio):
@@ -132,7 +132,7 @@ def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
     kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
     reference = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
     if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
-        of_features = choose("roi_align_gradient", kernel, reference, gradient, *saved)
+        of_features = kernel_or_reference("roi_align_gradient", kernel, reference, gradient, *saved)
     else:
         of_features = reference(gradient, *saved)
     level, frame = saved

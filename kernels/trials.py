@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.match import match
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.roi_align import roi_align
@@ -37,8 +37,8 @@ class Trial:
     """One use of one kernel.
 
     Attributes:
-      kernel: the kernel's name, one of `platform.NAMES`.
-      function: takes and returns arrays; calls the kernel where `platform` allows it.
+      kernel: the kernel's name, one of `selection.NAMES`.
+      function: takes and returns arrays; calls the kernel where `selection` allows it.
       inputs: draws the arguments of `function`, numpy arrays or trees of them.
       tolerance: largest accepted difference of a value from the reference, relative to ``|value| + 0.1 * max |value|``
         of the reference. 0 demands equal bits.
@@ -160,7 +160,7 @@ def run(trial: Trial) -> dict[str, Any]:
     results, milliseconds, stable = [], [], True
     for names in ((trial.kernel,), ()):
         jax.clear_caches()
-        with platform.only(names):
+        with selection.only(names):
             call = jax.jit(lambda *arguments: trial.function(*arguments)).lower(*arguments).compile()
         first = jax.device_get(call(*arguments))
         for _ in range(CALLS - 1):

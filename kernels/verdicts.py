@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 
 MODULE = "diou_jax.kernels.trials"
 TRIAL_SECONDS, ALL_SECONDS = 12.0, 30.0  # time limits of one trial, and of all with the starts of their processes
@@ -58,7 +58,7 @@ def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]
     Returns:
       One line for the log per trial; none if nothing was to be decided.
     """
-    if platform.switch() != "auto" or not _jax_may_use_cuda():
+    if selection.switch() != "auto" or not _jax_may_use_cuda():
         return []
     cards = _cards()
     if not cards:
@@ -71,7 +71,7 @@ def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]
         verdicts = kept or try_all(module)
         if not kept and all(verdict.final for verdict in verdicts.values()):
             _write(folder, key, verdicts)
-    platform.accept(accepted(verdicts, module))
+    selection.accept(accepted(verdicts, module))
     origin = ", as decided before" if kept else ""
     return [
         f"kernel {name}: {'used' if verdict.used else 'not used'}, {verdict.reason}{origin}"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.trials import Trial
 
 
@@ -15,7 +15,7 @@ def kernel_with(fault):
     """A function whose reference doubles its argument, and whose kernel has a fault."""
 
     def function(x):
-        return fault(x) if platform.accepted() else x * 2
+        return fault(x) if selection.accepted() else x * 2
 
     return function
 
@@ -49,7 +49,7 @@ def work(x):
 
 
 def slow_reference(x):
-    return work(x) if platform.accepted() else dawdle(x)
+    return work(x) if selection.accepted() else dawdle(x)
 
 
 def draw(random):

@@ -9,8 +9,8 @@ import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
-from diou_jax.training.optimizer import OptimizerRules, make_optimizer
-from diou_jax.training.step import create_state
+from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer
+from diou_jax.optimization.state import create_state
 
 RULES = OptimizerRules(
     type="SGD",
@@ -27,10 +27,12 @@ RULES = OptimizerRules(
 NAMES = ("loss", "loss_cls", "grad_norm")
 
 
-def random_state(seed, width=5, kind="SGD", affine=True):
+def random_state(seed, width=5, kind="SGD", affine=True, parts=("fc",)):
     keys = jax.random.split(jax.random.key(seed), 4)
-    params = {"fc": {"kernel": jax.random.normal(keys[0], (3, width)), "bias": jax.random.normal(keys[1], (width,))}}
-    variables = {"params": params} | ({"affine": {"scale": jax.random.normal(keys[2], (4,))}} if affine else {})
+    part = {"kernel": jax.random.normal(keys[0], (3, width)), "bias": jax.random.normal(keys[1], (width,))}
+    params = {name: jax.tree.map(lambda x, number=number: x + number, part) for number, name in enumerate(parts)}
+    scales = {parts[0]: {"scale": jax.random.normal(keys[2], (4,))}}
+    variables = {"params": params} | ({"affine": scales} if affine else {})
     rules = dataclasses.replace(RULES, type=kind)
     optimizer = make_optimizer(lambda step: 0.1, frozen=lambda path: False, rules=rules)
     state = create_state(variables, optimizer, NAMES)
@@ -230,7 +232,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path, monke
     monkeypatch.undo()
     with Checkpoints(tmp_path, create=False) as checkpoints:
         for read in (checkpoints.metadata, lambda: checkpoints.restore(random_state(0)), checkpoints.stored_variables):
-            with pytest.raises(UserError, match=r"checkpoints/1 is a checkpoint of format 7.* reads format 1"):
+            with pytest.raises(UserError, match=r"checkpoints/1 is a checkpoint of format 7.* reads formats 1 and 2"):
                 read()
 
 
@@ -245,3 +247,20 @@ def test_a_checkpoint_without_a_number_is_of_the_first_format(tmp_path, monkeypa
     assert "format" not in (tmp_path / "checkpoints" / "1" / "metadata" / "metadata").read_text()
     with Checkpoints(tmp_path, create=False) as checkpoints:
         same_bits(checkpoints.restore(random_state(0)), random_state(1))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_checkpoint_of_the_first_format_gets_the_names_of_this_one(tmp_path, monkeypatch, kind):
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr("diou_jax.checkpoint.checkpoints.FORMAT", 1)
+        checkpoints.save(random_state(1, kind=kind, parts=("body", "fpn", "rpn")), 1, {})
+    monkeypatch.undo()
+    names = ("backbone", "neck", "rpn")
+    like, wanted = (random_state(seed, kind=kind, parts=names) for seed in (0, 1))
+    with Checkpoints(tmp_path) as checkpoints:
+        same_bits(checkpoints.restore(like), wanted)
+        same_bits(checkpoints.restore_variables(like.variables), wanted.variables)
+        same_bits(checkpoints.stored_variables(), wanted.variables)
+        checkpoints.save(wanted, 2, {})
+        checkpoints.finish()
+        same_bits(checkpoints.restore(like), wanted)

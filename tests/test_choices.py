@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from diou_jax.configs import base, own, shapes
 from diou_jax.data import coco
-from diou_jax.options.choices import NETWORK, Devices, Start, Statistics, fill, flatten, is_open, measure, resolve
+from diou_jax.nested_config import flatten
+from diou_jax.options.choices import NETWORK, Devices, Start, Statistics, fill, is_open, measure, resolve
 from diou_jax.options.open_options import settle
 
 CPU, GPU = Devices(1, "cpu"), Devices(1, "gpu")

@@ -31,9 +31,10 @@ from diou_jax.detection.rules import (
 )
 from diou_jax.devices import replicate, to_devices
 from diou_jax.kernels import nms as kernel
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.structures import Anchors, GroundTruth, Proposals, blank_batch
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 nms = jax.jit(kernel.nms, static_argnames=("overlap", "beta"))
 
@@ -255,7 +256,7 @@ def test_devices_without_objects(tiny_config):
     rule = build.rule(config)
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
-    batch, _ = build.train_reader(config, data, rule)(0)
+    batch, _ = build.train_reader(config, data, rule.batch)(0)
     optimizer = optax.sgd(1.0)
     step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=1)
     variables = jax.device_get(detector.network.init_variables(jax.random.key(0)))

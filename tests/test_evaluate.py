@@ -163,7 +163,7 @@ def test_results_and_metrics_are_there_before_anything_is_printed(make, tmp_path
     def broken(_):
         raise OSError("no console")
 
-    monkeypatch.setattr(evaluate, "say", broken)
+    monkeypatch.setattr(evaluate, "print_line", broken)
     with pytest.raises(OSError, match="no console"):
         run(evaluator, tmp_path, step=6)
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [5, 6]

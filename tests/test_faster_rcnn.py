@@ -128,7 +128,7 @@ def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     config.model.rpn_loss_type = rpn_loss
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
-    batch, _ = build.train_reader(config, data, build.rule(config))(0)
+    batch, _ = build.train_reader(config, data, build.rule(config).batch)(0)
     batch = jax.tree.map(jnp.asarray, batch.replace(gt=batch.gt.replace(valid=np.zeros_like(batch.gt.valid))))
     params = detector.network.init_variables(jax.random.key(0))["params"]
 

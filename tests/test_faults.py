@@ -19,20 +19,19 @@ from flax import traverse_util
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
 from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.errors import UserError
+from diou_jax.errors import Stopped, UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.structures import Batch, GroundTruth
 from diou_jax.training import diagnosis, train
-from diou_jax.training.step import create_state
-from diou_jax.training.stop import Stopped
 
 
 def saved_state(config, workdir):
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
-    optimizer = build.make_optimizer(config, build.rule(config))
+    optimizer = build.make_optimizer(config, build.rule(config).schedule)
     first = functools.partial(create_state, optimizer=optimizer, loss_names=detector.loss_names)
     with Checkpoints(workdir, create=False) as checkpoints:
         return checkpoints.restore(jax.eval_shape(first, detector.network.variable_shapes()))
@@ -97,7 +96,7 @@ def poisoned(monkeypatch, is_bad):
 def test_an_image_that_gives_nan_costs_its_own_updates_only(tiny_config, tmp_path, monkeypatch):
     config = tiny_config()
     data = build.dataset(config, config.train.datasets)
-    schedule = build.train_reader(config, data, build.rule(config)).schedule
+    schedule = build.train_reader(config, data, build.rule(config).batch).schedule
     shown = [schedule.entries(step).index for step in range(8)]
     victim = int(shown[3][0])
     bad = [step for step in range(8) if victim in shown[step]]
@@ -167,7 +166,7 @@ def test_weights_that_are_not_finite_are_named(tiny_config):
     detector = build.detector(config, len(data.class_names))
     variables = detector.network.init_variables(jax.random.key(0))
     variables["params"]["box_head"]["fc1"]["bias"] += jnp.nan
-    batch, _ = build.train_reader(config, data, build.rule(config))(0)
+    batch, _ = build.train_reader(config, data, build.rule(config).batch)(0)
     assert diagnosis.not_finite(detector, variables, batch, 0, seed=0) == ["params/box_head/fc1/bias"]
 
 

@@ -7,11 +7,12 @@ import socket
 
 import pytest
 
+from diou_jax.command.export_weights import export_torch
 from diou_jax.compilation import cache_compilations
 from diou_jax.data import annotations
 from diou_jax.errors import UserError
 from diou_jax.files import make_folder, printable, regular_file, writable_file, writable_folder
-from diou_jax.weights import files, importing
+from diou_jax.weights import files
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_no_reader_waits_for_a_pipe(pipe, tmp_path):
 def test_a_pipe_is_no_place_to_export_to(tiny_config, pipe, tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(UserError, match="no regular file"):
-        importing.export_torch(tiny_config(), tmp_path, pipe)
+        export_torch(tiny_config(), tmp_path, pipe)
     with pytest.raises(UserError, match="there is no folder"):
-        importing.export_torch(tiny_config(), tmp_path, tmp_path / "missing" / "model.pth")
+        export_torch(tiny_config(), tmp_path, tmp_path / "missing" / "model.pth")
     with pytest.raises(UserError, match="cannot be written"):
         writable_file("/proc/model.pth", "--output")
     (tmp_path / "before.pth").write_text("replaced")

@@ -15,7 +15,7 @@ def tree(classes, value, *, boxes=None, hidden=3):
     deltas = np.repeat(rows if boxes is None else np.full(boxes, value, np.float32), 4)
     return {
         "params": {
-            "fpn": {"kernel": np.full((2, 2), value, np.float32)},
+            "neck": {"kernel": np.full((2, 2), value, np.float32)},
             "box_head": {
                 "logits": {"kernel": np.tile(rows, (hidden, 1)), "bias": rows},
                 "deltas": {"kernel": np.tile(deltas, (hidden, 1)), "bias": deltas},
@@ -32,7 +32,7 @@ def test_rows_follow_the_names():
     np.testing.assert_array_equal(head["logits"]["kernel"], [[0, 2, 102, 1]] * 3)
     np.testing.assert_array_equal(head["deltas"]["bias"], np.repeat([0, 2, 102, 1], 4))
     np.testing.assert_array_equal(head["deltas"]["kernel"][1], np.repeat([0, 2, 102, 1], 4))
-    np.testing.assert_array_equal(taken["params"]["fpn"]["kernel"], 0)
+    np.testing.assert_array_equal(taken["params"]["neck"]["kernel"], 0)
     assert lines == [
         "classes taken over, by name: dog, cat",
         "classes that start anew, by name: bird",
@@ -72,9 +72,11 @@ def test_a_file_without_names_says_so():
 
 def test_another_network_is_refused():
     names = (BACKGROUND, "a")
-    with pytest.raises(UserError, match=r"init\.checkpoint=w is of another network: params/fpn/kernel is absent there"):
+    with pytest.raises(
+        UserError, match=r"init\.checkpoint=w is of another network: params/neck/kernel is absent there"
+    ):
         other = tree(2, 0)
-        del other["params"]["fpn"]
+        del other["params"]["neck"]
         fine_tune(tree(2, 100), other, names=names, stored_names=names, source="w")
 
 

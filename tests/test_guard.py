@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from diou_jax.configs import base
-from diou_jax.training.guard import LARGEST_NORM, RECENT, ROW, choose, count, gradient_norm, is_sound, no_faults
-from diou_jax.training.optimizer import OptimizerRules, make_optimizer
+from diou_jax.optimization.guard import LARGEST_NORM, RECENT, ROW, count, gradient_norm, is_sound, no_faults, select
+from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer
 
 
 def test_counts_and_the_ring_of_recent_ones():
@@ -80,6 +80,6 @@ def test_what_is_sound_stays_finite(kind, decay):
 
 def test_counters_go_on():
     new, old = {"w": jnp.ones(2), "count": jnp.array(4)}, {"w": jnp.zeros(2), "count": jnp.array(3)}
-    chosen = choose(jnp.array(False), new, old)
+    chosen = select(jnp.array(False), new, old)
     assert (chosen["w"] == 0).all() and chosen["count"] == 4
-    assert (choose(jnp.array(True), new, old)["w"] == 1).all()
+    assert (select(jnp.array(True), new, old)["w"] == 1).all()

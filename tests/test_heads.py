@@ -16,10 +16,11 @@ from diou_jax.detection.preprocess import normalise
 from diou_jax.detection.rules import PoolingRules
 from diou_jax.devices import replicate, to_devices
 from diou_jax.models.network import HeadModule
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.curves import PANELS, curves
 from diou_jax.reporting.run_log import Progress
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 
 class MeanColour(nn.Module):
@@ -74,7 +75,7 @@ def trained(tiny_config):
     variables = detector.network.init_variables(jax.random.key(0))
     state = replicate(create_state(variables, optimizer, detector.loss_names))
     step = make_train_step(detector, optimizer, seed=0, iter_size=1, log_every=1)
-    batch, _ = build.train_reader(config, data, rule)(0)
+    batch, _ = build.train_reader(config, data, rule.batch)(0)
     rows: list[dict[str, Any]] = []
     for _ in range(12):
         state, metrics = step(state, next(to_devices([batch], ahead=0)))

@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from diou_jax.reporting.curves import draw_curves
-from diou_jax.reporting.run_log import BOARD_SIDE, Progress, RunLog, read_metrics, say
+from diou_jax.reporting.run_log import BOARD_SIDE, Progress, RunLog, print_line, read_metrics
 
 
 def test_rows_are_json_and_what_is_not_finite_is_null(tmp_path):
@@ -115,7 +115,7 @@ def test_evaluations_of_several_data_sets_at_a_step_all_count(tmp_path):
 def test_a_line_that_the_console_cannot_print_is_escaped(monkeypatch):
     console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", console)
-    say("café \udcff")
+    print_line("café \udcff")
     assert console.buffer.getvalue() == b"caf\\xe9 \\udcff\n"
 
 
@@ -142,7 +142,7 @@ def test_rows_of_data_sets_stay_apart_whatever_a_class_is_called(tmp_path):
 def test_what_a_console_cannot_show_is_escaped(monkeypatch):
     buffer = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, "ascii"))
-    say("K\u00e4se \ud800")
+    print_line("K\u00e4se \ud800")
     assert buffer.getvalue() == b"K\\xe4se \\ud800\n"
 
 

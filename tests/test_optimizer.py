@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from diou_jax.errors import UserError
-from diou_jax.training.optimizer import OptimizerRules, make_optimizer, momentum_correction, parameter_group
-from diou_jax.training.schedules import MultiStep, WarmUp
+from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer, momentum_correction, parameter_group
+from diou_jax.optimization.schedules import MultiStep, WarmUp
 
 RULES = OptimizerRules(
     type="SGD",
@@ -131,10 +131,10 @@ def test_clipping_limits_the_norm_of_the_whole_gradient():
 @pytest.mark.parametrize(
     ("path", "group"),
     [
-        ("body/res3_0/conv1/kernel", "weight"),
-        ("fpn/output2/bias", "bias"),
-        ("body/res3_0/conv1/norm/scale", "norm"),
-        ("body/res3_0/conv1/norm/bias", "bias"),
+        ("backbone/res3_0/conv1/kernel", "weight"),
+        ("neck/output2/bias", "bias"),
+        ("backbone/res3_0/conv1/norm/scale", "norm"),
+        ("backbone/res3_0/conv1/norm/bias", "bias"),
         ("frozen/kernel", "frozen"),
     ],
 )

@@ -12,8 +12,8 @@ from diou_jax.configs import base
 from diou_jax.detection import box_vote, soft_nms
 from diou_jax.errors import UserError
 from diou_jax.losses import BOX_LOSSES
+from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
 from diou_jax.options import build
-from diou_jax.options.kinds import Choice, Flag, Option, Real, Several, Text, Whole
 from diou_jax.training import train
 
 # What users of such software have typed, and what passed without a word or ended in a traceback.

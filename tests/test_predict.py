@@ -13,13 +13,13 @@ import pytest
 from conftest import ROOT
 
 import diou_jax
+from diou_jax.command.import_weights import import_file
 from diou_jax.data.loader import batches
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
-from diou_jax.weights import importing
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, i
 
     tensors = {k: torch.from_numpy(v.copy()) for k, v in export_original(detector._variables).items()}
     torch.save({"step": 3, "model": tensors, "optimizer": {}}, tmp_path / "model_step3.pth")
-    importing.import_file(config, tmp_path / "model_step3.pth", tmp_path / "run")
+    import_file(config, tmp_path / "model_step3.pth", tmp_path / "run")
     photos = images[1][:2]
     wanted = detector(photos)
     for other in (
@@ -120,10 +120,10 @@ def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, i
 @pytest.fixture(scope="module")
 def workdir(config, detector, tmp_path_factory):
     from diou_jax.checkpoint.checkpoints import Checkpoints
-    from diou_jax.training.step import create_state
+    from diou_jax.optimization.state import create_state
 
     folder = tmp_path_factory.mktemp("run")
-    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config)), ("loss",))
+    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config).schedule), ("loss",))
     with Checkpoints(folder) as checkpoints:
         metadata = {"class_names": detector.class_names, "category_ids": detector.category_ids}
         checkpoints.save(state, 0, metadata)

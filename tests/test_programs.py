@@ -64,7 +64,7 @@ def test_a_reader_tells_the_shapes_that_its_steps_meet(tiny_config, shapes_root)
     config = tiny_config()
     config.data.buckets = ((64, 96), (96, 64), (64, 64))
     data = build.dataset(config, config.train.datasets)
-    reader = build.train_reader(config, data, build.rule(config))
+    reader = build.train_reader(config, data, build.rule(config).batch)
     blanks = reader.blanks(0, 10 * reader.steps)
     met = {reader(step)[0].image.shape for step in range(reader.steps)}
     assert {blank.image.shape for blank in blanks} == met

@@ -72,10 +72,10 @@ def maps(image, detector, variables, batch):
             extent,
             method="pyramid",
             mutable=["intermediates"],
-            capture_intermediates=lambda module, _: module.name in ("conv1", "body"),
+            capture_intermediates=lambda module, _: module.name in ("conv1", "backbone"),
         )
-        body = state["intermediates"]["body"]
-        stem = max_pool(jax.nn.relu(body["conv1"]["__call__"][0]))
+        backbone = state["intermediates"]["backbone"]
+        stem = max_pool(jax.nn.relu(backbone["conv1"]["__call__"][0]))
         logits, deltas = network.apply(variables, pyramid, method="propose")
         anchors = detector.anchor_generator(pyramid, extent)
         options = {"limit": extent, "placement": batch.placement, "per_image": True, "rules": detector.test_proposals}
@@ -97,7 +97,7 @@ def maps(image, detector, variables, batch):
         own_logits, own_deltas = detector.runner(head, variables, pyramid, extent=extent)(proposals.boxes)
         return {
             "images": images,
-            "stages": [stem, *body["__call__"][0].values()],
+            "stages": [stem, *backbone["__call__"][0].values()],
             "pyramid": list(pyramid.values()),
             "logits": logits,
             "deltas": deltas,

@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diou_jax.command import program
+from diou_jax.command import export_weights, import_weights, program
 from diou_jax.command.arguments import parse
-from diou_jax.command.option_names import flatten
-from diou_jax.command.remembered import NETWORK, SHAPES, remembered, restore
+from diou_jax.command.remembered import NETWORK, SHAPES, remembered
 from diou_jax.configs import base, ciou, shapes
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.nested_config import flatten, overwrite
 from diou_jax.prediction import predict
 from diou_jax.training import train
-from diou_jax.weights import importing
 
 
 @pytest.fixture
@@ -41,14 +40,16 @@ def predict_with(*arguments):
 def test_a_config_comes_back_from_its_file_as_it_was(config):
     config.data.buckets = ((64, 96), (96, 64))
     config.test.soft_nms.beta1 = float("inf")
-    restored = restore(json.loads(json.dumps(config.to_dict())))
+    restored = base.get_config()
+    overwrite(restored, json.loads(json.dumps(config.to_dict())))
     assert flatten(restored) == flatten(config)
     assert all(type(value) is type(flatten(config)[name]) for name, value in flatten(restored).items())
 
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=3), max_size=3), st.integers(-5, 5))
 def test_lists_become_tuples_and_whole_numbers_fractions(buckets, decay):
-    restored = restore({"data": {"buckets": buckets}, "solver": {"weight_decay": decay}, "own": {"option": [1]}})
+    restored = base.get_config()
+    overwrite(restored, {"data": {"buckets": buckets}, "solver": {"weight_decay": decay}, "own": {"option": [1]}})
     assert restored.data.buckets == tuple(map(tuple, buckets))
     assert type(restored.solver.weight_decay) is float
     assert restored.own.option == (1,)
@@ -176,8 +177,8 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
         (train, "train"),
         (evaluate, "evaluate"),
         (predict, "predict"),
-        (importing, "import_file"),
-        (importing, "export_torch"),
+        (import_weights, "import_file"),
+        (export_weights, "export_torch"),
     ):
         monkeypatch.setattr(module, name, lambda *values, name=name, **named: calls.append((name, values[1:], named)))
     monkeypatch.setattr(

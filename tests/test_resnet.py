@@ -79,7 +79,7 @@ def test_1x1_convolution_as_a_product_equals_xlas_convolution(stride, shape):
 @pytest.mark.parametrize("stride_1x1", [True, False])
 def test_stride_sits_where_the_option_says(stride_1x1):
     def conv(*args, **kwargs):
-        return Conv(*args, follow="bias", **kwargs)
+        return Conv(*args, norm_type="bias", **kwargs)
 
     block = Bottleneck(4, 8, 2, 1, stride_1x1, True, conv)
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
@@ -111,7 +111,7 @@ def test_max_pool_equals_the_windowed_maximum_and_its_gradient():
 
 def test_frozen_affine_is_a_scale_and_a_bias_after_the_convolution():
     x = jax.random.normal(jax.random.key(0), (1, 5, 5, 3))
-    conv = Conv(4, 3, follow="affine")
+    conv = Conv(4, 3, norm_type="affine")
     variables = conv.init(jax.random.key(1), x)
     assert list(variables["params"]) == ["kernel"]
     scale, bias = variables["affine"]["scale"], variables["affine"]["bias"] + jnp.arange(4.0)
@@ -169,10 +169,10 @@ def test_frozen_stages_get_no_gradient_and_the_others_do(freeze_at):
     gradients = quick(gradient)(jax.random.key(0))
     for path, value in traverse_util.flatten_dict(gradients, sep="/").items():
         stage = int(match[1]) if (match := re.match(r"res(\d)", path)) else 1
-        assert frozen_stage(f"body/{path}", freeze_at) == (stage <= freeze_at)
+        assert frozen_stage(f"backbone/{path}", freeze_at) == (stage <= freeze_at)
         assert jnp.any(value != 0) == (stage > freeze_at), path
 
 
 def test_nothing_outside_the_body_is_ever_frozen():
-    for path in ("fpn/inner2/kernel", "rpn/conv/bias", "box_head/fc1/kernel"):
+    for path in ("neck/inner2/kernel", "rpn/conv/bias", "box_head/fc1/kernel"):
         assert not frozen_stage(path, 5)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from diou_jax.command import import_weights
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.training import train
-from diou_jax.weights import importing
 from diou_jax.workdir import run_lock
 
 
@@ -41,12 +41,12 @@ def test_an_import_takes_the_folder_too(tiny_config, tmp_path, monkeypatch):
             pass
         raise UserError("seen")
 
-    monkeypatch.setattr(importing, "keep_config", stop)
-    monkeypatch.setattr(importing.build, "weight_source", lambda *_: type("Source", (), {"num_classes": 7}))
-    monkeypatch.setattr(importing, "class_table", lambda *_: (("background", *"abcdef"), tuple(range(7))))
-    monkeypatch.setattr(importing, "import_tensors", lambda source, variables, **_: (variables, []))
+    monkeypatch.setattr(import_weights, "keep_config", stop)
+    monkeypatch.setattr(import_weights.build, "weight_source", lambda *_: type("Source", (), {"num_classes": 7}))
+    monkeypatch.setattr(import_weights.build, "class_table", lambda *_: (("background", *"abcdef"), tuple(range(7))))
+    monkeypatch.setattr(import_weights, "import_tensors", lambda source, variables, **_: (variables, []))
     with pytest.raises(UserError, match="seen"):
-        importing.import_file(tiny_config(), "weights.pth", tmp_path / "run")
+        import_weights.import_file(tiny_config(), "weights.pth", tmp_path / "run")
 
 
 def test_a_folder_that_was_made_for_the_lock_goes_if_nothing_came(tmp_path):

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax.detection.sampling import draw
+from diou_jax.detection.sampling import draw_subset
 
 PLACES = 40
-jitted_draw = jax.jit(draw, static_argnames="limit")
+jitted_draw = jax.jit(draw_subset, static_argnames="limit")
 
 
 @functools.partial(jax.jit, static_argnames=("limit", "trials"))
 def many_draws(mask, *, limit, trials):
-    return jax.vmap(lambda key: draw(mask, limit, key)[0])(jax.random.split(jax.random.key(0), trials))
+    return jax.vmap(lambda key: draw_subset(mask, limit, key)[0])(jax.random.split(jax.random.key(0), trials))
 
 
 @hypothesis.settings(deadline=None, max_examples=50)
@@ -56,6 +56,6 @@ def test_two_places_are_drawn_together_as_often_as_chance_has_it():
 def test_a_draw_is_a_function_of_its_key_also_under_vmap():
     mask = np.ones(PLACES, bool)
     keys = jax.random.split(jax.random.key(3), 2)
-    together = jax.vmap(lambda key: draw(mask, 10, key)[0])(keys)
-    np.testing.assert_array_equal(together[0], draw(mask, 10, keys[0])[0])
+    together = jax.vmap(lambda key: draw_subset(mask, 10, key)[0])(keys)
+    np.testing.assert_array_equal(together[0], draw_subset(mask, 10, keys[0])[0])
     assert not np.array_equal(together[0], together[1])

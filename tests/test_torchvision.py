@@ -124,8 +124,8 @@ def test_a_train_step_under_torchvisions_convention_is_finite(tiny_config):
     config.model.box_convention = "torchvision"
     rule = build.rule(config)
     data = build.dataset(config, config.train.datasets)
-    detector = build.detector(config, len(data.class_names), collect_scale=rule.collect_scale)
-    batch = next(iter(batches(build.train_reader(config, data, rule), 0, 1)))
+    detector = build.detector(config, len(data.class_names), collect_scale=rule.schedule.collect_scale)
+    batch = next(iter(batches(build.train_reader(config, data, rule.batch), 0, 1)))
     variables = detector.network.init_variables(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(batch.image))
     loss, metrics = jax.jit(detector.losses)(variables, batch, keys)

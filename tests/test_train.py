@@ -15,10 +15,11 @@ from diou_jax.data.loader import batches
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
-from diou_jax.training.step import create_state, make_train_step
+from diou_jax.training.step import make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def saved_state(config, workdir):
     detector = build.detector(config, len(data.class_names))
     like = create_state(
         detector.network.init_variables(jax.random.key(0)),
-        build.make_optimizer(config, build.rule(config)),
+        build.make_optimizer(config, build.rule(config).schedule),
         detector.loss_names,
     )
     with Checkpoints(workdir) as checkpoints:
@@ -121,8 +122,8 @@ def plain(tiny_config):
         config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
         config.solver.iter_size = iter_size
         rule = build.rule(config)
-        batch, _ = build.train_reader(config, build.dataset(config, config.train.datasets), rule)(0)
-        return batch, build.make_optimizer(config, rule), float(build.rate(config, rule)(0))
+        batch, _ = build.train_reader(config, build.dataset(config, config.train.datasets), rule.batch)(0)
+        return batch, build.make_optimizer(config, rule.schedule), float(build.rate(config, rule.schedule)(0))
 
     return make
 
@@ -245,7 +246,7 @@ def test_a_run_that_goes_on_keeps_its_rate_whether_options_are_given_again_or_no
         assert checkpoints.metadata()["explicit"] == ["solver.max_iter"]
         for explicit in ((), {"solver.base_lr", "solver.max_iter"}):
             run = train.Run(config, str(tmp_path), checkpoints, explicit)
-            assert (run.rule.base_lr, run.rule.max_iter, run.start) == (2.5e-4, 6, 4)
+            assert (run.rule.schedule.base_lr, run.rule.schedule.max_iter, run.start) == (2.5e-4, 6, 4)
 
 
 def test_evaluating_an_empty_workdir_is_an_error(tiny_config, tmp_path):

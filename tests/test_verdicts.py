@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from diou_jax.kernels import platform, trials, verdicts
+from diou_jax.kernels import selection, trials, verdicts
 from diou_jax.kernels.verdicts import Verdict
 
 TESTS = str(pathlib.Path(__file__).parent)
@@ -23,9 +23,9 @@ def on_a_hopper(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # of the trials' processes
     monkeypatch.setenv("PYTHONPATH", f"{pathlib.Path(TESTS).parent}:{TESTS}")
     monkeypatch.syspath_prepend(TESTS)
-    platform.accept(())
+    selection.accept(())
     yield
-    platform.accept(())
+    selection.accept(())
     sys.modules.pop("faulty_trials", None)
 
 
@@ -70,7 +70,7 @@ def test_what_there_was_no_time_for_is_tried_again(tmp_path, monkeypatch):
     assert "next start" in found["works"].reason
     calls = count_trials(monkeypatch, PASSED | {"match": Verdict(False, "no time", final=False)})
     verdicts.earn(tmp_path)
-    assert platform.accepted() == set(platform.NAMES) - {"match"}
+    assert selection.accepted() == set(selection.NAMES) - {"match"}
     verdicts.earn(tmp_path)
     assert len(calls) == 2
 
@@ -78,10 +78,10 @@ def test_what_there_was_no_time_for_is_tried_again(tmp_path, monkeypatch):
 def test_verdicts_are_kept_and_said(tmp_path, monkeypatch):
     calls = count_trials(monkeypatch, PASSED | {"match": Verdict(False, "its process died (SIGABRT): no message")})
     first = verdicts.earn(tmp_path)
-    platform.accept(())
+    selection.accept(())
     second = verdicts.earn(tmp_path)
     assert len(calls) == 1
-    assert platform.accepted() == {"nms", "roi_align", "roi_align_gradient"}
+    assert selection.accepted() == {"nms", "roi_align", "roi_align_gradient"}
     assert len(first) == len(second) == len(trials.TRIALS)
     assert "kernel match: not used, its process died (SIGABRT): no message" in first
     assert "kernel nms of proposals: used, 0.1 ms, XLA's 0.2 ms, as decided before" in second
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_written_keeps_no_run_from_starting(tmp_path, mo
     calls = count_trials(monkeypatch, PASSED)
     for folder in (tmp_path / "file" / "cache", None):
         verdicts.earn(folder)
-        assert platform.accepted() == set(platform.NAMES)
+        assert selection.accepted() == set(selection.NAMES)
     assert len(calls) == 2
 
 
@@ -136,7 +136,7 @@ def test_without_hopper_nothing_is_tried_or_used(tmp_path, monkeypatch, cards):
     calls = count_trials(monkeypatch, PASSED)
     lines = verdicts.earn(tmp_path)
     assert calls == []
-    assert platform.accepted() == set()
+    assert selection.accepted() == set()
     assert all("older than Hopper" in line for line in lines)
 
 

@@ -3,7 +3,7 @@ from diou_jax.training.watch import FROZEN_ROWS, Watch
 
 def messages(rows, history=()):
     watch = Watch(history)
-    return [watch.look(row) for row in rows]
+    return [watch.sign_of_collapse(row) for row in rows]
 
 
 def ap(*values):

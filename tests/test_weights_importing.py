@@ -11,11 +11,13 @@ import optax
 import pytest
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.command.export_weights import export_torch
+from diou_jax.command.import_weights import import_file
 from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
-from diou_jax.training.step import create_state
-from diou_jax.weights import detectron, imagenet, importing, sources
+from diou_jax.weights import detectron, imagenet, sources
 from diou_jax.weights.original import export_original, original_tensors
 
 
@@ -92,7 +94,7 @@ def run_import(config, tensors, tmp_path, **options):
     torch = pytest.importorskip("torch")
     content = {"step": 41, "train_size": 1, "batch_size": 2, "model": {k: torch.tensor(v) for k, v in tensors.items()}}
     torch.save(content | {"optimizer": options.pop("optimizer", {})}, tmp_path / "model_step41.pth")
-    importing.import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
+    import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
 
 
 def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys):
@@ -107,13 +109,13 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 0
         assert checkpoints.metadata()["class_names"][1:3] == ["ellipse", "rectangle"]
-    importing.export_torch(config, tmp_path / "run", tmp_path / "back.pth")
+    export_torch(config, tmp_path / "run", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back["model"].keys() == tensors.keys()
     for name, value in back["model"].items():
         np.testing.assert_array_equal(value.numpy(), tensors[name], err_msg=name)
     with pytest.raises(UserError, match="holds a run at step 0 already"):
-        importing.import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
+        import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
 
 
 def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
@@ -136,7 +138,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
         "param_groups": [{"params": [numbers[name] for name in group]} for group in groups],
     }
     run_import(config, tensors, tmp_path, optimizer=optimizer, resume_optimizer=True)
-    tx = build.make_optimizer(config, build.rule(config))
+    tx = build.make_optimizer(config, build.rule(config).schedule)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables)
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 42
@@ -145,10 +147,10 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
 
     # The next update says what the momentum and the step are: without gradient and decay it is the momentum alone.
     config.solver.weight_decay = 0.0
-    tx = build.make_optimizer(config, build.rule(config))
+    tx = build.make_optimizer(config, build.rule(config).schedule)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)
     moved = export_original({"params": optax.apply_updates(state.params, updates), "affine": state.affine})
-    rate = float(build.rate(config, build.rule(config))(42))
+    rate = float(build.rate(config, build.rule(config).schedule)(42))
     for name in tensors:
         factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1
         wanted = tensors[name] - factor * rate * 0.9 * momentum.get(name, 0)
@@ -163,7 +165,7 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     del tensors["Box_Head.fc2.weight"]
     tensors["Mask_Head.conv.weight"] = np.zeros(3, np.float32)
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
-    source = sources.Source("a file", tensors, ())
+    source = sources.WeightSource("a file", tensors, ())
     with pytest.raises(UserError) as error:
         sources.import_tensors(source, blank)
     for words in ("fc2.weight is missing", "FPN_RPN_conv.bias has shape (3,)", "Mask_Head.conv.weight has no place"):
@@ -171,7 +173,7 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     imported, report = sources.import_tensors(source, blank, allow=("RPN.", "Box_Head.fc2", "Mask_Head"))
     assert (imported["params"]["rpn"]["conv"]["bias"] == 0).all()
     assert sum("allowed" in line for line in report) == 3
-    lines = sources.account(source, variables).splitlines()
+    lines = sources.inventory(source, variables).splitlines()
     assert "missing Box_Head.fc2.weight (16, 16)" in lines and "unknown Mask_Head.conv.weight (3,)" in lines
     assert any(line.startswith("misshapen RPN.FPN_RPN_conv.bias (3,), not ") for line in lines)
 
@@ -182,8 +184,8 @@ def test_a_body_alone_leaves_the_rest(tiny_config):
     network = build.network(config, 7)
     variables = network.init_variables(jax.random.key(0))
     body = {k: v for k, v in random_tensors(variables, 0).items() if k.startswith(sources.BODY)}
-    imported, report = sources.import_tensors(sources.Source("an ImageNet ResNet", body, ("fc.bias",)), variables)
-    assert imported["params"]["fpn"]["inner5"]["kernel"] is variables["params"]["fpn"]["inner5"]["kernel"]
+    imported, report = sources.import_tensors(sources.WeightSource("an ImageNet ResNet", body, ("fc.bias",)), variables)
+    assert imported["params"]["neck"]["inner5"]["kernel"] is variables["params"]["neck"]["inner5"]["kernel"]
     exported = export_original(imported)
     assert all(np.array_equal(exported[name], body[name]) for name in body)
     assert "only the backbone" in " ".join(report)
@@ -201,7 +203,7 @@ def test_values_that_are_not_finite_are_refused(tiny_config):
     tensors = random_tensors(variables, 0)
     tensors["Box_Head.fc2.bias"][3] = np.nan
     with pytest.raises(UserError, match=r"fc2\.bias holds values that are not finite"):
-        sources.import_tensors(sources.Source("a file", tensors, ()), variables)
+        sources.import_tensors(sources.WeightSource("a file", tensors, ()), variables)
 
 
 def test_an_imported_workdir_keeps_its_config(tiny_config, tmp_path):

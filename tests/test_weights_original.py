@@ -13,7 +13,7 @@ from diou_jax.models.fpn import FPN
 from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
-from diou_jax.training.optimizer import parameter_group
+from diou_jax.optimization.optimizer import parameter_group
 from diou_jax.weights.original import export_original, import_original, original_tensors
 
 
@@ -72,7 +72,7 @@ def test_layouts():
     network = narrow()
     tensors = draw(network)
     variables = import_original(tensors, network.variable_shapes())
-    ours, theirs = variables["params"]["body"]["conv1"]["kernel"], tensors["Conv_Body.conv_body.res1.conv1.weight"]
+    ours, theirs = variables["params"]["backbone"]["conv1"]["kernel"], tensors["Conv_Body.conv_body.res1.conv1.weight"]
     assert ours[3, 2, 5, 1] == theirs[3, 1, 2, 5]
     ours, theirs = variables["params"]["box_head"]["fc1"]["kernel"], tensors["Box_Head.fc1.weight"]
     assert ours.reshape(3, 3, 8, 12)[2, 1, 7, 4] == theirs.reshape(12, 8, 3, 3)[4, 7, 2, 1]
@@ -83,12 +83,12 @@ def test_layouts():
 def test_names_where_group_norm_stands_for_the_affine_layers():
     tensors = original_tensors(narrow(use_gn=True).variable_shapes())
     names = {path.removeprefix("params/"): tensor.name for path, tensor in tensors.items()}
-    assert names["body/conv1/norm/scale"] == "Conv_Body.conv_body.res1.gn1.weight"
-    assert names["body/res2_1/conv3/norm/bias"] == "Conv_Body.conv_body.res2.1.gn3.bias"
-    assert names["body/res4_0/shortcut/norm/scale"] == "Conv_Body.conv_body.res4.0.downsample.1.weight"
-    assert names["fpn/inner5/kernel"] == "Conv_Body.conv_top.0.weight"
-    assert names["fpn/inner3/norm/bias"] == "Conv_Body.topdown_lateral_modules.1.conv_lateral.1.bias"
-    assert names["fpn/output2/norm/scale"] == "Conv_Body.posthoc_modules.3.1.weight"
+    assert names["backbone/conv1/norm/scale"] == "Conv_Body.conv_body.res1.gn1.weight"
+    assert names["backbone/res2_1/conv3/norm/bias"] == "Conv_Body.conv_body.res2.1.gn3.bias"
+    assert names["backbone/res4_0/shortcut/norm/scale"] == "Conv_Body.conv_body.res4.0.downsample.1.weight"
+    assert names["neck/inner5/kernel"] == "Conv_Body.conv_top.0.weight"
+    assert names["neck/inner3/norm/bias"] == "Conv_Body.topdown_lateral_modules.1.conv_lateral.1.bias"
+    assert names["neck/output2/norm/scale"] == "Conv_Body.posthoc_modules.3.1.weight"
     assert names["rpn/conv/bias"] == "RPN.FPN_RPN_conv.bias"
 
 

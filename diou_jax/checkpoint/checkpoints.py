@@ -17,13 +17,13 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diou_jax.checkpoint.first_format import from_first_format, to_first_format
 from diou_jax.checkpoint.seal import damage, seal
-from diou_jax.errors import UserError
-from diou_jax.training.step import TrainState
-from diou_jax.training.stop import Stopped
+from diou_jax.errors import Stopped, UserError
+from diou_jax.optimization.state import TrainState
 
-# The arrangement of a checkpoint's items. Checkpoints without a number are of the first.
-FORMAT = 1
+# The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first.
+FORMAT = 2
 
 REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
 
@@ -147,7 +147,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._sealer.submit(self._seal, step)
 
-    def check(self) -> None:
+    def raise_failure(self) -> None:
         """Raises UserError if writing a checkpoint has failed; never waits."""
         with self._as_user_error():
             self._manager.check_for_errors()
@@ -166,11 +166,12 @@ class Checkpoints:
         """
         variables, training = _split(like)
         found = self._read(variables=_abstract(variables), training=_abstract(training))
-        return TrainState(params=found.variables["params"], affine=found.variables.get("affine"), **found.training)
+        variables = found["variables"]
+        return TrainState(params=variables["params"], affine=variables.get("affine"), **found["training"])
 
     def restore_variables(self, like: Mapping) -> dict:
         """The newest network variables, with the structure, shapes and dtypes of `like`; raises UserError likewise."""
-        return self._read(variables=_abstract(dict(like))).variables
+        return self._read(variables=_abstract(dict(like)))["variables"]
 
     def stored_variables(self) -> dict:
         """The newest network variables of any network; raises UserError if there is no checkpoint."""
@@ -245,28 +246,31 @@ class Checkpoints:
             self._seal(step)
         return None
 
-    def _read(self, **items):
+    def _read(self, **items) -> dict:
         def read(step):
-            stored = self._manager.item_metadata(step)
-            for name, like in items.items():
+            stored, is_first = self._manager.item_metadata(step), self._format(step) == 1
+            likes = {name: to_first_format(like) if is_first else like for name, like in items.items()}
+            for name, like in likes.items():
                 differences = _differences(stored[name], like)
                 if differences:
                     raise UserError(
                         f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(differences[:5])}"
                         + (f" and {len(differences) - 5} more" if len(differences) > 5 else "")
                     )
-            arguments = {name: ocp.args.StandardRestore(like) for name, like in items.items()}
-            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            arguments = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
+            found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            return {name: from_first_format(found[name]) if is_first else found[name] for name in likes}
 
         return self._newest(read)
 
-    def _check_format(self, step):
+    def _format(self, step) -> int:
         number = self._metadata(step).get("format", 1)
-        if number != FORMAT:
+        if number not in (1, FORMAT):
             raise UserError(
                 f"{self.directory / str(step)} is a checkpoint of format {number}, and this version of diou-jax reads "
-                f"format {FORMAT}; install the version that wrote it, or name another --workdir"
+                f"formats 1 and {FORMAT}; install the version that wrote it, or name another --workdir"
             )
+        return number
 
     def _newest(self, read):
         """``read(step)`` of the newest checkpoint; it is tried again if a run in progress replaces that meanwhile."""
@@ -275,7 +279,7 @@ class Checkpoints:
             if step is None:
                 raise UserError(_nothing(self.directory))
             try:
-                self._check_format(step)
+                self._format(step)  # an unknown one is refused before anything is read
                 return read(step)
             except UserError:
                 raise

@@ -8,7 +8,7 @@ from diou_jax.configs import base
 from diou_jax.data.check import check_datasets
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 
 
 def check_data(config: ConfigDict) -> bool:
@@ -29,5 +29,5 @@ def check_data(config: ConfigDict) -> bool:
         {" + ".join(some): functools.partial(build.dataset, config, some) for some in names},
         max_boxes=config.data.max_boxes,
     )
-    say(report.text())
+    print_line(report.text())
     return report.clean

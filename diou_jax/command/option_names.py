@@ -3,12 +3,12 @@
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from diou_jax.command.original_keys import answer
 from diou_jax.errors import UserError
+from diou_jax.nested_config import flatten
 
 OPTION = re.compile(r"(--?)(no)?config\.([^=]*)(=.*)?", re.S)
 
@@ -75,11 +75,3 @@ def spell(written: str, config: ConfigDict) -> str:
 
 def _nearest(written: str, config: ConfigDict) -> str:
     return difflib.get_close_matches(written.lower(), flatten(config), n=1, cutoff=0)[0]
-
-
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
-    return flat

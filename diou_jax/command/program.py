@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from diou_jax.command.arguments import Command, help_text, parse
-from diou_jax.errors import UserError
+from diou_jax.errors import Stopped, UserError
 
 # Seconds without a heartbeat after which a process counts as lost, and the exit code of the remaining processes.
 HEARTBEAT, LOST = 30, 3
@@ -52,7 +52,6 @@ def _run(command: Command) -> None:
     import jax
 
     from diou_jax.compilation import set_flags
-    from diou_jax.training.stop import Stopped
 
     set_flags()
     given = command.flags
@@ -81,10 +80,11 @@ def _run(command: Command) -> None:
 
 def _do(command: Command) -> None:
     from diou_jax.command.check_data import check_data
+    from diou_jax.command.export_weights import export_torch
+    from diou_jax.command.import_weights import import_file
     from diou_jax.evaluation import evaluate
     from diou_jax.prediction import predict
     from diou_jax.training import train
-    from diou_jax.weights import importing
 
     config, workdir, given = command.config, command.workdir, command.flags
     if command.mode == "check":
@@ -99,6 +99,6 @@ def _do(command: Command) -> None:
         sys.exit(0 if predict.predict(config, workdir, given["input"], given["output"], **options) else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
-        importing.import_file(config, given["source"], workdir, **options)
+        import_file(config, given["source"], workdir, **options)
     if command.mode == "export_torch":
-        importing.export_torch(config, workdir, given["output"])
+        export_torch(config, workdir, given["output"])

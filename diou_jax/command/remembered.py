@@ -1,14 +1,12 @@
 """The config of an existing run, which later commands start from, and the differences between both."""
 
 import pathlib
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
-from diou_jax.command.option_names import flatten
-from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.nested_config import flatten, to_tuples
 
 # Options that decide which parameters a network has.
 SHAPES = (
@@ -48,38 +46,9 @@ def remembered(workdir: str) -> ConfigDict | None:
     """The config of the run in `workdir`, with defaults for options newer than the run; None if there is no run."""
     if not pathlib.Path(workdir).is_dir():
         return None
-    from diou_jax.workdir.run_config import read_config  # imported late, since it imports JAX
+    from diou_jax.workdir.run_config import restore_config  # imported late, since it imports JAX
 
-    stored = read_config(workdir)
-    return None if stored is None else restore(stored)
-
-
-def restore(stored: Mapping[str, Any]) -> ConfigDict:
-    """A config from its JSON form: lists become tuples, and whole numbers floats if the option is a float."""
-    config = base.get_config()
-    _fill(config, stored)
-    return config
-
-
-def _fill(config: ConfigDict, stored: Mapping[str, Any]) -> None:
-    for name, value in stored.items():
-        if isinstance(value, Mapping):
-            if not isinstance(config.get(name), ConfigDict):
-                config[name] = ConfigDict()
-            _fill(config[name], value)
-            continue
-        value, default = _tuples(value), config.get(name)
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if value is None and default is not None:
-            del config[name]  # an open option has a type but no value
-            value = config_dict.placeholder(type(default))
-        with config.ignore_type():
-            config[name] = value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+    return restore_config(workdir)
 
 
 def check_shapes(run: ConfigDict, config: ConfigDict, workdir: str) -> None:
@@ -110,7 +79,7 @@ def contradictions(
         name
         for name in sorted(before.keys() & now.keys())
         # An option that the file leaves open (None) is no difference.
-        if _tuples(now[name]) not in (None, before[name]) and not _below(name, explicit)
+        if to_tuples(now[name]) not in (None, before[name]) and not _below(name, explicit)
     ]
     network = [name for name in different if _below(name, NETWORK)]
     if network:

@@ -175,7 +175,7 @@ class FasterRCNN:
         self, pyramid: Mapping[int, jax.Array], rois: jax.Array, *, rules: PoolingRules, extent: Array | None
     ) -> jax.Array:
         """Features (B, R, resolution, resolution, C) of RoIs (B, R, 4) in pixels of the network's input."""
-        strides = self.network.body.strides  # the coarser maps are the RPN's only
+        strides = self.network.backbone.strides  # the coarser maps are the RPN's only
         # The level follows the boxes before `to_edges` moves their corners.
         levels = roi_levels(
             rois, strides=strides, canonical_scale=rules.canonical_scale, canonical_level=rules.canonical_level

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diou_jax.kernels.top_k import top_k
 
 
-def draw(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw_subset(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draws up to `limit` indices at which a mask is True, uniformly and in random order.
 
     Any prefix of the result is a uniform draw as well, so a caller that wants fewer takes a prefix.
@@ -51,8 +51,8 @@ def sample(foreground: jax.Array, background: jax.Array, key: jax.Array, *, obje
       total: static, the largest number of rows.
     """
     fg_key, bg_key = jax.random.split(key)
-    fg_index, fg_drawn = draw(foreground, objects, fg_key)
-    bg_index, bg_drawn = draw(background, total, bg_key)
+    fg_index, fg_drawn = draw_subset(foreground, objects, fg_key)
+    bg_index, bg_drawn = draw_subset(background, total, bg_key)
     # Row i of the result is the i-th object; rows behind the last object continue with the background.
     found = fg_drawn.sum()
     row = jnp.arange(total)

@@ -27,7 +27,7 @@ from diou_jax.programs import Programs, compile_ahead
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
-from diou_jax.reporting.run_log import RunLog, say
+from diou_jax.reporting.run_log import RunLog, print_line
 from diou_jax.reporting.visualize import side_by_side
 from diou_jax.structures import Batch, Detections
 
@@ -161,8 +161,8 @@ class Evaluator:
             log.scalars(step, metrics, dataset=dataset.name)
         else:
             metrics, report = {}, f"{dataset.name} has no annotations, so there is no AP: {file} is for the server"
-        say(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
-        say(report)
+        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
+        print_line(report)
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 

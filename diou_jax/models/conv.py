@@ -28,8 +28,8 @@ class Conv(nn.Module):
       features: output channels.
       size: side of the kernel; the map is padded by size // 2.
       stride, groups: stride and groups of the convolution.
-      follow: the norm. "affine": frozen scale and bias per channel (the original's AffineChannel2d) in the collection
-        `AFFINE`, the scale folded into the kernel; "group": a `GroupNorm`; "bias": a trained bias.
+      norm_type: "affine": frozen scale and bias per channel (the original's AffineChannel2d) in the collection
+        `AFFINE`, the scale folded into the kernel; "group": a `GroupNorm`; "bias": no norm, but a trained bias.
       kernel_init: initialiser of the kernel.
       group_norm: keyword arguments of `GroupNorm`, as pairs.
       relu: whether a ReLU comes last.
@@ -40,7 +40,7 @@ class Conv(nn.Module):
     size: int
     stride: int = 1
     groups: int = 1
-    follow: str = "bias"
+    norm_type: str = "bias"
     kernel_init: Callable = he_normal
     group_norm: tuple[tuple[str, Any], ...] = ()
     relu: bool = False
@@ -62,17 +62,17 @@ class Conv(nn.Module):
             "kernel", self.kernel_init, (self.features, self.size, self.size, x.shape[-1] // self.groups)
         )
         bias = None
-        if self.follow == "affine":
+        if self.norm_type == "affine":
             if self.is_initializing() or self.has_variable(AFFINE, "scale"):  # `folding.fold` removes it
                 scale = self.variable(
                     AFFINE, "scale", lambda: jax.random.uniform(self.make_rng("params"), (self.features,))
                 )
                 kernel = kernel * scale.value[:, None, None, None]
             bias = self.variable(AFFINE, "bias", jnp.zeros, (self.features,)).value
-        elif self.follow == "bias":
+        elif self.norm_type == "bias":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, groups=self.groups)
-        if self.follow == "group":
+        if self.norm_type == "group":
             y = GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, extent, cell)
         else:
             assert bias is not None  # "affine" and "bias" have one

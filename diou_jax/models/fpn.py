@@ -35,7 +35,7 @@ class FPN(nn.Module):
             return Conv(
                 self.features,
                 size,
-                follow=self.norm,
+                norm_type=self.norm,
                 kernel_init=xavier_fill_convolution,
                 group_norm=self.group_norm,
                 dtype=self.dtype,

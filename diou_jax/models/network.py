@@ -34,14 +34,14 @@ class Network(nn.Module):
     are ``{"params": ...}`` and, where the backbone has frozen affine layers, ``"affine"``.
 
     Attributes:
-      body: the backbone.
-      fpn: the neck.
+      backbone: images to maps.
+      neck: maps to the pyramid.
       rpn: the region proposal head, shared by all maps.
       heads: the RoI heads' modules.
     """
 
-    body: ResNet
-    fpn: FPN
+    backbone: ResNet
+    neck: FPN
     rpn: RPNHead
     heads: tuple[HeadModule, ...]
 
@@ -52,7 +52,7 @@ class Network(nn.Module):
 
     def pyramid(self, images: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
         """Normalised images (B, H, W, 3), H and W multiples of 32, to p2 to p6 by stride."""
-        return self.fpn(self.body(images, extent), extent)
+        return self.neck(self.backbone(images, extent), extent)
 
     def propose(
         self, pyramid: Mapping[int, jax.Array], sampled: jax.Array | None = None
@@ -80,7 +80,7 @@ class Network(nn.Module):
 
     def folded(self, variables: dict) -> dict:
         """Variables for inference alone; see `folding.fold`."""
-        return fold(variables, self.body.dtype)
+        return fold(variables, self.backbone.dtype)
 
     def variable_shapes(self) -> dict:
         """The structure, shapes and dtypes of the variables, without their values."""

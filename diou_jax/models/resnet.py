@@ -84,7 +84,9 @@ class ResNet(nn.Module):
         """Normalised images (B, H, W, 3) to c2 to c5 by stride; `extent`, int (B, 2) pixels, masks the padding."""
         # He's initialisation suits training from random weights; frozen affine layers expect loaded weights.
         init = he_normal if self.norm == "group" else torch_default
-        conv = functools.partial(Conv, follow=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype)
+        conv = functools.partial(
+            Conv, norm_type=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype
+        )
 
         def freeze(x, stage):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
@@ -126,5 +128,5 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 def frozen_stage(path: str, freeze_at: int) -> bool:
     """Whether a parameter of the network, named by its "/"-joined path, belongs to a stage that `freeze_at` freezes."""
-    match = re.match(r"body/(?:res(\d)_|conv1/)", path)
+    match = re.match(r"backbone/(?:res(\d)_|conv1/)", path)
     return match is not None and int(match[1] or 1) <= freeze_at

@@ -1,1 +1,1 @@
-"""Options: their kinds, the choice of open ones, and the construction of objects from a config."""
+"""Options: the choice of open ones, and the construction of objects from a config."""

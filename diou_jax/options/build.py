@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
-from diou_jax.data.dataset import Dataset
+from diou_jax.data.dataset import BACKGROUND, Dataset
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
@@ -36,12 +36,12 @@ from diou_jax.models.fpn import FPN
 from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
-from diou_jax.training import batch_rule, optimizer
-from diou_jax.training.batch_rule import BatchRule
-from diou_jax.training.optimizer import OptimizerRules
-from diou_jax.training.schedules import MultiStep, WarmUp
+from diou_jax.optimization import batch_rule, optimizer
+from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
+from diou_jax.optimization.optimizer import OptimizerRules
+from diou_jax.optimization.schedules import MultiStep, WarmUp
 from diou_jax.weights.fine_tuning import fine_tune
-from diou_jax.weights.sources import Source, check_style, import_tensors, read_source
+from diou_jax.weights.sources import WeightSource, check_style, import_tensors, read_source
 
 BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
@@ -85,6 +85,32 @@ def layout(config: ConfigDict) -> layouts.Layout:
     )
 
 
+def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids of a detector's classes: COCO's if there are 81, else those of the training set.
+
+    Args:
+      config: the config, which names the training set.
+      num_classes: K of the weights, background included, or None if unknown.
+
+    Raises:
+      UserError: if the training set has another number of classes, or is needed and missing.
+    """
+    if num_classes == len(coco_classes.NAMES):
+        return coco_classes.NAMES, coco_classes.IDS
+    try:
+        data = dataset(config, config.train.datasets)
+    except UserError:
+        if num_classes is None:
+            raise
+        return (BACKGROUND, *(f"class {label}" for label in range(1, num_classes))), (-1, *range(1, num_classes))
+    if num_classes not in (None, len(data.class_names)):
+        raise UserError(
+            f"the weights are for {num_classes} classes with the background, {data.name} has {len(data.class_names)}; "
+            "set train.datasets to the data that they were trained on"
+        )
+    return data.class_names, data.category_ids
+
+
 def rule(
     config: ConfigDict,
     *,
@@ -103,30 +129,28 @@ def rule(
     Raises:
       UserError: if the devices cannot share the batch.
     """
-    solver = config.solver
+    solver, devices, per_device = config.solver, jax.device_count(), config.train.ims_per_batch
+    images = batch_size or config.train.batch_size or devices * per_device
+    batch = batch_rule.divide(images, devices, resumed=batch_size is not None)
+    written = Schedule(solver.base_lr, tuple(solver.steps), solver.max_iter, config.fpn.rpn_collect_scale)
+    if not solver.scale_with_devices:
+        return BatchRule(batch, written)
     return batch_rule.adapt(
-        devices=jax.device_count(),
-        num_gpus=config.num_gpus,
-        ims_per_batch=config.train.ims_per_batch,
-        batch_size=batch_size or config.train.batch_size,
+        written,
+        batch,
+        written_for=BatchSize(config.num_gpus * per_device, config.num_gpus),
         iter_size=solver.iter_size,
-        base_lr=solver.base_lr,
-        steps=tuple(solver.steps),
-        max_iter=solver.max_iter,
-        collect_scale=config.fpn.rpn_collect_scale,
-        scale_with_devices=solver.scale_with_devices,
         scale_rate=solver.type != "Adam" if scale_rate is None else scale_rate,
         explicit=explicit,
-        going_on=batch_size is not None,
     )
 
 
-def train_reader(config: ConfigDict, data: Dataset, batch: BatchRule) -> reader.Reader:
+def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.Reader:
     """The reader that makes training batches of a data set."""
     return reader.train_reader(
         data,
         train_augmentations(config),
-        batch_size=batch.batch_size * config.solver.iter_size,
+        batch_size=batch.images * config.solver.iter_size,
         seed=config.rng_seed,
         use_flipped=config.train.use_flipped,
         drop_empty=config.train.drop_empty,
@@ -180,7 +204,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
     resnets = config.resnets
     return Network(
-        body=ResNet(
+        backbone=ResNet(
             blocks=tuple(resnets.blocks),
             num_groups=resnets.num_groups,
             width_per_group=resnets.width_per_group,
@@ -191,7 +215,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
             group_norm=group_norm,
             dtype=dtype,
         ),
-        fpn=FPN(
+        neck=FPN(
             features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
         ),
         rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
@@ -199,7 +223,7 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
 
 
-def weight_source(config: ConfigDict, path: str | os.PathLike) -> Source:
+def weight_source(config: ConfigDict, path: str | os.PathLike) -> WeightSource:
     """A weight file; raises UserError if it cannot be read, or is meant for other images, strides or boxes."""
     source = read_source(path, imagenet_style=config.resnets.imagenet_style)
     check_style(
@@ -228,7 +252,7 @@ def initial_variables(config: ConfigDict, network: Network, class_names: Sequenc
     variables = network.init_variables(jax.random.key(config.rng_seed))
     report: list[str] = []
     if path := config.resnets.imagenet_pretrained_weights:
-        variables, report = import_tensors(weight_source(config, path), variables, body_only=True)
+        variables, report = import_tensors(weight_source(config, path), variables, backbone_only=True)
     if path := config.init.checkpoint:
         stored, names, origin = _weights_of(config, path)
         variables, lines = fine_tune(variables, stored, names=class_names, stored_names=names, source=path)
@@ -287,7 +311,7 @@ def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[Added
 
 
 def detector(config: ConfigDict, num_classes: int, *, collect_scale: float = 1.0) -> FasterRCNN:
-    """The network and its rules; `collect_scale`, for training, is that of `BatchRule`."""
+    """The network and its rules; `collect_scale`, for training, is that of `Schedule`."""
     model, train, test = config.model, config.train, config.test
     box_rules = BOX_RULES[model.box_convention]
     return FasterRCNN(
@@ -335,17 +359,17 @@ def _rules(kind, options):
     return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
 
 
-def rate(config: ConfigDict, batch: BatchRule) -> MultiStep:
+def rate(config: ConfigDict, schedule: Schedule) -> MultiStep:
     """The learning rate as a function of the step."""
     solver = config.solver
     warm_up = WarmUp(solver.warm_up_iters, solver.warm_up_factor, solver.warm_up_method)
-    return MultiStep(batch.base_lr, tuple(batch.steps), solver.gamma, warm_up)
+    return MultiStep(schedule.base_lr, schedule.steps, solver.gamma, warm_up)
 
 
-def make_optimizer(config: ConfigDict, batch: BatchRule) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
     """The optimiser of the network's parameters."""
     return optimizer.make_optimizer(
-        rate(config, batch),
+        rate(config, schedule),
         frozen=functools.partial(frozen_stage, freeze_at=config.resnets.freeze_at),
         rules=_rules(OptimizerRules, config.solver),
     )

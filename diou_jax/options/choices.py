@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from diou_jax.configs import base
 from diou_jax.data.buckets import round_up
 from diou_jax.data.dataset import Dataset
+from diou_jax.nested_config import flatten
 
 # Options that define a network; weights fit only a network with the same values.
 NETWORK = (
@@ -133,14 +134,6 @@ def measure(dataset: Dataset) -> Statistics:
 def is_open(config: ConfigDict) -> bool:
     """Whether a config has open options."""
     return any(value is None for value in flatten(config).values())
-
-
-def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Options by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key: value}
-    return flat
 
 
 def resolve(config: ConfigDict, data: Statistics, start: Start, devices: Devices) -> tuple[ConfigDict, list[str]]:

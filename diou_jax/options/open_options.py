@@ -1,6 +1,5 @@
 """Settles the open options of a config: a resumed run keeps its own, for a new run they are chosen."""
 
-import json
 import os
 import pathlib
 
@@ -9,11 +8,12 @@ from ml_collections import ConfigDict
 
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
+from diou_jax.nested_config import flatten
 from diou_jax.options import build
-from diou_jax.options.choices import NETWORK, Choices, Devices, Start, fill, flatten, is_open, measure, resolve
-from diou_jax.reporting.run_log import say
+from diou_jax.options.choices import NETWORK, Choices, Devices, Start, fill, is_open, measure, resolve
+from diou_jax.reporting.run_log import print_line
 from diou_jax.weights.sources import read_source, wanted_options
-from diou_jax.workdir.run_config import CONFIG_FILE
+from diou_jax.workdir.run_config import read_config
 
 
 def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
@@ -43,7 +43,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
         config, chosen = resolve(config, measure(data), _start(config), devices)
     if jax.process_index() == 0:
         for line in [*lines, *chosen]:
-            say(line)
+            print_line(line)
     return config
 
 
@@ -51,21 +51,19 @@ def _of_run(workdir) -> dict:
     """The options of the run in `workdir` by name, if it has a checkpoint; else empty."""
     if not workdir or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
         return {}
-    return _read(pathlib.Path(workdir, CONFIG_FILE))
+    return _options(workdir)
 
 
-def _read(file) -> dict:
-    try:
-        return flatten(json.loads(file.read_text()))
-    except (OSError, ValueError, AttributeError):
-        return {}  # later readers of the file report its faults
+def _options(workdir) -> dict:
+    """The options of the run in `workdir` by name; empty if they cannot be read, which later readers report."""
+    return flatten(read_config(workdir) or {})
 
 
 def _start(config) -> Start:
     """The weights that a run of `config` starts from."""
     path = config.init.checkpoint
     if path and not os.path.isfile(path):
-        network = {name: value for name, value in _read(pathlib.Path(path, CONFIG_FILE)).items() if name in NETWORK}
+        network = {name: value for name, value in _options(path).items() if name in NETWORK}
         return Start(path, network)
     path = path or config.resnets.imagenet_pretrained_weights
     if not path:

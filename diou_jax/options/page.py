@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from diou_jax.configs.base import OPTIONS
-from diou_jax.options.kinds import Option
+from diou_jax.option_kinds import Option
 
 GROUPS = {
     "General": ("",),

@@ -1,7 +1,6 @@
 """A trained detector as a Python callable."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,10 @@ from diou_jax.data.packing import blank, example, pack
 from diou_jax.data.view import View
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
-from diou_jax.files import regular_file
 from diou_jax.options import build
 from diou_jax.structures import Batch
-from diou_jax.weights.importing import class_table
 from diou_jax.weights.sources import import_tensors
-from diou_jax.workdir.run_config import CONFIG_FILE
+from diou_jax.workdir.run_config import CONFIG_FILE, restore_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +83,10 @@ class Detector:
         """
         with Checkpoints(folder, create=False) as checkpoints:
             metadata = checkpoints.metadata()
-            config = _read_config(pathlib.Path(folder) / CONFIG_FILE) if config is None else config
+            config = restore_config(folder) if config is None else config
+            if config is None:
+                raise UserError(f"{pathlib.Path(folder) / CONFIG_FILE} is no config of a run; pass a config")
+            base.check(config)
             network = build.network(config, len(metadata["class_names"]))
             variables = checkpoints.restore_variables(network.variable_shapes())
         return cls(config, variables, metadata["class_names"], metadata["category_ids"])
@@ -97,7 +97,7 @@ class Detector:
         source = build.weight_source(config, path)
         if not source.is_detector:
             raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
-        class_names, category_ids = class_table(config, source.num_classes)
+        class_names, category_ids = build.class_table(config, source.num_classes)
         shapes = build.network(config, len(class_names)).variable_shapes()
         variables, _ = import_tensors(source, shapes)
         return cls(config, variables, class_names, category_ids)
@@ -197,13 +197,3 @@ def _check(image, number):
         raise UserError(f"image {number} is {kind}; it must be a uint8 array (height, width, 3), blue first")
     if 0 in image.shape:
         raise UserError(f"image {number} is {kind}: it has no pixels")
-
-
-def _read_config(file: pathlib.Path) -> ConfigDict:
-    """A run's config over the current defaults, so that runs from before an option existed can be read."""
-    config = base.get_config()
-    try:
-        config.update(json.loads(regular_file(file).read_text()))
-    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
-        raise UserError(f"{file} is no config of a run ({error}); pass a config") from None
-    return config

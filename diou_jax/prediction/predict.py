@@ -19,7 +19,7 @@ from diou_jax.prediction.detector import Detector, Result
 from diou_jax.prediction.image_folder import find_images
 from diou_jax.reporting import picture_files, visualize
 from diou_jax.reporting.progress import images_progress
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 
 RESULTS_FILE = "detections.json"
 
@@ -61,7 +61,7 @@ def predict(
     detector = Detector.from_checkpoint(workdir, settle(config, workdir))
     writable_folder(output, "--output")
     for line in found.passed_over:
-        say(f"passed over: {line}")
+        print_line(f"passed over: {line}")
 
     def show(path, image, result):
         shown = result.scores > draw_threshold
@@ -93,9 +93,9 @@ def predict(
         # An interrupted run writes the results so far, too.
         _write_results(output / RESULTS_FILE, entries, unreadable)
     detections = sum(len(entry["scores"]) for entry in entries)
-    say(f"{len(entries)} images, {detections} detections: {printable(output / RESULTS_FILE)}")
+    print_line(f"{len(entries)} images, {detections} detections: {printable(output / RESULTS_FILE)}")
     for line in unreadable:
-        say(f"not read: {line}")
+        print_line(f"not read: {line}")
     return bool(entries)
 
 

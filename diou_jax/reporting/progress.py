@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diou_jax.reporting.run_log import say
+from diou_jax.reporting.run_log import print_line
 
 # Seconds between two lines if the output is not a terminal.
 INTERVAL = 30.0
@@ -19,7 +19,7 @@ class _Lines(tqdm):
         """As tqdm's, except that nothing is cleared at the end, since lines stay."""
         del pos
         if msg is None:
-            say(str(self))
+            print_line(str(self))
         return False
 
 

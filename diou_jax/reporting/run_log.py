@@ -156,7 +156,7 @@ class Progress:
         return "  ".join(parts)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Prints a line without buffering; characters that the output's encoding lacks are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout, flush=True)

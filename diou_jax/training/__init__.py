@@ -1,1 +1,1 @@
-"""Training: the compiled step, the loop, the optimiser, and the reaction to faults."""
+"""Training: the compiled step, the loop, and the reaction to faults."""

@@ -14,7 +14,7 @@ from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.reader import Reader
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
-from diou_jax.training.step import TrainState
+from diou_jax.optimization.state import TrainState
 
 
 class Diverged(Exception):  # noqa: N818

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.errors import Stopped
 from diou_jax.evaluation.evaluate import Evaluator
-from diou_jax.reporting.run_log import Progress, RunLog, read_metrics, say
+from diou_jax.reporting.run_log import Progress, RunLog, print_line, read_metrics
 from diou_jax.training.diagnosis import Diverged
 from diou_jax.training.loop import Moment
-from diou_jax.training.stop import Stopped, StopRequest
+from diou_jax.training.stop import StopRequest
 from diou_jax.training.watch import Watch
 
 
@@ -29,14 +30,14 @@ class Journal:
         self._speaks = jax.process_index() == 0
         self._watch = Watch(read_metrics(log.workdir) if self._speaks else ())
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Prints a line, in the first process only."""
         if self._speaks:
-            say(line)
+            print_line(line)
 
-    def look(self, step: int, row: Mapping[str, float]) -> None:
+    def note_collapse(self, step: int, row: Mapping[str, float]) -> None:
         """Writes an event if a new row shows that the run has collapsed."""
-        if self._speaks and row and (problem := self._watch.look(row)):
+        if self._speaks and row and (problem := self._watch.sign_of_collapse(row)):
             self.log.event(step, problem)
 
 
@@ -69,7 +70,7 @@ class Report:
         """Writes the line; raises Diverged after too many skipped updates."""
         if moment.step == self._start + 1:
             jax.block_until_ready(moment.metrics)
-            self._journal.say(f"the first step took {time.perf_counter() - self._began:.1f} s")
+            self._journal.print_line(f"the first step took {time.perf_counter() - self._began:.1f} s")
             self._journal.progress.restart(moment.step)
         if not moment.is_logged:
             return
@@ -79,12 +80,12 @@ class Report:
         speed = journal.progress.speed(step)
         values |= {"rate": float(self._rate(step - 1)), "images_per_second": speed}
         journal.log.scalars(step, values)
-        journal.say(journal.progress.line(step, speed, values))
+        journal.print_line(journal.progress.line(step, speed, values))
         for bad in sorted(number for number in guard.recent.tolist() if number >= self._reported):
             reason = "update skipped, loss or gradient not finite"
             journal.log.event(bad + 1, f"{reason}; images {self._images(bad)}")
         self._reported = step
-        journal.look(step, values)
+        journal.note_collapse(step, values)
         if guard.in_a_row >= self._max_bad_steps:
             raise Diverged(step, int(guard.in_a_row), moment.state)
 
@@ -100,7 +101,7 @@ class Save:
     def __call__(self, moment: Moment) -> None:
         """Saves at the steps to save; raises UserError if the checkpoint before could not be written."""
         if moment.is_logged:
-            self._checkpoints.check()
+            self._checkpoints.raise_failure()
         if not (moment.is_last or moment.step % self._every == 0):
             return
         # A rollback needs a state from before the skipped updates.
@@ -132,7 +133,7 @@ class Evaluate:
         if moment.is_last or moment.step % self._every:
             return
         for row in self._evaluator(moment.state.variables, moment.step, self._journal.log):
-            self._journal.look(moment.step, row)
+            self._journal.note_collapse(moment.step, row)
         self._journal.progress.restart(moment.step)
 
 
@@ -145,6 +146,6 @@ class Stop:
 
     def __call__(self, moment: Moment) -> None:
         """Raises Stopped if a signal has come."""
-        if (number := self._request.signal(meeting=moment.is_logged)) and not moment.is_last:
+        if (number := self._request.signal(synchronised=moment.is_logged)) and not moment.is_last:
             self._save.finish(moment)
             raise Stopped(number, moment.step)

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import jax
 
+from diou_jax.optimization.state import TrainState
 from diou_jax.structures import Batch
-from diou_jax.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,58 +1,19 @@
-"""The training state and the compiled update."""
+"""The compiled update."""
 
 import functools
 from collections.abc import Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS
+from diou_jax.optimization.guard import count, gradient_norm, is_sound, select
+from diou_jax.optimization.state import TrainState
+from diou_jax.optimization.window import extend_window
 from diou_jax.programs import Programs
 from diou_jax.structures import Batch
-from diou_jax.training.guard import Guard, choose, count, gradient_norm, is_sound, no_faults
-
-
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a run needs to go on: an unstacked pytree, the same on every device.
-
-    Attributes:
-      step: int32 scalar, number of updates done.
-      params: the parameters that the optimiser may change.
-      affine: the frozen affine layers, or None.
-      opt_state: the state of the optimiser.
-      window: float32 scalars, running means of the metrics over the updates taken since the last line of the log (NaN
-        if none was taken), and the number of ``skipped`` updates. They are part of the state so that a resumed run
-        logs the same as an uninterrupted one.
-      guard: the skipped updates.
-    """
-
-    step: jax.Array
-    params: dict
-    affine: dict | None
-    opt_state: optax.OptState
-    window: dict[str, jax.Array]
-    guard: Guard
-
-    @property
-    def variables(self) -> dict:
-        """The variables of the network."""
-        return {"params": self.params} | ({"affine": self.affine} if self.affine else {})
-
-
-def create_state(variables: dict, optimizer: optax.GradientTransformation, loss_names: Sequence[str]) -> TrainState:
-    """The state before the first update; `loss_names` are `FasterRCNN.loss_names`."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        affine=variables.get("affine"),
-        opt_state=optimizer.init(variables["params"]),
-        window={name: jnp.zeros((), jnp.float32) for name in (*loss_names, "grad_norm", "skipped")},
-        guard=no_faults(),
-    )
 
 
 def make_train_step(
@@ -119,30 +80,16 @@ def make_train_step(
         good = jnp.array(True)
         if guarded:
             good = is_sound(metrics["loss"], metrics["grad_norm"])
-            params, opt_state = choose(good, (params, opt_state), (state.params, state.opt_state))
+            params, opt_state = select(good, (params, opt_state), (state.params, state.opt_state))
             guard = count(guard, state.step, good)
         state = state.replace(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            window=_extend(state.window, metrics, state.step % log_every, good),
+            window=extend_window(state.window, metrics, state.step % log_every, good),
             guard=guard,
         )
         return state, state.window
 
     program = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
     return Programs("training step", program)
-
-
-def _extend(window, metrics, done, good):
-    """The window of `done` updates, extended by the metrics of one more, which was taken if `good`."""
-    skipped = jnp.where(done > 0, window["skipped"], 0.0)
-    taken = done - skipped
-
-    def mean(old, new):
-        old = jnp.where(taken > 0, old, 0.0)
-        nothing = jnp.where(taken > 0, old, jnp.nan)
-        return jnp.where(good, (old * taken + new) / (taken + 1), nothing)
-
-    means = {name: mean(old, metrics[name]) for name, old in window.items() if name != "skipped"}
-    return means | {"skipped": skipped + ~good}

@@ -10,14 +10,6 @@ from jax.experimental import multihost_utils
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):  # noqa: N818
-    """A signal ended the run; its checkpoint is written. The program exits with 128 plus the number of the signal."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; the same command goes on")
-        self.exit_code = 128 + number
-
-
 class StopRequest:
     """A context manager that notes the first signal; the second one acts at once, as does any outside the context.
 
@@ -45,12 +37,12 @@ class StopRequest:
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def signal(self, *, meeting: bool) -> int:
+    def signal(self, *, synchronised: bool) -> int:
         """The signal that ends the run now, or 0; all processes get the same.
 
         Args:
-          meeting: whether all processes call this at the current step; only then several processes can agree.
+          synchronised: whether all processes call this at the current step; only then several processes can agree.
         """
         if jax.process_count() == 1:
             return self._number
-        return int(multihost_utils.process_allgather(np.int32(self._number)).max()) if meeting else 0
+        return int(multihost_utils.process_allgather(np.int32(self._number)).max()) if synchronised else 0

@@ -15,16 +15,17 @@ from diou_jax.data.loader import batches
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import Evaluator
+from diou_jax.optimization import batch_rule
+from diou_jax.optimization.state import TrainState, create_state
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
-from diou_jax.reporting.run_log import Progress, RunLog, say
-from diou_jax.training import batch_rule
+from diou_jax.reporting.run_log import Progress, RunLog, print_line
 from diou_jax.training.diagnosis import Diverged, give_up
 from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop
 from diou_jax.training.loop import run_steps
-from diou_jax.training.step import TrainState, create_state, make_train_step
+from diou_jax.training.step import make_train_step
 from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
 from diou_jax.workdir.run_lock import run_lock
@@ -55,10 +56,10 @@ def train(
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
         run = Run(config, workdir, checkpoints, explicit, then_evaluate=then_evaluate)
-        if run.start < run.rule.max_iter:
-            run.go()
+        if run.start < run.last:
+            run.train()
         elif jax.process_index() == 0:
-            say(f"{workdir} is trained: step {run.start} of {run.rule.max_iter}; a larger solver.max_iter goes on")
+            print_line(f"{workdir} is trained: step {run.start} of {run.last}; a larger solver.max_iter goes on")
 
 
 class Run:
@@ -67,6 +68,7 @@ class Run:
     Attributes:
       rule: batch size, learning rate and schedule.
       start: number of updates done before.
+      last: number of the last update.
     """
 
     def __init__(
@@ -94,17 +96,19 @@ class Run:
             "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type != "Adam",
         }
         self.rule = build.rule(config, **self._rule_options)
-        self._rate = build.rate(config, self.rule)
-        self._optimizer = build.make_optimizer(config, self.rule)
-        self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=self.rule.collect_scale)
-        self._reader = build.train_reader(config, self._dataset, self.rule)
+        schedule = self.rule.schedule
+        self.last = schedule.max_iter
+        self._rate = build.rate(config, schedule)
+        self._optimizer = build.make_optimizer(config, schedule)
+        self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=schedule.collect_scale)
+        self._reader = build.train_reader(config, self._dataset, self.rule.batch)
         evaluates = config.test.every or then_evaluate
         self._evaluator = Evaluator(config, workdir, self._dataset.class_names) if evaluates else None
         self._metadata = {
             "class_names": self._dataset.class_names,
             "category_ids": self._dataset.category_ids,
             "data": fingerprint(self._dataset),
-            "batch_size": self.rule.batch_size,
+            "batch_size": self.rule.batch.images,
             "config": json.loads(json.dumps(config.to_dict())),
             "explicit": sorted(explicit),
             "scale_rate": self._rule_options["scale_rate"],
@@ -115,7 +119,7 @@ class Run:
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
             lengthened = self._lengthened(latest)
-            keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.rule.max_iter)
+            keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.last)
             state = self._restore()
             origin = [f"resumed at step {latest}", *lengthened]
         self._state = replicate(state)
@@ -123,7 +127,7 @@ class Run:
         if self._first:
             self._announce(origin)
 
-    def go(self) -> None:
+    def train(self) -> None:
         """Trains to the end; rolls back up to `train.max_rollbacks` times if updates stay non-finite."""
         config = self.config
         update = make_train_step(
@@ -137,7 +141,7 @@ class Run:
         with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
             for rollback in range(config.train.max_rollbacks + 1):
                 try:
-                    self._train(update, log, stop)
+                    self._attempt(update, log, stop)
                     break
                 except Diverged as error:
                     if rollback == config.train.max_rollbacks:
@@ -146,10 +150,10 @@ class Run:
         if self._first:
             draw_curves(self._workdir)
 
-    def _train(self, update, log, stop):
-        config, start, last = self.config, int(self._state.step), self.rule.max_iter
-        images = self.rule.batch_size * config.solver.iter_size
-        journal = Journal(log, Progress(start=start, total=last, images_per_step=images))
+    def _attempt(self, update, log, stop):
+        config, start = self.config, int(self._state.step)
+        images = self.rule.batch.images * config.solver.iter_size
+        journal = Journal(log, Progress(start=start, total=self.last, images_per_step=images))
         report = Report(
             journal, rate=self._rate, images=self._image_ids, max_bad_steps=config.train.max_bad_steps, start=start
         )
@@ -159,12 +163,12 @@ class Run:
             if self._evaluator and config.test.every
             else []
         )
-        stream = batches(self._reader, start, last, **build.loading(config))
+        stream = batches(self._reader, start, self.last, **build.loading(config))
         run_steps(
             update,
             self._state,
             to_devices(stream, ahead=config.data.prefetch),
-            last=last,
+            last=self.last,
             log_every=config.log.every,
             hooks=[report, save, *evaluate, Stop(stop, save)],
         )
@@ -175,7 +179,7 @@ class Run:
 
     def _programs(self, update):
         """The programs that the run needs: training steps and, if it evaluates, detection."""
-        blanks = to_devices(self._reader.blanks(self.start, self.rule.max_iter), ahead=0)
+        blanks = to_devices(self._reader.blanks(self.start, self.last), ahead=0)
         wanted = [(update, self._state, blank) for blank in blanks]
         if self._evaluator and (self.config.test.every or self.config.log.compilation_cache):
             wanted += self._evaluator.programs(self._state.variables)
@@ -206,7 +210,7 @@ class Run:
         with_before = self.config.copy_and_resolve_references()
         try:
             with_before.solver.update({name: before[name] for name in SCHEDULE if name in before})
-            old, new = build.rule(with_before, **self._rule_options), self.rule
+            old, new = build.rule(with_before, **self._rule_options).schedule, self.rule.schedule
         except (TypeError, ValueError):
             return []  # the file has been edited by hand
         if (old.max_iter, old.steps) == (new.max_iter, new.steps):
@@ -220,14 +224,14 @@ class Run:
         """Logs a summary of the run; `origin` are lines on the origin of its weights."""
         dataset, reader, config = self._dataset, self._reader, self.config
         trainable = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
-        say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
+        print_line(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
         classes = len(dataset.class_names) - 1
-        say(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
-        say(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
+        print_line(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
+        print_line(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
         for line in self.rule.changes:
-            say(f"adapted to the batch  {line}")
+            print_line(f"adapted to the batch  {line}")
         for line in origin:
-            say(line)
+            print_line(line)
         if not config.resnets.use_gn and not origin:
             logging.warning(
                 "the backbone starts from random weights with frozen affine layers, which seldom trains well; "

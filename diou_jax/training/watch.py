@@ -17,13 +17,13 @@ class Watch:
         self._best: dict[str, float] = {}
         self._loss, self._equal = None, 1
         for row in rows:
-            self.look(row)
+            self.sign_of_collapse(row)
 
-    def look(self, row: Mapping[str, float]) -> str | None:
+    def sign_of_collapse(self, row: Mapping[str, float]) -> str | None:
         """The sign of a collapse that a new row shows, in words, or None."""
-        return self._look_at_ap(row) if "eval/AP" in row else self._look_at_loss(row.get("loss"))
+        return self._by_ap(row) if "eval/AP" in row else self._by_loss(row.get("loss"))
 
-    def _look_at_ap(self, row):
+    def _by_ap(self, row):
         ap, dataset = row["eval/AP"], row.get("dataset")
         ap = ap if isinstance(ap, int | float) else 0.0
         best = self._best.get(dataset, 0.0)
@@ -32,7 +32,7 @@ class Watch:
             return f"AP fell to {ap:.3f} from {best:.3f}: the run has collapsed"
         return None
 
-    def _look_at_loss(self, loss):
+    def _by_loss(self, loss):
         self._equal = self._equal + 1 if loss is not None and loss == self._loss else 1
         self._loss = loss
         if self._equal == FROZEN_ROWS:

@@ -1,1 +1,1 @@
-"""Weight files of other repositories: read, recognised, imported and exported."""
+"""Weight files of other repositories: read, recognised, and mapped to our variables and back."""

@@ -9,14 +9,14 @@ import optax
 
 from diou_jax.errors import UserError
 from diou_jax.weights.original import original_tensors
-from diou_jax.weights.sources import BODY, Source
+from diou_jax.weights.sources import BODY, WeightSource
 
 
-def resume(opt_state: optax.OptState, source: Source, variables: Mapping) -> optax.OptState:
+def resume(opt_state: optax.OptState, source: WeightSource, variables: Mapping) -> optax.OptState:
     """The state of an optimiser that continues the original's run.
 
     Args:
-      opt_state: state of `diou_jax.training.optimizer` with SGD before the first update.
+      opt_state: state of `diou_jax.optimization.optimizer` with SGD before the first update.
       source: a checkpoint of the original, with step and optimiser.
       variables: the network's variables; shapes are enough.
 

@@ -17,7 +17,7 @@ _MODULES = {
     "box_head/fc2": "Box_Head.fc2",
     "box_head/logits": "Box_Outs.cls_score",
     "box_head/deltas": "Box_Outs.bbox_pred",
-    "fpn/inner5": "Conv_Body.conv_top",
+    "neck/inner5": "Conv_Body.conv_top",
 }
 
 
@@ -43,7 +43,7 @@ def original_tensors(variables: Mapping) -> dict[str, Tensor]:
       variables: the network's variables; shapes are enough.
     """
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    channels = flat["params/fpn/output2/kernel"].shape[0]
+    channels = flat["params/neck/output2/kernel"].shape[0]
     return {path: Tensor(_name(path, flat), *_layout(path, value.shape, channels)) for path, value in flat.items()}
 
 
@@ -114,20 +114,20 @@ def _name(path, paths):
     frozen, grouped = collection == "affine", module[-1] == "norm"
     module = "/".join(module[:-1] if grouped else module)
     leaf = "bias" if leaf == "bias" else "weight"
-    if module.startswith("body/"):
-        return f"Conv_Body.conv_body.{_body_module(module, 'bn' if frozen else 'gn' if grouped else 'conv')}.{leaf}"
-    name = _MODULES.get(module) or _pyramid_module(module)
+    if module.startswith("backbone/"):
+        return f"Conv_Body.conv_body.{_backbone_module(module, 'bn' if frozen else 'gn' if grouped else 'conv')}.{leaf}"
+    name = _MODULES.get(module) or _neck_module(module)
     if f"params/{module}/norm/scale" in paths:
         # With GroupNorm the original's pyramid has sequences of convolution and norm.
         name += ".1" if grouped else ".0"
     return f"{name}.{leaf}"
 
 
-def _body_module(module, kind):
+def _backbone_module(module, kind):
     """The original's name of a module of the backbone; `kind` is conv, bn (frozen affine) or gn."""
-    if module == "body/conv1":
+    if module == "backbone/conv1":
         return f"res1.{kind}1"
-    match = re.fullmatch(r"body/res(\d)_(\d+)/(\w+)", module)
+    match = re.fullmatch(r"backbone/res(\d)_(\d+)/(\w+)", module)
     assert match is not None, module
     stage, block, part = match.groups()
     if part == "shortcut":
@@ -135,8 +135,8 @@ def _body_module(module, kind):
     return f"res{stage}.{block}.{part.replace('conv', kind)}"
 
 
-def _pyramid_module(module):
-    match = re.fullmatch(r"fpn/(inner|output)(\d)", module)
+def _neck_module(module):
+    match = re.fullmatch(r"neck/(inner|output)(\d)", module)
     assert match is not None, module
     kind, level = match.groups()
     if kind == "output":

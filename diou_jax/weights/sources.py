@@ -20,7 +20,7 @@ CLASSIFIER = "Box_Outs.cls_score.weight"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightSource:
     """A weight file under the original's names.
 
     Attributes:
@@ -50,7 +50,7 @@ class Source:
         return len(self.tensors[CLASSIFIER]) if self.is_detector else None
 
 
-def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Source:
+def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> WeightSource:
     """Recognises a file by the names in it.
 
     Args:
@@ -65,23 +65,23 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Sou
     if any(name.startswith("Conv_Body.") for name in names):
         # The original counts steps from 0, and saves after the update.
         step = None if file.step is None else file.step + 1
-        return Source("a checkpoint of the original", dict(file.tensors), (), step, file.optimizer)
+        return WeightSource("a checkpoint of the original", dict(file.tensors), (), step, file.optimizer)
     if detectron.is_detectron(names):
         tensors, unused = detectron.to_original(file.tensors)
-        return Source("Detectron's blobs", tensors, tuple(unused))
+        return WeightSource("Detectron's blobs", tensors, tuple(unused))
     if imagenet.is_imagenet(names):
         style = imagenet.style(file.tensors) if imagenet_style == "auto" else imagenet_style
         tensors, unused = imagenet.to_original(file.tensors)
         if style == "torchvision":
             tensors[STEM] = imagenet.from_bgr(tensors[STEM])
-        return Source(f"an ImageNet ResNet in {style}'s style", tensors, tuple(unused), style=style)
+        return WeightSource(f"an ImageNet ResNet in {style}'s style", tensors, tuple(unused), style=style)
     if torchvision.is_torchvision(names):
         tensors, unused = torchvision.to_original(file.tensors)
-        return Source("a torchvision detector", tensors, tuple(unused), style="torchvision")
+        return WeightSource("a torchvision detector", tensors, tuple(unused), style="torchvision")
     raise UserError(f"{path}: tensors such as {', '.join(list(names)[:3])} are of no network that can be imported")
 
 
-def wanted_options(source: Source) -> dict[str, Any]:
+def wanted_options(source: WeightSource) -> dict[str, Any]:
     """The options, by name, with which a file's weights were trained and which shapes do not show."""
     wanted = {
         "caffe": {"resnets.stride_1x1": True, "pixel_means": PIXEL_MEANS},
@@ -93,7 +93,7 @@ def wanted_options(source: Source) -> dict[str, Any]:
     return wanted
 
 
-def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
+def check_style(source: WeightSource, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
     """Raises a UserError that names the options if a file is meant for other settings than the network's."""
     wanted = wanted_options(source)
     actual: dict[str, Any] = {
@@ -113,7 +113,7 @@ def check_style(source: Source, *, stride_1x1: bool, pixel_means: Sequence[float
 
 
 def import_tensors(
-    source: Source, variables: Mapping, *, allow: Sequence[str] = (), body_only: bool = False
+    source: WeightSource, variables: Mapping, *, allow: Sequence[str] = (), backbone_only: bool = False
 ) -> tuple[dict, list[str]]:
     """Replaces variables by a source's tensors.
 
@@ -121,7 +121,7 @@ def import_tensors(
       source: the weight file.
       variables: the network's variables, arrays; those that the source lacks keep their values if `allow` permits.
       allow: prefixes of the original's names that may be missing, misshapen or unknown.
-      body_only: whether to take the backbone only from a file that holds more.
+      backbone_only: whether to take the backbone only from a file that holds more.
 
     Returns:
       The variables, and a report: lines on used and unused tensors.
@@ -129,14 +129,14 @@ def import_tensors(
     Raises:
       UserError: if tensors are missing, misshapen or unknown; the message names each.
     """
-    body_only = body_only or not source.is_detector
-    tensors = {k: v for k, v in source.tensors.items() if k.startswith(BODY)} if body_only else source.tensors
-    values, problems = fit(tensors, variables, only=BODY if body_only else "")
+    backbone_only = backbone_only or not source.is_detector
+    tensors = {k: v for k, v in source.tensors.items() if k.startswith(BODY)} if backbone_only else source.tensors
+    values, problems = fit(tensors, variables, only=BODY if backbone_only else "")
     allowed = {name: what for name, what in problems.items() if name.startswith(tuple(allow))}
     if len(allowed) < len(problems):
         raise misfit({name: what for name, what in problems.items() if name not in allowed})
     report = [f"{source.kind}: {len(values)} tensors used"]
-    if body_only:
+    if backbone_only:
         report.append("only the backbone is taken: pyramid, RPN and heads keep their random weights")
     unused = [*source.unused, *(source.tensors.keys() - tensors.keys())]
     if unused:
@@ -145,7 +145,7 @@ def import_tensors(
     return traverse_util.unflatten_dict(flat, sep="/"), report + [f"allowed: {k} {v}" for k, v in allowed.items()]
 
 
-def account(source: Source, variables: Mapping) -> str:
+def inventory(source: WeightSource, variables: Mapping) -> str:
     """One line for every tensor of a source and of a network: its fate, the original's name, shape."""
     wanted = {tensor.name: tensor.shape for tensor in original_tensors(variables).values()}
     given = {name: value.shape for name, value in source.tensors.items()}

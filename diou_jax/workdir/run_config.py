@@ -9,16 +9,18 @@ from typing import Any
 
 import jax
 from absl import logging
+from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.seal import damage
-from diou_jax.configs.base import OPTIONS
+from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.nested_config import flatten, overwrite
 from diou_jax.workdir.metrics_file import set_aside
 
 CONFIG_FILE = "config.json"
 
 # Options that may change when a run is resumed; any other change would make it another run.
-FREE = tuple(option.name for option in OPTIONS if option.free)
+FREE = tuple(option.name for option in base.OPTIONS if option.free)
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
@@ -29,6 +31,16 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """
     config = _read_file(pathlib.Path(workdir) / CONFIG_FILE)
     return _of_newest_checkpoint(pathlib.Path(workdir)) if config is None else config
+
+
+def restore_config(workdir: str | os.PathLike) -> ConfigDict | None:
+    """The config of the run in `workdir`, with defaults for options newer than the run; None as for `read_config`."""
+    stored = read_config(workdir)
+    if stored is None:
+        return None
+    config = base.get_config()
+    overwrite(config, stored)
+    return config
 
 
 def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resuming: bool, write: bool = True) -> None:
@@ -54,7 +66,7 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
     if resuming:
         before = read_config(workdir)
         if before is not None:
-            _compare(workdir, _flatten(before), _flatten(new))
+            _compare(workdir, flatten(before), flatten(new))
         if jax.process_index() == 0 and write and _read_file(file) is None:
             source = "the newest checkpoint's was compared" if before else "no checkpoint holds one to compare"
             logging.warning("%s is missing or damaged; %s, and it is written anew", file, source)
@@ -112,10 +124,3 @@ def _of_newest_checkpoint(workdir):
         if metadata and isinstance(metadata.get("config"), dict):
             return metadata["config"]
     return None
-
-
-def _flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

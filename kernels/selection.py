@@ -60,7 +60,7 @@ def only(names: Iterable[str]) -> Iterator[None]:
             os.environ[SWITCH] = environment
 
 
-def choose(name: str, kernel: Callable, reference: Callable, *operands):
+def kernel_or_reference(name: str, kernel: Callable, reference: Callable, *operands):
     """``kernel(*operands)`` if it is wanted and the program runs on an NVIDIA GPU, else ``reference(*operands)``.
 
     The decision depends on the platform for which the program is lowered. So this can be called under jit, and a

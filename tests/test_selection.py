@@ -1,4 +1,4 @@
-"""The switch between kernels and their XLA references."""
+"""The selection of kernels or their XLA references."""
 
 import os
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from lowering import lower_for_cuda
 
-from diou_jax.kernels import platform
+from diou_jax.kernels import selection
 from diou_jax.kernels.nms import nms
 
 
@@ -18,9 +18,9 @@ def program():
 
 @pytest.fixture(autouse=True)
 def nothing_accepted():
-    platform.accept(())
+    selection.accept(())
     yield
-    platform.accept(())
+    selection.accept(())
 
 
 @pytest.mark.parametrize(("value", "kernels"), [(None, False), ("auto", False), ("pallas", True), ("xla", False)])
@@ -34,7 +34,7 @@ def test_the_environment_decides_where_nothing_has_been_tried(monkeypatch, value
 @pytest.mark.parametrize(("accepted", "kernels"), [((), False), (("match",), False), (("nms", "match"), True)])
 def test_auto_takes_what_has_earned_its_place(monkeypatch, accepted, kernels):
     monkeypatch.setenv("DIOU_JAX_KERNELS", "auto")
-    platform.accept(accepted)
+    selection.accept(accepted)
     assert ("mosaic_gpu" in program()) == kernels
 
 
@@ -43,10 +43,10 @@ def test_a_trial_sets_the_switch_and_puts_it_back(monkeypatch, value):
     monkeypatch.delenv("DIOU_JAX_KERNELS", raising=False)
     if value:
         monkeypatch.setenv("DIOU_JAX_KERNELS", value)
-    with platform.only(("nms",)):
+    with selection.only(("nms",)):
         assert "mosaic_gpu" in program()
     assert os.environ.get("DIOU_JAX_KERNELS") == value
-    assert platform.accepted() == frozenset()
+    assert selection.accepted() == frozenset()
 
 
 def test_what_it_does_not_know_is_named(monkeypatch):
@@ -54,4 +54,4 @@ def test_what_it_does_not_know_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"DIOU_JAX_KERNELS is 'triton'; set it to 'auto', 'pallas' or 'xla'"):
         program()
     with pytest.raises(ValueError, match="unknown kernels"):
-        platform.accept(("triton",))
+        selection.accept(("triton",))

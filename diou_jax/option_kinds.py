@@ -194,7 +194,7 @@ def make_config(options: Sequence[Option]) -> ConfigDict:
     return config
 
 
-def check(config: Mapping[str, Any], options: Sequence[Option]) -> None:
+def check_values(config: Mapping[str, Any], options: Sequence[Option]) -> None:
     """Raises a UserError for the first option with an invalid value; it names option, value and the valid values."""
     for option in options:
         value = config

@@ -65,6 +65,6 @@ def count(guard: Guard, step: jax.Array, good: jax.Array) -> Guard:
     )
 
 
-def choose(good: jax.Array, new, old):
+def select(good: jax.Array, new, old):
     """The new tree if `good`, else the old one; its integers, the counters of the schedule, are always new."""
     return jax.tree.map(lambda n, o: jnp.where(good, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n, new, old)

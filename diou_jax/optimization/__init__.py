@@ -1,0 +1,1 @@
+"""Optimisation: the training state, the rules that change it, and their schedule."""
