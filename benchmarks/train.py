@@ -101,7 +101,7 @@ class Training:
 
     def from_files(self, dataset, *, threads: int, workers: int, bursts: int, length: int) -> np.ndarray:
         """Seconds per step (bursts,), reading included."""
-        reader = build.train_reader(self.config, dataset, self.rule)
+        reader = build.train_reader(self.config, dataset, self.rule.batch)
         first = {}
         for step in range(reader.steps):
             first.setdefault(reader.schedule.entries(step).bucket, step)

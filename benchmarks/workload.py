@@ -8,6 +8,7 @@ from diou_jax.compilation import earn_kernels, set_flags
 from diou_jax.configs import ciou
 from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example, pack
+from diou_jax.data.view import image_scale, scaled
 from diou_jax.models.network import Network
 from diou_jax.options import build
 from diou_jax.structures import Batch
@@ -82,6 +83,7 @@ def draw_batch(config: ConfigDict, images: int, *, num_classes: int = CLASSES) -
     source = round(height / 2.1), round(width / 2.1)
     # The canvas that a data set of photographs would have here, so that its batches take the same program.
     bucket = Bucket(height, width, *(min(CANVAS, 2 * side) for side in (height, width)))
+    view = scaled(source, image_scale(*source, target=height, max_size=width))
     random = np.random.default_rng(0)
     examples = []
     for index in range(images):
@@ -89,9 +91,8 @@ def draw_batch(config: ConfigDict, images: int, *, num_classes: int = CLASSES) -
         examples.append(
             example(
                 random.integers(0, 256, (*source, 3), np.uint8),
+                view,
                 bucket,
-                target=height,
-                max_size=width,
                 annotations=(draw_boxes(random, *source), classes, np.zeros(OBJECTS, bool)),
                 max_boxes=config.data.max_boxes,
                 index=index,
