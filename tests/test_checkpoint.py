@@ -6,23 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from test_optimizer import RULES
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
-from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer
+from diou_jax.optimization.optimizer import make_optimizer
 from diou_jax.optimization.state import create_state
-
-RULES = OptimizerRules(
-    type="SGD",
-    momentum=0.9,
-    weight_decay=0.01,
-    weight_decay_gn=0.0,
-    bias_double_lr=True,
-    bias_weight_decay=False,
-    scale_momentum=True,
-    scale_momentum_threshold=1.1,
-)
-
 
 NAMES = ("loss", "loss_cls", "grad_norm")
 
