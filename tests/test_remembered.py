@@ -180,7 +180,12 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
         (import_weights, "import_file"),
         (export_weights, "export_torch"),
     ):
-        monkeypatch.setattr(module, name, lambda *values, name=name, **named: calls.append((name, values[1:], named)))
+
+        def note(*values, name=name, **named):
+            calls.append((name, values[1:], named))
+            return f"result of {name}"
+
+        monkeypatch.setattr(module, name, note)
     monkeypatch.setattr(
         predict, "predict", lambda *values, **named: calls.append(("predict", values[1:], named)) or True
     )
@@ -194,7 +199,7 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
     program.main([*start, "--mode", "export_torch", "--output", "d"])
     assert calls == [
         ("train", (workdir,), {"explicit": frozenset({"solver.max_iter"}), "then_evaluate": True}),
-        ("evaluate", (workdir,), {}),
+        ("evaluate", (workdir, "result of train"), {}),
         ("predict", (workdir, "a", "b"), {"draw_threshold": 0.3}),
         ("import_file", ("c", workdir), {"resume_optimizer": False, "allow": ["x", "y"]}),
         ("export_torch", (workdir, "d"), {}),

@@ -90,10 +90,12 @@ def _do(command: Command) -> None:
     if command.mode == "check":
         sys.exit(0 if check_data(config) else 1)
     assert workdir is not None  # every other mode has one
+    evaluator = None
     if command.mode in ("train", "train_and_eval"):
-        train.train(config, workdir, explicit=command.explicit, then_evaluate=command.mode == "train_and_eval")
+        then_evaluate = command.mode == "train_and_eval"
+        evaluator = train.train(config, workdir, explicit=command.explicit, then_evaluate=then_evaluate)
     if command.mode in ("eval", "train_and_eval"):
-        evaluate.evaluate(config, workdir)
+        evaluate.evaluate(config, workdir, evaluator)
     if command.mode == "predict":
         options = {"draw_threshold": given["draw_threshold"]}
         sys.exit(0 if predict.predict(config, workdir, given["input"], given["output"], **options) else 1)

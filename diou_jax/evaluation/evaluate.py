@@ -43,8 +43,13 @@ NOTHING = Detections(
 PROBES = 20
 
 
-def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
+def evaluate(config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = None) -> list[dict]:
     """Evaluates the newest checkpoint in `workdir` on the config's test sets; see `Evaluator`.
+
+    Args:
+      config: the run's config.
+      workdir: the run's folder.
+      evaluator: that of the training run which has just ended here; None makes one.
 
     Returns:
       Their rows of metrics.
@@ -56,7 +61,7 @@ def evaluate(config: ConfigDict, workdir: str) -> list[dict]:
     base.check(config)
     prepare(config.log.compilation_cache)
     with Checkpoints(workdir, create=False) as checkpoints:
-        evaluator = Evaluator(config, workdir, checkpoints.metadata()["class_names"])
+        evaluator = evaluator or Evaluator(config, workdir, checkpoints.metadata()["class_names"])
         variables = checkpoints.restore_variables(evaluator.detector.network.variable_shapes())
         step = checkpoints.latest()
     with RunLog(workdir, active=jax.process_index() == 0) as log:

@@ -36,7 +36,7 @@ SCHEDULE = ("max_iter", "steps")
 
 def train(
     config: ConfigDict, workdir: str, *, explicit: Collection[str] = frozenset(), then_evaluate: bool = False
-) -> None:
+) -> Evaluator | None:
     """Trains to `solver.max_iter`, from the newest checkpoint in `workdir` or from the start.
 
     Args:
@@ -44,6 +44,9 @@ def train(
       workdir: the run's folder; it is locked until the run ends.
       explicit: dotted names of options that were given by hand; the linear rule leaves them alone.
       then_evaluate: whether an evaluation will follow; its data are then checked before the training starts.
+
+    Returns:
+      The evaluator of the run's test sets with its compiled programs, or None if the run needs none.
 
     Raises:
       UserError: if config, data or work folder are faulty, in which case nothing has been overwritten; or if data,
@@ -60,6 +63,7 @@ def train(
             run.train()
         elif jax.process_index() == 0:
             print_line(f"{workdir} is trained: step {run.start} of {run.last}; a larger solver.max_iter goes on")
+        return run.evaluator
 
 
 class Run:
@@ -69,6 +73,7 @@ class Run:
       rule: batch size, learning rate and schedule.
       start: number of updates done before.
       last: number of the last update.
+      evaluator: of the run's test sets, or None.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class Run:
         self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=schedule.collect_scale)
         self._reader = build.train_reader(config, self._dataset, self.rule.batch)
         evaluates = config.test.every or then_evaluate
-        self._evaluator = Evaluator(config, workdir, self._dataset.class_names) if evaluates else None
+        self.evaluator = Evaluator(config, workdir, self._dataset.class_names) if evaluates else None
         self._metadata = {
             "class_names": self._dataset.class_names,
             "category_ids": self._dataset.category_ids,
@@ -159,9 +164,7 @@ class Run:
         )
         save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every)
         evaluate = (
-            [Evaluate(self._evaluator, journal, every=config.test.every)]
-            if self._evaluator and config.test.every
-            else []
+            [Evaluate(self.evaluator, journal, every=config.test.every)] if self.evaluator and config.test.every else []
         )
         stream = batches(self._reader, start, self.last, **build.loading(config))
         run_steps(
@@ -181,8 +184,8 @@ class Run:
         """The programs that the run needs: training steps and, if it evaluates, detection."""
         blanks = to_devices(self._reader.blanks(self.start, self.last), ahead=0)
         wanted = [(update, self._state, blank) for blank in blanks]
-        if self._evaluator and (self.config.test.every or self.config.log.compilation_cache):
-            wanted += self._evaluator.programs(self._state.variables)
+        if self.evaluator:
+            wanted += self.evaluator.programs(self._state.variables)
         return wanted
 
     def _restore(self) -> TrainState:
