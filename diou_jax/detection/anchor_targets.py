@@ -51,7 +51,7 @@ def anchor_targets(
     """
     boxes, exists = join(anchors)
     eligible = exists & _inside(boxes, size, rules.straddle_thresh) if rules.straddle_thresh >= 0 else exists
-    matches = match(jnp.asarray(boxes), eligible, gt.boxes, gt.valid & ~gt.crowd)
+    matches = match(jnp.asarray(boxes), gt.boxes, eligible=eligible, valid=gt.valid & ~gt.crowd)
     foreground = eligible & ((matches.overlap >= rules.positive_overlap) | matches.is_best)
     background = eligible & ~foreground & (matches.overlap < rules.negative_overlap)
     labels, sampled = jax.vmap(functools.partial(_label, rules=rules))(foreground, background, keys)

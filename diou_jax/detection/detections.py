@@ -1,7 +1,5 @@
 """Detections from boxes and scores of all classes: suppression within each class, then the best of all classes."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -34,14 +32,12 @@ def suppress(
     if soft_nms:
         # No class needs more boxes than there are detections in all, unless votes change the order of scores.
         most = None if bbox_vote and bbox_vote.scoring_method != "ID" else rules.detections_per_im
-        kept_scores, keep = suppress_softly(
-            boxes, scores, thresholds.nms, valid=candidate, most=most, **dataclasses.asdict(soft_nms)
-        )
+        kept_scores, keep = suppress_softly(boxes, scores, thresholds.nms, rules=soft_nms, valid=candidate, most=most)
     else:
         overlap = "diou" if rules.diou_nms else "iou"
         keep = nms(boxes, scores, thresholds.nms, valid=candidate, overlap=overlap, beta=rules.beta1)
     if bbox_vote:
-        boxes, kept_scores = box_vote(boxes, scores, kept_scores, candidate, **dataclasses.asdict(bbox_vote))
+        boxes, kept_scores = box_vote(boxes, scores, kept_scores, valid=candidate, rules=bbox_vote)
     # Rows are class-major, and top_k takes the lower row among equals.
     ranked = jnp.where(keep, kept_scores, -1.0).reshape(batch, -1)
     limit = min(rules.detections_per_im, ranked.shape[1])
