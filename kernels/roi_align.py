@@ -122,10 +122,10 @@ class _Grid(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _pool(features, level, frame, grid):
-    bins = {"resolution": grid.resolution, "sampling_ratio": grid.sampling_ratio}
-    kernel = functools.partial(roi_align_gpu.pool, resolution=grid.resolution)
-    reference = functools.partial(pool_xla, **bins)
-    if not roi_align_gpu.supported(features[0], **bins):
+    _, resolution, sampling_ratio = grid
+    kernel = functools.partial(roi_align_gpu.pool, resolution=resolution)
+    reference = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
+    if not roi_align_gpu.supported(features[0], resolution=resolution, sampling_ratio=sampling_ratio):
         return reference(features, level, frame)
     return choose("roi_align", kernel, reference, features, level, frame)
 
@@ -135,9 +135,10 @@ def _pool_forward(features, level, frame, grid):
 
 
 def _pool_backward(grid, saved, gradient):
-    kernel = functools.partial(roi_align_gpu.scatter, shapes=grid.shapes)
-    reference = functools.partial(scatter_xla, shapes=grid.shapes, sampling_ratio=grid.sampling_ratio)
-    if roi_align_gpu.supported(gradient, resolution=grid.resolution, sampling_ratio=grid.sampling_ratio):
+    shapes, resolution, sampling_ratio = grid
+    kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
+    reference = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
+    if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
         of_features = choose("roi_align_gradient", kernel, reference, gradient, *saved)
     else:
         of_features = reference(gradient, *saved)
