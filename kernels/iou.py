@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32
 
 
-def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+def iou(
+    a: Sequence[Float[jax.Array | np.ndarray, "*#batch"]], b: Sequence[Float[jax.Array | np.ndarray, "*#batch"]]
+) -> Float32[jax.Array, "*#batch"]:
     """IoU of boxes `a` and `b`, each four float32 arrays of coordinates, broadcast; symmetric.
 
     The IoU is 0 where boxes do not meet or have no area.
@@ -21,6 +25,8 @@ def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
     return jnp.where(meet, intersection / jnp.where(meet, union, 1.0), 0.0)
 
 
-def product(a: jax.Array, b: jax.Array | float) -> jax.Array:
+def product(
+    a: Float[jax.Array | np.ndarray, "*#batch"], b: Float[jax.Array | np.ndarray, "*#batch"] | float
+) -> Float32[jax.Array, "*#batch"]:
     """``a * b``, rounded: the maximum keeps compilers from fusing product and sum, which would skip this rounding."""
     return jnp.maximum(a * b, jnp.finfo(jnp.float32).min)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32
 
 from diou_jax.kernels import match_gpu
 from diou_jax.kernels.iou import iou
@@ -25,13 +26,17 @@ class Matches(NamedTuple):
       is_best: bool (B, A), True where the anchor reaches the largest IoU, above 0, that some box has with any anchor.
     """
 
-    overlap: jax.Array
-    box: jax.Array
-    is_best: jax.Array
+    overlap: Float32[jax.Array, "B A"]
+    box: Int32[jax.Array, "B A"]
+    is_best: Bool[jax.Array, "B A"]
 
 
 def match(
-    anchors: jax.Array, boxes: jax.Array | np.ndarray, *, eligible: jax.Array, valid: jax.Array | np.ndarray
+    anchors: Float[jax.Array | np.ndarray, "A 4"] | Float[jax.Array | np.ndarray, "B A 4"],
+    boxes: Float[jax.Array | np.ndarray, "B G 4"],
+    *,
+    eligible: Bool[jax.Array | np.ndarray, "B A"],
+    valid: Bool[jax.Array | np.ndarray, "B G"],
 ) -> Matches:
     """Matches the anchors of B images to their boxes by IoU.
 
@@ -48,7 +53,9 @@ def match(
     return Matches(*choose("match", match_gpu.match, reference, Candidates(anchors, eligible, boxes, counts)))
 
 
-def match_xla(candidates: Candidates) -> tuple[jax.Array, jax.Array, jax.Array]:
+def match_xla(
+    candidates: Candidates,
+) -> tuple[Float32[jax.Array, "B A"], Int32[jax.Array, "B A"], Bool[jax.Array, "B A"]]:
     """The reference of `match_gpu.match`; it builds the whole matrix of overlaps."""
     anchors, eligible, boxes, _ = candidates
     # The long axis, that of the anchors, comes last, so that the matrix fills whole vectors.
@@ -63,7 +70,9 @@ def match_xla(candidates: Candidates) -> tuple[jax.Array, jax.Array, jax.Array]:
     return overlaps.max(1), overlaps.argmax(1).astype(jnp.int32), is_best
 
 
-def match_box_by_box(candidates: Candidates) -> tuple[jax.Array, jax.Array, jax.Array]:
+def match_box_by_box(
+    candidates: Candidates,
+) -> tuple[Float32[jax.Array, "B A"], Int32[jax.Array, "B A"], Bool[jax.Array, "B A"]]:
     """As `match_gpu.match`, for CPUs: the matrix of overlaps is never whole, and no longer than there are boxes."""
     anchors, eligible, boxes, counts = candidates
     columns = [anchors[..., i] for i in range(4)]

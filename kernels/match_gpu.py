@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -29,8 +30,8 @@ class Candidates(NamedTuple):
       counts: int32 (B,); boxes with an index of at least `counts` are ignored.
     """
 
-    anchors: jax.Array
-    eligible: jax.Array
+    anchors: jax.Array | np.ndarray
+    eligible: jax.Array | np.ndarray
     boxes: jax.Array
     counts: jax.Array
 

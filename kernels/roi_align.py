@@ -10,14 +10,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int32
 
 from diou_jax.kernels import roi_align_gpu
 from diou_jax.kernels.platform import choose
 
 
 def roi_levels(
-    rois: jax.Array, *, strides: Sequence[int] = (4, 8, 16, 32), canonical_scale: float = 224, canonical_level: int = 4
-) -> jax.Array:
+    rois: Float[jax.Array | np.ndarray, "*batch 4"],
+    *,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    canonical_scale: float = 224,
+    canonical_level: int = 4,
+) -> Int32[jax.Array, "*batch"]:
     """The level that each RoI is pooled from: int32 (...), an index into `strides`.
 
     The level is ``floor(canonical_level + log2(sqrt(area) / canonical_scale))``, clipped to the given ones; its stride
@@ -37,15 +42,15 @@ def roi_levels(
 
 
 def roi_align(
-    features: Sequence[jax.Array],
-    rois: jax.Array,
+    features: Sequence[Float[jax.Array, "B _Hl _Wl C"]],
+    rois: Float[jax.Array | np.ndarray, "B R 4"],
     *,
     resolution: int,
     sampling_ratio: int,
     strides: Sequence[int] = (4, 8, 16, 32),
-    extent: jax.Array | np.ndarray | None = None,
-    levels: jax.Array | None = None,
-) -> jax.Array:
+    extent: Int[jax.Array | np.ndarray, "B 2"] | None = None,
+    levels: Int32[jax.Array | np.ndarray, "B R"] | None = None,
+) -> Float[jax.Array, "B R {resolution} {resolution} C"]:
     """Pools each RoI from its pyramid level into resolution x resolution bins.
 
     A bin is the mean of regularly spaced bilinear samples, ``sampling_ratio`` per axis (Mask R-CNN, section 3). As in
@@ -81,14 +86,14 @@ def roi_align(
 
 
 def roi_frames(
-    rois: jax.Array,
-    level: jax.Array,
+    rois: Float32[jax.Array | np.ndarray, "B R 4"],
+    level: Int32[jax.Array | np.ndarray, "B R"],
     shapes: Sequence[tuple[int, int]],
     *,
     resolution: int,
     strides: Sequence[int],
-    extent: jax.Array | np.ndarray | None = None,
-) -> jax.Array:
+    extent: Int[jax.Array | np.ndarray, "B 2"] | None = None,
+) -> Float32[jax.Array, "B R 6"]:
     """The frame of each RoI in cells of its level: top, left, bin height and width, map height and width.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float32
 
 from diou_jax.kernels.iou import product
 
@@ -39,8 +40,13 @@ EXP2 = (
 
 
 def suppresses(
-    a: Sequence[jax.Array], b: Sequence[jax.Array], threshold: jax.Array, *, overlap: str, beta: float
-) -> jax.Array:
+    a: Sequence[Float32[jax.Array, "*#batch"]],
+    b: Sequence[Float32[jax.Array, "*#batch"]],
+    threshold: Float32[jax.Array, "*#batch"],
+    *,
+    overlap: str,
+    beta: float,
+) -> Bool[jax.Array, "*#batch"]:
     """Whether boxes `a` suppress boxes `b`; symmetric.
 
     With intersection I, union U, squared distance D of the centres and squared diagonal C of the box around both, the
@@ -77,7 +83,11 @@ def suppresses(
     return rest >= penalty * union
 
 
-def excess(part: jax.Array, whole: jax.Array, threshold: jax.Array) -> jax.Array:
+def excess(
+    part: Float32[jax.Array, "*#batch"],
+    whole: Float32[jax.Array, "*#batch"],
+    threshold: Float32[jax.Array, "*#batch"],
+) -> Float32[jax.Array, "*#batch"]:
     """``part - threshold * whole``, at least 0 exactly where the rounded quotient of both reaches the threshold.
 
     A quotient rounds up to `threshold` from half a unit in the last place below it. This lower limit has 25 bits and is

@@ -37,7 +37,7 @@ def modules():
     package = ROOT / "diou_jax"
     for folder in (package, ROOT / "kernels", ROOT / "configs"):
         for file in sorted(folder.rglob("*.py")):
-            if not any(parent.is_symlink() for parent in file.parents if parent != folder):
+            if not any(parent.is_symlink() for parent in file.relative_to(ROOT).parents):
                 yield file
 
 

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from diou_jax.detection.rules import BoxVoteRules
 from diou_jax.overlaps import pairwise_iou
@@ -21,13 +22,13 @@ _matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def box_vote(
-    boxes: jax.Array,
-    scores: jax.Array,
-    kept_scores: jax.Array,
+    boxes: Float[Array, "*batch N 4"],
+    scores: Float[Array, "*batch N"],
+    kept_scores: Float[Array, "*batch N"],
     *,
-    valid: Array,
+    valid: Bool[Array, "*batch N"],
     rules: BoxVoteRules,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "*batch N 4"], Float[Array, "*batch N"]]:
     """The boxes and scores after voting; leading axes are independent problems.
 
     The voters of a box are the valid boxes whose IoU with it is at least `rules.vote_th`. The box becomes their mean,

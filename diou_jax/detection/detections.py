@@ -1,7 +1,7 @@
 """Detections from boxes and scores of all classes: suppression within each class, then the best of all classes."""
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from diou_jax.detection.box_vote import box_vote
 from diou_jax.detection.rules import DetectionRules, Thresholds
@@ -12,7 +12,12 @@ from diou_jax.structures import Array, Detections
 
 
 def suppress(
-    boxes: jax.Array, scores: jax.Array, candidate: Array, *, thresholds: Thresholds, rules: DetectionRules
+    boxes: Float[Array, "B classes R 4"],
+    scores: Float[Array, "B classes R"],
+    candidate: Bool[Array, "B #classes R"],
+    *,
+    thresholds: Thresholds,
+    rules: DetectionRules,
 ) -> Detections:
     """Makes detections as the original's ``box_results_with_nms_and_limit`` does.
 
@@ -21,7 +26,7 @@ def suppress(
     Args:
       boxes: float32 (B, K - 1, R, 4), boxes of each class but the background, pixels of the original image.
       scores: float32 (B, K - 1, R), positive where a box is a candidate.
-      candidate: bool (B, K - 1, R); candidates below `thresholds.score` are dropped, too.
+      candidate: bool (B, K - 1, R), or (B, 1, R) for all classes; candidates below `thresholds.score` are dropped, too.
       thresholds: thresholds of scores and overlaps.
       rules: the kind of suppression, and how many detections are kept; `rules.thresholds` is ignored.
     """

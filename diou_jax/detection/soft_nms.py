@@ -7,6 +7,7 @@ original's addition.
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32
 
 from diou_jax.detection.rules import SoftNmsRules
 from diou_jax.structures import Array
@@ -17,15 +18,15 @@ SCORE_THRESH = 1e-4
 
 
 def soft_nms(
-    boxes: jax.Array,
-    scores: jax.Array,
-    threshold: ArrayLike,
+    boxes: Float[Array, "*batch N 4"],
+    scores: Float[Array, "*batch N"],
+    threshold: Float[ArrayLike, ""],
     *,
     rules: SoftNmsRules,
-    valid: Array | None = None,
+    valid: Bool[Array, "*batch N"] | None = None,
     score_thresh: float = SCORE_THRESH,
     most: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[jax.Array, "*batch N"], Bool[jax.Array, "*batch N"]]:
     """Which boxes soft-NMS keeps, and their lowered scores; leading axes are independent problems.
 
     Each round keeps the best of the waiting boxes (the lowest index among equals) and multiplies the scores of the
@@ -55,7 +56,7 @@ def soft_nms(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {rules.method!r}")
     *lead, count = scores.shape
     if scores.size == 0:
-        return scores.astype(jnp.float32), jnp.zeros(scores.shape, bool)
+        return jnp.asarray(scores, jnp.float32), jnp.zeros(scores.shape, bool)
     scores = jnp.asarray(scores, jnp.float32).reshape(-1, count)
     boxes = jnp.asarray(boxes, jnp.float32).reshape(-1, count, 4)
     waiting = ~jnp.isnan(scores) if valid is None else valid.reshape(-1, count) & ~jnp.isnan(scores)
