@@ -38,12 +38,12 @@ def ciou_loss(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4
 
 
 def smooth_l1(
-    deltas: Float[Array, "N 4"],
-    target_deltas: Float[Array, "N 4"],
+    deltas: Float[Array, "*batch 4"],
+    target_deltas: Float[Array, "*batch 4"],
     *,
-    reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+    reg_weights: Sequence[float] | Float[Array, "4"] = (10.0, 10.0, 5.0, 5.0),
     beta: float = 1.0,
-) -> Float32[jax.Array, "N"]:
+) -> Float32[jax.Array, "*batch"]:
     """Smooth L1 of the differences of deltas (N, 4), summed over the four: float32 (N,) (Fast R-CNN, eq. 3).
 
     Args:
@@ -59,7 +59,7 @@ def smooth_l1(
     )
 
 
-def _unit_boxes(deltas: Array, target_deltas: Array, reg_weights: Sequence[float]) -> tuple[jax.Array, ...]:
+def _unit_boxes(deltas: Array, target_deltas: Array, reg_weights: Sequence[float] | Array) -> tuple[jax.Array, ...]:
     """The continuous boxes that two sets of deltas lead to from a unit box; the centre of the first is the origin.
 
     With this origin the corners of the prediction hold its sides exactly. With the origin at the unit box, a small side
@@ -75,11 +75,11 @@ def _unit_boxes(deltas: Array, target_deltas: Array, reg_weights: Sequence[float
 
 def _overlap_loss(
     name: str,
-    deltas: Float[Array, "N 4"],
-    target_deltas: Float[Array, "N 4"],
+    deltas: Float[Array, "*batch 4"],
+    target_deltas: Float[Array, "*batch 4"],
     *,
-    reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
-) -> Float32[jax.Array, "N"]:
+    reg_weights: Sequence[float] | Float[Array, "4"] = (10.0, 10.0, 5.0, 5.0),
+) -> Float32[jax.Array, "*batch"]:
     """One minus the overlap `name` of the boxes that two sets of deltas (N, 4) lead to: float32 (N,)."""
     return 1 - OVERLAPS[name](*_unit_boxes(deltas, target_deltas, reg_weights))
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Real
 
 from diou_jax.kernels.iou import iou as inclusive_iou
 from diou_jax.structures import Array
@@ -29,7 +29,7 @@ EPSILON = 1e-7
 COORDINATE_LIMIT = 1e9
 
 
-def pairwise_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float32[jax.Array, "N M"]:
+def pairwise_iou(a: Real[Array, "N 4"], b: Real[Array, "M 4"]) -> Float32[jax.Array, "N M"]:
     """IoU of every box of `a` (N, 4) with every box of `b` (M, 4), inclusive pixels: float32 (N, M).
 
     It equals the original's ``bbox_overlaps``. The IoU is 0 where boxes do not meet or have no area.

@@ -1,16 +1,18 @@
 """IoU of boxes in inclusive pixels; on one device all callers get the same bits, even if XLA fuses it with others."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+# The four coordinates of boxes.
+Corners: TypeAlias = Sequence[Float[jax.Array | np.ndarray, "*#batch"]] | Float[jax.Array | np.ndarray, "4 *#batch"]
 
-def iou(
-    a: Sequence[Float[jax.Array | np.ndarray, "*#batch"]], b: Sequence[Float[jax.Array | np.ndarray, "*#batch"]]
-) -> Float32[jax.Array, "*#batch"]:
+
+def iou(a: Corners, b: Corners) -> Float32[jax.Array, "*#batch"]:
     """IoU of boxes `a` and `b`, each four float32 arrays of coordinates, broadcast; symmetric.
 
     The IoU is 0 where boxes do not meet or have no area.
@@ -26,7 +28,7 @@ def iou(
 
 
 def product(
-    a: Float[jax.Array | np.ndarray, "*#batch"], b: Float[jax.Array | np.ndarray, "*#batch"] | float
+    a: Float[jax.Array | np.ndarray, "*#batch"] | float, b: Float[jax.Array | np.ndarray, "*#batch"] | float
 ) -> Float32[jax.Array, "*#batch"]:
     """``a * b``, rounded: the maximum keeps compilers from fusing product and sum, which would skip this rounding."""
     return jnp.maximum(a * b, jnp.finfo(jnp.float32).min)

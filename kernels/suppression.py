@@ -5,13 +5,12 @@ divides or calls a transcendental function. Sums and products round alike everyw
 where fusing would change the rounding, a maximum that changes no value stands between product and sum.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float32
 
-from diou_jax.kernels.iou import product
+from diou_jax.kernels.iou import Corners, product
 
 # Lower bounds of squared lengths, far below the resolution of coordinates in pixels. With them the diagonal is never 0,
 # and the quotient of distance and diagonal is close to 0 where the distance is.
@@ -40,9 +39,9 @@ EXP2 = (
 
 
 def suppresses(
-    a: Sequence[Float32[jax.Array, "*#batch"]],
-    b: Sequence[Float32[jax.Array, "*#batch"]],
-    threshold: Float32[jax.Array, "*#batch"],
+    a: Corners,
+    b: Corners,
+    threshold: Float32[jax.Array | np.ndarray, "*#batch"],
     *,
     overlap: str,
     beta: float,
@@ -84,9 +83,9 @@ def suppresses(
 
 
 def excess(
-    part: Float32[jax.Array, "*#batch"],
-    whole: Float32[jax.Array, "*#batch"],
-    threshold: Float32[jax.Array, "*#batch"],
+    part: Float32[jax.Array | np.ndarray, "*#batch"],
+    whole: Float32[jax.Array | np.ndarray, "*#batch"],
+    threshold: Float32[jax.Array | np.ndarray, "*#batch"],
 ) -> Float32[jax.Array, "*#batch"]:
     """``part - threshold * whole``, at least 0 exactly where the rounded quotient of both reaches the threshold.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from diou_jax.structures import Anchors, Array
 
@@ -53,7 +53,7 @@ def join(anchors: Anchors) -> tuple[Float32[Array, "A 4"] | Float32[Array, "B A 
 
 
 def cell_anchors(
-    *, stride: int, size: float, aspect_ratios: Sequence[float]
+    *, stride: int, size: float, aspect_ratios: Sequence[float] | Float[np.ndarray, "ratios"]
 ) -> Float32[np.ndarray, "{len(aspect_ratios)} 4"]:
     """The anchors of the first cell, centred on pixels 0 to stride - 1: float32 (len(aspect_ratios), 4).
 
@@ -74,7 +74,7 @@ def cell_anchors(
 
 
 def torchvision_cell_anchors(
-    *, size: float, aspect_ratios: Sequence[float]
+    *, size: float, aspect_ratios: Sequence[float] | Float[np.ndarray, "ratios"]
 ) -> Float32[np.ndarray, "{len(aspect_ratios)} 4"]:
     """Torchvision's anchors of the first cell, centred on its upper left corner: float32 (len(aspect_ratios), 4).
 
@@ -86,7 +86,12 @@ def torchvision_cell_anchors(
 
 
 def torchvision_grid_anchors(
-    extent: Int[Array, "B 2"], height: int, width: int, *, stride: int, cell: Float32[np.ndarray, "cell 4"]
+    extent: Int[Array, "B 2"],
+    height: int | np.integer,
+    width: int | np.integer,
+    *,
+    stride: int,
+    cell: Float32[np.ndarray, "cell 4"],
 ) -> Float32[jax.Array, "B {height*width}*cell 4"]:
     """The anchors of B feature maps: float32 (B, height * width * len(cell), 4), ordered as in `grid_anchors`.
 
@@ -109,7 +114,7 @@ def torchvision_grid_anchors(
 
 
 def grid_anchors(
-    height: int, width: int, *, stride: int, cell: Float32[np.ndarray, "cell 4"]
+    height: int | np.integer, width: int | np.integer, *, stride: int, cell: Float32[np.ndarray, "cell 4"]
 ) -> Float32[np.ndarray, "{height*width}*cell 4"]:
     """The anchors of a feature map of height x width cells: float32 (height * width * len(cell), 4).
 

@@ -24,7 +24,7 @@ def soft_nms(
     *,
     rules: SoftNmsRules,
     valid: Bool[Array, "*batch N"] | None = None,
-    score_thresh: float = SCORE_THRESH,
+    score_thresh: Float[ArrayLike, ""] = SCORE_THRESH,
     most: int | None = None,
 ) -> tuple[Float32[jax.Array, "*batch N"], Bool[jax.Array, "*batch N"]]:
     """Which boxes soft-NMS keeps, and their lowered scores; leading axes are independent problems.
