@@ -83,8 +83,8 @@ def suppresses(
 
 
 def excess(
-    part: Float32[jax.Array | np.ndarray, "*#batch"],
-    whole: Float32[jax.Array | np.ndarray, "*#batch"],
+    part: Float32[jax.Array, "*#batch"],
+    whole: Float32[jax.Array, "*#batch"],
     threshold: Float32[jax.Array | np.ndarray, "*#batch"],
 ) -> Float32[jax.Array, "*#batch"]:
     """``part - threshold * whole``, at least 0 exactly where the rounded quotient of both reaches the threshold.
