@@ -5,7 +5,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int, Key
+from jaxtyping import Key, Real
 
 from diou_jax.boxes import encode
 from diou_jax.detection.anchors import join
@@ -32,7 +32,7 @@ class AnchorTargets:
 
 @jax.named_scope("anchor_targets")
 def anchor_targets(
-    anchors: Anchors, gt: GroundTruth, keys: Key[jax.Array, "B"], *, size: Int[Array, "B 2"], rules: AnchorRules
+    anchors: Anchors, gt: GroundTruth, keys: Key[jax.Array, "B"], *, size: Real[Array, "B 2"], rules: AnchorRules
 ) -> AnchorTargets:
     """Labels a sample of each image's anchors (Faster R-CNN, section 3.1.2; the original's ``_get_rpn_blobs``).
 
