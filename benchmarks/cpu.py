@@ -70,7 +70,7 @@ def our_detection(smoke: bool) -> Callable:
 def draw_problems(work: str, smoke: bool) -> tuple[np.ndarray, np.ndarray, float]:
     """One image's boxes, scores and threshold."""
     problems, count, threshold = (nms.SMOKE_ROWS if smoke else nms.ROWS)[work]
-    return *draw_clusters(np.random.default_rng(0), 1, problems, count), threshold
+    return *draw_clusters(np.random.default_rng(0), images=1, problems=problems, count=count), threshold
 
 
 def our_suppression(work: str, smoke: bool) -> Callable:

@@ -39,7 +39,7 @@ SEEDS, REPEATS = 3, 50
 
 
 def _small_nms(random):
-    boxes, scores = draw_clusters(random, 1, 3, 78)
+    boxes, scores = draw_clusters(random, images=1, problems=3, count=78)
     return boxes[0, :, 1:], scores[0, :, 1:]
 
 
@@ -56,8 +56,9 @@ def _small_pool(features, rois, gradient):
 
 
 def _small_match(random):
-    (anchors, boxes), _ = draw_clusters(random, 2, 1, 1001)
-    return anchors[0], random.random((3, 1001)) < 0.8, boxes[0, :21].reshape(3, 7, 4), random.random((3, 7)) < 0.5
+    (anchors, boxes), _ = draw_clusters(random, images=2, problems=1, count=1001)
+    masks = {"eligible": random.random((3, 1001)) < 0.8, "valid": random.random((3, 7)) < 0.5}
+    return anchors[0], boxes[0, :21].reshape(3, 7, 4), masks
 
 
 # Inputs that are slices, counts that fill no block.
@@ -65,7 +66,9 @@ ODD = {
     "nms of 3 x 77, sliced": Trial("nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou"), _small_nms),
     "roi_align and its gradient of 3 x 4, sliced": Trial("roi_align", _small_pool, _small_pyramid, 1e-4),
     "gradient of 3 x 4, sliced": Trial("roi_align_gradient", _small_pool, _small_pyramid, 1e-4),
-    "match of 3 x 1001 and 7": Trial("match", match, _small_match),
+    "match of 3 x 1001 and 7": Trial(
+        "match", lambda anchors, boxes, masks: match(anchors, boxes, **masks), _small_match
+    ),
 }
 CHECKED = ODD | TRIALS
 

@@ -33,7 +33,7 @@ def main() -> None:
         for names in (("match",), ()):
             jax.clear_caches()
             with selection.only(names):
-                call = jax.jit(lambda *arguments: match(*arguments)).lower(*arguments).compile()
+                call = jax.jit(lambda anchors, boxes, masks: match(anchors, boxes, **masks)).lower(*arguments).compile()
             results.append(jax.device_get(call(*arguments)))
             seconds = timing.measure(functools.partial(call, *arguments), jax.block_until_ready, **repeats)
             times.append(float(np.median(seconds)) * 1e6)

@@ -90,7 +90,7 @@ def main() -> None:
     )
     for work, (problems, count, threshold) in rows.items():
         for images in images_of:
-            boxes, scores = draw_clusters(np.random.default_rng(0), images, problems, count)
+            boxes, scores = draw_clusters(np.random.default_rng(0), images=images, problems=problems, count=count)
             theirs = None
             if timing.has_torchvision():
                 call, synchronize = in_torch(boxes, scores, threshold)

@@ -27,6 +27,8 @@ PACKAGES = (
     "cloudpickle",
     "protobuf",
     "PyYAML",
+    "jaxtyping",
+    "wadler-lindig",
 )
 PACKAGES += (
     "absl-py",

@@ -11,32 +11,40 @@ reference's size and the logarithm of the ratio of sizes, each multiplied by a w
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32, Real
 
 from diou_jax.structures import Array, Placement
 
 T = TypeVar("T", jax.Array, np.ndarray)
+Scalar: TypeAlias = float | np.floating
 
 # A decoded box is at most 1000 / 16 times as large as its reference, as in the original; the limit keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
-def width_height(boxes: T) -> T:
+def width_height(boxes: Float[T, "*batch 4"]) -> Float[T, "*batch 2"]:
     """(..., 4) boxes to (..., 2) widths and heights in pixels; not positive for a box without area."""
     return boxes[..., 2:] - boxes[..., :2] + 1
 
 
-def area(boxes: T) -> T:
+def area(boxes: Float[T, "*batch 4"]) -> Float[T, "*batch"]:
     """(..., 4) boxes to (...) areas in square pixels."""
     size = width_height(boxes)
     return size[..., 0] * size[..., 1]
 
 
-def encode(boxes: Array, targets: Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
+def encode(
+    boxes: Float[Array, "*#batch 4"],
+    targets: Float[Array, "*#batch 4"],
+    *,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> Float32[jax.Array, "*#batch 4"]:
     """Deltas that lead from `boxes` to `targets`; the inverse of `decode` within its limit.
 
     It equals the original's ``bbox_transform_inv``. A side that is not positive, for which the formula has no value,
@@ -60,7 +68,12 @@ def encode(boxes: Array, targets: Array, *, weights: Sequence[float] = (1.0, 1.0
     return jnp.concatenate([shift, jnp.log(target_size / size)], -1) * jnp.asarray(weights, jnp.float32)
 
 
-def decode(boxes: Array, deltas: Array, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
+def decode(
+    boxes: Float[Array, "*#batch 4"],
+    deltas: Float[Array, "*#batch 4"],
+    *,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> Float32[jax.Array, "*#batch 4"]:
     """The boxes that `deltas` lead to from `boxes`; the inverse of `encode` from references with area.
 
     It equals the original's ``bbox_transform``: growth is limited to `MAX_LOG_RATIO`, shrinking is not.
@@ -82,7 +95,9 @@ def decode(boxes: Array, deltas: Array, *, weights: Sequence[float] = (1.0, 1.0,
     return jnp.concatenate([new_centre - 0.5 * new_size, new_centre + 0.5 * new_size - 1], -1)
 
 
-def clip(boxes: Array, height: Array | float, width: Array | float) -> jax.Array:
+def clip(
+    boxes: Float[Array, "*batch 4"], height: Real[ArrayLike, "*#batch"], width: Real[ArrayLike, "*#batch"]
+) -> Float[jax.Array, "*batch 4"]:
     """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...))."""
     boxes = jnp.asarray(boxes)
     limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1) - 1
@@ -93,7 +108,9 @@ def clip(boxes: Array, height: Array | float, width: Array | float) -> jax.Array
 _EDGES = (0.0, 0.0, 1.0, 1.0)
 
 
-def to_input(boxes: Array, placement: Placement, *, edges: bool = False) -> Array:
+def to_input(
+    boxes: Float[Array, "B *rows 4"], placement: Placement, *, edges: bool = False
+) -> Float[Array, "B *rows 4"]:
     """Boxes of B images, from pixels of the original images, mirrored if `placement` is, to pixels of the input.
 
     The original maps the coordinates of the corner pixels. With `edges`, as in torchvision, the edges of a box are
@@ -108,13 +125,17 @@ def to_input(boxes: Array, placement: Placement, *, edges: bool = False) -> Arra
     return to_edges(boxes) * scale + offset - jnp.array(_EDGES, boxes.dtype) if edges else boxes * scale + offset
 
 
-def to_original(boxes: Array, placement: Placement, *, edges: bool = False) -> Array:
+def to_original(
+    boxes: Float[Array, "B *rows 4"], placement: Placement, *, edges: bool = False
+) -> Float[Array, "B *rows 4"]:
     """The inverse of `to_input`."""
     scale, offset = _of_corners(placement, boxes.ndim)
     return (to_edges(boxes) - offset) / scale - jnp.array(_EDGES, boxes.dtype) if edges else (boxes - offset) / scale
 
 
-def mirror(boxes: Array, width: Array, where: Array) -> jax.Array:
+def mirror(
+    boxes: Float[Array, "B *rows 4"], width: Real[Array, "B"], where: Bool[Array, "B *rows"]
+) -> Float[jax.Array, "B *rows 4"]:
     """Mirrors boxes of B images `where` it is asked for.
 
     Args:
@@ -133,6 +154,6 @@ def _of_corners(placement, rank):
     return (jnp.tile(values[:, ::-1], 2).reshape(shape) for values in (placement.scale, placement.offset))
 
 
-def to_edges(boxes: Array) -> jax.Array:
+def to_edges(boxes: Float[Array, "*batch 4"]) -> Float[jax.Array, "*batch 4"]:
     """Boxes (..., 4) as coordinates of their edges, so that the width is ``x2 - x1``."""
     return jnp.array(_EDGES, boxes.dtype) + boxes

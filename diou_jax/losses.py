@@ -9,39 +9,41 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float, Float32, Int, Shaped
 
 from diou_jax.boxes import MAX_LOG_RATIO
 from diou_jax.errors import UserError
 from diou_jax.overlaps import OVERLAPS
+from diou_jax.structures import Array
 
 
-def iou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def iou_loss(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """One minus IoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 1]."""
     return 1 - OVERLAPS["iou"](boxes, targets)
 
 
-def giou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def giou_loss(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """One minus GIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 2]."""
     return 1 - OVERLAPS["giou"](boxes, targets)
 
 
-def diou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def diou_loss(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """One minus DIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 2]."""
     return 1 - OVERLAPS["diou"](boxes, targets)
 
 
-def ciou_loss(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def ciou_loss(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """One minus CIoU of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 2.5]."""
     return 1 - OVERLAPS["ciou"](boxes, targets)
 
 
 def smooth_l1(
-    deltas: jax.Array,
-    target_deltas: jax.Array,
+    deltas: Float[Array, "*batch 4"],
+    target_deltas: Float[Array, "*batch 4"],
     *,
-    reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+    reg_weights: Sequence[float] | Float[Array, "4"] = (10.0, 10.0, 5.0, 5.0),
     beta: float = 1.0,
-) -> jax.Array:
+) -> Float32[jax.Array, "*batch"]:
     """Smooth L1 of the differences of deltas (N, 4), summed over the four: float32 (N,) (Fast R-CNN, eq. 3).
 
     Args:
@@ -57,7 +59,7 @@ def smooth_l1(
     )
 
 
-def _unit_boxes(deltas: jax.Array, target_deltas: jax.Array, reg_weights: Sequence[float]) -> tuple[jax.Array, ...]:
+def _unit_boxes(deltas: Array, target_deltas: Array, reg_weights: Sequence[float] | Array) -> tuple[jax.Array, ...]:
     """The continuous boxes that two sets of deltas lead to from a unit box; the centre of the first is the origin.
 
     With this origin the corners of the prediction hold its sides exactly. With the origin at the unit box, a small side
@@ -73,11 +75,11 @@ def _unit_boxes(deltas: jax.Array, target_deltas: jax.Array, reg_weights: Sequen
 
 def _overlap_loss(
     name: str,
-    deltas: jax.Array,
-    target_deltas: jax.Array,
+    deltas: Float[Array, "*batch 4"],
+    target_deltas: Float[Array, "*batch 4"],
     *,
-    reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
-) -> jax.Array:
+    reg_weights: Sequence[float] | Float[Array, "4"] = (10.0, 10.0, 5.0, 5.0),
+) -> Float32[jax.Array, "*batch"]:
     """One minus the overlap `name` of the boxes that two sets of deltas (N, 4) lead to: float32 (N,)."""
     return 1 - OVERLAPS[name](*_unit_boxes(deltas, target_deltas, reg_weights))
 
@@ -96,12 +98,16 @@ def box_loss(name: str) -> Callable:
     return BOX_LOSSES[name]
 
 
-def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def sigmoid_cross_entropy(
+    logits: Float[Array, "*batch"], labels: Shaped[Array, "*batch"]
+) -> Float32[jax.Array, "*batch"]:
     """Binary cross-entropy of logits (...) with labels (...) in {0, 1}: float32 (...)."""
     return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32))
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def softmax_cross_entropy(
+    logits: Float[Array, "*batch K"], labels: Int[Array, "*batch"]
+) -> Float32[jax.Array, "*batch"]:
     """Cross-entropy of logits (..., K) with int labels (...): float32 (...)."""
     logits = logits.astype(jnp.float32)
     # The maximum is subtracted first: the loss is a difference in which large logits would cancel.

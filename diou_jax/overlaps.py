@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Real
 
 from diou_jax.kernels.iou import iou as inclusive_iou
+from diou_jax.structures import Array
 
 # As in the original: the quotients of empty boxes become 0; boxes of real size lose it in rounding.
 EPSILON = 1e-7
@@ -27,7 +29,7 @@ EPSILON = 1e-7
 COORDINATE_LIMIT = 1e9
 
 
-def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+def pairwise_iou(a: Real[Array, "N 4"], b: Real[Array, "M 4"]) -> Float32[jax.Array, "N M"]:
     """IoU of every box of `a` (N, 4) with every box of `b` (M, 4), inclusive pixels: float32 (N, M).
 
     It equals the original's ``bbox_overlaps``. The IoU is 0 where boxes do not meet or have no area.
@@ -93,26 +95,26 @@ def _aspect_penalty(pair: _Pair, overlap: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(alpha) * v
 
 
-def iou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def iou(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """Intersection over union of continuous boxes (..., 4) with (..., 4): float32 (...), in [0, 1]."""
     pair = _measure(boxes, targets)
     return pair.intersection / pair.union
 
 
-def giou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def giou(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """IoU minus the share of the enclosing box that neither covers: float32 (...), in [-1, 1] (GIoU, algorithm 1)."""
     pair = _measure(boxes, targets)
     enclosing = pair.enclosing_size.prod(-1) + EPSILON
     return pair.intersection / pair.union - (enclosing - pair.union) / enclosing
 
 
-def diou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def diou(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """IoU minus the normalised squared distance of the centres: float32 (...), in [-1, 1] (DIoU, eq. 7)."""
     pair = _measure(boxes, targets)
     return pair.intersection / pair.union - _distance_penalty(pair)
 
 
-def ciou(boxes: jax.Array, targets: jax.Array) -> jax.Array:
+def ciou(boxes: Float[Array, "*#batch 4"], targets: Float[Array, "*#batch 4"]) -> Float32[jax.Array, "*#batch"]:
     """DIoU minus the weighted difference of aspect ratios: float32 (...), in [-1.5, 1] (CIoU, eq. 10)."""
     pair = _measure(boxes, targets)
     overlap = pair.intersection / pair.union

@@ -1,12 +1,18 @@
 """IoU of boxes in inclusive pixels; on one device all callers get the same bits, even if XLA fuses it with others."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32
+
+# The four coordinates of boxes.
+Corners: TypeAlias = Sequence[Float[jax.Array | np.ndarray, "*#batch"]] | Float[jax.Array | np.ndarray, "4 *#batch"]
 
 
-def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+def iou(a: Corners, b: Corners) -> Float32[jax.Array, "*#batch"]:
     """IoU of boxes `a` and `b`, each four float32 arrays of coordinates, broadcast; symmetric.
 
     The IoU is 0 where boxes do not meet or have no area.
@@ -21,6 +27,8 @@ def iou(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
     return jnp.where(meet, intersection / jnp.where(meet, union, 1.0), 0.0)
 
 
-def product(a: jax.Array, b: jax.Array | float) -> jax.Array:
+def product(
+    a: Float[jax.Array | np.ndarray, "*#batch"] | float, b: Float[jax.Array | np.ndarray, "*#batch"] | float
+) -> Float32[jax.Array, "*#batch"]:
     """``a * b``, rounded: the maximum keeps compilers from fusing product and sum, which would skip this rounding."""
     return jnp.maximum(a * b, jnp.finfo(jnp.float32).min)

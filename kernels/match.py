@@ -9,9 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32
 
 from diou_jax.kernels import match_gpu
 from diou_jax.kernels.iou import iou
+from diou_jax.kernels.match_gpu import Candidates
 from diou_jax.kernels.selection import kernel_or_reference
 
 
@@ -24,32 +26,39 @@ class Matches(NamedTuple):
       is_best: bool (B, A), True where the anchor reaches the largest IoU, above 0, that some box has with any anchor.
     """
 
-    overlap: jax.Array
-    box: jax.Array
-    is_best: jax.Array
+    overlap: Float32[jax.Array, "B A"]
+    box: Int32[jax.Array, "B A"]
+    is_best: Bool[jax.Array, "B A"]
 
 
 def match(
-    anchors: jax.Array, eligible: jax.Array, boxes: jax.Array | np.ndarray, valid: jax.Array | np.ndarray
+    anchors: Float[jax.Array | np.ndarray, "A 4"] | Float[jax.Array | np.ndarray, "B A 4"],
+    boxes: Float[jax.Array | np.ndarray, "B G 4"],
+    *,
+    eligible: Bool[jax.Array | np.ndarray, "B A"],
+    valid: Bool[jax.Array | np.ndarray, "B G"],
 ) -> Matches:
     """Matches the anchors of B images to their boxes by IoU.
 
     Args:
       anchors: float32 (A, 4), pixels, or (B, A, 4) where each image has its own.
-      eligible: bool (B, A); anchors that are not eligible meet no box.
       boxes: float32 (B, G, 4), finite where valid; G at least 1.
+      eligible: bool (B, A); anchors that are not eligible meet no box.
       valid: bool (B, G); boxes that are not valid meet no anchor. It may be False throughout.
     """
     # Boxes that are not valid move far from all anchors, to coordinates whose areas do not overflow.
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1).astype(jnp.int32)
     reference = functools.partial(jax.lax.platform_dependent, cpu=match_box_by_box, default=match_xla)
-    return Matches(*kernel_or_reference("match", match_gpu.match, reference, anchors, eligible, boxes, counts))
+    candidates = Candidates(anchors, eligible, boxes, counts)
+    return Matches(*kernel_or_reference("match", match_gpu.match, reference, candidates))
 
 
-def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:
+def match_xla(
+    candidates: Candidates,
+) -> tuple[Float32[jax.Array, "B A"], Int32[jax.Array, "B A"], Bool[jax.Array, "B A"]]:
     """The reference of `match_gpu.match`; it builds the whole matrix of overlaps."""
-    del counts
+    anchors, eligible, boxes, _ = candidates
     # The long axis, that of the anchors, comes last, so that the matrix fills whole vectors.
     overlaps = iou(
         [anchors[..., None, :, i] for i in range(4)],
@@ -62,8 +71,11 @@ def match_xla(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, j
     return overlaps.max(1), overlaps.argmax(1).astype(jnp.int32), is_best
 
 
-def match_box_by_box(anchors, eligible, boxes, counts) -> tuple[jax.Array, jax.Array, jax.Array]:
+def match_box_by_box(
+    candidates: Candidates,
+) -> tuple[Float32[jax.Array, "B A"], Int32[jax.Array, "B A"], Bool[jax.Array, "B A"]]:
     """As `match_gpu.match`, for CPUs: the matrix of overlaps is never whole, and no longer than there are boxes."""
+    anchors, eligible, boxes, counts = candidates
     columns = [anchors[..., i] for i in range(4)]
 
     def meet(number, state):

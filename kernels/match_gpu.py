@@ -6,9 +6,11 @@ the same bits, and marks the anchors that reach it.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -18,21 +20,33 @@ from diou_jax.kernels.warpgroup import THREADS, spread
 ITEMS = 8  # anchors per thread; one read of a box serves all of them; benchmarks/tune.py tries other numbers
 
 
-def match(
-    anchors: jax.Array, eligible: jax.Array, boxes: jax.Array, counts: jax.Array, *, interpret=None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+class Candidates(NamedTuple):
+    """The anchors and boxes of B images that may match.
+
+    Attributes:
+      anchors: float32 (A, 4) or (B, A, 4).
+      eligible: bool (B, A); anchors that are not eligible meet no box.
+      boxes: float32 (B, G, 4); boxes to be ignored lie far from all anchors.
+      counts: int32 (B,); boxes with an index of at least `counts` are ignored.
+    """
+
+    anchors: jax.Array | np.ndarray
+    eligible: jax.Array | np.ndarray
+    boxes: jax.Array
+    counts: jax.Array
+
+
+def match(candidates: Candidates, *, interpret=None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The largest IoU of each anchor, the box it has it with, and whether the anchor is the best of some box.
 
     Args:
-      anchors: float32 (A, 4) or (B, A, 4).
-      eligible: bool (B, A).
-      boxes: float32 (B, G, 4); boxes to be ignored lie far from all anchors.
-      counts: int32 (B,); boxes with an index of at least `counts` are ignored.
+      candidates: the anchors and the boxes.
       interpret: parameters of Pallas' interpreter; None compiles.
 
     Returns:
       float32 (B, A), int32 (B, A) and bool (B, A).
     """
+    anchors, eligible, boxes, counts = candidates
     images, count = eligible.shape
     blocks = -(-count // (THREADS * ITEMS))
     padded = blocks * THREADS * ITEMS
@@ -41,22 +55,31 @@ def match(
     anchors = jnp.pad(jnp.moveaxis(anchors, -1, 0).reshape(-1, count), fill).reshape(-1)
     eligible = jnp.pad(eligible, fill).astype(jnp.int32).reshape(-1)
     operands = anchors, eligible, boxes.reshape(-1), counts
-    sizes = {"images": images, "blocks": blocks, "most": boxes.shape[1], "interpret": interpret}
+    launch = _Launch(images, blocks, boxes.shape[1], interpret)
 
-    best = _best_of_boxes(*operands, **sizes)
-    overlap, box, is_best = (x.reshape(images, padded)[:, :count] for x in _best_of_anchors(*operands, best, **sizes))
+    best = _best_of_boxes(operands, launch)
+    overlap, box, is_best = (x.reshape(images, padded)[:, :count] for x in _best_of_anchors(operands, best, launch))
     return overlap, box.astype(jnp.int32), is_best != 0
 
 
-def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
+class _Launch(NamedTuple):
+    """The sizes of both kernels: images, blocks of anchors, boxes per image; and the interpreter's parameters."""
+
+    images: int
+    blocks: int
+    most: int
+    interpret: Any
+
+
+def _best_of_boxes(operands, launch):
     """Flat float32 (B * G,): the largest IoU of each box; undefined for indices of at least `counts[image]`."""
-    images, blocks, most = sizes["images"], sizes["blocks"], sizes["most"]
+    images, blocks, most, interpret = launch
     rows = -(-most // THREADS)
 
     def match_boxes(anchors_ref, eligible_ref, boxes_ref, counts_ref, best_ref):
         image, block = jax.lax.axis_index("image"), jax.lax.axis_index("block")
-        overlaps_of = _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, **sizes)
-        thread = spread(jax.lax.iota(jnp.int32, THREADS), sizes["interpret"])
+        overlaps_of = _overlaps((anchors_ref, eligible_ref, boxes_ref), image, block, launch)
+        thread = spread(jax.lax.iota(jnp.int32, THREADS), interpret)
         for row in range(rows):
             first = row * THREADS
 
@@ -64,28 +87,27 @@ def _best_of_boxes(anchors, eligible, boxes, counts, **sizes):
                 largest = functools.reduce(jnp.maximum, overlaps_of(first + place))
                 return jnp.where(thread == place, largest.max(), best)
 
-            nothing = spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
+            nothing = spread(jnp.zeros(THREADS, jnp.float32), interpret)
             here = jnp.clip(counts_ref[image] - first, 0, THREADS)
             best = jax.lax.fori_loop(0, here, visit, nothing)
             best_ref[pl.ds(((image * blocks + block) * rows + row) * THREADS, THREADS)] = best
 
-    best = _kernel(match_boxes, [jax.ShapeDtypeStruct((images * blocks * rows * THREADS,), jnp.float32)], **sizes)(
-        anchors, eligible, boxes, counts
-    )
+    out = jax.ShapeDtypeStruct((images * blocks * rows * THREADS,), jnp.float32)
+    best = _kernel(match_boxes, [out], launch)(*operands)
     return best[0].reshape(images, blocks, -1).max(1)[:, :most].reshape(-1)
 
 
-def _best_of_anchors(anchors, eligible, boxes, counts, best, **sizes):
+def _best_of_anchors(operands, best, launch):
     """Three flat float32 arrays over all anchors: largest IoU, its box, and 1 where the anchor is the best of a box.
 
     Indices and flags are floats, because a select of integers loses their sign in jax 0.10's Mosaic.
     """
-    images, blocks, most = sizes["images"], sizes["blocks"], sizes["most"]
+    images, blocks, most, interpret = launch
 
     def match_anchors(anchors_ref, eligible_ref, boxes_ref, counts_ref, best_ref, *outs):
         image, block = jax.lax.axis_index("image"), jax.lax.axis_index("block")
-        overlaps_of = _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, **sizes)
-        zero = spread(jnp.zeros(THREADS, jnp.float32), sizes["interpret"])
+        overlaps_of = _overlaps((anchors_ref, eligible_ref, boxes_ref), image, block, launch)
+        zero = spread(jnp.zeros(THREADS, jnp.float32), interpret)
 
         def visit(index, found):
             largest = best_ref[image * most + index]
@@ -106,11 +128,13 @@ def _best_of_anchors(anchors, eligible, boxes, counts, best, **sizes):
                 out[place] = value
 
     out = jax.ShapeDtypeStruct((images * blocks * ITEMS * THREADS,), jnp.float32)
-    return _kernel(match_anchors, [out] * 3, **sizes)(anchors, eligible, boxes, counts, best)
+    return _kernel(match_anchors, [out] * 3, launch)(*operands, best)
 
 
-def _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, *, images, blocks, most, interpret):
+def _overlaps(refs, image, block, launch):
     """A function from a box's index to the IoUs of this thread's anchors with it."""
+    anchors_ref, eligible_ref, boxes_ref = refs
+    images, blocks, most, _ = launch
     length = blocks * ITEMS * THREADS
     shared = anchors_ref.shape[0] == 4 * length
     rows = 1 if shared else images
@@ -126,13 +150,12 @@ def _overlaps(anchors_ref, eligible_ref, boxes_ref, image, block, *, images, blo
     return overlaps_of
 
 
-def _kernel(body, outs, *, images, blocks, most, interpret):
-    del most
+def _kernel(body, outs, launch):
     return plgpu.kernel(
         body,
         out_type=outs,
-        grid=(blocks, images),
+        grid=(launch.blocks, launch.images),
         grid_names=("block", "image"),
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
-        interpret=interpret,
+        interpret=launch.interpret,
     )

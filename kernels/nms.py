@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32, Int32
 
 from diou_jax.kernels import nms_gpu
 from diou_jax.kernels.order import descending
@@ -20,14 +21,14 @@ TILE = 128
 
 
 def nms(
-    boxes: jax.Array,
-    scores: jax.Array,
-    threshold: ArrayLike,
+    boxes: Float[jax.Array | np.ndarray, "*batch N 4"],
+    scores: Float[jax.Array | np.ndarray, "*batch N"],
+    threshold: Float[ArrayLike, ""],
     *,
-    valid: jax.Array | np.ndarray | None = None,
+    valid: Bool[jax.Array | np.ndarray, "*batch N"] | None = None,
     overlap: str = "iou",
     beta: float = 1.0,
-) -> jax.Array:
+) -> Bool[jax.Array, "*batch N"]:
     """Which boxes greedy suppression keeps; leading axes are independent problems.
 
     Boxes are visited by descending score, equal scores by ascending index. A box that is reached unsuppressed is kept
@@ -81,7 +82,13 @@ def _by_priority(scores, exists):
     return order, jnp.arange(scores.shape[1]) < exists.sum(1)[:, None]
 
 
-def keep_xla(boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable) -> jax.Array:
+def keep_xla(
+    boxes: Float32[jax.Array, "P N 4"],
+    counts: Int32[jax.Array, "P"],
+    threshold: Float32[jax.Array, ""],
+    *,
+    suppresses: Callable,
+) -> Bool[jax.Array, "P N"]:
     """The reference of `nms_gpu.keep`: which boxes are kept, decided tile by tile in the order of visit.
 
     Within a tile the greedy result is the fixed point of "kept if no kept predecessor suppresses it", reached after as

@@ -39,7 +39,7 @@ def _layout(problems, count):
 
 
 def keep(
-    boxes: jax.Array, counts: jax.Array, threshold: jax.Array, suppresses: Callable, *, interpret=None
+    boxes: jax.Array, counts: jax.Array, threshold: jax.Array, *, suppresses: Callable, interpret=None
 ) -> jax.Array:
     """Which boxes greedy suppression keeps, in P problems.
 

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int32
 
 
-def descending(x: jax.Array) -> jax.Array:
+def descending(x: Float[jax.Array, "*batch"]) -> Int32[jax.Array, "*batch"]:
     """Int32 keys that ascend where `x`, taken as float32, descends, in the total order of `jax.lax.top_k`.
 
     A NaN whose sign bit is clear comes first, and 0 comes before -0.

@@ -5,18 +5,24 @@ RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input.
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int32
 
 from diou_jax.kernels import roi_align_gpu
 from diou_jax.kernels.selection import kernel_or_reference
 
 
 def roi_levels(
-    rois: jax.Array, *, strides: Sequence[int] = (4, 8, 16, 32), canonical_scale: float = 224, canonical_level: int = 4
-) -> jax.Array:
+    rois: Float[jax.Array | np.ndarray, "*batch 4"],
+    *,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    canonical_scale: float = 224,
+    canonical_level: int = 4,
+) -> Int32[jax.Array, "*batch"]:
     """The level that each RoI is pooled from: int32 (...), an index into `strides`.
 
     The level is ``floor(canonical_level + log2(sqrt(area) / canonical_scale))``, clipped to the given ones; its stride
@@ -36,17 +42,15 @@ def roi_levels(
 
 
 def roi_align(
-    features: Sequence[jax.Array],
-    rois: jax.Array,
+    features: Sequence[Float[jax.Array, "B _Hl _Wl C"]],
+    rois: Float[jax.Array | np.ndarray, "B R 4"],
     *,
     resolution: int,
     sampling_ratio: int,
     strides: Sequence[int] = (4, 8, 16, 32),
-    canonical_scale: float = 224,
-    canonical_level: int = 4,
-    extent: jax.Array | np.ndarray | None = None,
-    levels: jax.Array | None = None,
-) -> jax.Array:
+    extent: Int[jax.Array | np.ndarray, "B 2"] | None = None,
+    levels: Int32[jax.Array | np.ndarray, "B R"] | None = None,
+) -> Float[jax.Array, "B R {resolution} {resolution} C"]:
     """Pools each RoI from its pyramid level into resolution x resolution bins.
 
     A bin is the mean of regularly spaced bilinear samples, ``sampling_ratio`` per axis (Mask R-CNN, section 3). As in
@@ -61,11 +65,9 @@ def roi_align(
       sampling_ratio: FAST_RCNN.ROI_XFORM_SAMPLING_RATIO; 0 takes one sample per cell that a bin spans, rounded up,
         which is exact for RoIs up to twice as large as the map.
       strides: strides of the maps, ascending powers of two.
-      canonical_scale: see `roi_levels`.
-      canonical_level: likewise.
       extent: int (B, 2), height and width in pixels beyond which cells of the maps are ignored, so that the bucket of
         an image does not change its result. None: the whole maps.
-      levels: int32 (B, R), index of the map of each RoI. None: `roi_levels` chooses.
+      levels: int32 (B, R), index of the map of each RoI. None: that of `roi_levels` with FPN's numbers.
 
     Returns:
       (B, R, resolution, resolution, C) in the features' dtype, accumulated in float32.
@@ -77,21 +79,21 @@ def roi_align(
         raise ValueError(f"{len(features)} feature maps need as many strides, not {len(strides)}")
     rois = jax.lax.stop_gradient(rois.astype(jnp.float32))
     if levels is None:
-        levels = roi_levels(rois, strides=strides, canonical_scale=canonical_scale, canonical_level=canonical_level)
+        levels = roi_levels(rois, strides=strides)
     shapes = tuple((feature.shape[1], feature.shape[2]) for feature in features)
     frame = roi_frames(rois, levels, shapes, resolution=resolution, strides=strides, extent=extent)
-    return _pool(tuple(features), levels, frame, shapes, resolution, sampling_ratio)
+    return _pool(tuple(features), levels, frame, _Grid(shapes, resolution, sampling_ratio))
 
 
 def roi_frames(
-    rois: jax.Array,
-    level: jax.Array,
+    rois: Float32[jax.Array | np.ndarray, "B R 4"],
+    level: Int32[jax.Array | np.ndarray, "B R"],
     shapes: Sequence[tuple[int, int]],
     *,
     resolution: int,
     strides: Sequence[int],
-    extent: jax.Array | np.ndarray | None = None,
-) -> jax.Array:
+    extent: Int[jax.Array | np.ndarray, "B 2"] | None = None,
+) -> Float32[jax.Array, "B R 6"]:
     """The frame of each RoI in cells of its level: top, left, bin height and width, map height and width.
 
     Args:
@@ -115,8 +117,17 @@ def roi_frames(
     return jnp.concatenate([corner, bin_sides, sizes.astype(jnp.float32)], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _pool(features, level, frame, shapes, resolution, sampling_ratio):
+class _Grid(NamedTuple):
+    """The cells that samples are taken from, and the bins and samples of a RoI."""
+
+    shapes: tuple[tuple[int, int], ...]  # height and width of each map
+    resolution: int
+    sampling_ratio: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _pool(features, level, frame, grid):
+    _, resolution, sampling_ratio = grid
     kernel = functools.partial(roi_align_gpu.pool, resolution=resolution)
     reference = functools.partial(pool_xla, resolution=resolution, sampling_ratio=sampling_ratio)
     if not roi_align_gpu.supported(features[0], resolution=resolution, sampling_ratio=sampling_ratio):
@@ -124,11 +135,12 @@ def _pool(features, level, frame, shapes, resolution, sampling_ratio):
     return kernel_or_reference("roi_align", kernel, reference, features, level, frame)
 
 
-def _pool_forward(features, level, frame, shapes, resolution, sampling_ratio):
-    return _pool(features, level, frame, shapes, resolution, sampling_ratio), (level, frame)
+def _pool_forward(features, level, frame, grid):
+    return _pool(features, level, frame, grid), (level, frame)
 
 
-def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
+def _pool_backward(grid, saved, gradient):
+    shapes, resolution, sampling_ratio = grid
     kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
     reference = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
     if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
@@ -142,13 +154,13 @@ def _pool_backward(shapes, resolution, sampling_ratio, saved, gradient):
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
-def _accumulate(add, total, level, frame, shapes, *, resolution, sampling_ratio, unroll):
+def _accumulate(add, total, level, frame, grid, *, unroll):
     """Folds `add` over the taps of all bins: ``add(total, position, weight) -> total``.
 
     The value of a bin is the sum of weight times feature over its T x T taps. `position`, an index into the flattened
     pyramid, and `weight` are (B, R, resolution, resolution): one tap of each bin.
     """
-    shapes = np.asarray(shapes)
+    shapes, resolution, sampling_ratio = np.asarray(grid.shapes), grid.resolution, grid.sampling_ratio
 
     def along(axis):
         start, side, limit = (frame[..., axis + k, None] for k in (0, 2, 4))
@@ -191,9 +203,8 @@ def pool_xla(features, level, frame, *, resolution, sampling_ratio):
         return total + weight[..., None] * flat[image, position].astype(jnp.float32)
 
     total = jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32)
-    shapes = [feature.shape[1:3] for feature in features]
-    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 16}  # gathers fuse if unrolled
-    return _accumulate(add, total, level, frame, shapes, **options).astype(flat.dtype)
+    grid = _Grid(tuple(feature.shape[1:3] for feature in features), resolution, sampling_ratio)
+    return _accumulate(add, total, level, frame, grid, unroll=16).astype(flat.dtype)  # gathers fuse if unrolled
 
 
 def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
@@ -206,7 +217,7 @@ def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
 
     sizes = [height * width for height, width in shapes]
     total = jnp.zeros((batch, sum(sizes), channels), jnp.float32)
-    options = {"resolution": resolution, "sampling_ratio": sampling_ratio, "unroll": 1}  # scatters never fuse
-    total = _accumulate(add, total, level, frame, shapes, **options).astype(gradient.dtype)
+    grid = _Grid(tuple(shapes), resolution, sampling_ratio)
+    total = _accumulate(add, total, level, frame, grid, unroll=1).astype(gradient.dtype)  # scatters never fuse
     maps = jnp.split(total, np.cumsum(sizes)[:-1], 1)
     return [level.reshape(batch, *shape, channels) for level, shape in zip(maps, shapes, strict=True)]

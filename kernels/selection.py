@@ -69,7 +69,7 @@ def kernel_or_reference(name: str, kernel: Callable, reference: Callable, *opera
     Args:
       name: the kernel's name, one of `NAMES`.
       kernel, reference: functions with equal results.
-      *operands: arrays.
+      *operands: arrays, or trees of them.
     """
     wanted = switch()
     old = any(getattr(device, "compute_capability", "").startswith(TOO_OLD) for device in jax.local_devices())

@@ -5,12 +5,12 @@ divides or calls a transcendental function. Sums and products round alike everyw
 where fusing would change the rounding, a maximum that changes no value stands between product and sum.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float32
 
-from diou_jax.kernels.iou import product
+from diou_jax.kernels.iou import Corners, product
 
 # Lower bounds of squared lengths, far below the resolution of coordinates in pixels. With them the diagonal is never 0,
 # and the quotient of distance and diagonal is close to 0 where the distance is.
@@ -39,8 +39,13 @@ EXP2 = (
 
 
 def suppresses(
-    a: Sequence[jax.Array], b: Sequence[jax.Array], threshold: jax.Array, *, overlap: str, beta: float
-) -> jax.Array:
+    a: Corners,
+    b: Corners,
+    threshold: Float32[jax.Array | np.ndarray, "*#batch"],
+    *,
+    overlap: str,
+    beta: float,
+) -> Bool[jax.Array, "*#batch"]:
     """Whether boxes `a` suppress boxes `b`; symmetric.
 
     With intersection I, union U, squared distance D of the centres and squared diagonal C of the box around both, the
@@ -77,7 +82,11 @@ def suppresses(
     return rest >= penalty * union
 
 
-def excess(part: jax.Array, whole: jax.Array, threshold: jax.Array) -> jax.Array:
+def excess(
+    part: Float32[jax.Array, "*#batch"],
+    whole: Float32[jax.Array, "*#batch"],
+    threshold: Float32[jax.Array | np.ndarray, "*#batch"],
+) -> Float32[jax.Array, "*#batch"]:
     """``part - threshold * whole``, at least 0 exactly where the rounded quotient of both reaches the threshold.
 
     A quotient rounds up to `threshold` from half a unit in the last place below it. This lower limit has 25 bits and is

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32, Int32
 
 from diou_jax.kernels.order import descending
 
@@ -13,7 +14,9 @@ from diou_jax.kernels.order import descending
 LENGTH = 4096
 
 
-def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def top_k(
+    x: Float32[jax.Array, "*batch N"], k: int
+) -> tuple[Float32[jax.Array, "*batch {k}"], Int32[jax.Array, "*batch {k}"]]:
     """The `k` largest along the last axis of float32 (..., N), as `jax.lax.top_k`; lower indices first among equals.
 
     On NVIDIA GPUs a row is sorted in pieces of up to `LENGTH`, in rounds: the `k` best of each piece enter the next.
@@ -31,7 +34,9 @@ def _whole(x, *, k):
     return tuple(jax.lax.top_k(x, k))
 
 
-def by_rounds(x: jax.Array, *, k: int, length: int = LENGTH) -> tuple[jax.Array, jax.Array]:
+def by_rounds(
+    x: Float32[jax.Array, "*batch N"], *, k: int, length: int = LENGTH
+) -> tuple[Float32[jax.Array, "*batch {k}"], Int32[jax.Array, "*batch {k}"]]:
     """`top_k` by sorts of rows of at most `length`, which is at least twice `k`."""
     *lead, count = x.shape
     keys: Sequence[jax.Array] = descending(x), jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)

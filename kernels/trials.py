@@ -50,7 +50,9 @@ class Trial:
     tolerance: float = 0.0
 
 
-def draw_clusters(random: np.random.Generator, images: int, problems: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_clusters(
+    random: np.random.Generator, *, images: int, problems: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Float32 boxes (images, problems, count, 4) clustered around 40 objects per image, like proposals, and scores."""
     shape = (images, problems, count)
     objects = random.uniform(0, [WIDTH, HEIGHT], (images, 1, 40, 2))
@@ -78,7 +80,7 @@ def draw_pyramid(
 
 
 def _draw_nms(problems, count):
-    return lambda random: draw_clusters(random, IMAGES, problems, count)
+    return lambda random: draw_clusters(random, images=IMAGES, problems=problems, count=count)
 
 
 def _draw_roi_align(dtype):
@@ -102,8 +104,10 @@ def _pool_gradient(features, rois, gradient):
 
 def draw_match(
     random: np.random.Generator, images: int, *, boxes: int | None = None, cells: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The arguments of `match`: three anchors per cell, eligible inside the image, and 128 boxes per image.
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The arguments of `match`: three anchors per cell, 128 boxes per image, and the masks of both by name.
+
+    Anchors are eligible inside the image.
 
     Args:
       random: the generator.
@@ -112,11 +116,12 @@ def draw_match(
       cells: number of cells of all levels; None takes the pyramid's.
     """
     cells = cells or sum((HEIGHT // stride) * (WIDTH // stride) for stride in (*STRIDES, 64))
-    (anchors, truth), _ = draw_clusters(random, 2, 1, max(3 * cells, 128 * images))
+    (anchors, truth), _ = draw_clusters(random, images=2, problems=1, count=max(3 * cells, 128 * images))
     anchors = anchors[0, : 3 * cells]
     inside = (anchors.min(-1) >= 0) & (anchors[:, 2] < WIDTH) & (anchors[:, 3] < HEIGHT)
     valid = np.arange(128) < (random.integers(1, 40, (images, 1)) if boxes is None else np.full((images, 1), boxes))
-    return anchors, np.tile(inside, (images, 1)), truth[0, : images * 128].reshape(images, 128, 4), valid
+    masks = {"eligible": np.tile(inside, (images, 1)), "valid": valid}
+    return anchors, truth[0, : images * 128].reshape(images, 128, 4), masks
 
 
 TRIALS = {
@@ -124,7 +129,9 @@ TRIALS = {
     "nms of detections": Trial(
         "nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou"), _draw_nms(80, 1000)
     ),
-    "match": Trial("match", match, lambda random: draw_match(random, IMAGES)),
+    "match": Trial(
+        "match", lambda anchors, boxes, masks: match(anchors, boxes, **masks), lambda random: draw_match(random, IMAGES)
+    ),
     "roi_align, float32": Trial("roi_align", _pool, _draw_roi_align(np.float32), 1e-4),
     "roi_align_gradient, float32": Trial("roi_align_gradient", _pool_gradient, _draw_roi_align(np.float32), 1e-4),
     "roi_align, bfloat16": Trial("roi_align", _pool, _draw_roi_align(jnp.bfloat16), 2**-6),

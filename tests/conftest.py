@@ -10,6 +10,7 @@ os.environ.setdefault("DIOU_JAX_KERNELS", "pallas")
 import pathlib
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
@@ -19,6 +20,20 @@ flags.FLAGS.mark_as_parsed()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+def stating_shapes():
+    """The modules whose signatures state shapes."""
+    for folder in ("", "kernels", "detection", "models"):
+        for file in sorted((ROOT / "diou_jax" / folder).glob("*.py")):
+            if "from jaxtyping import" in file.read_text():
+                yield ".".join(["diou_jax", *folder.split(), file.stem])
+
+
+# Every call in the tests keeps to the shapes that these signatures state; an int may stand for a float.
+jaxtyping.install_import_hook(
+    list(stating_shapes()), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 
 def slow(*values):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,3 +130,16 @@ def test_values_and_gradients_are_finite_for_degenerate_and_huge_boxes(function)
 def test_no_boxes():
     none = np.zeros((0, 4), np.float32)
     assert encode(none, none).shape == decode(none[:, None], none.reshape(0, 1, 4)).shape[::2] == (0, 4)
+
+
+@pytest.mark.parametrize("array", [np.zeros, jnp.zeros])
+def test_arrays_of_another_shape_than_a_signature_states_are_refused(array):
+    with pytest.raises(jaxtyping.TypeCheckError, match="boxes"):
+        area(array((3, 5)))
+    with pytest.raises(jaxtyping.TypeCheckError, match="boxes"):
+        area(array((3, 4), int))
+    with pytest.raises(jaxtyping.TypeCheckError, match="targets"):
+        encode(array((3, 4)), array((2, 4)))
+    with pytest.raises(jaxtyping.TypeCheckError, match="width"):
+        clip(array((3, 4)), 10, array(2))
+    assert clip(array((3, 4)), np.float32(10), 10).shape == encode(array((1, 4)), array((3, 4))).shape == (3, 4)

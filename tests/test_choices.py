@@ -22,7 +22,7 @@ def resolved(data=BLOOD, start=Start(), devices=CPU, body="", **given):  # noqa:
     for name, value in given.items():
         group, option = name.split("__")
         config[group][option] = value
-    return resolve(config, data, start, devices)
+    return resolve(config, data, start=start, devices=devices)
 
 
 @settings(deadline=None, max_examples=60)
@@ -41,7 +41,7 @@ def resolved(data=BLOOD, start=Start(), devices=CPU, body="", **given):  # noqa:
     devices=st.builds(Devices, st.integers(1, 64), st.sampled_from(["cpu", "gpu"])),
 )
 def test_any_data_gets_a_config_that_passes_the_check(data, start, devices):
-    config, lines = resolve(own.get_config(), data, start, devices)
+    config, lines = resolve(own.get_config(), data, start=start, devices=devices)
     assert not is_open(config) and flatten(config).keys() == flatten(base.get_config()).keys()
     base.check(config)
     assert 64 <= config.train.scales[0] <= 800 and config.train.max_size >= config.train.scales[0]

@@ -30,7 +30,7 @@ def annotations(*counts):
 
 def small(name, ids, *counts, classes=("cat", "dog", "eel")):
     words = tuple(f"{name}{i}".encode() for i in range(len(ids)))
-    records = make_records(ids, [10] * len(ids), [20] * len(ids), annotations(*counts))
+    records = make_records(ids, annotations(*counts), heights=[10] * len(ids), widths=[20] * len(ids))
     faults = Faults()
     faults.add("odd boxes", f"a box of {name}", count=2)
     return Dataset(
@@ -46,7 +46,7 @@ def small(name, ids, *counts, classes=("cat", "dog", "eel")):
 
 def test_records_give_back_what_each_image_was_packed_with():
     packed = annotations(2, 0, 3)
-    records = make_records([5, 6, 7], [1, 2, 3], [4, 5, 6], packed)
+    records = make_records([5, 6, 7], packed, heights=[1, 2, 3], widths=[4, 5, 6])
     assert len(records) == 3
     assert (records.boxes.dtype, records.classes.dtype, records.crowd.dtype) == (np.float32, np.int32, bool)
     for index, expected in enumerate(packed):
@@ -55,14 +55,14 @@ def test_records_give_back_what_each_image_was_packed_with():
 
 
 def test_a_table_without_boxes_has_columns_of_the_right_shape():
-    records = make_records([1], [2], [3], annotations(0))
+    records = make_records([1], annotations(0), heights=[2], widths=[3])
     boxes, classes, crowd = records.annotations(0)
     assert (boxes.shape, classes.shape, crowd.shape) == ((0, 4), (0,), (0,))
 
 
 @pytest.mark.parametrize("ids", [[2**70, 1], ["0001", "x"], ["1", 1]])
 def test_ids_that_int64_cannot_hold_stay_what_they_are(ids):
-    column = make_records(ids, [1, 1], [1, 1], annotations(0, 0)).image_ids
+    column = make_records(ids, annotations(0, 0), heights=[1, 1], widths=[1, 1]).image_ids
     assert column.tolist() == ids
     assert [type(i) for i in column.tolist()] == [type(i) for i in ids]
 

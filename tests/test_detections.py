@@ -220,9 +220,9 @@ def test_more_detections_than_rois_may_be_asked_for():
 
 
 alone = {
-    "soft": jax.jit(soft_nms, static_argnames=("method",)),
+    "soft": jax.jit(soft_nms, static_argnames=("rules",)),
     "diou": jax.jit(functools.partial(nms, overlap="diou")),
-    "vote": jax.jit(box_vote, static_argnames=("scoring_method",)),
+    "vote": jax.jit(box_vote, static_argnames=("rules",)),
 }
 
 
@@ -243,13 +243,12 @@ def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, sco
     for number, (own, score) in enumerate(zip(boxes, scores, strict=True), 1):
         candidate = score > 0.05
         if soft:
-            left, keep = alone["soft"](own, score, 0.5, method=soft, sigma=0.5, beta1=0.8, valid=candidate)
+            left, keep = alone["soft"](own, score, 0.5, rules=soft_rules, valid=candidate)
         else:
             left, keep = score, alone["diou"](own, score, 0.5, valid=candidate)
         moved = own
         if scoring:
-            rules = {"vote_th": 0.6, "scoring_method": scoring, "scoring_method_beta": 1.5}
-            moved, left = alone["vote"](own, score, left, candidate, **rules)
+            moved, left = alone["vote"](own, score, left, valid=candidate, rules=vote_rules)
         keep = np.asarray(keep)
         wanted += [[number, *box, value] for box, value in zip(moved[keep], left[keep], strict=True)]
     wanted = np.float32(wanted)

@@ -40,7 +40,7 @@ def write_set(root, name, categories=PLAIN, *, edit=None):
     (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
 
 
-def perfect(detect, variables, stream, progress):
+def perfect(detect, variables, stream, *, progress):
     """Finds everything, by the classes that were trained."""
     present = [int(row) for batch in stream for row in batch.index[batch.present]]
     return {
@@ -139,7 +139,7 @@ def test_images_that_none_can_be_read_are_refused_with_the_reason(make, tmp_path
 def test_images_that_vanish_before_they_are_read_give_no_ap(make, tmp_path, monkeypatch):
     write_set(tmp_path, "val")
     evaluator = make("val")
-    monkeypatch.setattr(evaluate, "detect_all", lambda *_: {})
+    monkeypatch.setattr(evaluate, "detect_all", lambda *_, **options: {})
     with pytest.raises(UserError, match="val: none of its 4 images could be read"):
         run(evaluator, tmp_path)
     assert read_metrics(tmp_path / "run") == []

@@ -157,7 +157,7 @@ def test_a_lasting_fault_ends_the_run_with_a_name_and_a_file(tiny_config, tmp_pa
     with Checkpoints(tmp_path / "bad", create=False) as checkpoints:
         variables = jax.device_get(checkpoints.restore_variables(detector.network.variable_shapes()))
     # With the fault still there the file shows it, and none of the losses that are sound.
-    assert diagnosis.not_finite(detector, variables, batch, 0, seed=config.rng_seed) == ["loss_cls"]
+    assert diagnosis.not_finite(detector, variables, batch, step=0, seed=config.rng_seed) == ["loss_cls"]
 
 
 def test_weights_that_are_not_finite_are_named(tiny_config):
@@ -167,7 +167,7 @@ def test_weights_that_are_not_finite_are_named(tiny_config):
     variables = detector.network.init_variables(jax.random.key(0))
     variables["params"]["box_head"]["fc1"]["bias"] += jnp.nan
     batch, _ = build.train_reader(config, data, build.rule(config).batch)(0)
-    assert diagnosis.not_finite(detector, variables, batch, 0, seed=0) == ["params/box_head/fc1/bias"]
+    assert diagnosis.not_finite(detector, variables, batch, step=0, seed=0) == ["params/box_head/fc1/bias"]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from lowering import interpreter, lower_for_cuda
 
 from diou_jax.kernels import match_gpu
 from diou_jax.kernels.match import match, match_box_by_box, match_xla
+from diou_jax.kernels.match_gpu import Candidates
 
 
 def draw(seed, images, anchors, boxes, *, own=False, side=60):
@@ -28,6 +29,10 @@ def draw(seed, images, anchors, boxes, *, own=False, side=60):
     found = corners(images, boxes)
     found[~valid] = np.nan
     return corners(*shape), rng.random((images, anchors)) < 0.8, found, valid
+
+
+def matched(anchors, eligible, boxes, valid):
+    return match(anchors, boxes, eligible=eligible, valid=valid)
 
 
 def brute_force(anchors, eligible, boxes, valid):
@@ -48,7 +53,7 @@ def brute_force(anchors, eligible, boxes, valid):
 @pytest.mark.parametrize("own", [False, True])
 def test_every_anchor_finds_its_box_and_every_box_its_anchors(own):
     images = draw(0, 3, 400, 6, own=own)
-    found = match(*images)
+    found = matched(*images)
     for image, (overlaps, is_best) in enumerate(brute_force(*images)):
         np.testing.assert_allclose(found.overlap[image], overlaps.max(1), atol=1e-6)
         np.testing.assert_array_equal(found.box[image], overlaps.argmax(1))
@@ -60,8 +65,8 @@ def test_every_anchor_finds_its_box_and_every_box_its_anchors(own):
 def test_box_by_box_a_cpu_finds_what_the_matrix_holds(own):
     anchors, eligible, boxes, valid = map(jnp.asarray, draw(1, 3, 400, 6, own=own))
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
-    counts = jnp.where(valid, jnp.arange(1, 7), 0).max(1)
-    found, right = (jax.jit(form)(anchors, eligible, boxes, counts) for form in (match_box_by_box, match_xla))
+    candidates = Candidates(anchors, eligible, boxes, jnp.where(valid, jnp.arange(1, 7), 0).max(1))
+    found, right = (jax.jit(form)(candidates) for form in (match_box_by_box, match_xla))
     for one, other in zip(found, right, strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
@@ -69,10 +74,10 @@ def test_box_by_box_a_cpu_finds_what_the_matrix_holds(own):
 
 def interpreted(images):
     anchors, eligible, boxes, valid = map(jnp.asarray, images)
-    wanted = match(anchors, eligible, boxes, valid)
+    wanted = matched(anchors, eligible, boxes, valid)
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1)
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9]))
-    found = match_gpu.match(anchors, eligible, boxes, counts, interpret=interpreter())
+    found = match_gpu.match(Candidates(anchors, eligible, boxes, counts), interpret=interpreter())
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
@@ -95,7 +100,7 @@ def test_it_lowers_for_cuda_at_the_detectors_size(own):
     count = 268569
     shapes = (16, count, 4) if own else (count, 4)
     program = lower_for_cuda(
-        match,
+        matched,
         jax.ShapeDtypeStruct(shapes, jnp.float32),
         jax.ShapeDtypeStruct((16, count), bool),
         jax.ShapeDtypeStruct((16, 128, 4), jnp.float32),
@@ -110,8 +115,8 @@ def test_on_a_gpu_it_finds_what_the_reference_finds_on_the_cpu(hopper, seed):
     """With whole numbers for sides; ties between other quotients are the device's, which divides to two units."""
     images = draw(seed, 16, 268569, 128, side=1000)
     with jax.default_device(jax.devices("cpu")[0]):
-        wanted = jax.device_get(match(*images))
-    found = jax.device_get(jax.jit(match)(*images))
+        wanted = jax.device_get(matched(*images))
+    found = jax.device_get(jax.jit(matched)(*images))
     np.testing.assert_allclose(found.overlap, wanted.overlap, rtol=1e-6)
     np.testing.assert_array_equal(found.box, wanted.box)
     np.testing.assert_array_equal(found.is_best, wanted.is_best)

@@ -177,7 +177,7 @@ def test_bfloat16_computes_what_float32_computes():
     networks = [narrow(dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)]
     variables = random_variables(networks[1])
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    image = np.random.default_rng(0).normal(0, 50, (1, 64, 64, 3)).astype(np.float32)
+    image = jnp.asarray(np.random.default_rng(0).normal(0, 50, (1, 64, 64, 3)), jnp.float32)
 
     def forward(network):
         pyramid = network.apply(variables, image, method="pyramid")

@@ -33,7 +33,7 @@ def interpreted(boxes, counts, overlap, beta):
     test = functools.partial(suppresses, overlap=overlap, beta=beta)
     operands = jnp.asarray(boxes), jnp.asarray(counts, jnp.int32), jnp.float32(0.5)
     wanted = keep_xla(*operands, suppresses=test)
-    found = nms_gpu.keep(*operands, test, interpret=interpreter())
+    found = nms_gpu.keep(*operands, suppresses=test, interpret=interpreter())
     exists = np.arange(boxes.shape[1]) < np.asarray(counts)[:, None]
     assert 0 < (wanted & exists).sum() < exists.sum()
     np.testing.assert_array_equal(found & exists, wanted & exists)
@@ -59,7 +59,7 @@ def test_boxes_that_are_no_numbers_suppress_nothing():
     boxes[0, 5], boxes[1, 7, 2], boxes[1, 9, 0] = np.nan, np.inf, -np.inf
     operands = jnp.asarray(boxes), jnp.asarray([40, 39], jnp.int32), jnp.float32(0.3)
     test = functools.partial(suppresses, overlap="iou", beta=1.0)
-    found = nms_gpu.keep(*operands, test, interpret=interpreter())
+    found = nms_gpu.keep(*operands, suppresses=test, interpret=interpreter())
     wanted = keep_xla(*operands, suppresses=test)
     np.testing.assert_array_equal(np.asarray(found)[:, :39], np.asarray(wanted)[:, :39])
 

@@ -95,7 +95,7 @@ def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, m
     config = tiny_config()
     config.data.root, config.log.images = str(tmp_path / "data"), len(names)
     found = Detections(np.float32([[2, 2, 31, 31]]), np.float32([0.9]), np.int32([1]), np.array([True]))
-    monkeypatch.setattr(evaluate, "detect_all", lambda *_: dict.fromkeys(range(len(names)), found))
+    monkeypatch.setattr(evaluate, "detect_all", lambda *_, **options: dict.fromkeys(range(len(names)), found))
 
     evaluator = evaluate.Evaluator(config, str(tmp_path / "run"), ("__background__", "Stück"))
     variables = evaluator.detector.network.init_variables(jax.random.key(0))

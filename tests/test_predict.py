@@ -36,7 +36,7 @@ def detector(config):
     # Random heads score everything alike; louder ones give detections worth comparing.
     variables["params"]["box_head"]["logits"]["kernel"] *= 40.0
     variables["params"]["rpn"]["logits"]["kernel"] *= 40.0
-    return Detector(config, variables, data.class_names, data.category_ids)
+    return Detector(config, variables, data.class_names, category_ids=data.category_ids)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_it_finds_what_evaluation_finds(config, detector, images):
     reader = build.eval_reader(config, data)
     detect = evaluate.detect_function(detector._detector)
     seen = []
-    wanted = evaluate.detect_all(detect, detector._variables, batches(reader, 0, reader.steps), seen.append)
+    wanted = evaluate.detect_all(detect, detector._variables, batches(reader, 0, reader.steps), progress=seen.append)
     assert len(seen) == reader.steps and sum(seen) == len(data)
     results = detector(photos)
     assert len(results) == len(photos) and sum(map(len, results)) > len(photos)
@@ -143,7 +143,7 @@ def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, det
     (photos / "empty.png").write_bytes(b"")
     (photos / "notes.txt").write_text("not an image")
     os.mkfifo(photos / "pipe.jpg")
-    assert predict.predict(config, workdir, photos, tmp_path / "out", draw_threshold=0.1)
+    assert predict.predict(config, workdir, photos, output=tmp_path / "out", draw_threshold=0.1)
     content = results(tmp_path / "out")
     assert [entry["file"] for entry in content["images"]] == ["a.png", "below/b.jpg"]
     wanted = detector(images[1][0])
@@ -171,9 +171,9 @@ def test_what_was_drawn_is_never_taken_for_an_image(config, workdir, compiled, i
     cv2.imwrite(str(photos / "a.png"), images[1][0])
     cv2.imwrite(str(photos / "b.jpg"), images[1][1])
     for output in (photos / "found", photos / "found", photos / "once more", tmp_path):
-        predict.predict(config, workdir, photos, output)
+        predict.predict(config, workdir, photos, output=output)
         assert [entry["file"] for entry in results(output)["images"]] == ["a.png", "b.jpg"]
-    predict.predict(config, workdir, tmp_path, tmp_path / "all")
+    predict.predict(config, workdir, tmp_path, output=tmp_path / "all")
     assert [entry["file"] for entry in results(tmp_path / "all")["images"]] == ["photos/a.png", "photos/b.jpg"]
 
 
@@ -184,7 +184,7 @@ def test_images_of_equal_names_and_of_any_name_have_their_own_pictures(config, w
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(path.suffix, images[1][0])[1].tobytes())
-    predict.predict(config, workdir, tmp_path / "in", tmp_path / "out")
+    predict.predict(config, workdir, tmp_path / "in", output=tmp_path / "out")
     entries = results(tmp_path / "out")["images"]
     assert sorted(entry["file"] for entry in entries) == sorted(names)
     assert len({entry["picture"] for entry in entries}) == len(names)
@@ -195,7 +195,7 @@ def test_images_of_equal_names_and_of_any_name_have_their_own_pictures(config, w
 def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, compiled, tmp_path, capsys):
     for name, content, reason in (("a.jpg", b"\xff\xd8 no more", "not an image"), ("b.png", b"", "it is empty")):
         (tmp_path / name).write_bytes(content)
-        assert not predict.predict(config, workdir, tmp_path / name, tmp_path / "out")
+        assert not predict.predict(config, workdir, tmp_path / name, output=tmp_path / "out")
         assert reason in capsys.readouterr().out
         assert results(tmp_path / "out")["images"] == [] and len(results(tmp_path / "out")["unreadable"]) == 1
 
@@ -222,29 +222,29 @@ def test_a_full_disk_is_named(config, workdir, compiled, images, tmp_path, monke
 
     monkeypatch.setattr("diou_jax.reporting.picture_files.write", full)
     with pytest.raises(UserError, match=r"out cannot be written: No space left"):
-        predict.predict(config, workdir, tmp_path / "a.png", tmp_path / "out")
+        predict.predict(config, workdir, tmp_path / "a.png", output=tmp_path / "out")
     assert results(tmp_path / "out")["images"] == []
 
 
 def test_mistakes_are_named(config, workdir, images, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        predict.predict(config, workdir, tmp_path / "nothing", tmp_path / "out")
+        predict.predict(config, workdir, tmp_path / "nothing", output=tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image files"):
-        predict.predict(config, workdir, tmp_path / "empty", tmp_path / "out")
+        predict.predict(config, workdir, tmp_path / "empty", output=tmp_path / "out")
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")
     with pytest.raises(UserError, match="is a video: only images are read"):
-        predict.predict(config, workdir, tmp_path / "clip.mp4", tmp_path / "out")
+        predict.predict(config, workdir, tmp_path / "clip.mp4", output=tmp_path / "out")
     cv2.imwrite(str(tmp_path / "empty" / "a.png"), images[1][0])
     with pytest.raises(UserError, match="is where the images are"):
-        predict.predict(config, workdir, tmp_path / "empty", tmp_path / "empty")
+        predict.predict(config, workdir, tmp_path / "empty", output=tmp_path / "empty")
     with pytest.raises(UserError, match="there is no checkpoint"):
-        predict.predict(config, tmp_path / "no_run", tmp_path / "empty", tmp_path / "out")
+        predict.predict(config, tmp_path / "no_run", tmp_path / "empty", output=tmp_path / "out")
     for place in ("/proc/none", "/proc", tmp_path / "clip.mp4"):
         with pytest.raises(UserError, match=rf"--output {place} cannot be"):
-            predict.predict(config, workdir, tmp_path / "empty", place)
+            predict.predict(config, workdir, tmp_path / "empty", output=place)
     # The picture of empty/a.png would be empty/out/a.png.jpg, which somebody's image has as its name.
     (tmp_path / "empty" / "out").mkdir()
     cv2.imwrite(str(tmp_path / "empty" / "out" / "a.png.jpg"), images[1][1])
     with pytest.raises(UserError, match=r"a\.png\.jpg would be overwritten"):
-        predict.predict(config, workdir, tmp_path / "empty", tmp_path / "empty" / "out")
+        predict.predict(config, workdir, tmp_path / "empty", output=tmp_path / "empty" / "out")

@@ -48,7 +48,7 @@ def make_dataset(sizes=tuple(SIZES), counts=None, bad=()):
     heights, widths = zip(*sizes)
     return Dataset(
         name="pictures",
-        records=make_records(list(range(100, 100 + len(sizes))), heights, widths, annotations),
+        records=make_records(list(range(100, 100 + len(sizes))), annotations, heights=heights, widths=widths),
         source=Pictures(tuple(sizes), tuple(bad)),
         class_names=(BACKGROUND, "a", "b", "c"),
         category_ids=(-1, 1, 2, 3),

@@ -89,9 +89,8 @@ def test_each_roi_is_pooled_from_its_own_level_and_image():
     rng = np.random.default_rng(0)
     pyramid, rois = random_pyramid(rng), random_rois(rng)
     rois[0, :3] = [[-40, -8, 30, 20], [100, 100, 190, 140], [5, 5, 5, 5]]
-    options = {"canonical_scale": 24, "canonical_level": 4}
-    values = roi_align(pyramid, rois, resolution=3, sampling_ratio=2, **options)
-    levels = np.asarray(roi_levels(rois, **options))
+    levels = np.asarray(roi_levels(rois, canonical_scale=24, canonical_level=4))
+    values = roi_align(pyramid, rois, resolution=3, sampling_ratio=2, levels=levels)
     assert set(levels.ravel()) == {0, 1, 2, 3}
     for image in range(2):
         for number in range(rois.shape[1]):
@@ -110,7 +109,7 @@ def test_a_larger_map_changes_nothing_beyond_the_extent():
         jnp.pad(level, ((0, 0), (0, 64 // stride), (0, 32 // stride), (0, 0)), constant_values=np.nan)
         for level, stride in zip(small, STRIDES.values(), strict=True)
     ]
-    options = {"resolution": 7, "sampling_ratio": 2, "canonical_scale": 40}
+    options = {"resolution": 7, "sampling_ratio": 2, "levels": roi_levels(rois, canonical_scale=40)}
     extent = jnp.full((2, 2), 96)
     np.testing.assert_array_equal(roi_align(padded, rois, extent=extent, **options), roi_align(small, rois, **options))
 
@@ -127,7 +126,8 @@ def test_a_larger_map_changes_nothing_beyond_the_extent():
 def test_the_gradient_is_the_transpose_and_reaches_no_roi():
     rng = np.random.default_rng(2)
     pyramid, rois = random_pyramid(rng, channels=2), random_rois(rng, count=10)
-    pool = functools.partial(roi_align, resolution=4, sampling_ratio=2, canonical_scale=40)
+    levels = roi_levels(rois, canonical_scale=40)
+    pool = functools.partial(roi_align, resolution=4, sampling_ratio=2, levels=levels)
     value, pull = jax.vjp(lambda p: pool(p, rois), pyramid)
     weight = jnp.asarray(rng.normal(size=value.shape), jnp.float32)
     (gradient,) = pull(weight)
@@ -140,15 +140,13 @@ def test_bfloat16_features_are_accumulated_in_float32():
     rng = np.random.default_rng(3)
     exact, rois = random_pyramid(rng), random_rois(rng)
     coarse = [level.astype(jnp.bfloat16) for level in exact]
-    values = roi_align(coarse, rois, resolution=7, sampling_ratio=2, canonical_scale=40)
+    levels = roi_levels(rois, canonical_scale=40)
+    pool = functools.partial(roi_align, rois=rois, resolution=7, sampling_ratio=2, levels=levels)
+    values = pool(coarse)
     assert values.dtype == jnp.bfloat16
-    upcast = roi_align(
-        [level.astype(jnp.float32) for level in coarse], rois, resolution=7, sampling_ratio=2, canonical_scale=40
-    )
+    upcast = pool([level.astype(jnp.float32) for level in coarse])
     np.testing.assert_array_equal(values, upcast.astype(jnp.bfloat16))
-    gradient = jax.grad(
-        lambda p: roi_align(p, rois, resolution=7, sampling_ratio=2, canonical_scale=40).astype(jnp.float32).sum()
-    )(coarse)
+    gradient = jax.grad(lambda p: pool(p).astype(jnp.float32).sum())(coarse)
     assert all(g.dtype == jnp.bfloat16 and np.isfinite(np.asarray(g, np.float32)).all() for g in gradient)
 
 

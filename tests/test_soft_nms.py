@@ -10,9 +10,10 @@ from conftest import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diou_jax.detection.rules import SoftNmsRules
 from diou_jax.detection.soft_nms import METHODS, soft_nms
 
-compiled = jax.jit(soft_nms, static_argnames=("method", "sigma", "beta1", "most"))
+compiled = jax.jit(soft_nms, static_argnames=("rules", "most"))
 
 
 @pytest.mark.parametrize("size", ["n1", slow("n17"), slow("n300"), slow("n1000"), "n2000"])
@@ -25,7 +26,7 @@ def test_every_golden_case(golden, size):
         if not match:
             continue
         method, threshold, score_thresh = match[1], float(match[2]), float(match[3])
-        left, keep = compiled(boxes, scores, threshold, method=method, score_thresh=score_thresh)
+        left, keep = compiled(boxes, scores, threshold, rules=SoftNmsRules(method), score_thresh=score_thresh)
         np.testing.assert_array_equal(np.flatnonzero(keep), np.sort(order), name)
         theirs = data[name.replace("_keep", "_dets")]
         np.testing.assert_allclose(left[order], theirs[:, 4], rtol=0, atol=2e-7, err_msg=name)
@@ -77,7 +78,7 @@ def test_it_is_what_the_definition_says(seed, method, beta1, most):
     scores = np.float32(rng.permutation(20) + 1) / 20
     rules = {"method": method, "sigma": 0.3, "beta1": beta1}
     wanted, taken = oracle(boxes, scores, 0.4, **rules)
-    left, keep = compiled(boxes, scores, 0.4, **rules, most=most)
+    left, keep = compiled(boxes, scores, 0.4, rules=SoftNmsRules(**rules), most=most)
     assert set(np.flatnonzero(keep)) == set(taken[:most])
     np.testing.assert_allclose(left[keep], wanted[np.flatnonzero(keep)], rtol=1e-4)
 
@@ -92,24 +93,24 @@ def test_problems_are_apart_and_what_is_not_valid_is_not_there(seed):
     valid = rng.permuted(np.broadcast_to(np.arange(20) < 14, (2, 3, 20)), axis=-1)
     scores[~valid & (rng.random(valid.shape) < 0.5)] = np.nan
     boxes[~valid & (rng.random(valid.shape) < 0.5)] = np.nan
-    left, keep = compiled(boxes, scores, 0.4, method="linear", valid=valid)
+    left, keep = compiled(boxes, scores, 0.4, rules=SoftNmsRules("linear"), valid=valid)
     assert not keep[~valid].any()
     for place in np.ndindex(2, 3):
         exists = valid[place]
-        alone, stays = compiled(boxes[place][exists], scores[place][exists], 0.4, method="linear")
+        alone, stays = compiled(boxes[place][exists], scores[place][exists], 0.4, rules=SoftNmsRules("linear"))
         np.testing.assert_array_equal(keep[place][exists], stays)
         np.testing.assert_array_equal(left[place][exists], alone)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_to_choose_from_and_boxes_beyond_measure(method):
-    left, keep = soft_nms(jnp.zeros((3, 0, 4)), jnp.zeros((3, 0)), 0.5, method=method)
+    left, keep = soft_nms(jnp.zeros((3, 0, 4)), jnp.zeros((3, 0)), 0.5, rules=SoftNmsRules(method))
     assert left.shape == keep.shape == (3, 0)
     boxes = np.float32([[0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30], [5, 5, 4, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
-    left, keep = soft_nms(boxes, np.float32([0.9, 0.8, 0.7, np.nan, 0.6]), 0.5, method=method)
+    left, keep = soft_nms(boxes, np.float32([0.9, 0.8, 0.7, np.nan, 0.6]), 0.5, rules=SoftNmsRules(method))
     assert np.isfinite(left[keep]).all() and not keep[3] and keep[0]
 
 
 def test_another_method_is_refused():
     with pytest.raises(ValueError, match="linear, gaussian, hard"):
-        soft_nms(np.zeros((1, 4)), np.zeros(1), 0.5, method="cubic")
+        soft_nms(np.zeros((1, 4)), np.zeros(1), 0.5, rules=SoftNmsRules("cubic"))

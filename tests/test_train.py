@@ -245,7 +245,7 @@ def test_a_run_that_goes_on_keeps_its_rate_whether_options_are_given_again_or_no
     with Checkpoints(tmp_path, create=False) as checkpoints:
         assert checkpoints.metadata()["explicit"] == ["solver.max_iter"]
         for explicit in ((), {"solver.base_lr", "solver.max_iter"}):
-            run = train.Run(config, str(tmp_path), checkpoints, explicit)
+            run = train.Run(config, str(tmp_path), checkpoints, explicit=explicit)
             assert (run.rule.schedule.base_lr, run.rule.schedule.max_iter, run.start) == (2.5e-4, 6, 4)
 
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diou_jax.reporting.visualize import LARGEST, LINE, SMALLEST, class_color, draw, side_by_side
+from diou_jax.reporting.visualize import LARGEST, LINE, SMALLEST, Objects, class_color, draw, side_by_side
 
 NAMES = ("__background__", "cup", "hat", "traffic light")
 
@@ -20,7 +20,7 @@ def is_color(picture, number):
 def test_pictures_are_of_a_size_to_look_at(size):
     image = gray(*size)
     boxes = np.array([[0, 0, size[1] - 1, size[0] - 1]], np.float32)
-    picture = draw(image, boxes, [3], [0.5], class_names=NAMES)
+    picture = draw(image, Objects(boxes, [3], [0.5]), class_names=NAMES)
     assert SMALLEST <= max(picture.shape[:2]) <= LARGEST
     assert picture.shape[0] * size[1] == pytest.approx(picture.shape[1] * size[0], rel=0.3, abs=max(size))
     assert is_color(picture, 3).any()
@@ -28,7 +28,7 @@ def test_pictures_are_of_a_size_to_look_at(size):
 
 
 def test_a_border_lies_on_the_outermost_pixels_of_its_box():
-    picture = draw(gray(), np.array([[100.0, 200.0, 299.0, 399.0]]), [1], class_names=NAMES)
+    picture = draw(gray(), Objects(np.array([[100.0, 200.0, 299.0, 399.0]]), [1]), class_names=NAMES)
     drawn = is_color(picture, 1)
     ring = np.zeros_like(drawn)
     ring[200:400, 100:300] = True
@@ -42,20 +42,20 @@ def test_a_border_lies_on_the_outermost_pixels_of_its_box():
 
 def test_boxes_grow_with_the_image():
     """A box of 4 x 4 in an image of 72 x 72 is 40 x 40 in the picture of 720 x 720."""
-    picture = draw(gray(72, 72), np.array([[40, 40, 43, 43]]), [1], class_names=NAMES)
+    picture = draw(gray(72, 72), Objects(np.array([[40, 40, 43, 43]]), [1]), class_names=NAMES)
     rows, columns = np.nonzero(is_color(picture, 1)[400:])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 39, 400, 439)
 
 
 def test_boxes_beyond_the_image_and_without_extent_are_drawn_as_far_as_they_go():
     boxes = np.array([[-50, -50, 20, 20], [700, 700, 900, 900], [300, 300, 300, 300], [900, 900, 990, 990]])
-    picture = draw(gray(), boxes, [1, 2, 3, 1], class_names=NAMES)
+    picture = draw(gray(), Objects(boxes, [1, 2, 3, 1]), class_names=NAMES)
     assert is_color(picture, 1)[20, :20].all() and is_color(picture, 2)[719, 700:719].all()
 
 
 def test_crowds_are_dashed_and_hatched():
     box = np.array([[100, 200, 299, 399]])
-    solid, crowd = (draw(gray(), box, [1], class_names=NAMES, crowd=[flag]) for flag in (False, True))
+    solid, crowd = (draw(gray(), Objects(box, [1], crowd=[flag]), class_names=NAMES) for flag in (False, True))
     edge = is_color(crowd, 1)[399, 100:300]
     assert is_color(solid, 1)[399, 100:300].all()
     assert 0.3 < edge.mean() < 0.7 and np.diff(edge).sum() > 10
@@ -64,8 +64,8 @@ def test_crowds_are_dashed_and_hatched():
 
 def test_labels_do_not_hide_each_other():
     boxes = np.array([[100, 200, 299, 399]] * 3)
-    alone = [is_color(draw(gray(), boxes[:1], [i], class_names=NAMES), i)[:200].sum() for i in (1, 2, 3)]
-    together = draw(gray(), boxes, [1, 2, 3], class_names=NAMES)
+    alone = [is_color(draw(gray(), Objects(boxes[:1], [i]), class_names=NAMES), i)[:200].sum() for i in (1, 2, 3)]
+    together = draw(gray(), Objects(boxes, [1, 2, 3]), class_names=NAMES)
     outside = np.ones((SMALLEST, SMALLEST), bool)
     outside[200:400, 100:300] = False
     found = [(is_color(together, i) & outside).sum() for i in (1, 2, 3)]
@@ -75,7 +75,7 @@ def test_labels_do_not_hide_each_other():
 
 def test_scores_are_written():
     box = np.array([[100, 200, 299, 399]])
-    pictures = [draw(gray(), box, [1], scores, class_names=NAMES) for scores in (None, [0.25], [0.75])]
+    pictures = [draw(gray(), Objects(box, [1], scores), class_names=NAMES) for scores in (None, [0.25], [0.75])]
     assert all((a != b).any() for a, b in itertools.combinations(pictures, 2))
     wider = [is_color(picture, 1)[:200].any(0).sum() for picture in pictures]
     assert wider[1] > wider[0]
@@ -90,14 +90,12 @@ def test_colors_can_be_told_apart():
 
 
 def test_detections_lie_beside_the_ground_truth():
-    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
-    box = np.array([[100, 200, 299, 399]], np.float32), np.array([2])
+    nothing = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
+    box = Objects(np.array([[100, 200, 299, 399]], np.float32), np.array([2]))
 
     def beside(detected, truth):
-        scores = np.full(len(detected[0]), 0.9, np.float32)
-        return side_by_side(
-            gray(480, 640), *detected, scores, truth_boxes=truth[0], truth_classes=truth[1], class_names=NAMES
-        )
+        found = detected._replace(scores=np.full(len(detected.boxes), 0.9, np.float32))
+        return side_by_side(gray(480, 640), found, truth, class_names=NAMES)
 
     empty, left, right = beside(nothing, nothing), beside(box, nothing), beside(nothing, box)
     assert empty.shape == left.shape == right.shape

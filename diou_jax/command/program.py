@@ -97,8 +97,8 @@ def _do(command: Command) -> None:
     if command.mode in ("eval", "train_and_eval"):
         evaluate.evaluate(config, workdir, evaluator)
     if command.mode == "predict":
-        options = {"draw_threshold": given["draw_threshold"]}
-        sys.exit(0 if predict.predict(config, workdir, given["input"], given["output"], **options) else 1)
+        options = {"output": given["output"], "draw_threshold": given["draw_threshold"]}
+        sys.exit(0 if predict.predict(config, workdir, given["input"], **options) else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         import_file(config, given["source"], workdir, **options)

@@ -99,7 +99,9 @@ def load(
     faults.report(name)
     return Dataset(
         name=name,
-        records=make_records([_stated_id(read.images[key]) for key in keys], heights, widths, list(zip(*columns))),
+        records=make_records(
+            [_stated_id(read.images[key]) for key in keys], list(zip(*columns)), heights=heights, widths=widths
+        ),
         source=FolderSource(str(image_folder), np.array([read.images[key]["file_name"] for key in keys])),
         class_names=(BACKGROUND, *read.categories.values()),
         category_ids=(-1, *read.categories),

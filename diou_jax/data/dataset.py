@@ -144,9 +144,10 @@ class Dataset:
 
 def make_records(
     image_ids: Sequence[int | str],
+    annotations: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    *,
     heights: Sequence[int],
     widths: Sequence[int],
-    annotations: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> Records:
     """Packs N images, each with boxes (n, 4), classes (n,) and crowd flags (n,), into a table."""
     boxes, classes, crowd = zip(*annotations, strict=True) if len(annotations) else ((), (), ())

@@ -124,7 +124,10 @@ def _load_split(directory, name, min_area, annotations):
     return Dataset(
         name=name,
         records=make_records(
-            image_ids.tolist(), table["height"][order], table["width"][order], [truth for truth, _ in rows]
+            image_ids.tolist(),
+            [truth for truth, _ in rows],
+            heights=table["height"][order],
+            widths=table["width"][order],
         ),
         source=ArrayRecordSource(directory, split, order, image_ids),
         class_names=(BACKGROUND, *names),

@@ -5,6 +5,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Key, Real
 
 from diou_jax.boxes import encode
 from diou_jax.detection.anchors import join
@@ -31,7 +32,7 @@ class AnchorTargets:
 
 @jax.named_scope("anchor_targets")
 def anchor_targets(
-    anchors: Anchors, gt: GroundTruth, keys: jax.Array, *, size: Array, rules: AnchorRules
+    anchors: Anchors, gt: GroundTruth, keys: Key[jax.Array, "B"], *, size: Real[Array, "B 2"], rules: AnchorRules
 ) -> AnchorTargets:
     """Labels a sample of each image's anchors (Faster R-CNN, section 3.1.2; the original's ``_get_rpn_blobs``).
 
@@ -51,7 +52,7 @@ def anchor_targets(
     """
     boxes, exists = join(anchors)
     eligible = exists & _inside(boxes, size, rules.straddle_thresh) if rules.straddle_thresh >= 0 else exists
-    matches = match(jnp.asarray(boxes), eligible, gt.boxes, gt.valid & ~gt.crowd)
+    matches = match(jnp.asarray(boxes), gt.boxes, eligible=eligible, valid=gt.valid & ~gt.crowd)
     foreground = eligible & ((matches.overlap >= rules.positive_overlap) | matches.is_best)
     background = eligible & ~foreground & (matches.overlap < rules.negative_overlap)
     labels, sampled = jax.vmap(functools.partial(_label, rules=rules))(foreground, background, keys)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from diou_jax.structures import Anchors, Array
 
@@ -24,7 +25,7 @@ class AnchorGenerator:
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     layout: str = "detectron"
 
-    def __call__(self, pyramid: Mapping[int, jax.Array], extent: Array) -> Anchors:
+    def __call__(self, pyramid: Mapping[int, Shaped[Array, "B _Hl _Wl C"]], extent: Int[Array, "B 2"]) -> Anchors:
         """The anchors of maps (B, Hl, Wl, C) by stride; those of cells beyond `extent`, int (B, 2), do not exist."""
         anchors: list[Array] = []
         exists: list[Array] = []
@@ -44,14 +45,16 @@ class AnchorGenerator:
         return Anchors(anchors, exists)
 
 
-def join(anchors: Anchors) -> tuple[Array, jax.Array]:
+def join(anchors: Anchors) -> tuple[Float32[Array, "A 4"] | Float32[Array, "B A 4"], Bool[jax.Array, "B A"]]:
     """The anchors of all levels concatenated: boxes (A, 4) or (B, A, 4), and the mask of those that exist, (B, A)."""
     constant = all(isinstance(boxes, np.ndarray) for boxes in anchors.boxes)
     boxes = (np if constant else jnp).concatenate(anchors.boxes, axis=-2)
     return boxes, jnp.concatenate(anchors.exists, 1)
 
 
-def cell_anchors(*, stride: int, size: float, aspect_ratios: Sequence[float]) -> np.ndarray:
+def cell_anchors(
+    *, stride: int, size: float, aspect_ratios: Sequence[float] | Float[np.ndarray, "ratios"]
+) -> Float32[np.ndarray, "{len(aspect_ratios)} 4"]:
     """The anchors of the first cell, centred on pixels 0 to stride - 1: float32 (len(aspect_ratios), 4).
 
     As in the original, a window of stride x stride is reshaped to each aspect ratio, its sides are rounded (half to
@@ -70,7 +73,9 @@ def cell_anchors(*, stride: int, size: float, aspect_ratios: Sequence[float]) ->
     return np.concatenate([centre - half, centre + half], 1).astype(np.float32)
 
 
-def torchvision_cell_anchors(*, size: float, aspect_ratios: Sequence[float]) -> np.ndarray:
+def torchvision_cell_anchors(
+    *, size: float, aspect_ratios: Sequence[float] | Float[np.ndarray, "ratios"]
+) -> Float32[np.ndarray, "{len(aspect_ratios)} 4"]:
     """Torchvision's anchors of the first cell, centred on its upper left corner: float32 (len(aspect_ratios), 4).
 
     The coordinates of edges are rounded, half to even. x2 and y2, as corner pixels, are one less than the edges.
@@ -80,7 +85,14 @@ def torchvision_cell_anchors(*, size: float, aspect_ratios: Sequence[float]) -> 
     return np.concatenate([-half, half - 1], 1).astype(np.float32)
 
 
-def torchvision_grid_anchors(extent: Array, height: int, width: int, *, stride: int, cell: np.ndarray) -> jax.Array:
+def torchvision_grid_anchors(
+    extent: Int[Array, "B 2"],
+    height: int | np.integer,
+    width: int | np.integer,
+    *,
+    stride: int,
+    cell: Float32[np.ndarray, "cell 4"],
+) -> Float32[jax.Array, "B {height*width}*cell 4"]:
     """The anchors of B feature maps: float32 (B, height * width * len(cell), 4), ordered as in `grid_anchors`.
 
     torchvision spaces the cells of a map evenly over the padded image, in whole pixels: where its side is not a
@@ -101,7 +113,9 @@ def torchvision_grid_anchors(extent: Array, height: int, width: int, *, stride: 
     return (shift + cell).reshape(len(extent), -1, 4)
 
 
-def grid_anchors(height: int, width: int, *, stride: int, cell: np.ndarray) -> np.ndarray:
+def grid_anchors(
+    height: int | np.integer, width: int | np.integer, *, stride: int, cell: Float32[np.ndarray, "cell 4"]
+) -> Float32[np.ndarray, "{height*width}*cell 4"]:
     """The anchors of a feature map of height x width cells: float32 (height * width * len(cell), 4).
 
     They are ordered by row, column and anchor of the cell, as the RPN's outputs are.

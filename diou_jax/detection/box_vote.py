@@ -7,7 +7,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
+from diou_jax.detection.rules import BoxVoteRules
 from diou_jax.overlaps import pairwise_iou
 from diou_jax.structures import Array
 
@@ -20,20 +22,18 @@ _matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def box_vote(
-    boxes: jax.Array,
-    scores: jax.Array,
-    kept_scores: jax.Array,
-    valid: Array,
+    boxes: Float[Array, "*batch N 4"],
+    scores: Float[Array, "*batch N"],
+    kept_scores: Float[Array, "*batch N"],
     *,
-    vote_th: float,
-    scoring_method: str,
-    scoring_method_beta: float,
-) -> tuple[jax.Array, jax.Array]:
+    valid: Bool[Array, "*batch N"],
+    rules: BoxVoteRules,
+) -> tuple[Float[Array, "*batch N 4"], Float[Array, "*batch N"]]:
     """The boxes and scores after voting; leading axes are independent problems.
 
-    The voters of a box are the valid boxes whose IoU with it is at least `vote_th`. The box becomes their mean,
-    weighted by score. With n voters of scores s, IoUs o and exponent b, its score becomes as follows; all methods but
-    ID undo the lowering by soft-NMS:
+    The voters of a box are the valid boxes whose IoU with it is at least `rules.vote_th`. The box becomes their mean,
+    weighted by score. With n voters of scores s, IoUs o and the exponent b, `rules.scoring_method_beta`, its score
+    becomes as follows; all methods but ID undo the lowering by soft-NMS:
 
     ================  ==========================================================
     ID                unchanged
@@ -49,24 +49,22 @@ def box_vote(
       scores: float32 (..., N), scores before suppression, in [0, 1].
       kept_scores: float32 (..., N), scores after suppression.
       valid: bool (..., N), the boxes that vote.
-      vote_th: TEST.BBOX_VOTE.VOTE_TH.
-      scoring_method: TEST.BBOX_VOTE.SCORING_METHOD.
-      scoring_method_beta: b, TEST.BBOX_VOTE.SCORING_METHOD_BETA, positive; the original always takes 1.
+      rules: which boxes vote on a box, and the method by which its score follows.
 
     Returns:
       Boxes, float32 (..., N, 4), and scores, float32 (..., N). A box without voters keeps its box and `kept_scores`.
 
     Raises:
-      ValueError: if `scoring_method` is unknown.
+      ValueError: if `rules.scoring_method` is unknown.
     """
-    if scoring_method not in SCORING_METHODS:
-        raise ValueError(f"scoring_method must be one of {', '.join(SCORING_METHODS)}, not {scoring_method!r}")
+    if rules.scoring_method not in SCORING_METHODS:
+        raise ValueError(f"scoring_method must be one of {', '.join(SCORING_METHODS)}, not {rules.scoring_method!r}")
 
     def vote(problem):
         boxes, scores, kept_scores, valid = problem
         boxes, scores = jnp.where(valid[:, None], boxes, 0.0), jnp.where(valid, scores, 0.0)
         overlap = pairwise_iou(boxes, boxes)
-        votes = ((overlap >= vote_th) & valid).astype(jnp.float32)
+        votes = ((overlap >= rules.vote_th) & valid).astype(jnp.float32)
         total = _matmul(votes, scores)
         elected = total > 0
         mean = _matmul(votes * scores, boxes) / jnp.where(elected, total, 1.0)[:, None]
@@ -75,8 +73,8 @@ def box_vote(
         highest = jnp.where(valid[:, None], boxes, -jnp.inf).max(0)
         mean = jnp.clip(mean, lowest, highest)
         score = kept_scores
-        if scoring_method != "ID":
-            score = _score(votes, overlap, scores, scoring_method, scoring_method_beta)
+        if rules.scoring_method != "ID":
+            score = _score(votes, overlap, scores, rules.scoring_method, rules.scoring_method_beta)
         return jnp.where(elected[:, None], mean, problem[0]), jnp.where(elected, score, kept_scores)
 
     lead = scores.ndim - 1

@@ -1,9 +1,7 @@
 """Detections from boxes and scores of all classes: suppression within each class, then the best of all classes."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from diou_jax.detection.box_vote import box_vote
 from diou_jax.detection.rules import DetectionRules, Thresholds
@@ -14,7 +12,12 @@ from diou_jax.structures import Array, Detections
 
 
 def suppress(
-    boxes: jax.Array, scores: jax.Array, candidate: Array, *, thresholds: Thresholds, rules: DetectionRules
+    boxes: Float[Array, "B classes R 4"],
+    scores: Float[Array, "B classes R"],
+    candidate: Bool[Array, "B #classes R"],
+    *,
+    thresholds: Thresholds,
+    rules: DetectionRules,
 ) -> Detections:
     """Makes detections as the original's ``box_results_with_nms_and_limit`` does.
 
@@ -23,7 +26,7 @@ def suppress(
     Args:
       boxes: float32 (B, K - 1, R, 4), boxes of each class but the background, pixels of the original image.
       scores: float32 (B, K - 1, R), positive where a box is a candidate.
-      candidate: bool (B, K - 1, R); candidates below `thresholds.score` are dropped, too.
+      candidate: bool (B, K - 1, R), or (B, 1, R) for all classes; candidates below `thresholds.score` are dropped, too.
       thresholds: thresholds of scores and overlaps.
       rules: the kind of suppression, and how many detections are kept; `rules.thresholds` is ignored.
     """
@@ -34,14 +37,12 @@ def suppress(
     if soft_nms:
         # No class needs more boxes than there are detections in all, unless votes change the order of scores.
         most = None if bbox_vote and bbox_vote.scoring_method != "ID" else rules.detections_per_im
-        kept_scores, keep = suppress_softly(
-            boxes, scores, thresholds.nms, valid=candidate, most=most, **dataclasses.asdict(soft_nms)
-        )
+        kept_scores, keep = suppress_softly(boxes, scores, thresholds.nms, rules=soft_nms, valid=candidate, most=most)
     else:
         overlap = "diou" if rules.diou_nms else "iou"
         keep = nms(boxes, scores, thresholds.nms, valid=candidate, overlap=overlap, beta=rules.beta1)
     if bbox_vote:
-        boxes, kept_scores = box_vote(boxes, scores, kept_scores, candidate, **dataclasses.asdict(bbox_vote))
+        boxes, kept_scores = box_vote(boxes, scores, kept_scores, valid=candidate, rules=bbox_vote)
     # Rows are class-major, and top_k takes the lower row among equals.
     ranked = jnp.where(keep, kept_scores, -1.0).reshape(batch, -1)
     limit = min(rules.detections_per_im, ranked.shape[1])

@@ -3,18 +3,22 @@
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 
 from diou_jax.detection.anchor_targets import AnchorTargets
 from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import RpnLossRules
 from diou_jax.losses import box_loss, sigmoid_cross_entropy
+from diou_jax.structures import Array
 
 
 def rpn_losses(
-    outputs: tuple[Sequence[jax.Array], Sequence[jax.Array]], targets: AnchorTargets, *, rules: RpnLossRules
+    outputs: tuple[Sequence[Float32[Array, "B _N"]], Sequence[Float32[Array, "B _N 4"]]],
+    targets: AnchorTargets,
+    *,
+    rules: RpnLossRules,
 ) -> dict[str, Loss]:
     """The RPN's two losses.
 

@@ -82,20 +82,32 @@ class RpnLossRules:
 
 @dataclasses.dataclass(frozen=True)
 class SoftNmsRules:
-    """How overlapping boxes lose score: the original's TEST.SOFT_NMS."""
+    """How overlapping boxes lose score: the original's TEST.SOFT_NMS.
+
+    Attributes:
+      method: "linear", "gaussian" or "hard", see `diou_jax.detection.soft_nms`.
+      sigma: the width of the method "gaussian".
+      beta1: exponent of the distance penalty, 0.8 in the original; infinity: no penalty, as in the paper.
+    """
 
     method: str
-    sigma: float
-    beta1: float
+    sigma: float = 0.5
+    beta1: float = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxVoteRules:
-    """How boxes vote on detections: the original's TEST.BBOX_VOTE."""
+    """How boxes vote on detections: the original's TEST.BBOX_VOTE.
+
+    Attributes:
+      vote_th: IoU from which on a box votes.
+      scoring_method: "ID" keeps the score; `diou_jax.detection.box_vote` lists the others.
+      scoring_method_beta: exponent of some methods, positive; the original always takes 1.
+    """
 
     vote_th: float
     scoring_method: str
-    scoring_method_beta: float
+    scoring_method_beta: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Int32, Key
 
 from diou_jax.kernels.top_k import top_k
+from diou_jax.structures import Array
 
 
-def draw_subset(mask: jax.Array, limit: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw_subset(
+    mask: Bool[Array, "N"], limit: int, key: Key[jax.Array, ""]
+) -> tuple[Int32[jax.Array, "draws"], Bool[jax.Array, "draws"]]:
     """Draws up to `limit` indices at which a mask is True, uniformly and in random order.
 
     Any prefix of the result is a uniform draw as well, so a caller that wants fewer takes a prefix.
@@ -35,12 +39,14 @@ class Sample(NamedTuple):
       drawn: bool (total,), False where fewer were drawn.
     """
 
-    rows: jax.Array
-    is_object: jax.Array
-    drawn: jax.Array
+    rows: Int32[jax.Array, "total"]
+    is_object: Bool[jax.Array, "total"]
+    drawn: Bool[jax.Array, "total"]
 
 
-def sample(foreground: jax.Array, background: jax.Array, key: jax.Array, *, objects: int, total: int) -> Sample:
+def sample(
+    foreground: Bool[Array, "N"], background: Bool[Array, "N"], key: Key[jax.Array, ""], *, objects: int, total: int
+) -> Sample:
     """Draws up to `objects` rows of the foreground and fills up to `total` with rows of the background.
 
     Args:

@@ -7,7 +7,9 @@ original's addition.
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32
 
+from diou_jax.detection.rules import SoftNmsRules
 from diou_jax.structures import Array
 
 METHODS = ("linear", "gaussian", "hard")
@@ -16,17 +18,15 @@ SCORE_THRESH = 1e-4
 
 
 def soft_nms(
-    boxes: jax.Array,
-    scores: jax.Array,
-    threshold: ArrayLike,
+    boxes: Float[Array, "*batch N 4"],
+    scores: Float[Array, "*batch N"],
+    threshold: Float[ArrayLike, ""],
     *,
-    method: str,
-    sigma: float = 0.5,
-    beta1: float = 0.8,
-    valid: Array | None = None,
-    score_thresh: float = SCORE_THRESH,
+    rules: SoftNmsRules,
+    valid: Bool[Array, "*batch N"] | None = None,
+    score_thresh: Float[ArrayLike, ""] = SCORE_THRESH,
     most: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[jax.Array, "*batch N"], Bool[jax.Array, "*batch N"]]:
     """Which boxes soft-NMS keeps, and their lowered scores; leading axes are independent problems.
 
     Each round keeps the best of the waiting boxes (the lowest index among equals) and multiplies the scores of the
@@ -40,9 +40,7 @@ def soft_nms(
       boxes: float (..., N, 4), pixels.
       scores: float (..., N). A box whose score is NaN is never kept.
       threshold: TEST.NMS.
-      method: TEST.SOFT_NMS.METHOD.
-      sigma: TEST.SOFT_NMS.SIGMA.
-      beta1: exponent of the distance penalty, 0.8 in the original; infinity: no penalty, as in the paper.
+      rules: how a score is lowered.
       valid: bool (..., N); a box that is not valid is not kept and affects none. None: all boxes are valid.
       score_thresh: lowered boxes with a smaller score are dropped.
       most: largest number of boxes kept per problem; None: no limit. Boxes are kept in descending order of score, so
@@ -52,13 +50,13 @@ def soft_nms(
       Scores, float32 (..., N), and the mask of kept boxes, bool (..., N), in the order of the input.
 
     Raises:
-      ValueError: if `method` is unknown.
+      ValueError: if `rules.method` is unknown.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if rules.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {rules.method!r}")
     *lead, count = scores.shape
     if scores.size == 0:
-        return scores.astype(jnp.float32), jnp.zeros(scores.shape, bool)
+        return jnp.asarray(scores, jnp.float32), jnp.zeros(scores.shape, bool)
     scores = jnp.asarray(scores, jnp.float32).reshape(-1, count)
     boxes = jnp.asarray(boxes, jnp.float32).reshape(-1, count, 4)
     waiting = ~jnp.isnan(scores) if valid is None else valid.reshape(-1, count) & ~jnp.isnan(scores)
@@ -73,12 +71,12 @@ def soft_nms(
         best = jnp.where(waiting, scores, -jnp.inf).argmax(1)
         taken = (jnp.arange(count) == best[:, None]) & waiting
         waiting &= ~taken
-        meets, overlap = _overlap(jnp.take_along_axis(boxes, best[:, None, None], 1), boxes, beta1)
+        meets, overlap = _overlap(jnp.take_along_axis(boxes, best[:, None, None], 1), boxes, rules.beta1)
         touched = meets & waiting & taken.any(1, keepdims=True)
-        if method == "gaussian":
-            weight = jnp.exp(-(overlap**2) / sigma)
+        if rules.method == "gaussian":
+            weight = jnp.exp(-(overlap**2) / rules.sigma)
         else:
-            weight = jnp.where(overlap > threshold, 1 - overlap if method == "linear" else 0.0, 1.0)
+            weight = jnp.where(overlap > threshold, 1 - overlap if rules.method == "linear" else 0.0, 1.0)
         scores = jnp.where(touched, scores * weight, scores)
         return number + 1, scores, waiting & ~(touched & (scores < score_thresh)), keep | taken
 

@@ -28,7 +28,7 @@ from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
-from diou_jax.reporting.visualize import side_by_side
+from diou_jax.reporting.visualize import Objects, side_by_side
 from diou_jax.structures import Batch, Detections
 
 NOTHING = Detections(
@@ -146,7 +146,7 @@ class Evaluator:
         stream = batches(reader, 0, reader.steps, **build.loading(config))
         title, first = f"{dataset.name}, step {step}", jax.process_index() == 0
         with images_progress(len(dataset), title=title, active=first) as progress:
-            found = detect_all(self._detect, variables, stream, progress.update)
+            found = detect_all(self._detect, variables, stream, progress=progress.update)
         if not found:
             raise UserError(
                 f"{dataset.name}: none of its {len(dataset)} images could be read, {dataset.image_name(0)} first"
@@ -197,7 +197,11 @@ def detect_function(detector: FasterRCNN) -> Programs:
 
 
 def detect_all(
-    detect: Callable, variables: dict, stream: Iterable[Batch], progress: Callable[[int], object] = lambda images: None
+    detect: Callable,
+    variables: dict,
+    stream: Iterable[Batch],
+    *,
+    progress: Callable[[int], object] = lambda images: None,
 ) -> dict[int, Detections]:
     """The valid detections in every present image of a stream of host batches.
 
@@ -260,11 +264,7 @@ def draw(dataset: Dataset, index: int, found: Detections, *, score_threshold: fl
     shown = found.scores >= score_threshold
     return side_by_side(
         image,
-        found.boxes[shown],
-        found.classes[shown],
-        found.scores[shown],
-        truth_boxes=boxes,
-        truth_classes=classes,
-        truth_crowd=crowd,
+        Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown]),
+        Objects(boxes, classes, crowd=crowd),
         class_names=dataset.class_names,
     )

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from diou_jax.models.initializers import normal, xavier_fill
 
@@ -25,7 +26,9 @@ class BoxHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, pooled: Float[jax.Array, "*batch H W C"]
+    ) -> tuple[Float32[jax.Array, "*batch {self.num_classes}"], Float32[jax.Array, "*batch _K 4"]]:
         """Pooled RoIs (..., H, W, C) to float32 logits (..., K) and deltas (..., K or 1, 4)."""
 
         def dense(features, init, name):

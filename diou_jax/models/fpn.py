@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import xavier_fill_convolution
@@ -28,7 +29,9 @@ class FPN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: Mapping[int, jax.Array], extent: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(
+        self, maps: Mapping[int, Float[jax.Array, "B _Hl _Wl _Cl"]], extent: Int[jax.Array, "B 2"] | None = None
+    ) -> dict[int, Float[jax.Array, "B _Hl _Wl {self.features}"]]:
         """Maps c2 to c5 by stride, (B, Hl, Wl, Cl), to p2 to p6 by stride, (B, Hl, Wl, features)."""
 
         def conv(size, name):

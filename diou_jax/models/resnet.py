@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import he_normal, torch_default
@@ -36,7 +37,9 @@ class Bottleneck(nn.Module):
     conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: jax.Array, extent: jax.Array | None, stride: int) -> jax.Array:
+    def __call__(
+        self, x: Float[jax.Array, "B H W C"], extent: Int[jax.Array, "B 2"] | None, stride: int
+    ) -> Float[jax.Array, "B _H _W {self.features}"]:
         """(B, H, W, C) at `stride` pixels per cell to (B, H', W', features)."""
         first, second = (self.stride, 1) if self.stride_1x1 else (1, self.stride)
         out = stride * self.stride
@@ -80,7 +83,9 @@ class ResNet(nn.Module):
         return tuple(4 << stage for stage in range(len(self.blocks)))
 
     @nn.compact
-    def __call__(self, x: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(
+        self, x: Float[jax.Array, "B H W 3"], extent: Int[jax.Array, "B 2"] | None = None
+    ) -> dict[int, Float[jax.Array, "B _Hl _Wl _Cl"]]:
         """Normalised images (B, H, W, 3) to c2 to c5 by stride; `extent`, int (B, 2) pixels, masks the padding."""
         # He's initialisation suits training from random weights; frozen affine layers expect loaded weights.
         init = he_normal if self.norm == "group" else torch_default
@@ -114,7 +119,7 @@ class ResNet(nn.Module):
         return maps
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B {x.shape[1]//2} {x.shape[2]//2} C"]:
     """The maximum over 3x3 windows, stride 2, of a map (B, H, W, C) without negative values, H and W even.
 
     The original pads by one cell of minus infinity; after a ReLU zero is as neutral. A window reaches one cell to both

@@ -7,10 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 from diou_jax.models.conv import convolve, relu
 from diou_jax.models.initializers import normal
 from diou_jax.models.patches import put_patches, take_cells, take_patches
+from diou_jax.structures import Array
 
 
 class RPNHead(nn.Module):
@@ -28,8 +30,8 @@ class RPNHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pyramid: Sequence[jax.Array], sampled: jax.Array | None = None
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        self, pyramid: Sequence[Float[jax.Array, "B _Hl _Wl C"]], sampled: Int32[jax.Array, "B S"] | None = None
+    ) -> tuple[list[Float32[jax.Array, "B _N"]], list[Float32[jax.Array, "B _N 4"]]]:
         """Logits and deltas of every anchor of a pyramid.
 
         Args:
@@ -76,7 +78,9 @@ class Weights(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, channels: int
+    ) -> tuple[Float[Array, "{self.features} {self.size} {self.size} {channels}"], Float[Array, "{self.features}"]]:
         """The kernel (features, size, size, channels) and the bias (features,), float32."""
         kernel = self.param("kernel", normal(0.01), (self.features, self.size, self.size, channels))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
@@ -85,10 +89,10 @@ class Weights(nn.Module):
 class Layers(NamedTuple):
     """Kernels and biases of the 3x3 convolution and of the outputs, logits first."""
 
-    hidden: jax.Array
-    hidden_bias: jax.Array
-    outputs: jax.Array
-    outputs_bias: jax.Array
+    hidden: Array
+    hidden_bias: Array
+    outputs: Array
+    outputs_bias: Array
 
 
 def _everywhere(layers, maps):

@@ -15,7 +15,7 @@ def empty_window(names: Sequence[str]) -> dict[str, jax.Array]:
 
 
 def extend_window(
-    window: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], done: jax.Array, good: jax.Array
+    window: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], *, done: jax.Array, good: jax.Array
 ) -> dict[str, jax.Array]:
     """The window after one more update.
 

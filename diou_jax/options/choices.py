@@ -136,7 +136,7 @@ def is_open(config: ConfigDict) -> bool:
     return any(value is None for value in flatten(config).values())
 
 
-def resolve(config: ConfigDict, data: Statistics, start: Start, devices: Devices) -> tuple[ConfigDict, list[str]]:
+def resolve(config: ConfigDict, data: Statistics, *, start: Start, devices: Devices) -> tuple[ConfigDict, list[str]]:
     """A config without open options, and a line for each chosen one."""
     choices = Choices(config)
     for step in (_network, _scale, _anchors, _boxes, _sampling, _batch, _schedule, _reading):

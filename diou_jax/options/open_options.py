@@ -40,7 +40,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
         prepare(config.log.compilation_cache)
         data = build.dataset(config, config.train.datasets)
         devices = Devices(jax.device_count(), "cpu" if jax.default_backend() == "cpu" else "gpu")
-        config, chosen = resolve(config, measure(data), _start(config), devices)
+        config, chosen = resolve(config, measure(data), start=_start(config), devices=devices)
     if jax.process_index() == 0:
         for line in [*lines, *chosen]:
             print_line(line)

@@ -53,7 +53,12 @@ class Detector:
     """
 
     def __init__(
-        self, config: ConfigDict, variables: dict, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+        self,
+        config: ConfigDict,
+        variables: dict,
+        class_names: Sequence[str],
+        *,
+        category_ids: Sequence[int] | None = None,
     ):
         """Builds the config's network with its variables; the detector runs on the first device."""
         base.check(config)
@@ -89,7 +94,7 @@ class Detector:
             base.check(config)
             network = build.network(config, len(metadata["class_names"]))
             variables = checkpoints.restore_variables(network.variable_shapes())
-        return cls(config, variables, metadata["class_names"], metadata["category_ids"])
+        return cls(config, variables, metadata["class_names"], category_ids=metadata["category_ids"])
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, config: ConfigDict) -> "Detector":
@@ -100,7 +105,7 @@ class Detector:
         class_names, category_ids = build.class_table(config, source.num_classes)
         shapes = build.network(config, len(class_names)).variable_shapes()
         variables, _ = import_tensors(source, shapes)
-        return cls(config, variables, class_names, category_ids)
+        return cls(config, variables, class_names, category_ids=category_ids)
 
     @overload
     def __call__(

@@ -31,8 +31,8 @@ def predict(
     config: ConfigDict,
     workdir: str | os.PathLike,
     source: str | os.PathLike,
-    output: str | os.PathLike,
     *,
+    output: str | os.PathLike,
     draw_threshold: float = 0.5,
 ) -> bool:
     """Detects with the newest checkpoint of `workdir` in an image or a folder of images.
@@ -65,15 +65,10 @@ def predict(
 
     def show(path, image, result):
         shown = result.scores > draw_threshold
-        picture = visualize.draw(
-            image,
-            result.boxes[shown],
-            result.classes[shown],
-            result.scores[shown],
-            class_names=detector.class_names,
-        )
+        objects = visualize.Objects(result.boxes[shown], result.classes[shown], scores=result.scores[shown])
+        picture = visualize.draw(image, objects, class_names=detector.class_names)
         picture_files.write(output / pictures[path], picture)
-        return as_entry(path, folder, pictures[path], image, result)
+        return as_entry(path, image, result, folder=folder, picture=pictures[path])
 
     entries: list[dict[str, Any]] = []
     unreadable = list(found.unreadable)
@@ -131,7 +126,7 @@ def read_image(path: pathlib.Path) -> np.ndarray | BadImageError:
 
 
 def as_entry(
-    path: pathlib.Path, folder: pathlib.Path, picture: pathlib.PurePath, image: np.ndarray, result: Result
+    path: pathlib.Path, image: np.ndarray, result: Result, *, folder: pathlib.Path, picture: pathlib.PurePath
 ) -> dict:
     """The json's entry for the image at `path`; `picture` is relative to the json, ``file`` to `folder`."""
     return {

@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,28 +27,34 @@ def class_color(number: int) -> tuple[int, int, int]:
     return blue, green, red
 
 
-def draw(
-    image: np.ndarray,
-    boxes: Array,
-    classes: Array,
-    scores: Array | None = None,
-    *,
-    class_names: Sequence[str],
-    crowd: np.ndarray | None = None,
-) -> np.ndarray:
-    """Draws N boxes with their labels into an enlarged or reduced copy of an image.
+class Objects(NamedTuple):
+    """N objects of an image, detected or annotated.
+
+    Attributes:
+      boxes: float (N, 4), inclusive pixels of the image; labels are placed in this order.
+      classes: int (N,), indices of the names of classes.
+      scores: (N,), shown in the labels if given.
+      crowd: (N,) bool; crowd regions are dashed and hatched.
+    """
+
+    boxes: Array
+    classes: Array | Sequence[int]
+    scores: Array | Sequence[float] | None = None
+    crowd: Array | Sequence[bool] | None = None
+
+
+def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> np.ndarray:
+    """Draws objects with their labels into an enlarged or reduced copy of an image.
 
     Args:
       image: uint8 (H, W, 3), BGR.
-      boxes: float (N, 4), inclusive pixels of the image; labels are placed in this order.
-      classes: int (N,), indices of `class_names`.
-      scores: (N,), shown in the labels if given.
+      objects: the boxes and their labels.
       class_names: K names.
-      crowd: (N,) bool; crowd regions are dashed and hatched.
 
     Returns:
       The picture, uint8 (H', W', 3), BGR, its longer side between `SMALLEST` and `LARGEST`.
     """
+    boxes, classes, scores, crowd = objects
     canvas = _fit(image)
     height, width = canvas.shape[:2]
     factor = np.array([width / image.shape[1], height / image.shape[0]] * 2)
@@ -72,21 +79,15 @@ def draw(
 
 def side_by_side(
     image: np.ndarray,
-    boxes: Array,
-    classes: Array,
-    scores: Array,
+    found: Objects,
+    truth: Objects,
     *,
-    truth_boxes: np.ndarray,
-    truth_classes: np.ndarray,
-    truth_crowd: np.ndarray | None = None,
     class_names: Sequence[str],
     captions: tuple[str, str] = ("detections", "ground truth"),
 ) -> np.ndarray:
     """Detections on the left, ground truth on the right, both as by `draw`, under captions with their numbers."""
-    left = draw(image, boxes, classes, scores, class_names=class_names)
-    right = draw(image, truth_boxes, truth_classes, class_names=class_names, crowd=truth_crowd)
-    left = _captioned(left, f"{captions[0]}: {len(boxes)}")
-    right = _captioned(right, f"{captions[1]}: {len(truth_boxes)}")
+    left = _captioned(draw(image, found, class_names=class_names), f"{captions[0]}: {len(found.boxes)}")
+    right = _captioned(draw(image, truth, class_names=class_names), f"{captions[1]}: {len(truth.boxes)}")
     gap = np.full((len(left), 4, 3), DARK, np.uint8)
     return np.hstack([left, gap, right])
 

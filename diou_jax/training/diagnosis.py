@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.reader import Reader
@@ -25,10 +24,8 @@ class Diverged(Exception):  # noqa: N818
         self.step, self.count, self.state = step, count, state
 
 
-def give_up(
-    detector: FasterRCNN, state: TrainState, reader: Reader, workdir: str | os.PathLike, config: ConfigDict, step: int
-) -> None:
-    """Ends a run whose updates are skipped; `state` still has the weights from before the first of them.
+def give_up(error: Diverged, detector: FasterRCNN, reader: Reader, *, workdir: str | os.PathLike, seed: int) -> None:
+    """Ends a run whose updates are skipped; the state still has the weights from before the first of them.
 
     It writes `workdir`/bad/batch_N.npz with the fields of this process' `Batch` of the first skipped update, and a
     checkpoint of the state beside it.
@@ -36,16 +33,17 @@ def give_up(
     Raises:
       UserError: always; the message names the first tensor that is not finite.
     """
-    first = step - int(state.guard.in_a_row)
+    state = error.state
+    first = error.step - int(state.guard.in_a_row)
     batch, _ = reader(first)
-    names = not_finite(detector, jax.device_get(state.variables), batch, first, seed=config.rng_seed)
+    names = not_finite(detector, jax.device_get(state.variables), batch, step=first, seed=seed)
     folder = pathlib.Path(workdir) / "bad"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"batch_{first}.npz"
     fields = traverse_util.flatten_dict(flax.serialization.to_state_dict(batch), sep=".")
     np.savez_compressed(file, **{name: value for name, value in fields.items() if value is not None})
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(state, step, {})
+        checkpoints.save(state, error.step, {})
     what = names[0] if names else "a tensor that this process' images do not show"
     raise UserError(
         f"training does not get past step {first}: {what} is not finite; {file} holds the batch and "
@@ -53,7 +51,7 @@ def give_up(
     )
 
 
-def not_finite(detector: FasterRCNN, variables: dict, batch, step: int, *, seed: int) -> list[str]:
+def not_finite(detector: FasterRCNN, variables: dict, batch, *, step: int, seed: int) -> list[str]:
     """Names of the tensors that are not finite in a step: weights, else losses, else gradients."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(len(batch.image)))

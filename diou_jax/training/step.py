@@ -86,7 +86,7 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            window=extend_window(state.window, metrics, state.step % log_every, good),
+            window=extend_window(state.window, metrics, done=state.step % log_every, good=good),
             guard=guard,
         )
         return state, state.window

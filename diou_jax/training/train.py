@@ -58,7 +58,7 @@ def train(
     prepare(config.log.compilation_cache)
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
-        run = Run(config, workdir, checkpoints, explicit, then_evaluate=then_evaluate)
+        run = Run(config, workdir, checkpoints, explicit=explicit, then_evaluate=then_evaluate)
         if run.start < run.last:
             run.train()
         elif jax.process_index() == 0:
@@ -81,8 +81,8 @@ class Run:
         config: ConfigDict,
         workdir: str,
         checkpoints: Checkpoints,
-        explicit: Collection[str] = (),
         *,
+        explicit: Collection[str] = (),
         then_evaluate: bool = False,
     ):
         """Reads the data, and the newest checkpoint or the weights to start from."""
@@ -150,7 +150,7 @@ class Run:
                     break
                 except Diverged as error:
                     if rollback == config.train.max_rollbacks:
-                        give_up(self._detector, error.state, self._reader, self._workdir, config, error.step)
+                        give_up(error, self._detector, self._reader, workdir=self._workdir, seed=config.rng_seed)
                     self._roll_back(error, log)
         if self._first:
             draw_curves(self._workdir)
