@@ -54,7 +54,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     They are those of `FasterRCNN.losses` and of the update of `make_train_step`, called one by one.
     """
     params, affine = state.params, state.affine or {}
-    extent = batch.extent if detector.mask_padding_train else None
+    padded_size = batch.padded_size if detector.mask_padding_train else None
     keys = jax.random.split(jax.random.key(0), len(batch.image))
     result = None
 
@@ -75,15 +75,15 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
         return Part(name, function, learnt, fixed), forward, result
 
     yield part("resizing", lambda _, batch: preprocess.normalise(batch, detector.pixel_means), None, batch)
-    backbone = network("backbone", lambda net, images, fixed: net.backbone(images, extent))
+    backbone = network("backbone", lambda net, images, fixed: net.backbone(images, padded_size))
     yield part("backbone", lambda weights, images: backbone((weights, images), None), params["backbone"], result)
     # What frozen stages give needs no gradient.
     stages = max(detector.network.backbone.freeze_at - 1, 0)
     frozen, learnt = (dict(list(result.items())[part]) for part in (slice(stages), slice(stages, None)))
-    neck = network("neck", lambda net, maps, frozen: net.neck(frozen | maps, extent))
+    neck = network("neck", lambda net, maps, frozen: net.neck(frozen | maps, padded_size))
     yield part("FPN", neck, (params["neck"], learnt), frozen)
     pyramid = result
-    anchors = detector.anchor_generator(pyramid, batch.extent)
+    anchors = detector.anchor_generator(pyramid, batch.padded_size)
     label = lambda _, fixed: detector.label_anchors(anchors.replace(exists=fixed[0]), *fixed[1:])  # noqa: E731
     yield part("anchor targets", label, None, (anchors.exists, batch, keys))
     targets = result
@@ -94,14 +94,14 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     def choose_proposals(_, fixed):
         outputs, batch, exists = fixed
         there = anchors.replace(exists=exists)
-        return propose(outputs, there, batch.size, placement=batch.placement, rules=detector.train_proposals)
+        return propose(outputs, there, batch.image_size, placement=batch.placement, rules=detector.train_proposals)
 
     yield part("proposals", choose_proposals, None, (rpn_outputs, batch, anchors.exists))
     yield part("RoI sampling", lambda _, fixed: detector.sample(*fixed), None, (result, batch, keys))
     sampled = result
     box = detector.heads[0]
     pooled = {stride: pyramid[stride] for stride in detector.network.backbone.strides}
-    pool = lambda maps, rois: detector.pool(maps, rois, rules=box.pooling, extent=extent)  # noqa: E731
+    pool = lambda maps, rois: detector.pool(maps, rois, rules=box.pooling, padded_size=padded_size)  # noqa: E731
     yield part("RoIAlign", pool, pooled, sampled.input_rois)
     head = network(box.name, lambda net, pooled, _: net.head(pooled, box.name))
     yield part("box head", head, (params[box.name], result))

@@ -81,9 +81,9 @@ class Batch:
       image: (B, Hc, Wc, 3) uint8, BGR, undefined beyond the image.
       rows: taps of the H output rows among the canvas rows.
       columns: taps of the W output columns among the canvas columns.
-      size: (B, 2) int32, height and width of the image in the network's input, before padding.
-      extent: (B, 2) int32, height and width with the original's padding to multiples of 32; beyond them no anchor or
-        feature exists.
+      image_size: (B, 2) int32, height and width of the image in the network's input, before padding.
+      padded_size: (B, 2) int32, height and width with the original's padding to multiples of 32; beyond them no anchor
+        or feature exists.
       placement: the map from pixels of the file to pixels of the network's input.
       original_size: (B, 2) int32, height and width of the image in its file.
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
@@ -94,8 +94,8 @@ class Batch:
     image: Array
     rows: Taps
     columns: Taps
-    size: Array
-    extent: Array
+    image_size: Array
+    padded_size: Array
     placement: Placement
     original_size: Array
     gt: GroundTruth
@@ -109,7 +109,7 @@ class Anchors:
 
     Attributes:
       boxes: per level float32 (N, 4), pixels of the network's input, or (B, N, 4) where each image has its own.
-      exists: per level bool (B, N), False where the anchor's cell lies beyond the image's extent.
+      exists: per level bool (B, N), False where the anchor's cell lies beyond the image's padded size.
     """
 
     boxes: list[Array]
@@ -179,8 +179,8 @@ def blank_batch(images: int, height: int, width: int) -> Batch:
         image=jnp.zeros((images, height, width, 3), jnp.uint8),
         rows=Taps(jnp.zeros((images, 2, height), jnp.int32), jnp.zeros((images, height))),
         columns=Taps(jnp.zeros((images, 2, width), jnp.int32), jnp.zeros((images, width))),
-        size=size,
-        extent=size,
+        image_size=size,
+        padded_size=size,
         placement=Placement(jnp.ones((images, 2)), jnp.zeros((images, 2)), jnp.zeros(images, bool)),
         original_size=size,
         gt=GroundTruth(jnp.zeros((images, 1, 4)), jnp.zeros((images, 1), jnp.int32), crowd=nothing, valid=nothing),

@@ -48,7 +48,7 @@ def roi_align(
     resolution: int,
     sampling_ratio: int,
     strides: Sequence[int] = (4, 8, 16, 32),
-    extent: Int[jax.Array | np.ndarray, "B 2"] | None = None,
+    padded_size: Int[jax.Array | np.ndarray, "B 2"] | None = None,
     levels: Int32[jax.Array | np.ndarray, "B R"] | None = None,
 ) -> Float[jax.Array, "B R {resolution} {resolution} C"]:
     """Pools each RoI from its pyramid level into resolution x resolution bins.
@@ -65,8 +65,8 @@ def roi_align(
       sampling_ratio: FAST_RCNN.ROI_XFORM_SAMPLING_RATIO; 0 takes one sample per cell that a bin spans, rounded up,
         which is exact for RoIs up to twice as large as the map.
       strides: strides of the maps, ascending powers of two.
-      extent: int (B, 2), height and width in pixels beyond which cells of the maps are ignored, so that the bucket of
-        an image does not change its result. None: the whole maps.
+      padded_size: int (B, 2), height and width in pixels beyond which cells of the maps are ignored, so that the bucket
+        of an image does not change its result. None: the whole maps.
       levels: int32 (B, R), index of the map of each RoI. None: that of `roi_levels` with FPN's numbers.
 
     Returns:
@@ -81,7 +81,7 @@ def roi_align(
     if levels is None:
         levels = roi_levels(rois, strides=strides)
     shapes = tuple((feature.shape[1], feature.shape[2]) for feature in features)
-    frame = roi_frames(rois, levels, shapes, resolution=resolution, strides=strides, extent=extent)
+    frame = roi_frames(rois, levels, shapes, resolution=resolution, strides=strides, padded_size=padded_size)
     return _pool(tuple(features), levels, frame, _Grid(shapes, resolution, sampling_ratio))
 
 
@@ -92,7 +92,7 @@ def roi_frames(
     *,
     resolution: int,
     strides: Sequence[int],
-    extent: Int[jax.Array | np.ndarray, "B 2"] | None = None,
+    padded_size: Int[jax.Array | np.ndarray, "B 2"] | None = None,
 ) -> Float32[jax.Array, "B R 6"]:
     """The frame of each RoI in cells of its level: top, left, bin height and width, map height and width.
 
@@ -102,7 +102,7 @@ def roi_frames(
       shapes: height and width of each map.
       resolution: bins per side.
       strides: strides of the maps.
-      extent: int (B, 2) pixels, or None, as for `roi_align`.
+      padded_size: int (B, 2) pixels, or None, as for `roi_align`.
 
     Returns:
       float32 (B, R, 6).
@@ -111,8 +111,8 @@ def roi_frames(
     corner, opposite = rois[..., 1::-1] / stride, rois[..., :1:-1] / stride
     bin_sides = jnp.maximum(opposite - corner, 1.0) / resolution
     sizes = jnp.asarray(shapes, jnp.int32)[level]
-    if extent is not None:
-        cells = -(-extent[:, None, :] // jnp.asarray(strides, jnp.int32)[level][..., None])
+    if padded_size is not None:
+        cells = -(-padded_size[:, None, :] // jnp.asarray(strides, jnp.int32)[level][..., None])
         sizes = jnp.clip(cells, 1, sizes)  # the kernels read without a check of bounds
     return jnp.concatenate([corner, bin_sides, sizes.astype(jnp.float32)], -1)
 

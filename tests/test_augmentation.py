@@ -98,7 +98,7 @@ def test_pixels_and_boxes_of_a_crop_agree_in_the_network_and_come_back():
             seen += 1
         back = to_original(to_input(batch.gt.boxes, batch.placement), batch.placement)
         np.testing.assert_allclose(back, batch.gt.boxes, atol=1e-4)
-        assert (batch.placement.offset <= 0).all() and (batch.size <= (40, 44)).all()
+        assert (batch.placement.offset <= 0).all() and (batch.image_size <= (40, 44)).all()
     assert seen > 6 and batch.placement.offset.any()
 
 
@@ -165,7 +165,7 @@ def test_a_view_larger_than_its_bucket_is_scaled_down_to_it():
     rules = dataclasses.replace(RULES, shapes=((32, 32),))
     reader = make_train_reader(make_dataset(sizes=((48, 48),) * 4), scales=(48,), more=(Understated(),), rules=rules)
     batch, _ = reader(0)
-    np.testing.assert_array_equal(batch.size, 32)
+    np.testing.assert_array_equal(batch.image_size, 32)
     np.testing.assert_allclose(batch.placement.scale, 32 / 48)
 
 
@@ -188,7 +188,7 @@ def test_a_narrow_strip_is_cropped_where_the_canvas_cannot_hold_it():
     augmentations = ScaleChoice((80,), 4000), RandomCrop((64, 64))
     reader = train_reader(make_dataset(sizes=((2000, 40),) * 4), augmentations, batch_size=4, seed=0)
     batch, _ = reader(0)
-    np.testing.assert_array_equal(batch.size, 64)
+    np.testing.assert_array_equal(batch.image_size, 64)
     np.testing.assert_array_equal(batch.placement.scale, 2)
 
 

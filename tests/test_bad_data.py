@@ -72,8 +72,8 @@ def check(batch):
     for leaf in (batch.rows.weight, batch.columns.weight, batch.placement.scale, batch.gt.boxes):
         assert np.isfinite(leaf).all()
     assert (batch.placement.scale > 0).all()
-    assert (batch.size > 0).all()
-    assert (batch.extent >= batch.size).all()
+    assert (batch.image_size > 0).all()
+    assert (batch.padded_size >= batch.image_size).all()
     for row in range(len(batch.index)):
         x1, y1, x2, y2 = batch.gt.boxes[row][batch.gt.valid[row]].T
         height, width = batch.original_size[row]
@@ -151,7 +151,7 @@ def test_images_of_any_shape_stand_in_for_the_only_one_of_a_rare_shape(build):
     assert rare
     for batch in rare:
         assert ODD not in batch.index
-        assert (batch.size <= (64, 32)).all()
+        assert (batch.image_size <= (64, 32)).all()
 
 
 ABSURD = [

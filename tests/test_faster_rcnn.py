@@ -69,7 +69,7 @@ def test_the_originals_weights_find_the_originals_detections(golden_set, origina
     detector = build.detector(config, 81)
     padded = data["data"].shape[2:]
     batch = image_batch(data["image_u8_bgr"], **original.resizing(data), bucket=padded)
-    assert tuple(np.asarray(batch.extent[0])) == padded
+    assert tuple(np.asarray(batch.padded_size[0])) == padded
     found = jax.jit(detector.detect)(original_variables, batch)
     matched(rows(found), data[f"dets_{name}"], score=1e-4, box=0.02)
 

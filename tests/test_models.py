@@ -102,20 +102,20 @@ def test_padding_is_invisible(norm, fpn_norm, stride_1x1):
     variables = random_variables(network)
 
     @quick
-    def forward(images, extent):
-        pyramid = network.apply(variables, images, extent, method="pyramid")
+    def forward(images, padded_size):
+        pyramid = network.apply(variables, images, padded_size, method="pyramid")
         return list(pyramid.values()), *network.apply(variables, pyramid, method="propose")
 
     # Two images in two buckets, with different rubbish around them. The first one fills the smaller bucket; the second
     # one's sides are no multiples of anything.
-    extent = np.array([[96, 128], [61, 90]])
+    padded_size = np.array([[96, 128], [61, 90]])
     rng = np.random.default_rng(0)
     large, small = (rng.normal(0, 50, (2, *bucket, 3)).astype(np.float32) for bucket in ((160, 192), (96, 128)))
-    for image, (height, width) in enumerate(extent):
+    for image, (height, width) in enumerate(padded_size):
         small[image, :height, :width] = large[image, :height, :width]
-    padded, fitting, unmasked = forward(large, extent), forward(small, extent), forward(small[:1], None)
+    padded, fitting, unmasked = forward(large, padded_size), forward(small, padded_size), forward(small[:1], None)
 
-    for image, (height, width) in enumerate(extent):
+    for image, (height, width) in enumerate(padded_size):
         for level, stride in enumerate(STRIDES):
             inside = np.s_[: -(-height // stride), : -(-width // stride)]
             cells = [x[level].shape[1:3] for x in (padded[0], fitting[0])]
@@ -136,13 +136,13 @@ def test_masks_cost_nothing_where_everything_exists():
     network = narrow(norm="group")
     shapes = network.variable_shapes()
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    extent = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    padded_size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
 
     def trace(*args):
         return str(jax.make_jaxpr(lambda v, *args: network.apply(v, *args, method="pyramid"))(shapes, *args))
 
     assert "select_n" not in trace(image)
-    assert "select_n" in trace(image, extent)
+    assert "select_n" in trace(image, padded_size)
 
 
 def test_mask_keeps_cells_of_which_a_part_exists():

@@ -149,7 +149,7 @@ def trained(step, trainer, weights, batch, labelled, sampled):
 @pytest.mark.slow
 def test_the_input_of_a_training_step(step, batch, trained, record_property):
     _, _, own = trained
-    np.testing.assert_array_equal(batch.size, step["im_info"][:, :2])
+    np.testing.assert_array_equal(batch.image_size, step["im_info"][:, :2])
     np.testing.assert_array_equal(batch.placement.scale, np.repeat(step["im_info"][:, 2:], 2, 1))
     np.testing.assert_array_equal(batch.gt.boxes[1, :2], step["gt_boxes_im1"])
     deviation = largest(own["input"][0], step["data"][0].transpose(1, 2, 0))

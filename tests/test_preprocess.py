@@ -20,7 +20,7 @@ def batch(images, *, target, max_size, bucket, canvas, flip=False):
     for row, image in zip(pixels, images):
         row[: image.shape[0], : image.shape[1]] = image
     size = np.array([view.size for view in seen], np.int32)
-    return Input(rows=rows, columns=columns, image=pixels, size=size)
+    return Input(rows=rows, columns=columns, image=pixels, image_size=size)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -64,12 +64,12 @@ def maps(image, detector, variables, batch):
 
     @jax.jit
     def forward(variables, batch, stored_rois):
-        network, extent = detector.network, batch.extent
+        network, padded_size = detector.network, batch.padded_size
         images = preprocess.normalise(batch, detector.pixel_means)
         pyramid, state = network.apply(
             variables,
             images,
-            extent,
+            padded_size,
             method="pyramid",
             mutable=["intermediates"],
             capture_intermediates=lambda module, _: module.name in ("conv1", "backbone"),
@@ -77,15 +77,20 @@ def maps(image, detector, variables, batch):
         backbone = state["intermediates"]["backbone"]
         stem = max_pool(jax.nn.relu(backbone["conv1"]["__call__"][0]))
         logits, deltas = network.apply(variables, pyramid, method="propose")
-        anchors = detector.anchor_generator(pyramid, extent)
-        options = {"limit": extent, "placement": batch.placement, "per_image": True, "rules": detector.test_proposals}
+        anchors = detector.anchor_generator(pyramid, padded_size)
+        options = {
+            "limit": padded_size,
+            "placement": batch.placement,
+            "per_image": True,
+            "rules": detector.test_proposals,
+        }
         levels = [
             propose(([a], [b]), Anchors([c], [d]), **options)
             for a, b, c, d in zip(logits, deltas, anchors.boxes, anchors.exists, strict=True)
         ]
         proposals = propose((logits, deltas), anchors, **options)
         head = detector.heads[0]
-        pooled = detector.pool(pyramid, stored_rois, rules=head.pooling, extent=extent)
+        pooled = detector.pool(pyramid, stored_rois, rules=head.pooling, padded_size=padded_size)
         (stored_logits, stored_deltas), state = network.apply(
             variables,
             pooled,
@@ -94,7 +99,7 @@ def maps(image, detector, variables, batch):
             mutable=["intermediates"],
             capture_intermediates=lambda module, _: module.name == "fc2",
         )
-        own_logits, own_deltas = detector.runner(head, variables, pyramid, extent=extent)(proposals.boxes)
+        own_logits, own_deltas = detector.runner(head, variables, pyramid, padded_size=padded_size)(proposals.boxes)
         return {
             "images": images,
             "stages": [stem, *backbone["__call__"][0].values()],

@@ -60,7 +60,7 @@ def trained(step, trainer, variables, sampled, labelled):
         pyramid = network.apply(weights, images, method="pyramid")
         outputs = network.apply(weights, pyramid, method="propose")
         head = trainer.heads[0]
-        head_outputs = trainer.runner(head, weights, pyramid, extent=None)(sampled.rois)
+        head_outputs = trainer.runner(head, weights, pyramid, padded_size=None)(sampled.rois)
         parts = trainer.rpn_losses(outputs, labelled) | head.compare(head_outputs, sampled.samples, sampled.deltas)
         return loss.total(parts), (loss.values(parts) | {"total": loss.total(parts)}, outputs, head_outputs)
 

@@ -103,14 +103,14 @@ def test_each_image_reaches_the_network_as_the_original_would_show_it():
                 key=lambda s: abs(s - scale),
             )
             expected = resize(pixels, exact)
-            assert tuple(batch.size[row]) == expected.shape[:2]
+            assert tuple(batch.image_size[row]) == expected.shape[:2]
             inside = np.s_[: expected.shape[0], : expected.shape[1]]
             np.testing.assert_allclose(inputs[row][inside], expected, rtol=0, atol=5e-5)
-            np.testing.assert_array_equal(batch.extent[row], -(-batch.size[row] // 32) * 32)
+            np.testing.assert_array_equal(batch.padded_size[row], -(-batch.image_size[row] // 32) * 32)
             np.testing.assert_array_equal(batch.original_size[row], [height, width])
             np.testing.assert_array_equal(batch.gt.boxes[row][batch.gt.valid[row]], boxes)
             np.testing.assert_array_equal(batch.gt.classes[row][batch.gt.valid[row]], classes)
-            assert (batch.extent[row] <= inputs.shape[1:3]).all()
+            assert (batch.padded_size[row] <= inputs.shape[1:3]).all()
             flips.add(flipped)
             scales.add(exact)
         assert batch.present.all()
@@ -126,8 +126,8 @@ def test_every_leaf_has_the_documented_type():
         "rows.weight": (np.float32, 2),
         "columns.index": (np.int32, 3),
         "columns.weight": (np.float32, 2),
-        "size": (np.int32, 2),
-        "extent": (np.int32, 2),
+        "image_size": (np.int32, 2),
+        "padded_size": (np.int32, 2),
         "placement.scale": (np.float32, 2),
         "placement.offset": (np.float32, 2),
         "placement.mirrored": (np.bool_, 1),
@@ -178,7 +178,7 @@ def test_evaluation_shows_every_image_once_and_marks_what_fills_up():
         seen += batch.index[batch.present].tolist()
         assert not batch.gt.valid[~batch.present].any()
         assert np.isfinite(preprocess.normalise(batch)).all()
-        assert (batch.extent > 0).all()
+        assert (batch.padded_size > 0).all()
         assert (batch.placement.scale > 0).all()
     assert sorted(seen) == list(range(7))
 

@@ -135,10 +135,10 @@ def test_frozen_affine_is_a_scale_and_a_bias_after_the_convolution():
 def test_group_norm_normalises_each_group_inside_the_extent(options, channels, groups):
     rng = np.random.default_rng(0)
     x = rng.normal(2.0, 3.0, (2, 6, 8, channels)).astype(np.float32)
-    extent = np.array([[6 * 4, 8 * 4], [4 * 4 - 1, 5 * 4]])  # a cell of which only a part exists counts
+    padded_size = np.array([[6 * 4, 8 * 4], [4 * 4 - 1, 5 * 4]])  # a cell of which only a part exists counts
     norm = GroupNorm(**options)
     scale, bias = rng.normal(size=(2, channels)).astype(np.float32)
-    y = norm.apply({"params": {"scale": scale, "bias": bias}}, x, extent, 4)
+    y = norm.apply({"params": {"scale": scale, "bias": bias}}, x, padded_size, 4)
     for image, (height, width) in enumerate([(6, 8), (4, 5)]):
         part = x[image, :height, :width].reshape(height * width, groups, -1).astype(np.float64)
         mean, variance = part.mean((0, 2), keepdims=True), part.var((0, 2), keepdims=True)
@@ -150,8 +150,8 @@ def test_group_norm_of_nothing_is_finite():
     x = jnp.ones((2, 4, 4, 8))
     norm = GroupNorm()
     variables = norm.init(jax.random.key(0), x)
-    extent = jnp.array([[4, 4], [0, 0]])
-    value, gradient = quick(jax.value_and_grad(lambda x: norm.apply(variables, x, extent, 1).sum()))(x)
+    padded_size = jnp.array([[4, 4], [0, 0]])
+    value, gradient = quick(jax.value_and_grad(lambda x: norm.apply(variables, x, padded_size, 1).sum()))(x)
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 

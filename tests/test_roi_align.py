@@ -110,14 +110,16 @@ def test_a_larger_map_changes_nothing_beyond_the_extent():
         for level, stride in zip(small, STRIDES.values(), strict=True)
     ]
     options = {"resolution": 7, "sampling_ratio": 2, "levels": roi_levels(rois, canonical_scale=40)}
-    extent = jnp.full((2, 2), 96)
-    np.testing.assert_array_equal(roi_align(padded, rois, extent=extent, **options), roi_align(small, rois, **options))
+    padded_size = jnp.full((2, 2), 96)
+    np.testing.assert_array_equal(
+        roi_align(padded, rois, padded_size=padded_size, **options), roi_align(small, rois, **options)
+    )
 
     def total(pyramid, **more):
         return (roi_align(pyramid, rois, **options, **more) ** 2).sum()
 
     clean = [jnp.nan_to_num(level) for level in padded]
-    for large, little in zip(jax.grad(total)(clean, extent=extent), jax.grad(total)(small), strict=True):
+    for large, little in zip(jax.grad(total)(clean, padded_size=padded_size), jax.grad(total)(small), strict=True):
         np.testing.assert_array_equal(large[:, : little.shape[1], : little.shape[2]], little)
         assert float(jnp.abs(large).sum()) == pytest.approx(float(jnp.abs(little).sum()), rel=1e-5)
 

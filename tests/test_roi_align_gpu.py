@@ -32,9 +32,9 @@ def random_rois(rng, batch, count, height, width):
     return rois.astype(np.float32)
 
 
-def place(rois, shapes, *, resolution, canonical_scale=224, extent=None):
+def place(rois, shapes, *, resolution, canonical_scale=224, padded_size=None):
     level = roi_levels(rois, canonical_scale=canonical_scale)
-    return level, roi_frames(rois, level, shapes, resolution=resolution, strides=STRIDES, extent=extent)
+    return level, roi_frames(rois, level, shapes, resolution=resolution, strides=STRIDES, padded_size=padded_size)
 
 
 def assert_equal_but_for_rounding(values, wanted):
@@ -49,20 +49,20 @@ def small():
     """Two images of different size in maps of 64 x 48 pixels, which hold NaN outside the smaller image."""
     rng = np.random.default_rng(0)
     shapes = pyramid_shapes(64, 48)
-    extent = np.array([[64, 48], [41, 37]])
+    padded_size = np.array([[64, 48], [41, 37]])
     features = [rng.normal(size=(2, *shape, 128)).astype(np.float32) for shape in shapes]
     for feature, stride in zip(features, STRIDES, strict=True):
-        height, width = -(-extent[1] // stride)
+        height, width = -(-padded_size[1] // stride)
         feature[1, height:] = feature[1, :, width:] = np.nan
     rois = random_rois(rng, 2, 4, 64, 48)
     rois[:, 1] = [30, 20, 62, 46]
-    return shapes, [jnp.asarray(feature) for feature in features], rois, jnp.asarray(extent)
+    return shapes, [jnp.asarray(feature) for feature in features], rois, jnp.asarray(padded_size)
 
 
 @pytest.mark.parametrize(("dtype", "resolution"), [slow(jnp.float32, 7), (jnp.bfloat16, 3)])
 def test_pooling_equals_the_reference(small, dtype, resolution):
-    shapes, features, rois, extent = small
-    level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)
+    shapes, features, rois, padded_size = small
+    level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, padded_size=padded_size)
     assert len(np.unique(level)) >= 3
     features = [feature.astype(dtype) for feature in features]
     values = roi_align_gpu.pool(features, level, frame, resolution=resolution, interpret=interpreter())
@@ -73,9 +73,9 @@ def test_pooling_equals_the_reference(small, dtype, resolution):
 
 
 def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_reference(small):
-    shapes, features, _, extent = small
+    shapes, features, _, padded_size = small
     rois = np.float32([[np.nan] * 4, [np.nan, 0, 20, 20], [-np.inf, 0, 10, 20], [0, 0, np.inf, 20]])
-    level, frame = place(np.stack([rois, rois]), shapes, resolution=3, extent=extent)
+    level, frame = place(np.stack([rois, rois]), shapes, resolution=3, padded_size=padded_size)
     values = roi_align_gpu.pool(features, level, frame, resolution=3, interpret=interpreter())
     wanted = pool_xla(features, level, frame, resolution=3, sampling_ratio=2)
     assert np.isfinite(np.asarray(wanted)).all()
@@ -84,8 +84,8 @@ def test_boxes_that_are_no_numbers_pool_what_they_pool_in_the_reference(small):
 
 @pytest.mark.parametrize(("dtype", "resolution"), [slow(jnp.float32, 14), (jnp.bfloat16, 3)])
 def test_the_gradient_equals_the_reference(small, dtype, resolution):
-    shapes, _, rois, extent = small
-    level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, extent=extent)
+    shapes, _, rois, padded_size = small
+    level, frame = place(rois, shapes, resolution=resolution, canonical_scale=40, padded_size=padded_size)
     gradient = jax.random.normal(jax.random.key(1), (*level.shape, resolution, resolution, 128), dtype)
     gradient = gradient.at[0, 2].set(0)  # a RoI that is passed over
     values = roi_align_gpu.scatter(gradient, level, frame, shapes=shapes, interpret=interpreter())
@@ -103,7 +103,7 @@ def test_no_tile_misses_a_roi_and_no_roi_a_bin(axis, resolution):
     shapes = pyramid_shapes(800, 1344)
     rois = random_rois(rng, 2, 300, 800, 1344)
     rois[:, 1:9] = [[-4, -4, 20, 20], [1340, 796, 1344, 800], [1340, 796, 1348, 804], [0, 0, 1343, 799]] * 2
-    level, frame = place(rois, shapes, resolution=resolution, extent=jnp.asarray([[800, 1344], [795, 1001]]))
+    level, frame = place(rois, shapes, resolution=resolution, padded_size=jnp.asarray([[800, 1344], [795, 1001]]))
     tiles = [(-(-height // 4), -(-width // 4)) for height, width in shapes]
     needed = jnp.asarray(rng.random(level.shape) < 0.9)
     words = np.asarray(roi_align_gpu._masks(level, frame, needed, tiles, resolution, axis))

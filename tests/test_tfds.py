@@ -63,7 +63,7 @@ def test_both_paths_give_the_same_batches(folders, name):
     assert a.steps == b.steps
     for step in range(a.steps):
         (x, _), (y, _) = a(step), b(step)
-        for field in ("image", "rows", "columns", "size", "index", "placement"):
+        for field in ("image", "rows", "columns", "image_size", "index", "placement"):
             jax.tree.map(np.testing.assert_array_equal, getattr(x, field), getattr(y, field))
         for field in ("classes", "crowd", "valid"):
             np.testing.assert_array_equal(getattr(x.gt, field), getattr(y.gt, field), err_msg=field)

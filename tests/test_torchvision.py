@@ -70,8 +70,8 @@ def test_the_anchors_of_the_coarsest_level(maker, found, number):
     height, width = maker.images()[number].shape[:2]
     cell = anchors.torchvision_cell_anchors(size=512, aspect_ratios=(0.5, 1.0, 2.0))
     rows, columns = -(-height // 64), -(-width // 64)
-    extent = jnp.array([[height, width]])
-    ours = anchors.torchvision_grid_anchors(extent, rows, columns, stride=64, cell=cell)[0]
+    padded_size = jnp.array([[height, width]])
+    ours = anchors.torchvision_grid_anchors(padded_size, rows, columns, stride=64, cell=cell)[0]
     theirs = found[f"{number}/anchors"][-len(ours) :]
     np.testing.assert_array_equal(boxes.to_edges(ours), theirs)
 

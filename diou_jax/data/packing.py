@@ -31,7 +31,7 @@ def example(
       image: (H, W, 3) uint8, BGR; it is resized here if the bucket's canvas cannot hold it.
       view: the network's view of the image.
       bucket: a bucket that holds the view.
-      stride: the extent is rounded up to a multiple of this.
+      stride: the padded size is rounded up to a multiple of this.
       annotations: boxes (n, 4), classes (n,) and crowd flags (n,); boxes outside the view are left out.
       max_boxes: G; if there are more boxes, the largest are kept, in their order.
       index: the image's row in its data set.
@@ -45,8 +45,8 @@ def example(
         "image": image,
         "rows": rows,
         "columns": columns,
-        "size": np.array(view.size, np.int32),
-        "extent": round_up(np.array(view.size, np.int32), stride),
+        "image_size": np.array(view.size, np.int32),
+        "padded_size": round_up(np.array(view.size, np.int32), stride),
         "placement": Placement(
             np.array(view.scale, np.float32), np.array(view.offset, np.float32), np.array(view.mirrored)
         ),

@@ -29,7 +29,7 @@ class BatchRules:
 
     Attributes:
       shapes: shapes of the network's input; (): the default ones, fitted to the images (`buckets.make_buckets`).
-      stride: FPN.COARSEST_STRIDE; extents are multiples of it.
+      stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is

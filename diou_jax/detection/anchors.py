@@ -25,8 +25,8 @@ class AnchorGenerator:
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     layout: str = "detectron"
 
-    def __call__(self, pyramid: Mapping[int, Shaped[Array, "B _Hl _Wl C"]], extent: Int[Array, "B 2"]) -> Anchors:
-        """The anchors of maps (B, Hl, Wl, C) by stride; those of cells beyond `extent`, int (B, 2), do not exist."""
+    def __call__(self, pyramid: Mapping[int, Shaped[Array, "B _Hl _Wl C"]], padded_size: Int[Array, "B 2"]) -> Anchors:
+        """The anchors of maps (B, Hl, Wl, C) by stride; those of cells beyond `padded_size` do not exist."""
         anchors: list[Array] = []
         exists: list[Array] = []
         for level, (stride, features) in enumerate(pyramid.items()):
@@ -34,14 +34,14 @@ class AnchorGenerator:
             shape = {"size": self.start_size * 2**level, "aspect_ratios": self.aspect_ratios}
             if self.layout == "torchvision":
                 cell = torchvision_cell_anchors(**shape)
-                anchors.append(torchvision_grid_anchors(extent, height, width, stride=stride, cell=cell))
+                anchors.append(torchvision_grid_anchors(padded_size, height, width, stride=stride, cell=cell))
             else:
                 cell = cell_anchors(stride=stride, **shape)
                 anchors.append(grid_anchors(height, width, stride=stride, cell=cell))
-            inside_y = jnp.arange(height) * stride < extent[:, :1]
-            inside_x = jnp.arange(width) * stride < extent[:, 1:]
+            inside_y = jnp.arange(height) * stride < padded_size[:, :1]
+            inside_x = jnp.arange(width) * stride < padded_size[:, 1:]
             inside = inside_y[:, :, None, None] & inside_x[:, None, :, None]
-            exists.append(jnp.broadcast_to(inside, (*inside.shape[:3], len(cell))).reshape(len(extent), -1))
+            exists.append(jnp.broadcast_to(inside, (*inside.shape[:3], len(cell))).reshape(len(padded_size), -1))
         return Anchors(anchors, exists)
 
 
@@ -86,7 +86,7 @@ def torchvision_cell_anchors(
 
 
 def torchvision_grid_anchors(
-    extent: Int[Array, "B 2"],
+    padded_size: Int[Array, "B 2"],
     height: int | np.integer,
     width: int | np.integer,
     *,
@@ -99,18 +99,18 @@ def torchvision_grid_anchors(
     multiple of `stride`, cells are less than `stride` apart.
 
     Args:
-      extent: int (B, 2), height and width of the padded images.
+      padded_size: int (B, 2), height and width of the padded images.
       height: cells of the map, which may be larger than the image needs.
       width: likewise.
       stride: stride of the map.
       cell: (A, 4), from `torchvision_cell_anchors`.
     """
-    step = (extent // -(-extent // stride)).astype(jnp.float32)
+    step = (padded_size // -(-padded_size // stride)).astype(jnp.float32)
     y = jnp.arange(height) * step[:, :1]
     x = jnp.arange(width) * step[:, 1:]
-    y, x = (jnp.broadcast_to(v, (len(extent), height, width)) for v in (y[:, :, None], x[:, None, :]))
+    y, x = (jnp.broadcast_to(v, (len(padded_size), height, width)) for v in (y[:, :, None], x[:, None, :]))
     shift = jnp.stack([x, y, x, y], -1)[:, :, :, None]
-    return (shift + cell).reshape(len(extent), -1, 4)
+    return (shift + cell).reshape(len(padded_size), -1, 4)
 
 
 def grid_anchors(

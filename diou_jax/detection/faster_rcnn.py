@@ -50,7 +50,7 @@ class FasterRCNN:
       roi_rules: which RoIs the heads learn from.
       box_rules: the differences between Detectron's boxes and torchvision's.
       pixel_means: means of blue, green and red that are subtracted from images with values 0 to 255.
-      mask_padding: whether activations beyond an image's extent are held at zero in a test.
+      mask_padding: whether activations beyond an image's padded size are held at zero in a test.
       mask_padding_train: likewise in training.
     """
 
@@ -78,16 +78,16 @@ class FasterRCNN:
         Returns:
           The total loss, a float32 scalar, and a dict of the total, each loss and each metric by name, unweighted.
         """
-        extent = batch.extent if self.mask_padding_train else None
-        pyramid = self.pyramid(variables, batch, extent)
-        anchors = self.anchor_generator(pyramid, batch.extent)
+        padded_size = batch.padded_size if self.mask_padding_train else None
+        pyramid = self.pyramid(variables, batch, padded_size)
+        anchors = self.anchor_generator(pyramid, batch.padded_size)
         targets = self.label_anchors(anchors, batch, keys)
         outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
-        proposals = propose(outputs, anchors, batch.size, placement=batch.placement, rules=self.train_proposals)
+        proposals = propose(outputs, anchors, batch.image_size, placement=batch.placement, rules=self.train_proposals)
         samples = self.sample(proposals, batch, keys)
         parts = self.rpn_losses(outputs, targets)
         for head in self.heads:
-            parts |= head.losses(self.runner(head, variables, pyramid, extent=extent), samples, batch)
+            parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
         total = loss.total(parts)
         return total, {"loss": total, **loss.values(parts)}
 
@@ -102,15 +102,15 @@ class FasterRCNN:
           batch: B images; their ground truth is ignored.
           thresholds: replace those of the first head.
         """
-        extent = batch.extent if self.mask_padding else None
-        pyramid = self.pyramid(variables, batch, extent)
+        padded_size = batch.padded_size if self.mask_padding else None
+        pyramid = self.pyramid(variables, batch, padded_size)
         thresholds = thresholds or self.thresholds
         proposals = self.proposals(variables, pyramid, batch)
         first, *others = self.heads
-        run = self.runner(first, variables, pyramid, extent=extent)
+        run = self.runner(first, variables, pyramid, padded_size=padded_size)
         found = first.detect(run, proposals, batch, thresholds=thresholds)
         for head in others:
-            run = self.runner(head, variables, pyramid, extent=extent)
+            run = self.runner(head, variables, pyramid, padded_size=padded_size)
             found = head.detect(run, found, batch, thresholds=thresholds)
         mirrored = found.valid & batch.placement.mirrored[:, None]
         return dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
@@ -128,17 +128,17 @@ class FasterRCNN:
         _, values = jax.eval_shape(self.losses, self.network.variable_shapes(), batch, keys)
         return tuple(name for name, value in values.items() if value.ndim == 0)
 
-    def pyramid(self, variables: dict, batch: Batch, extent: Array | None) -> dict[int, jax.Array]:
-        """The neck's maps by stride, (B, Hl, Wl, C), zero beyond `extent`, int (B, 2); None masks nothing."""
+    def pyramid(self, variables: dict, batch: Batch, padded_size: Array | None) -> dict[int, jax.Array]:
+        """The neck's maps by stride, (B, Hl, Wl, C), zero beyond `padded_size`, int (B, 2); None masks nothing."""
         images = preprocess.normalise(batch, self.pixel_means)
-        maps: Any = self.network.apply(variables, images, extent, method="pyramid")
+        maps: Any = self.network.apply(variables, images, padded_size, method="pyramid")
         return maps
 
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
         """The proposals in which the heads detect."""
         outputs: Any = self.network.apply(variables, pyramid, method="propose")
-        anchors = self.anchor_generator(pyramid, batch.extent)
-        limit = batch.extent if self.box_rules.clip_to_padding else batch.size
+        anchors = self.anchor_generator(pyramid, batch.padded_size)
+        limit = batch.padded_size if self.box_rules.clip_to_padding else batch.image_size
         return propose(outputs, anchors, limit, placement=batch.placement, rules=self.test_proposals, per_image=True)
 
     def label_anchors(self, anchors: Anchors, batch: Batch, keys: jax.Array) -> AnchorTargets:
@@ -146,7 +146,7 @@ class FasterRCNN:
         boxes = to_input(batch.gt.boxes, batch.placement, edges=self.box_rules.edges)
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
         return anchor_targets(
-            anchors, dataclasses.replace(batch.gt, boxes=boxes), keys, size=batch.size, rules=self.anchor_rules
+            anchors, dataclasses.replace(batch.gt, boxes=boxes), keys, size=batch.image_size, rules=self.anchor_rules
         )
 
     def sample(self, proposals: Proposals, batch: Batch, keys: jax.Array) -> RoiSamples:
@@ -161,18 +161,18 @@ class FasterRCNN:
         """The RPN's losses and metrics."""
         return rpn_losses(outputs, targets, rules=self.rpn_loss_rules)
 
-    def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, extent: Array | None):
+    def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, padded_size: Array | None):
         """The function from RoIs (B, R, 4), pixels of the network's input, to a head's outputs."""
 
         def run(rois):
-            pooled = self.pool(pyramid, rois, rules=head.pooling, extent=extent)
+            pooled = self.pool(pyramid, rois, rules=head.pooling, padded_size=padded_size)
             return self.network.apply(variables, pooled, head.name, method="head")
 
         return run
 
     @jax.named_scope("roi_align")
     def pool(
-        self, pyramid: Mapping[int, jax.Array], rois: jax.Array, *, rules: PoolingRules, extent: Array | None
+        self, pyramid: Mapping[int, jax.Array], rois: jax.Array, *, rules: PoolingRules, padded_size: Array | None
     ) -> jax.Array:
         """Features (B, R, resolution, resolution, C) of RoIs (B, R, 4) in pixels of the network's input."""
         strides = self.network.backbone.strides  # the coarser maps are the RPN's only
@@ -186,6 +186,6 @@ class FasterRCNN:
             resolution=rules.resolution,
             sampling_ratio=rules.sampling_ratio,
             strides=strides,
-            extent=extent,
+            padded_size=padded_size,
             levels=levels,
         )

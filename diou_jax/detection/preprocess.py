@@ -13,13 +13,13 @@ PIXEL_MEANS = (102.9801, 115.9465, 122.7717)  # of blue, green, red; the origina
 
 @jax.named_scope("input")
 def normalise(batch: Batch, means: Sequence[float] = PIXEL_MEANS) -> jax.Array:
-    """The network's input, float32 (B, H, W, 3): resized images minus `means`, zero beyond each image's `size`.
+    """The network's input, float32 (B, H, W, 3): resized images minus `means`, zero beyond each image's `image_size`.
 
     It equals the original's ``cv2.resize(image - means)`` to two units in the last place: taps are computed as OpenCV
     does, and columns are blended before rows, as there.
     """
     return jax.vmap(functools.partial(_normalise, jnp.array(means, jnp.float32)))(
-        batch.image, batch.rows, batch.columns, batch.size
+        batch.image, batch.rows, batch.columns, batch.image_size
     )
 
 

@@ -48,13 +48,13 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, extent: jax.Array | None = None, cell: int = 1, *, residual: jax.Array | None = None
+        self, x: jax.Array, padded_size: jax.Array | None = None, cell: int = 1, *, residual: jax.Array | None = None
     ) -> jax.Array:
         """Applies the layers to a map (B, H, W, C).
 
         Args:
-          x: the map; unless the kernel is 1x1, it must be zero beyond `extent`.
-          extent: as in `masking.inside`; only GroupNorm's statistics use it.
+          x: the map; unless the kernel is 1x1, it must be zero beyond `padded_size`.
+          padded_size: as in `masking.inside`; only GroupNorm's statistics use it.
           cell: pixels of the image per cell of the output.
           residual: an array of the output's shape that is added before the ReLU.
         """
@@ -73,7 +73,7 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, groups=self.groups)
         if self.norm_type == "group":
-            y = GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, extent, cell)
+            y = GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, padded_size, cell)
         else:
             assert bias is not None  # "affine" and "bias" have one
             y = y + bias.astype(self.dtype)

@@ -30,7 +30,7 @@ class FPN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: Mapping[int, Float[jax.Array, "B _Hl _Wl _Cl"]], extent: Int[jax.Array, "B 2"] | None = None
+        self, maps: Mapping[int, Float[jax.Array, "B _Hl _Wl _Cl"]], padded_size: Int[jax.Array, "B 2"] | None = None
     ) -> dict[int, Float[jax.Array, "B _Hl _Wl {self.features}"]]:
         """Maps c2 to c5 by stride, (B, Hl, Wl, Cl), to p2 to p6 by stride, (B, Hl, Wl, features)."""
 
@@ -48,11 +48,11 @@ class FPN(nn.Module):
         pyramid, inner = {}, None
         for stride in sorted(maps, reverse=True):
             level = stride.bit_length() - 1
-            lateral = mask_outside(conv(1, f"inner{level}")(maps[stride], extent, stride), extent, stride)
+            lateral = mask_outside(conv(1, f"inner{level}")(maps[stride], padded_size, stride), padded_size, stride)
             # Each summand is masked, so that XLA upsamples, masks and adds in one pass over the map.
-            inner = lateral if inner is None else lateral + mask_outside(upsample(inner), extent, stride)
-            posthoc = conv(3, f"output{level}")(inner, extent, stride)
-            pyramid[stride] = mask_outside(posthoc, extent, stride)
+            inner = lateral if inner is None else lateral + mask_outside(upsample(inner), padded_size, stride)
+            posthoc = conv(3, f"output{level}")(inner, padded_size, stride)
+            pyramid[stride] = mask_outside(posthoc, padded_size, stride)
         coarsest = max(pyramid)
         return dict(sorted(pyramid.items())) | {2 * coarsest: pyramid[coarsest][:, ::2, ::2]}
 

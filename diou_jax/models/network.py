@@ -50,9 +50,9 @@ class Network(nn.Module):
         for head in self.heads:
             setattr(self, head.name, head.make())
 
-    def pyramid(self, images: jax.Array, extent: jax.Array | None = None) -> dict[int, jax.Array]:
+    def pyramid(self, images: jax.Array, padded_size: jax.Array | None = None) -> dict[int, jax.Array]:
         """Normalised images (B, H, W, 3), H and W multiples of 32, to p2 to p6 by stride."""
-        return self.neck(self.backbone(images, extent), extent)
+        return self.neck(self.backbone(images, padded_size), padded_size)
 
     def propose(
         self, pyramid: Mapping[int, jax.Array], sampled: jax.Array | None = None

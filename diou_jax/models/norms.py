@@ -26,8 +26,8 @@ class GroupNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, extent: jax.Array | None = None, stride: int = 1) -> jax.Array:
-        """Normalises (B, H, W, C); `extent` and `stride` as in `masking.inside`."""
+    def __call__(self, x: jax.Array, padded_size: jax.Array | None = None, stride: int = 1) -> jax.Array:
+        """Normalises (B, H, W, C); `padded_size` and `stride` as in `masking.inside`."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -38,10 +38,10 @@ class GroupNorm(nn.Module):
 
         # Sums per channel take one pass over the map; groups are then formed on a tiny array.
         existing = x.astype(jnp.float32)
-        if extent is None:
+        if padded_size is None:
             cells = jnp.float32(x.shape[1] * x.shape[2])
         else:
-            exists = inside(x.shape, extent, stride)
+            exists = inside(x.shape, padded_size, stride)
             existing = jnp.where(exists, existing, 0)
             # An image that fills up a batch may have no cell at all.
             cells = jnp.maximum(exists.sum((1, 2, 3)), 1).astype(jnp.float32)[:, None, None]

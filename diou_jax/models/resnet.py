@@ -38,17 +38,17 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "B H W C"], extent: Int[jax.Array, "B 2"] | None, stride: int
+        self, x: Float[jax.Array, "B H W C"], padded_size: Int[jax.Array, "B 2"] | None, stride: int
     ) -> Float[jax.Array, "B _H _W {self.features}"]:
         """(B, H, W, C) at `stride` pixels per cell to (B, H', W', features)."""
         first, second = (self.stride, 1) if self.stride_1x1 else (1, self.stride)
         out = stride * self.stride
-        y = self.conv(self.width, 1, first, relu=True, name="conv1")(x, extent, stride * first)
-        y = mask_outside(y, extent, stride * first)
-        y = self.conv(self.width, 3, second, groups=self.groups, relu=True, name="conv2")(y, extent, out)
+        y = self.conv(self.width, 1, first, relu=True, name="conv1")(x, padded_size, stride * first)
+        y = mask_outside(y, padded_size, stride * first)
+        y = self.conv(self.width, 3, second, groups=self.groups, relu=True, name="conv2")(y, padded_size, out)
         if self.project:
-            x = self.conv(self.features, 1, self.stride, name="shortcut")(x, extent, out)
-        return self.conv(self.features, 1, relu=True, name="conv3")(y, extent, out, residual=x)
+            x = self.conv(self.features, 1, self.stride, name="shortcut")(x, padded_size, out)
+        return self.conv(self.features, 1, relu=True, name="conv3")(y, padded_size, out, residual=x)
 
 
 class ResNet(nn.Module):
@@ -84,9 +84,9 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "B H W 3"], extent: Int[jax.Array, "B 2"] | None = None
+        self, x: Float[jax.Array, "B H W 3"], padded_size: Int[jax.Array, "B 2"] | None = None
     ) -> dict[int, Float[jax.Array, "B _Hl _Wl _Cl"]]:
-        """Normalised images (B, H, W, 3) to c2 to c5 by stride; `extent`, int (B, 2) pixels, masks the padding."""
+        """Normalised images (B, H, W, 3) to c2 to c5 by stride; `padded_size`, int (B, 2) pixels, masks the padding."""
         # He's initialisation suits training from random weights; frozen affine layers expect loaded weights.
         init = he_normal if self.norm == "group" else torch_default
         conv = functools.partial(
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         def freeze(x, stage):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
 
-        x = conv(self.stem_width, 7, 2, relu=True, name="conv1")(mask_outside(x, extent, 1), extent, 2)
+        x = conv(self.stem_width, 7, 2, relu=True, name="conv1")(mask_outside(x, padded_size, 1), padded_size, 2)
         x = freeze(max_pool(x), 1)
         features = 256 if self.num_groups > 1 else 4 * self.width_per_group
         stride, maps = 4, {}
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
                     project=block == 0,
                     conv=conv,
                     name=f"res{stage}_{block}",
-                )(x, extent, stride)
+                )(x, padded_size, stride)
                 stride *= block_stride
             x = freeze(x, stage)
             maps[stride] = x
@@ -123,7 +123,7 @@ def max_pool(x: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B {x.shape[1]/
     """The maximum over 3x3 windows, stride 2, of a map (B, H, W, C) without negative values, H and W even.
 
     The original pads by one cell of minus infinity; after a ReLU zero is as neutral. A window reaches one cell to both
-    sides of an even cell, so that none reaches beyond an even extent and no mask is needed.
+    sides of an even cell, so that none reaches beyond an even padded size and no mask is needed.
     """
     # It takes the maximum of shifted maps, since the gradient of XLA's windowed maximum is many times slower on a CPU.
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))

@@ -35,7 +35,7 @@ class RPNHead(nn.Module):
         """Logits and deltas of every anchor of a pyramid.
 
         Args:
-          pyramid: maps (B, Hl, Wl, C), zero beyond each image's extent.
+          pyramid: maps (B, Hl, Wl, C), zero beyond each image's padded size.
           sampled: int32 (B, S), the anchors that the losses use, ascending and each once, filled up with indices beyond
             the last anchor. The gradient is then computed for these alone; the gradient of all other outputs must be
             zero. None: for all anchors.
