@@ -91,7 +91,7 @@ def labelled_anchors(step: dict[str, np.ndarray]) -> AnchorTargets:
         labels.append(step[f"rpn_labels_int32_wide_fpn{level}"][crop].transpose(0, 2, 3, 1).reshape(2, -1))
         wide = step[f"rpn_bbox_targets_wide_fpn{level}"][crop]
         deltas.append(wide.transpose(0, 2, 3, 1).reshape(2, -1, 4))
-    return AnchorTargets(np.concatenate(labels, 1), np.concatenate(deltas, 1), sampled=None)
+    return AnchorTargets(np.concatenate(labels, 1), np.concatenate(deltas, 1))
 
 
 def largest(ours, theirs) -> float:

@@ -91,7 +91,11 @@ def test_decoding_inverts_encoding(pairs):
     ratio = width_height(targets) / width_height(boxes)
     reachable = (np.log(ratio) < MAX_LOG_RATIO - 1e-3).all(1)
     deltas = encode(boxes, targets, weights=HEAD)
-    np.testing.assert_allclose(deltas, encode_exactly(boxes, targets, HEAD), rtol=1e-5, atol=1e-4)
+    # Centres and sides are differences of coordinates, so that they carry two roundings of these, in units of the side.
+    smallest = np.minimum(width_height(boxes), width_height(targets))
+    rounding = 2 * np.spacing(np.maximum(boxes.max(1), targets.max(1)))[:, None] / smallest
+    exact = encode_exactly(boxes, targets, HEAD)
+    assert (np.abs(deltas - exact) <= 1e-6 + 1e-5 * np.abs(exact) + np.tile(rounding, 2) * HEAD).all()
     back = decode(boxes, deltas, weights=HEAD)
     np.testing.assert_allclose(np.asarray(back)[reachable], targets[reachable], atol=2e-3)
 

@@ -132,7 +132,7 @@ def test_frozen_affine_is_a_scale_and_a_bias_after_the_convolution():
         ({}, 1, 1),
     ],
 )
-def test_group_norm_normalises_each_group_inside_the_extent(options, channels, groups):
+def test_group_norm_normalises_each_group_inside_the_padded_size(options, channels, groups):
     rng = np.random.default_rng(0)
     x = rng.normal(2.0, 3.0, (2, 6, 8, channels)).astype(np.float32)
     padded_size = np.array([[6 * 4, 8 * 4], [4 * 4 - 1, 5 * 4]])  # a cell of which only a part exists counts

@@ -101,7 +101,7 @@ def test_each_roi_is_pooled_from_its_own_level_and_image():
 
 
 @pytest.mark.slow
-def test_a_larger_map_changes_nothing_beyond_the_extent():
+def test_a_larger_map_changes_nothing_beyond_the_padded_size():
     """Bit for bit, whatever lies there."""
     rng = np.random.default_rng(1)
     small, rois = random_pyramid(rng, side=96), random_rois(rng, side=128)

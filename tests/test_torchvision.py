@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from views import at_scale
 
 from diou_jax import boxes
 from diou_jax.configs import base, torchvision
@@ -110,11 +111,11 @@ def test_another_convention_is_refused_by_name(weight_file, maker):
 
 def test_edges_and_corner_pixels():
     corners = jnp.array([[10.0, 20.0, 29.0, 59.0]])  # 20 x 40 pixels, edges 10, 20, 30, 60
-    np.testing.assert_allclose(boxes.to_input(corners, 2.0, edges=True), [[20, 40, 59, 119]])
-    np.testing.assert_allclose(boxes.to_input(corners, 2.0), [[20, 40, 58, 118]])
+    np.testing.assert_allclose(boxes.to_input(corners, at_scale([2.0]), edges=True), [[20, 40, 59, 119]])
+    np.testing.assert_allclose(boxes.to_input(corners, at_scale([2.0])), [[20, 40, 58, 118]])
     for edges in (False, True):
-        there = boxes.to_input(corners, 1.7, edges=edges)
-        np.testing.assert_allclose(boxes.to_original(there, 1.7, edges=edges), corners, rtol=1e-6)
+        there = boxes.to_input(corners, at_scale([1.7]), edges=edges)
+        np.testing.assert_allclose(boxes.to_original(there, at_scale([1.7]), edges=edges), corners, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -22,12 +22,13 @@ class AnchorTargets:
     Attributes:
       labels: int32 (B, A): 1 for an object, 0 for background, -1 for an anchor that is not sampled.
       deltas: float32 (B, A, 4), deltas to the box of the largest IoU; 0 where the label is not 1.
-      sampled: int32 (B, S), the anchors whose label is not -1, ascending; A where there are fewer.
+      sampled: int32 (B, S), the anchors whose label is not -1, ascending; A where there are fewer. None: the RPN
+        computes all anchors.
     """
 
-    labels: jax.Array
-    deltas: jax.Array
-    sampled: jax.Array
+    labels: Array
+    deltas: Array
+    sampled: Array | None = None
 
 
 @jax.named_scope("anchor_targets")
