@@ -27,7 +27,7 @@ import workload
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
 from diou_jax.options import build
-from diou_jax.structures import Batch
+from diou_jax.structures import Batch, Detections
 
 COLUMNS = (
     "images",
@@ -45,11 +45,12 @@ def with_candidates(detector: FasterRCNN, variables: dict, batch: Batch, count: 
     """The detector with the score threshold that `count` boxes of the batch exceed."""
 
     def foreground(head, outputs, found, batch, *, thresholds):
-        return jnp.where(found.valid[..., None], outputs[0], 0.0)[..., 1:]
+        scores = jnp.where(found.valid[..., None], outputs[0], 0.0)[..., 1:]
+        return Detections(found.boxes, scores, classes=found.valid, valid=found.valid)
 
     # The scores as the detector has them, one step before it suppresses.
     with mock.patch.object(BoxRoiHead, "select", foreground):
-        scores = np.sort(np.asarray(jax.jit(lambda *inputs: detector.detect(*inputs))(variables, batch)), None)
+        scores = np.sort(np.asarray(jax.jit(lambda *inputs: detector.detect(*inputs).scores)(variables, batch)), None)
     (head,) = detector.heads
     thresholds = head.detection.thresholds._replace(score=float(scores[-min(count + 1, len(scores))]))
     rules = dataclasses.replace(head.detection, thresholds=thresholds)
