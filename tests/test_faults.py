@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from flax import traverse_util
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
@@ -24,7 +23,6 @@ from diou_jax.evaluation import evaluate
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
-from diou_jax.structures import Batch, GroundTruth
 from diou_jax.training import diagnosis, train
 
 
@@ -149,9 +147,7 @@ def test_a_lasting_fault_ends_the_run_with_a_name_and_a_file(tiny_config, tmp_pa
     assert sum("back to step 0" in event["event"] for event in events(tmp_path)) == 1
     file = tmp_path / "bad" / "batch_0.npz"
     assert str(file) in str(error.value)
-    with np.load(file) as content:
-        fields = traverse_util.unflatten_dict(dict(content), sep=".")
-    batch = Batch(**fields | {"gt": GroundTruth(**fields["gt"])})
+    batch = diagnosis.load_batch(file)
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
     with Checkpoints(tmp_path / "bad", create=False) as checkpoints:

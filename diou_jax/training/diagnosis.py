@@ -14,6 +14,7 @@ from diou_jax.data.reader import Reader
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
 from diou_jax.optimization.state import TrainState
+from diou_jax.structures import Batch, blank_batch
 
 
 class Diverged(Exception):  # noqa: N818
@@ -51,7 +52,15 @@ def give_up(error: Diverged, detector: FasterRCNN, reader: Reader, *, workdir: s
     )
 
 
-def not_finite(detector: FasterRCNN, variables: dict, batch, *, step: int, seed: int) -> list[str]:
+def load_batch(file: str | os.PathLike) -> Batch:
+    """The numpy batch that `give_up` wrote."""
+    with np.load(file) as content:
+        fields = traverse_util.unflatten_dict(dict(content), sep=".")
+    fields["gt"] = {"masks": None, "keypoints": None} | fields["gt"]
+    return flax.serialization.from_state_dict(blank_batch(1, 32, 32), fields)
+
+
+def not_finite(detector: FasterRCNN, variables: dict, batch: Batch, *, step: int, seed: int) -> list[str]:
     """Names of the tensors that are not finite in a step: weights, else losses, else gradients."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(len(batch.image)))
