@@ -10,7 +10,6 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example, pack
 from diou_jax.data.view import image_scale, scaled
 from diou_jax.models.network import Network
-from diou_jax.options import build
 from diou_jax.structures import Batch
 
 CLASSES = 81
@@ -55,7 +54,7 @@ def make_variables(config: ConfigDict, network: Network) -> dict:
     255 to the order of one, the last of each block is damped, as sixteen blocks add up, the rest are the identity, and
     the kernels are as wide as He et al.'s.
     """
-    variables, _ = build.initial_variables(config, network, ())
+    variables, _ = initial_variables(config, network, ())
 
     def enliven(path, value):
         if path.startswith("params/backbone/") and path.endswith("kernel"):

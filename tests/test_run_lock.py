@@ -42,7 +42,7 @@ def test_an_import_takes_the_folder_too(tiny_config, tmp_path, monkeypatch):
         raise UserError("seen")
 
     monkeypatch.setattr(import_weights, "keep_config", stop)
-    monkeypatch.setattr(import_weights.build, "weight_source", lambda *_: type("Source", (), {"num_classes": 7}))
+    monkeypatch.setattr(import_weights, "weight_source", lambda *_: type("Source", (), {"num_classes": 7}))
     monkeypatch.setattr(import_weights.build, "class_table", lambda *_: (("background", *"abcdef"), tuple(range(7))))
     monkeypatch.setattr(import_weights, "import_tensors", lambda source, variables, **_: (variables, []))
     with pytest.raises(UserError, match="seen"):

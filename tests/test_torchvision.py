@@ -16,6 +16,7 @@ from diou_jax.data.loader import batches
 from diou_jax.detection import anchors
 from diou_jax.errors import UserError
 from diou_jax.options import build
+from diou_jax.options.initial_weights import weight_source
 from diou_jax.prediction.detector import Detector
 from diou_jax.weights.sources import read_source
 
@@ -99,11 +100,11 @@ def test_another_convention_is_refused_by_name(weight_file, maker):
         with config.unlocked():
             config.update_from_flattened_dict({option: base.get_config()[option] if "." not in option else True})
         with pytest.raises(UserError, match=words):
-            build.weight_source(config, weight_file)
+            weight_source(config, weight_file)
     config = torchvision.get_config()
     config.model.box_convention = "detectron"
     with pytest.raises(UserError, match=r"model\.box_convention=torchvision, not detectron"):
-        build.weight_source(config, weight_file)
+        weight_source(config, weight_file)
     config.model.box_convention = "pascal"
     with pytest.raises(UserError, match="must be one of detectron, torchvision"):
         base.check(config)

@@ -17,6 +17,7 @@ from diou_jax.configs import base
 from diou_jax.errors import UserError
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
+from diou_jax.options.initial_weights import initial_variables, weight_source
 from diou_jax.weights import detectron, imagenet, sources
 from diou_jax.weights.original import export_original, original_tensors
 
@@ -264,12 +265,12 @@ def test_a_mismatch_of_style_names_the_options(tiny_config, tmp_path):
     resnet_file(build.network(config, 7).variable_shapes(), tmp_path / "r.pkl", style="torchvision")
     config.resnets.stride_1x1 = True
     with pytest.raises(UserError, match=r"resnets\.stride_1x1=False, not True"):
-        build.weight_source(config, tmp_path / "r.pkl")
+        weight_source(config, tmp_path / "r.pkl")
     config.resnets.stride_1x1 = False
     with pytest.raises(UserError, match=r"pixel_means=\(103\.53"):
-        build.weight_source(config, tmp_path / "r.pkl")
+        weight_source(config, tmp_path / "r.pkl")
     config.pixel_means = imagenet.MEANS
-    assert build.weight_source(config, tmp_path / "r.pkl").style == "torchvision"
+    assert weight_source(config, tmp_path / "r.pkl").style == "torchvision"
     config.resnets.imagenet_style = "tensorflow"
     with pytest.raises(UserError, match="imagenet_style"):
         base.check(config)
@@ -281,7 +282,7 @@ def test_a_run_starts_from_an_imagenet_body(tiny_config, tmp_path):
     tensors = resnet_file(network.variable_shapes(), tmp_path / "r.pkl", style="caffe")
     config.resnets.stride_1x1 = True
     config.resnets.imagenet_pretrained_weights = str(tmp_path / "r.pkl")
-    variables, report = build.initial_variables(config, network, ())
+    variables, report = initial_variables(config, network, ())
     wanted, _ = imagenet.to_original(tensors)
     exported = export_original(variables)
     for name, value in wanted.items():
@@ -296,11 +297,11 @@ def test_fine_tuning_takes_classes_by_name_from_a_run_and_from_a_file(tiny_confi
     config.init.checkpoint = str(tmp_path / "run")
     with Checkpoints(tmp_path / "run", create=False) as checkpoints:
         names = checkpoints.metadata()["class_names"]
-    same, report = build.initial_variables(config, build.network(config, 7), names)
+    same, report = initial_variables(config, build.network(config, 7), names)
     assert len(report) == 2 and report[1] == f"classes taken over, by name: {', '.join(names[1:])}"
     for name, value in export_original(same).items():
         np.testing.assert_array_equal(value, tensors[name], err_msg=name)
-    other, report = build.initial_variables(config, build.network(config, 3), (names[0], names[4], "new"))
+    other, report = initial_variables(config, build.network(config, 3), (names[0], names[4], "new"))
     assert report[1:3] == [f"classes taken over, by name: {names[4]}", "classes that start anew, by name: new"]
     for name, value in export_original(other).items():
         if not name.startswith("Box_Outs"):
@@ -309,7 +310,7 @@ def test_fine_tuning_takes_classes_by_name_from_a_run_and_from_a_file(tiny_confi
     np.testing.assert_array_equal(rows[:2], tensors["Box_Outs.cls_score.weight"][[0, 4]])
     config.fpn.dim = 8
     with pytest.raises(UserError, match=r"init\.checkpoint=.* is of another network"):
-        build.initial_variables(config, build.network(config, 7), names)
+        initial_variables(config, build.network(config, 7), names)
     config.init.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="there is no checkpoint"):
-        build.initial_variables(config, build.network(config, 7), names)
+        initial_variables(config, build.network(config, 7), names)

@@ -15,6 +15,7 @@ from diou_jax.configs import base
 from diou_jax.errors import UserError
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
+from diou_jax.options.initial_weights import weight_source
 from diou_jax.options.open_options import settle
 from diou_jax.reporting.run_log import print_line
 from diou_jax.weights import momentum
@@ -42,7 +43,7 @@ def import_file(
     """
     config = settle(config, workdir)
     base.check(config)
-    source = build.weight_source(config, path)
+    source = weight_source(config, path)
     class_names, category_ids = build.class_table(config, source.num_classes)
     detector = build.detector(config, len(class_names))
     network = detector.network

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
 from diou_jax.data.dataset import BACKGROUND, Dataset
@@ -40,8 +38,6 @@ from diou_jax.optimization import batch_rule, optimizer
 from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
 from diou_jax.optimization.optimizer import OptimizerRules
 from diou_jax.optimization.schedules import MultiStep, WarmUp
-from diou_jax.weights.fine_tuning import fine_tune
-from diou_jax.weights.sources import WeightSource, check_style, import_tensors, read_source
 
 BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
@@ -221,62 +217,6 @@ def network(config: ConfigDict, num_classes: int) -> Network:
         rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
         heads=tuple(HeadModule(head.name, head.module, head.pooling.resolution) for head in heads(config, num_classes)),
     )
-
-
-def weight_source(config: ConfigDict, path: str | os.PathLike) -> WeightSource:
-    """A weight file; raises UserError if it cannot be read, or is meant for other images, strides or boxes."""
-    source = read_source(path, imagenet_style=config.resnets.imagenet_style)
-    check_style(
-        source,
-        stride_1x1=config.resnets.stride_1x1,
-        pixel_means=config.pixel_means,
-        box_convention=config.model.box_convention,
-    )
-    return source
-
-
-def initial_variables(config: ConfigDict, network: Network, class_names: Sequence[str]) -> tuple[dict, list[str]]:
-    """The weights that a run starts from, and lines that name their origin.
-
-    Weights are random, drawn by `rng_seed`. `resnets.imagenet_pretrained_weights` replaces the backbone, then
-    `init.checkpoint` replaces the network; rows of its heads are taken for classes with the same name.
-
-    Args:
-      config: the run's config.
-      network: the network to be trained.
-      class_names: names of its K classes, background first.
-
-    Raises:
-      UserError: if a file or folder is missing or does not fit.
-    """
-    variables = network.init_variables(jax.random.key(config.rng_seed))
-    report: list[str] = []
-    if path := config.resnets.imagenet_pretrained_weights:
-        variables, report = import_tensors(weight_source(config, path), variables, backbone_only=True)
-    if path := config.init.checkpoint:
-        stored, names, origin = _weights_of(config, path)
-        variables, lines = fine_tune(variables, stored, names=class_names, stored_names=names, source=path)
-        report += [*origin, *lines]
-    return variables, report
-
-
-def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
-    """Variables of a run's workdir or of a weight file, the names of their classes, and lines on their origin."""
-    if os.path.isfile(path):
-        source = weight_source(config, path)
-        if not source.is_detector:
-            raise UserError(
-                f"init.checkpoint={path} is {source.kind}, a backbone alone; it belongs to "
-                "resnets.imagenet_pretrained_weights"
-            )
-        assert source.num_classes is not None  # a detector has
-        blank = network(config, source.num_classes).init_variables(jax.random.key(config.rng_seed))
-        variables, lines = import_tensors(source, blank)
-        names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
-        return variables, names, [f"weights of {path}", *lines]
-    with Checkpoints(path, create=False) as checkpoints:
-        variables, step = checkpoints.stored_variables(), checkpoints.latest()
-        return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]
 
 
 def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[AddedHead, ...]]:

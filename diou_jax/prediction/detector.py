@@ -19,6 +19,7 @@ from diou_jax.data.view import View
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.options import build
+from diou_jax.options.initial_weights import weight_source
 from diou_jax.structures import Batch
 from diou_jax.weights.sources import import_tensors
 from diou_jax.workdir.run_config import CONFIG_FILE, restore_config
@@ -99,7 +100,7 @@ class Detector:
     @classmethod
     def from_file(cls, path: str | os.PathLike, config: ConfigDict) -> "Detector":
         """A detector from another repository's weight file; raises UserError if the file does not fit `config`."""
-        source = build.weight_source(config, path)
+        source = weight_source(config, path)
         if not source.is_detector:
             raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
         class_names, category_ids = build.class_table(config, source.num_classes)

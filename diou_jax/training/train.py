@@ -18,6 +18,7 @@ from diou_jax.evaluation.evaluate import Evaluator
 from diou_jax.optimization import batch_rule
 from diou_jax.optimization.state import TrainState, create_state
 from diou_jax.options import build
+from diou_jax.options.initial_weights import initial_variables
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
@@ -119,7 +120,7 @@ class Run:
             "scale_rate": self._rule_options["scale_rate"],
         }
         if latest is None:
-            variables, origin = build.initial_variables(config, self._detector.network, self._dataset.class_names)
+            variables, origin = initial_variables(config, self._detector.network, self._dataset.class_names)
             state = self._first_state(variables)
             keep_config(workdir, config.to_dict(), resuming=False)
         else:
@@ -199,7 +200,7 @@ class Run:
         self._checkpoints.finish()
         step = self._checkpoints.latest()
         if step is None:
-            variables, _ = build.initial_variables(self.config, self._detector.network, self._dataset.class_names)
+            variables, _ = initial_variables(self.config, self._detector.network, self._dataset.class_names)
             state = self._first_state(variables)
         else:
             state = self._restore()

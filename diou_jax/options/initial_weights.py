@@ -1,0 +1,71 @@
+"""The weights that a run starts from, by the options that name their files."""
+
+import os
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.data import coco_classes
+from diou_jax.errors import UserError
+from diou_jax.models.network import Network
+from diou_jax.options import build
+from diou_jax.weights.fine_tuning import fine_tune
+from diou_jax.weights.sources import WeightSource, check_style, import_tensors, read_source
+
+
+def weight_source(config: ConfigDict, path: str | os.PathLike) -> WeightSource:
+    """A weight file; raises UserError if it cannot be read, or is meant for other images, strides or boxes."""
+    source = read_source(path, imagenet_style=config.resnets.imagenet_style)
+    check_style(
+        source,
+        stride_1x1=config.resnets.stride_1x1,
+        pixel_means=config.pixel_means,
+        box_convention=config.model.box_convention,
+    )
+    return source
+
+
+def initial_variables(config: ConfigDict, network: Network, class_names: Sequence[str]) -> tuple[dict, list[str]]:
+    """The weights that a run starts from, and lines that name their origin.
+
+    Weights are random, drawn by `rng_seed`. `resnets.imagenet_pretrained_weights` replaces the backbone, then
+    `init.checkpoint` replaces the network; rows of its heads are taken for classes with the same name.
+
+    Args:
+      config: the run's config.
+      network: the network to be trained.
+      class_names: names of its K classes, background first.
+
+    Raises:
+      UserError: if a file or folder is missing or does not fit.
+    """
+    variables = network.init_variables(jax.random.key(config.rng_seed))
+    report: list[str] = []
+    if path := config.resnets.imagenet_pretrained_weights:
+        variables, report = import_tensors(weight_source(config, path), variables, backbone_only=True)
+    if path := config.init.checkpoint:
+        stored, names, origin = _weights_of(config, path)
+        variables, lines = fine_tune(variables, stored, names=class_names, stored_names=names, source=path)
+        report += [*origin, *lines]
+    return variables, report
+
+
+def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
+    """Variables of a run's workdir or of a weight file, the names of their classes, and lines on their origin."""
+    if os.path.isfile(path):
+        source = weight_source(config, path)
+        if not source.is_detector:
+            raise UserError(
+                f"init.checkpoint={path} is {source.kind}, a backbone alone; it belongs to "
+                "resnets.imagenet_pretrained_weights"
+            )
+        assert source.num_classes is not None  # a detector has
+        blank = build.network(config, source.num_classes).init_variables(jax.random.key(config.rng_seed))
+        variables, lines = import_tensors(source, blank)
+        names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
+        return variables, names, [f"weights of {path}", *lines]
+    with Checkpoints(path, create=False) as checkpoints:
+        variables, step = checkpoints.stored_variables(), checkpoints.latest()
+        return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]
