@@ -10,6 +10,7 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example, pack
 from diou_jax.data.view import image_scale, scaled
 from diou_jax.models.network import Network
+from diou_jax.options.initial_weights import initial_variables
 from diou_jax.structures import Batch
 
 CLASSES = 81
