@@ -57,6 +57,7 @@ OPTIONS = (
            "`torchvision`, for weights that torchvision trained: boxes are scaled and pooled by their edges, proposals "
            "are clipped to the image, anchors have whole coordinates and are centred on corners of cells",
            original=None),
+    Option("model.mask_on", False, Flag(), "Mask R-CNN: a head that predicts a mask for each object"),
     Option("resnets.blocks", (3, 4, 6, 3), Several(Whole(1), length=4),
            "bottlenecks in res2 to res5; the body named after the colon of `--config` sets this and its other "
            "`resnets` options", original="MODEL.CONV_BODY"),
@@ -103,6 +104,17 @@ OPTIONS = (
     Option("fast_rcnn.roi_xform_resolution", 7, Whole(1), "bins of RoIAlign per axis", there="14"),
     Option("fast_rcnn.roi_xform_sampling_ratio", 2, Whole(0),
            "samples per bin and axis; 0 takes as many as the bin has pixels", there="0"),
+    Option("mrcnn.resolution", 28, Whole(2, 32), "cells of a predicted mask along each side", there="14"),
+    Option("mrcnn.roi_xform_resolution", 14, Whole(1), "bins of RoIAlign per axis for masks", there="7"),
+    Option("mrcnn.roi_xform_sampling_ratio", 2, Whole(0), "as `fast_rcnn.roi_xform_sampling_ratio`, for masks",
+           there="0"),
+    Option("mrcnn.dim_reduced", 256, Whole(1), "channels of the mask head"),
+    Option("mrcnn.num_convs", 4, Whole(0), "3×3 convolutions of the mask head", original="MRCNN.ROI_MASK_HEAD"),
+    Option("mrcnn.use_gn", False, Flag(), "GroupNorm after the mask head's 3×3 convolutions",
+           original="MRCNN.ROI_MASK_HEAD"),
+    Option("mrcnn.cls_specific_mask", True, Flag(), "one mask per class instead of one for all"),
+    Option("mrcnn.weight_loss_mask", 1.0, Real(0), "weight of the mask loss"),
+    Option("mrcnn.thresh_binarize", 0.5, Real(0, 1), "pixels with a higher probability belong to a mask", free=True),
     Option("train.datasets", ("coco_2017_train",), Several(Text(empty=False), least=1),
            "training sets; several are joined", there="()"),
     Option("train.scales", (800,), Several(Whole(1), least=1),
@@ -302,6 +314,12 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
     if "solver.warm_up_iters" in explicit and solver.warm_up_iters > solver.max_iter:
         most = f"solver.max_iter={solver.max_iter}"
         problems.append(f"solver.warm_up_iters={solver.warm_up_iters}: it must not exceed {most}")
+    mrcnn = config.mrcnn
+    if config.model.mask_on and mrcnn.resolution != 2 * mrcnn.roi_xform_resolution:
+        problems.append(
+            f"mrcnn.resolution={mrcnn.resolution}: it must be twice "
+            f"mrcnn.roi_xform_resolution={mrcnn.roi_xform_resolution}"
+        )
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride
         problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")

@@ -16,6 +16,24 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
+class Polygons:
+    """The outlines of the objects of B images: G rows as in `GroundTruth`, P vertices each.
+
+    An object consists of parts, closed polygons whose vertices follow each other. Inside a part the even-odd rule
+    holds, so that a part may have holes; the object is the union of its parts.
+
+    Attributes:
+      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which pixel
+        i spans [i, i + 1]; mirrored if the image is.
+      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object without
+        vertices has no known mask.
+    """
+
+    points: Array
+    part: Array
+
+
+@flax.struct.dataclass
 class GroundTruth:
     """The annotated objects of B images, G rows each.
 
@@ -24,7 +42,7 @@ class GroundTruth:
       classes: int32 (B, G), 1 to K - 1.
       crowd: bool (B, G), True where the row is a region of many objects.
       valid: bool (B, G), True where the row is an object.
-      masks: the objects' masks, or None.
+      masks: the objects' outlines, or None.
       keypoints: the objects' keypoints, or None.
     """
 
@@ -32,7 +50,7 @@ class GroundTruth:
     classes: Array
     crowd: Array
     valid: Array
-    masks: Array | None = None
+    masks: Polygons | None = None
     keypoints: Array | None = None
 
 
@@ -159,7 +177,8 @@ class Detections:
       scores: float32 (B, D); 0 where not valid.
       classes: int32 (B, D), 1 to K - 1; 0 where not valid.
       valid: bool (B, D).
-      masks: the detections' masks, or None.
+      masks: float32 (B, D, M, M), probability that a cell of the detection's box belongs to the object of its class, or
+        None.
       keypoints: the detections' keypoints, or None.
     """
 

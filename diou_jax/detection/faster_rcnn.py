@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diou_jax.boxes import mirror, to_edges, to_input
 from diou_jax.detection import loss, preprocess
@@ -113,7 +114,11 @@ class FasterRCNN:
             run = self.runner(head, variables, pyramid, padded_size=padded_size)
             found = head.detect(run, found, batch, thresholds=thresholds)
         mirrored = found.valid & batch.placement.mirrored[:, None]
-        return dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
+        found = dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
+        if found.masks is None:
+            return found
+        masks = jnp.where(mirrored[..., None, None], found.masks[..., ::-1], found.masks)
+        return dataclasses.replace(found, masks=masks)
 
     @property
     def thresholds(self) -> Thresholds:
@@ -162,11 +167,11 @@ class FasterRCNN:
         return rpn_losses(outputs, targets, rules=self.rpn_loss_rules)
 
     def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, padded_size: Array | None):
-        """The function from RoIs (B, R, 4), pixels of the network's input, to a head's outputs."""
+        """The function from RoIs (B, R, 4), pixels of the network's input, to a head's outputs; see `roi_head.Run`."""
 
-        def run(rois):
+        def run(rois, *more):
             pooled = self.pool(pyramid, rois, rules=head.pooling, padded_size=padded_size)
-            return self.network.apply(variables, pooled, head.name, method="head")
+            return self.network.apply(variables, pooled, head.name, *more, method="head")
 
         return run
 

@@ -16,6 +16,10 @@ xavier_fill_convolution = initializers.variance_scaling(1.0, "fan_in", "uniform"
 # torch's default for a convolution, used for a ResNet without pretrained weights: uniform within sqrt(1 / fan_in).
 torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform", **CONVOLUTION)
 
+# Caffe2's MSRAFill of a head's convolutions, and of a transposed one, whose fan is that of its inputs.
+msra_fill = initializers.variance_scaling(2.0, "fan_out", "normal", **CONVOLUTION)
+msra_fill_transposed = initializers.variance_scaling(2.0, "fan_in", "normal", **CONVOLUTION)
+
 # For convolutions that are trained through ReLUs from random weights.
 he_normal = initializers.he_normal(**CONVOLUTION)
 

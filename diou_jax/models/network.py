@@ -60,9 +60,9 @@ class Network(nn.Module):
         """Logits and deltas of every anchor; see `RPNHead`."""
         return self.rpn(list(pyramid.values()), sampled)
 
-    def head(self, pooled: jax.Array, name: str) -> Any:
-        """The outputs of a RoI head for pooled RoIs (B, R, H, W, C)."""
-        return getattr(self, name)(pooled)
+    def head(self, pooled: jax.Array, name: str, *more: jax.Array) -> Any:
+        """The outputs of a RoI head for pooled RoIs (B, R, H, W, C) and what else its module takes."""
+        return getattr(self, name)(pooled, *more)
 
     def __call__(self, images: jax.Array) -> None:
         """Calls every module once, for initialisation."""

@@ -16,6 +16,7 @@ from diou_jax.data.dataset import BACKGROUND, Dataset
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
+from diou_jax.detection.heads.mask import MaskRoiHead
 from diou_jax.detection.heads.roi_head import AddedHead, FirstHead
 from diou_jax.detection.rules import (
     AnchorRules,
@@ -192,13 +193,7 @@ def _batch_rules(config):
 
 def network(config: ConfigDict, num_classes: int) -> Network:
     """The Flax modules for `num_classes` classes, background included."""
-    dtype = DTYPES[config.dtype]
-    group_norm = (
-        ("num_groups", config.group_norm.num_groups),
-        ("dim_per_group", config.group_norm.dim_per_gp),
-        ("epsilon", config.group_norm.epsilon),
-    )
-    resnets = config.resnets
+    dtype, group_norm, resnets = DTYPES[config.dtype], _group_norm(config), config.resnets
     return Network(
         backbone=ResNet(
             blocks=tuple(resnets.blocks),
@@ -219,34 +214,68 @@ def network(config: ConfigDict, num_classes: int) -> Network:
     )
 
 
+def _group_norm(config):
+    options = config.group_norm
+    return (
+        ("num_groups", options.num_groups),
+        ("dim_per_group", options.dim_per_gp),
+        ("epsilon", options.epsilon),
+    )
+
+
 def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[AddedHead, ...]]:
     """The RoI heads for `num_classes` classes, background included, in the order in which they detect."""
+    box = _box_head(config, num_classes)
+    return (box, _mask_head(config, num_classes)) if config.model.mask_on else (box,)
+
+
+def _box_head(config, num_classes) -> BoxRoiHead:
     model, test = config.model, config.test
-    return (
-        BoxRoiHead(
-            num_classes=num_classes,
-            hidden=config.fast_rcnn.mlp_head_dim,
-            class_agnostic=model.cls_agnostic_bbox_reg,
-            dtype=DTYPES[config.dtype],
-            box_loss=model.loss_type,
-            box_weight=model.loss_bbox_weight,
-            reg_weights=tuple(model.bbox_reg_weights),
-            pooling=PoolingRules(
-                resolution=config.fast_rcnn.roi_xform_resolution,
-                sampling_ratio=config.fast_rcnn.roi_xform_sampling_ratio,
-                canonical_scale=config.fpn.roi_canonical_scale,
-                canonical_level=config.fpn.roi_canonical_level,
-            ),
-            detection=DetectionRules(
-                thresholds=Thresholds(score=test.score_thresh, nms=test.nms),
-                diou_nms=test.diou_nms.enabled,
-                beta1=test.diou_nms.beta1,
-                detections_per_im=test.detections_per_im,
-                soft_nms=_rules(SoftNmsRules, test.soft_nms) if test.soft_nms.enabled else None,
-                bbox_vote=_rules(BoxVoteRules, test.bbox_vote) if test.bbox_vote.enabled else None,
-            ),
-            edges=BOX_RULES[model.box_convention].edges,
+    return BoxRoiHead(
+        num_classes=num_classes,
+        hidden=config.fast_rcnn.mlp_head_dim,
+        class_agnostic=model.cls_agnostic_bbox_reg,
+        dtype=DTYPES[config.dtype],
+        box_loss=model.loss_type,
+        box_weight=model.loss_bbox_weight,
+        reg_weights=tuple(model.bbox_reg_weights),
+        pooling=_pooling_rules(config, config.fast_rcnn),
+        detection=DetectionRules(
+            thresholds=Thresholds(score=test.score_thresh, nms=test.nms),
+            diou_nms=test.diou_nms.enabled,
+            beta1=test.diou_nms.beta1,
+            detections_per_im=test.detections_per_im,
+            soft_nms=_rules(SoftNmsRules, test.soft_nms) if test.soft_nms.enabled else None,
+            bbox_vote=_rules(BoxVoteRules, test.bbox_vote) if test.bbox_vote.enabled else None,
         ),
+        edges=BOX_RULES[model.box_convention].edges,
+    )
+
+
+def _mask_head(config, num_classes) -> MaskRoiHead:
+    mrcnn, train = config.mrcnn, config.train
+    return MaskRoiHead(
+        num_masks=num_classes if mrcnn.cls_specific_mask else 1,
+        num_convs=mrcnn.num_convs,
+        features=mrcnn.dim_reduced,
+        norm_type="group" if mrcnn.use_gn else "bias",
+        group_norm=_group_norm(config),
+        dtype=DTYPES[config.dtype],
+        resolution=mrcnn.resolution,
+        weight=mrcnn.weight_loss_mask,
+        most=round(train.batch_size_per_im * train.fg_fraction),
+        pooling=_pooling_rules(config, mrcnn),
+        edges=BOX_RULES[config.model.box_convention].edges,
+    )
+
+
+def _pooling_rules(config, head):
+    """How RoIs are pooled for the head with the options `head`."""
+    return PoolingRules(
+        resolution=head.roi_xform_resolution,
+        sampling_ratio=head.roi_xform_sampling_ratio,
+        canonical_scale=config.fpn.roi_canonical_scale,
+        canonical_level=config.fpn.roi_canonical_level,
     )
 
 

@@ -7,10 +7,10 @@ import flax.linen as nn
 
 from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
-from diou_jax.structures import Array, Batch, Detections, Proposals, RoiSamples
+from diou_jax.structures import Batch, Detections, Proposals, RoiSamples
 
-# A function from RoIs (B, R, 4), pixels of the network's input, to the head's outputs.
-Run = Callable[[Array], Any]
+# A function from RoIs (B, R, 4), pixels of the network's input, and what else the head's module takes, to its outputs.
+Run = Callable[..., Any]
 
 
 class RoiHead(Protocol):
