@@ -82,7 +82,8 @@ def _of_runs(size, counts, height, width):
 
 
 def _listed(counts):
-    lengths = [whole(count) for count in counts] if isinstance(counts, list) else [None]
-    if None in lengths or not all(0 <= length < 2**32 for length in lengths) or not lengths:
+    stated = [whole(count) for count in counts] if isinstance(counts, list) else []
+    lengths = [length for length in stated if length is not None and 0 <= length < 2**32]
+    if not lengths or len(lengths) < len(counts):
         raise ValueError("its counts are neither a string nor whole numbers of at least 0")
     return np.array(lengths, np.int64)

@@ -74,9 +74,9 @@ def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> 
 
     # Small objects are drawn last, so that no border crosses them and no mask covers them.
     order = np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable").tolist()
-    for i in order if rles is not None else ():
-        if rles[i] is not None:
-            _fill(canvas, rles[i], colors[i])
+    for i in order:
+        if rles is not None and (rle := rles[i]) is not None:
+            _fill(canvas, rle, colors[i])
     for i in order:
         _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
     # A label should cover neither other labels nor objects of about its own size.
