@@ -289,8 +289,9 @@ def test_any_json_is_a_mask_or_a_reason(segmentation):
 
 
 @hypothesis.settings(max_examples=400, deadline=None)
-@hypothesis.given(st.one_of(TEXT, st.lists(st.integers(0, 2**28), min_size=1, max_size=9)))
+@hypothesis.given(st.one_of(TEXT, st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=9)))
 def test_strings_are_read_as_pycocotools_reads_them(text_or_lengths):
+    """Lengths have five characters at most: pycocotools writes past its buffer if all have six."""
     if isinstance(text_or_lengths, str):
         try:
             lengths = masks.run_lengths(text_or_lengths)
@@ -302,5 +303,5 @@ def test_strings_are_read_as_pycocotools_reads_them(text_or_lengths):
         runs = {"size": [1, 1], "counts": lengths}
         text = coco_mask.frPyObjects([runs], 1, 1)[0]["counts"].decode()
         np.testing.assert_array_equal(masks.run_lengths(text), lengths)
-    if lengths.max() < 2**28:  # pycocotools computes with 32 bits
+    if lengths.max() < 2**28:  # pycocotools reads numbers of 30 bits
         assert coco_mask.area({"size": [1, 1], "counts": text}) == lengths[1::2].sum() % 2**32
