@@ -63,8 +63,10 @@ def encode(probabilities: Array, boxes: Array, *, height: int, width: int, thres
     runs = []
     for grid, box in zip(grids, corners, strict=True):
         changes = _changes(grid, box, height=height, width=width, threshold=threshold)
-        counts = np.diff(changes, prepend=0, append=height * width)
-        runs.append({"size": [height, width], "counts": counts})
+        # np.diff with prepend and append takes ten times as long for so few numbers.
+        ends = np.empty(len(changes) + 2, np.int64)
+        ends[0], ends[1:-1], ends[-1] = 0, changes, height * width
+        runs.append({"size": [height, width], "counts": ends[1:] - ends[:-1]})
     packed = coco_mask.frPyObjects(runs, height, width)
     return [Rle(size=[height, width], counts=rle["counts"].decode()) for rle in packed]
 
