@@ -23,10 +23,10 @@ class Polygons:
     holds, so that a part may have holes; the object is the union of its parts.
 
     Attributes:
-      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which pixel
-        i spans [i, i + 1]; mirrored if the image is.
-      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object without
-        vertices has no known mask.
+      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which
+        pixel i spans [i, i + 1]; mirrored if the image is.
+      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object
+        without vertices has no known mask.
     """
 
     points: Array
