@@ -25,6 +25,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "r50_gn": {"blocks": (3, 4, 6, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
     "r101_gn": {"blocks": (3, 4, 23, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
 }
+BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
 VOTES = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
 
@@ -100,7 +101,12 @@ OPTIONS = (
            "in tests, hold activations beyond an image's own padding at zero, so that its detections do not depend on "
            "its bucket", original=None),
     Option("fpn.mask_padding_train", False, Flag(), "as `fpn.mask_padding`, in training", original=None),
-    Option("fast_rcnn.mlp_head_dim", 1024, Whole(1), "units of the box head's two layers"),
+    Option("fast_rcnn.roi_box_head", "roi_2mlp_head", Choice(BOX_HEADS),
+           "the box head: `roi_2mlp_head` has two fully connected layers, `roi_Xconv1fc_head` 3×3 convolutions and one "
+           "such layer, `roi_Xconv1fc_gn_head` GroupNorm as well; the last one for the `_gn` bodies", there='""'),
+    Option("fast_rcnn.mlp_head_dim", 1024, Whole(1), "units of the box head's fully connected layers"),
+    Option("fast_rcnn.num_stacked_convs", 4, Whole(1), "convolutions of `roi_Xconv1fc_head` and its kin"),
+    Option("fast_rcnn.conv_head_dim", 256, Whole(1), "channels of these convolutions"),
     Option("fast_rcnn.roi_xform_resolution", 7, Whole(1), "bins of RoIAlign per axis", there="14"),
     Option("fast_rcnn.roi_xform_sampling_ratio", 2, Whole(0),
            "samples per bin and axis; 0 takes as many as the bin has pixels", there="0"),
@@ -110,7 +116,8 @@ OPTIONS = (
            there="0"),
     Option("mrcnn.dim_reduced", 256, Whole(1), "channels of the mask head"),
     Option("mrcnn.num_convs", 4, Whole(0), "3×3 convolutions of the mask head", original="MRCNN.ROI_MASK_HEAD"),
-    Option("mrcnn.use_gn", False, Flag(), "GroupNorm after the mask head's 3×3 convolutions",
+    Option("mrcnn.use_gn", False, Flag(),
+           "GroupNorm after the mask head's 3×3 convolutions; on for the `_gn` bodies",
            original="MRCNN.ROI_MASK_HEAD"),
     Option("mrcnn.cls_specific_mask", True, Flag(), "one mask per class instead of one for all"),
     Option("mrcnn.weight_loss_mask", 1.0, Real(0), "weight of the mask loss"),
@@ -280,7 +287,9 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown body {body!r} after the config's colon; there are {', '.join(BODIES)}")
     config = option_kinds.make_config(OPTIONS)
     config.resnets.update(BODIES[body])
-    config.fpn.use_gn = config.fpn.mask_padding_train = config.resnets.use_gn
+    config.fpn.use_gn = config.fpn.mask_padding_train = config.mrcnn.use_gn = config.resnets.use_gn
+    if config.resnets.use_gn:
+        config.fast_rcnn.roi_box_head = "roi_Xconv1fc_gn_head"
     return config
 
 

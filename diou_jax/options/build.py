@@ -230,16 +230,20 @@ def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[Added
 
 
 def _box_head(config, num_classes) -> BoxRoiHead:
-    model, test = config.model, config.test
+    model, test, options = config.model, config.test, config.fast_rcnn
     return BoxRoiHead(
         num_classes=num_classes,
-        hidden=config.fast_rcnn.mlp_head_dim,
+        hidden=options.mlp_head_dim,
+        num_convs=0 if options.roi_box_head == "roi_2mlp_head" else options.num_stacked_convs,
+        conv_features=options.conv_head_dim,
+        norm_type="group" if options.roi_box_head == "roi_Xconv1fc_gn_head" else "bias",
+        group_norm=_group_norm(config),
         class_agnostic=model.cls_agnostic_bbox_reg,
         dtype=DTYPES[config.dtype],
         box_loss=model.loss_type,
         box_weight=model.loss_bbox_weight,
         reg_weights=tuple(model.bbox_reg_weights),
-        pooling=_pooling_rules(config, config.fast_rcnn),
+        pooling=_pooling_rules(config, options),
         detection=DetectionRules(
             thresholds=Thresholds(score=test.score_thresh, nms=test.nms),
             diou_nms=test.diou_nms.enabled,
