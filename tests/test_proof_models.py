@@ -14,15 +14,12 @@ import original_models
 import pytest
 import views
 from original import LEVELS, MAP, largest, pair, pair_of_a_class, relative
-from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, MASK, SCORE
+from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, SCORE
 
-from diou_jax.boxes import to_input
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
 from diou_jax.detection import preprocess
 from diou_jax.detection.proposals import propose
-from diou_jax.models.conv import convolve
-from diou_jax.models.norms import GroupNorm
 from diou_jax.models.resnet import max_pool
 from diou_jax.options import build
 from diou_jax.structures import Anchors
