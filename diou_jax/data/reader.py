@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size, longest_sides
-from diou_jax.data.buckets import Bucket, default_shapes, make_buckets, round_up
+from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
 from diou_jax.data.decoding import decode
 from diou_jax.data.packing import Annotations, blank, example, pack
@@ -22,10 +22,6 @@ from diou_jax.structures import Batch
 # since all images of a rare bucket may be unreadable.
 MAX_ATTEMPTS = 20
 
-# The largest number of an object's vertices that is chosen by itself. Along the border of a mask of 28 by 28 cells, the
-# default, it is more than two for each cell.
-MOST_VERTICES = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchRules:
@@ -35,8 +31,7 @@ class BatchRules:
       shapes: shapes of the network's input; (): the default ones, fitted to the images (`buckets.make_buckets`).
       stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
-      max_vertices: P, vertices of an object's outline, where the data set has outlines; 0: as many as its largest has,
-        at most `MOST_VERTICES`.
+      max_vertices: P, vertices of an object's outline, where the data set has outlines; 0: see `Outlines.limit`.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
         not present.
@@ -230,13 +225,12 @@ def _simplified(dataset, rules):
     """The data set with outlines that fit, and the rules with their limit; raises UserError without any outline."""
     records = dataset.records
     sizes = records.outlines.sizes
-    most = int(sizes.max(initial=0))
-    if not most:
+    if not sizes.any():
         raise UserError(
             f"{dataset.name}: none of its {len(sizes)} objects has a mask to learn from; model.mask_on=False trains "
             "the box detector"
         )
-    limit = rules.max_vertices or min(round_up(most, 16), MOST_VERTICES)
+    limit = records.outlines.limit(rules.max_vertices)
     large = np.flatnonzero(sizes > limit)
     if len(large):
         image = int(np.searchsorted(records.offsets, large[0], "right")) - 1

@@ -14,7 +14,8 @@ def parts(mask: np.ndarray, *, tolerance: float = 0.0) -> list[np.ndarray]:
 
     Args:
       mask: bool (h, w).
-      tolerance: largest distance between the pixels' edges and the outline, pixels; 0 keeps every corner.
+      tolerance: largest distance between the pixels' edges and the outline, pixels; 0 keeps every corner. Holes that
+        are smaller vanish, pieces do not.
 
     Returns:
       Parts (n, 2) float64, x and y of corners of pixels, where pixel i spans [i, i + 1].
@@ -27,8 +28,12 @@ def parts(mask: np.ndarray, *, tolerance: float = 0.0) -> list[np.ndarray]:
         pieces.setdefault(int(label), []).append(ring.astype(np.float64))
     found = []
     for label in sorted(pieces):
-        by_area = sorted(pieces[label], key=lambda ring: -area(ring))
-        found.append(join([approximate(ring, tolerance) if tolerance else ring for ring in by_area]))
+        outer, *holes = sorted(pieces[label], key=lambda ring: -area(ring))
+        if tolerance:
+            simple = approximate(outer, tolerance)
+            outer = simple if len(simple) >= 3 else outer
+            holes = [hole for ring in holes if len(hole := approximate(ring, tolerance)) >= 3]
+        found.append(join([outer, *holes]))
     return found
 
 

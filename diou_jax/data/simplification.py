@@ -13,15 +13,15 @@ import numpy as np
 # Halvings of the interval, in octaves, in which the smallest sufficient tolerance is searched.
 BISECTIONS = 20
 
-# The smallest tolerance that is tried, pixels.
+# The finest tolerance that is tried, pixels.
 FINEST = 1 / 64
 
 
 def fewer(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     """An object with at most `limit` vertices.
 
-    All loops have one tolerance, the smallest that suffices, so that large and small ones lose detail of the same size.
-    A loop becomes no less than a triangle; if even these are too many, the loops of the smallest area go.
+    All loops have one tolerance, the smallest that suffices, so that large and small ones lose detail of the same size;
+    loops that are smaller than it vanish. If this leaves none, each becomes a triangle, and the largest stay.
 
     Args:
       parts: the object's parts, (n, 2) float64, pixels.
@@ -30,18 +30,16 @@ def fewer(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     groups = [found for part in parts if (found := loops(part))]
     if _cost(groups) <= limit:
         return [join(group) for group in groups]
-
-    def at(octave):
-        return [[approximate(loop, 2.0**octave) for loop in group] for group in groups]
-
-    low = np.log2(FINEST)
-    high = low + np.log2(max(1.0, max(np.ptp(loop, 0).max() for group in groups for loop in group)) / FINEST) + 1
-    if _cost(at(high)) > limit:
-        return _largest([[triangle(loop) for loop in group] for group in groups], limit)
+    low, high = np.log2(FINEST), np.log2(max(np.ptp(loop, 0).max() for group in groups for loop in group)) + 1
+    best: list = []  # at the upper end nothing is left
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if _cost(at(middle)) <= limit else (middle, high)
-    return [join(group) for group in at(high)]
+        found = _within(groups, 2.0**middle)
+        if _cost(found) <= limit:
+            high, best = middle, found
+        else:
+            low = middle
+    return [join(group) for group in best] or _triangles(groups, limit)
 
 
 def loops(part: np.ndarray) -> list[np.ndarray]:
@@ -83,17 +81,13 @@ def join(group: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def approximate(loop: np.ndarray, tolerance: float) -> np.ndarray:
-    """The loop with some of its vertices left out, at least three of them left.
+    """The loop with some of its vertices left out; fewer than three are left of one that is smaller than the tolerance.
 
     Args:
-      loop: (n, 2), n at least 3.
+      loop: (n, 2).
       tolerance: largest distance of a vertex that is left out from the new loop, pixels.
     """
-    while True:
-        found = cv2.approxPolyDP(loop.astype(np.float32)[:, None], tolerance, True)[:, 0]
-        if len(found) >= 3 or tolerance < FINEST:
-            return found.astype(np.float64) if len(found) >= 3 else loop
-        tolerance /= 2
+    return cv2.approxPolyDP(loop.astype(np.float32)[:, None], tolerance, True)[:, 0].astype(np.float64)
 
 
 def triangle(loop: np.ndarray) -> np.ndarray:
@@ -116,13 +110,19 @@ def _cost(groups) -> int:
     return sum(sum(map(len, group)) + max(0, 2 * len(group) - 2) for group in groups)
 
 
-def _largest(groups, limit) -> list[np.ndarray]:
-    """The loops of the largest area, as many as fit."""
+def _within(groups, tolerance):
+    """The groups of loops that are left at a tolerance."""
+    found = [[approximate(loop, tolerance) for loop in group] for group in groups]
+    return [kept for group in found if (kept := [loop for loop in group if len(loop) >= 3])]
+
+
+def _triangles(groups, limit) -> list[np.ndarray]:
+    """Triangles for the loops of the largest area, as many as fit."""
     members = [(number, loop) for number, group in enumerate(groups) for loop in group]
     chosen: dict[int, list[np.ndarray]] = {}
     for number, loop in sorted(members, key=lambda member: -area(member[1])):
-        size = len(loop) + 2 * (number in chosen)
+        size = 3 + 2 * (number in chosen)
         if size <= limit:
-            chosen.setdefault(number, []).append(loop)
+            chosen.setdefault(number, []).append(triangle(loop))
             limit -= size
     return [join(chosen[number]) for number in sorted(chosen)]
