@@ -251,6 +251,9 @@ OPTIONS = (
            "shapes of the network's input, ((height, width), …); empty: chosen by scale and limit of size",
            original=None),
     Option("data.max_boxes", 128, Whole(1), "ground-truth boxes per image; the largest are kept", original=None),
+    Option("data.max_vertices", 0, Whole(0, 4096),
+           "vertices of an object's outline, which is simplified to fewer if it has more; 0: as many as the largest "
+           "outline of the training set has, at most 256", original=None),
     Option("data.threads", 4, Whole(1),
            "threads that read and decode, in each process that reads", original="DATA_LOADER.NUM_THREADS", free=True),
     Option("data.workers", 0, Whole(0),
@@ -328,6 +331,10 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
         problems.append(
             f"mrcnn.resolution={mrcnn.resolution}: it must be twice "
             f"mrcnn.roi_xform_resolution={mrcnn.roi_xform_resolution}"
+        )
+    if 0 < config.data.max_vertices < 3:
+        problems.append(
+            f"data.max_vertices={config.data.max_vertices}: an outline has at least 3 vertices, 0: by the data"
         )
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride

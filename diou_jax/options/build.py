@@ -47,29 +47,40 @@ BOX_RULES = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
+def dataset(config: ConfigDict, names: Sequence[str], *, masks: bool | None = None) -> Dataset:
     """The data sets `names` of the config's source, joined; `shapes` is drawn if it does not exist yet.
+
+    Args:
+      config: the config.
+      names: names of data sets.
+      masks: whether to read the objects' outlines; None: if model.mask_on.
 
     Raises:
       UserError: if files are missing or damaged.
     """
     data = config.data
+    masks = config.model.mask_on if masks is None else masks
     if data.source == "own":
         return catalog.load(
             tuple(names),
             data.root,
             min_area=config.train.gt_min_area,
+            masks=masks,
             layout=layout(config),
             val_share=data.val_share,
             split_seed=data.split_seed,
         )
     if data.source == "tfds":
+        if masks:
+            raise UserError(
+                "data.source=tfds has no masks: set data.source=coco, or model.mask_on=False for boxes only"
+            )
         from diou_jax.data import tfds  # an extra, which only this source needs
 
         return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
     if data.source == "shapes":
         shapes.ensure(data.root)
-    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
+    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area, masks=masks)
 
 
 def layout(config: ConfigDict) -> layouts.Layout:
@@ -95,7 +106,7 @@ def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str,
     if num_classes == len(coco_classes.NAMES):
         return coco_classes.NAMES, coco_classes.IDS
     try:
-        data = dataset(config, config.train.datasets)
+        data = dataset(config, config.train.datasets, masks=False)
     except UserError:
         if num_classes is None:
             raise
@@ -185,6 +196,7 @@ def _batch_rules(config):
         shapes=tuple(config.data.buckets),
         stride=config.fpn.coarsest_stride,
         max_boxes=config.data.max_boxes,
+        max_vertices=config.data.max_vertices,
         on_bad_image=config.data.on_bad_image,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
