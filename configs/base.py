@@ -58,6 +58,9 @@ OPTIONS = (
            "are clipped to the image, anchors have whole coordinates and are centred on corners of cells",
            original=None),
     Option("model.mask_on", False, Flag(), "Mask R-CNN: a head that predicts a mask for each object"),
+    Option("model.rpn_only", False, Flag(),
+           "train the RPN without a RoI head; an evaluation measures the recall of its proposals and writes them to a "
+           "file"),
     Option("resnets.blocks", (3, 4, 6, 3), Several(Whole(1), length=4),
            "bottlenecks in res2 to res5; the body named after the colon of `--config` sets this and its other "
            "`resnets` options", original="MODEL.CONV_BODY"),
@@ -320,6 +323,8 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
             f"mrcnn.resolution={mrcnn.resolution}: it must be twice "
             f"mrcnn.roi_xform_resolution={mrcnn.roi_xform_resolution}"
         )
+    if config.model.rpn_only and config.model.mask_on:
+        problems.append("model.mask_on=True: it must be False with model.rpn_only=True, which has no RoI head")
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride
         problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")

@@ -289,6 +289,17 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     )
 
 
+def one_class(dataset: Dataset) -> Dataset:
+    """The data set with the same objects, all of them of one class, "object"."""
+    records = dataset.records
+    return dataclasses.replace(
+        dataset,
+        records=dataclasses.replace(records, classes=np.ones_like(records.classes)),
+        class_names=(BACKGROUND, "object"),
+        category_ids=(-1, 1),
+    )
+
+
 def class_difference(wanted: Sequence[str], found: Sequence[str]) -> str:
     """The names that are in only one of two lists, in words; empty if both hold the same."""
     parts = []

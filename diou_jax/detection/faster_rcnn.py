@@ -17,7 +17,7 @@ from diou_jax.detection import loss, preprocess
 from diou_jax.detection.anchor_targets import AnchorTargets, anchor_targets
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.heads.roi_head import AddedHead, FirstHead, RoiHead
-from diou_jax.detection.proposals import propose
+from diou_jax.detection.proposals import as_detections, propose
 from diou_jax.detection.roi_sampling import sample_rois
 from diou_jax.detection.rpn_losses import rpn_losses
 from diou_jax.detection.rules import (
@@ -42,7 +42,8 @@ class FasterRCNN:
 
     Attributes:
       network: the Flax modules.
-      heads: the RoI heads, in the order in which they detect; the network holds their modules.
+      heads: the RoI heads, in the order in which they detect; the network holds their modules. Without any, the RPN is
+        trained alone (MODEL.RPN_ONLY), and its proposals are the detections.
       anchor_generator: makes the anchors of every map.
       train_proposals: how RPN outputs become proposals in training.
       test_proposals: likewise in a test.
@@ -56,7 +57,7 @@ class FasterRCNN:
     """
 
     network: Network
-    heads: tuple[FirstHead, *tuple[AddedHead, ...]]
+    heads: tuple[()] | tuple[FirstHead, *tuple[AddedHead, ...]]
     anchor_generator: AnchorGenerator
     train_proposals: ProposalRules
     test_proposals: ProposalRules
@@ -84,16 +85,18 @@ class FasterRCNN:
         anchors = self.anchor_generator(pyramid, batch.padded_size)
         targets = self.label_anchors(anchors, batch, keys)
         outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
-        proposals = propose(outputs, anchors, batch.image_size, placement=batch.placement, rules=self.train_proposals)
-        samples = self.sample(proposals, batch, keys)
         parts = self.rpn_losses(outputs, targets)
-        for head in self.heads:
-            parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
+        if self.heads:
+            limit = batch.image_size
+            proposals = propose(outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals)
+            samples = self.sample(proposals, batch, keys)
+            for head in self.heads:
+                parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
         total = loss.total(parts)
         return total, {"loss": total, **loss.values(parts)}
 
     def detect(self, variables: dict, batch: Batch, thresholds: Thresholds | None = None) -> Detections:
-        """The detections in B images, in pixels of the original images, best first.
+        """The detections in B images, in pixels of the original images, best first; proposals if there is no head.
 
         The detections of an image depend neither on its bucket (with `mask_padding`) nor on the other images of the
         batch.
@@ -105,14 +108,17 @@ class FasterRCNN:
         """
         padded_size = batch.padded_size if self.mask_padding else None
         pyramid = self.pyramid(variables, batch, padded_size)
-        thresholds = thresholds or self.thresholds
         proposals = self.proposals(variables, pyramid, batch)
-        first, *others = self.heads
-        run = self.runner(first, variables, pyramid, padded_size=padded_size)
-        found = first.detect(run, proposals, batch, thresholds=thresholds)
-        for head in others:
-            run = self.runner(head, variables, pyramid, padded_size=padded_size)
-            found = head.detect(run, found, batch, thresholds=thresholds)
+        if self.heads:
+            thresholds = thresholds or self.thresholds
+            first, *others = self.heads
+            run = self.runner(first, variables, pyramid, padded_size=padded_size)
+            found = first.detect(run, proposals, batch, thresholds=thresholds)
+            for head in others:
+                run = self.runner(head, variables, pyramid, padded_size=padded_size)
+                found = head.detect(run, found, batch, thresholds=thresholds)
+        else:
+            found = as_detections(proposals, batch, edges=self.box_rules.edges)
         mirrored = found.valid & batch.placement.mirrored[:, None]
         found = dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
         if found.masks is None:
@@ -123,6 +129,7 @@ class FasterRCNN:
     @property
     def thresholds(self) -> Thresholds:
         """The default thresholds of `detect`, those of the first head."""
+        assert self.heads, "proposals have no thresholds"
         return self.heads[0].detection.thresholds
 
     @functools.cached_property

@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
+from diou_jax.data import proposals_file
 from diou_jax.data.check import check_image
-from diou_jax.data.dataset import Dataset, align_classes
+from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results
+from diou_jax.evaluation import coco_results, proposal_recall
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import Programs, compile_ahead
@@ -155,6 +156,8 @@ class Evaluator:
             return {}
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
+        if config.model.rpn_only:
+            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
 
         results = [result for index in range(len(dataset)) for result in as_results(dataset, index, found[index])]
         file = self._folder / f"bbox_{dataset.name}_results.json"
@@ -169,6 +172,22 @@ class Evaluator:
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
+        return {"dataset": dataset.name, **metrics} if metrics else {}
+
+    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
+        """As `_evaluate`, from the proposals of a network without a RoI head."""
+        pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
+        table = proposals_file.make_table(dataset.records.image_ids.tolist(), pairs)
+        file = self._folder / f"rpn_proposals_{dataset.name}.npz"
+        proposals_file.write(file, table)
+        metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
+        if dataset.annotated:
+            recall = proposal_recall.measure(table, dataset.annotation_files)
+            metrics, report = recall.metrics(), recall.report(dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name)
+        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
+        print_line(report)
+        self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _draw(self, dataset, found, indices, step, log):

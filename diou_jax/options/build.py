@@ -223,8 +223,10 @@ def _group_norm(config):
     )
 
 
-def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[AddedHead, ...]]:
+def heads(config: ConfigDict, num_classes: int) -> tuple[()] | tuple[FirstHead, *tuple[AddedHead, ...]]:
     """The RoI heads for `num_classes` classes, background included, in the order in which they detect."""
+    if config.model.rpn_only:
+        return ()
     box = _box_head(config, num_classes)
     return (box, _mask_head(config, num_classes)) if config.model.mask_on else (box,)
 

@@ -231,7 +231,8 @@ class Run:
         print_line(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
         classes = len(dataset.class_names) - 1
         print_line(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
-        print_line(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
+        loss = f"RPN alone, {config.model.rpn_loss_type}" if config.model.rpn_only else config.model.loss_type
+        print_line(f"{loss} loss, {trainable / 1e6:.2f} million parameters")
         for line in self.rule.changes:
             print_line(f"adapted to the batch  {line}")
         for line in origin:

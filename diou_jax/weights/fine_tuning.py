@@ -45,7 +45,7 @@ def fine_tune(
         for name in by_class
     }
     taken = traverse_util.unflatten_dict({name: theirs[name] for name in ours}, sep="/")
-    return taken, _report(names, stored_names, rows)
+    return taken, _report(names, stored_names, rows) if by_class else []
 
 
 def match(names: Sequence[str], stored_names: Sequence[str]) -> dict[int, int]:
