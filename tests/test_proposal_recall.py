@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from diou_jax.data.proposals_file import make_table
+from diou_jax.data.proposals import make_table
 from diou_jax.evaluation.proposal_recall import LIMITS, measure
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from absl import logging
 
+from diou_jax.data.proposals import ProposalTable
 from diou_jax.errors import UserError
 
 BACKGROUND = "__background__"
@@ -118,6 +119,7 @@ class Dataset:
       annotated: whether there is ground truth at all; COCO's test sets have none.
       faults: annotations and images that were dropped.
       notes: oddities that were mended without loss.
+      proposals: proposals for the images, in the order of the records, or None if the RPN makes them.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Dataset:
     annotated: bool = True
     faults: Faults = dataclasses.field(default_factory=Faults)
     notes: Faults = dataclasses.field(default_factory=Faults)
+    proposals: ProposalTable | None = None
 
     def __len__(self) -> int:
         return len(self.records)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from diou_jax.data import proposals
 from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size, longest_sides
 from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
@@ -31,6 +32,7 @@ class BatchRules:
       shapes: shapes of the network's input; (): the default ones, fitted to the images (`buckets.make_buckets`).
       stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
+      proposal_limit: R, proposals per image, where the data set has proposals.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
         not present.
@@ -41,6 +43,7 @@ class BatchRules:
     shapes: tuple[tuple[int, int], ...] = ()
     stride: int = 32
     max_boxes: int = 128
+    proposal_limit: int = 2000
     on_bad_image: str = "error"
     process_index: int = 0
     process_count: int = 1
@@ -128,18 +131,25 @@ class Reader:
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
         image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
-        return example(
+        view = augment(self.augmentations, key, (height, width)).within(bucket.shape)
+        fields = example(
             image,
-            augment(self.augmentations, key, (height, width)).within(bucket.shape),
+            view,
             bucket,
             stride=self.rules.stride,
             annotations=records.annotations(index),
             max_boxes=self.rules.max_boxes,
             index=index,
         )
+        if (table := self.dataset.proposals) is not None:
+            fields["proposals"] = proposals.in_view(table, index, view, limit=self.rules.proposal_limit)
+        return fields
 
     def _blank(self, index: int, bucket: Bucket):
-        return blank(bucket, stride=self.rules.stride, max_boxes=self.rules.max_boxes, index=index)
+        fields = blank(bucket, stride=self.rules.stride, max_boxes=self.rules.max_boxes, index=index)
+        if self.dataset.proposals is not None:
+            fields["proposals"] = proposals.pad(*proposals.NONE, limit=self.rules.proposal_limit)
+        return fields
 
 
 def train_reader(

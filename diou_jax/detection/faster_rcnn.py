@@ -82,13 +82,16 @@ class FasterRCNN:
         """
         padded_size = batch.padded_size if self.mask_padding_train else None
         pyramid = self.pyramid(variables, batch, padded_size)
-        anchors = self.anchor_generator(pyramid, batch.padded_size)
-        targets = self.label_anchors(anchors, batch, keys)
-        outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
-        parts = self.rpn_losses(outputs, targets)
-        if self.heads:
+        parts: dict[str, loss.Loss] = {}
+        proposals = self.precomputed(batch)
+        if proposals is None:
+            anchors = self.anchor_generator(pyramid, batch.padded_size)
+            targets = self.label_anchors(anchors, batch, keys)
+            outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
             limit = batch.image_size
             proposals = propose(outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals)
+            parts |= self.rpn_losses(outputs, targets)
+        if self.heads:
             samples = self.sample(proposals, batch, keys)
             for head in self.heads:
                 parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
@@ -108,7 +111,9 @@ class FasterRCNN:
         """
         padded_size = batch.padded_size if self.mask_padding else None
         pyramid = self.pyramid(variables, batch, padded_size)
-        proposals = self.proposals(variables, pyramid, batch)
+        proposals = self.precomputed(batch)
+        if proposals is None:
+            proposals = self.proposals(variables, pyramid, batch)
         if self.heads:
             thresholds = thresholds or self.thresholds
             first, *others = self.heads
@@ -136,6 +141,9 @@ class FasterRCNN:
     def loss_names(self) -> tuple[str, ...]:
         """Names of the scalars that `losses` returns, the total first."""
         batch = jax.eval_shape(lambda: blank_batch(1, 64, 64))
+        if self.network.rpn is None:
+            given = jax.eval_shape(lambda: Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.zeros((1, 1), bool)))
+            batch = dataclasses.replace(batch, proposals=given)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
         _, values = jax.eval_shape(self.losses, self.network.variable_shapes(), batch, keys)
         return tuple(name for name, value in values.items() if value.ndim == 0)
@@ -145,6 +153,14 @@ class FasterRCNN:
         images = preprocess.normalise(batch, self.pixel_means)
         maps: Any = self.network.apply(variables, images, padded_size, method="pyramid")
         return maps
+
+    def precomputed(self, batch: Batch) -> Proposals | None:
+        """The proposals that the batch brings, in pixels of the network's input, or None if it brings none."""
+        given = batch.proposals
+        if given is None:
+            return None
+        boxes = to_input(given.boxes, batch.placement, edges=self.box_rules.edges)
+        return dataclasses.replace(given, boxes=jnp.where(given.valid[..., None], boxes, 0.0))
 
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
         """The proposals in which the heads detect."""

@@ -18,6 +18,7 @@ from diou_jax.data.check import check_image
 from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
+from diou_jax.data.proposals import make_table
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
@@ -91,12 +92,14 @@ class Evaluator:
           UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
-        datasets = [build.dataset(config, (name,)) for name in dict.fromkeys(config.test.datasets)]
+        names = tuple(dict.fromkeys(config.test.datasets))
+        datasets = [build.dataset(config, (name,)) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
             if not dataset.annotation_files:
                 raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
+        datasets = [build.with_test_proposals(config, dataset, name) for dataset, name in zip(datasets, names)]
         self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
         for dataset in self._datasets:
             _refuse_unreadable(dataset)
@@ -177,7 +180,7 @@ class Evaluator:
     def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
         """As `_evaluate`, from the proposals of a network without a RoI head."""
         pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
-        table = proposals_file.make_table(dataset.records.image_ids.tolist(), pairs)
+        table = make_table(dataset.records.image_ids.tolist(), pairs)
         file = self._folder / f"rpn_proposals_{dataset.name}.npz"
         proposals_file.write(file, table)
         metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"

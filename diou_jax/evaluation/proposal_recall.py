@@ -15,7 +15,7 @@ from pycocotools.cocoeval import Params
 
 from diou_jax.data import annotations
 from diou_jax.data.annotations import id_key
-from diou_jax.data.proposals_file import ProposalTable
+from diou_jax.data.proposals import ProposalTable
 
 # Numbers of proposals per image that count, best first.
 LIMITS = (10, 100, 300, 1000)
@@ -96,7 +96,7 @@ def measure(table: ProposalTable, annotation_files: Sequence[str | os.PathLike])
                 f" Average Recall     (AR) @[ IoU={span} | area={size:>6s} | maxDets={limit:>4d} ] = {value:0.3f}"
             )
     count = sum(len(areas) for _, areas in objects.values())
-    return Recall(values, tuple(lines), count, int(np.diff(table.offsets).max(initial=0)))
+    return Recall(values, tuple(lines), count, int((table.stops - table.starts).max(initial=0)))
 
 
 def _objects(table, annotation_files) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -93,6 +93,7 @@ class Run:
         latest = checkpoints.latest()
         before = {} if latest is None else checkpoints.metadata()
         _check_data(workdir, before.get("data"), fingerprint(self._dataset))
+        self._dataset = build.with_train_proposals(config, self._dataset)
         going_on = "batch_size" in before  # an imported checkpoint has not been trained yet
         explicit = meant(explicit, before.get("explicit", ()), going_on=going_on)
         self._rule_options = {
