@@ -107,6 +107,8 @@ class Batch:
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
       present: (B,) bool, False for an image that only fills up the batch.
+      proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
+        pixels of the original image, mirrored if the image is.
     """
 
     image: Array
@@ -119,6 +121,7 @@ class Batch:
     gt: GroundTruth
     index: Array
     present: Array
+    proposals: "Proposals | None" = None
 
 
 @flax.struct.dataclass

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from diou_jax.data.outlines import Outlines, concatenate, gather
+from diou_jax.data.proposals import ProposalTable
 from diou_jax.errors import UserError
 
 BACKGROUND = "__background__"
@@ -141,6 +142,7 @@ class Dataset:
       annotated: whether there is ground truth at all; COCO's test sets have none.
       faults: annotations and images that were dropped.
       notes: oddities that were mended without loss.
+      proposals: proposals for the images, in the order of the records, or None if the RPN makes them.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Dataset:
     annotated: bool = True
     faults: Faults = dataclasses.field(default_factory=Faults)
     notes: Faults = dataclasses.field(default_factory=Faults)
+    proposals: ProposalTable | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -316,6 +319,17 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         records=dataclasses.replace(records, classes=np.argsort(order).astype(np.int32)[records.classes]),
         class_names=tuple(class_names),
         category_ids=tuple(dataset.category_ids[label] for label in order),
+    )
+
+
+def one_class(dataset: Dataset) -> Dataset:
+    """The data set with the same objects, all of them of one class, "object"."""
+    records = dataset.records
+    return dataclasses.replace(
+        dataset,
+        records=dataclasses.replace(records, classes=np.ones_like(records.classes)),
+        class_names=(BACKGROUND, "object"),
+        category_ids=(-1, 1),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from diou_jax.data import proposals
 from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size, longest_sides
 from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
@@ -32,6 +33,7 @@ class BatchRules:
       stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
       max_vertices: P, vertices of an object's outline, where the data set has outlines; 0: see `Outlines.limit`.
+      proposal_limit: R, proposals per image, where the data set has proposals.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
         not present.
@@ -43,6 +45,7 @@ class BatchRules:
     stride: int = 32
     max_boxes: int = 128
     max_vertices: int = 0
+    proposal_limit: int = 2000
     on_bad_image: str = "error"
     process_index: int = 0
     process_count: int = 1
@@ -130,28 +133,35 @@ class Reader:
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
         image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
-        return example(
+        view = augment(self.augmentations, key, (height, width)).within(bucket.shape)
+        fields = example(
             image,
-            augment(self.augmentations, key, (height, width)).within(bucket.shape),
+            view,
             bucket,
             stride=self.rules.stride,
             annotations=Annotations(*records.annotations(index), self._masks(index)),
             max_boxes=self.rules.max_boxes,
             index=index,
         )
+        if (table := self.dataset.proposals) is not None:
+            fields["proposals"] = proposals.in_view(table, index, view, limit=self.rules.proposal_limit)
+        return fields
 
     def _masks(self, index: int):
         outlines = self.dataset.records.outlines_of(index)
         return None if outlines is None else outlines.padded(self.rules.max_vertices)
 
     def _blank(self, index: int, bucket: Bucket):
-        return blank(
+        fields = blank(
             bucket,
             stride=self.rules.stride,
             max_boxes=self.rules.max_boxes,
             max_vertices=None if self.dataset.records.outlines is None else self.rules.max_vertices,
             index=index,
         )
+        if self.dataset.proposals is not None:
+            fields["proposals"] = proposals.pad(*proposals.NONE, limit=self.rules.proposal_limit)
+        return fields
 
 
 def train_reader(

@@ -12,14 +12,16 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
+from diou_jax.data import proposals_file
 from diou_jax.data.check import check_image
-from diou_jax.data.dataset import Dataset, align_classes
+from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
+from diou_jax.data.proposals import make_table
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results
+from diou_jax.evaluation import coco_results, proposal_recall
 from diou_jax.evaluation.found import NOTHING, Collector, Found
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
@@ -85,12 +87,14 @@ class Evaluator:
           UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
-        datasets = [build.dataset(config, (name,)) for name in dict.fromkeys(config.test.datasets)]
+        names = tuple(dict.fromkeys(config.test.datasets))
+        datasets = [build.dataset(config, (name,)) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
             if not dataset.annotation_files:
                 raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
+        datasets = [build.with_test_proposals(config, dataset, name) for dataset, name in zip(datasets, names)]
         self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
         for dataset in self._datasets:
             _refuse_unreadable(dataset)
@@ -156,6 +160,8 @@ class Evaluator:
             return {}
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
+        if config.model.rpn_only:
+            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
 
         results = as_results(dataset, found)
         files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
@@ -181,6 +187,22 @@ class Evaluator:
         ids, max_dets = records.image_ids.tolist(), self._config.test.max_dets
         sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
         return coco_results.evaluate(results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes)
+
+    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
+        """As `_evaluate`, from the proposals of a network without a RoI head."""
+        pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
+        table = make_table(dataset.records.image_ids.tolist(), pairs)
+        file = self._folder / f"rpn_proposals_{dataset.name}.npz"
+        proposals_file.write(file, table)
+        metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
+        if dataset.annotated:
+            recall = proposal_recall.measure(table, dataset.annotation_files)
+            metrics, report = recall.metrics(), recall.report(dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name)
+        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
+        print_line(report)
+        self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
+        return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _draw(self, dataset, found, indices, step, log):
         for index in indices:
