@@ -4,11 +4,16 @@ import ast
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import views
 from conftest import find_golden
 from ml_collections import ConfigDict
 
 from diou_jax.configs import base, mask, mask_gn
+from diou_jax.data import packing
+from diou_jax.data.buckets import Bucket
+from diou_jax.structures import Batch, Detections
 from diou_jax.weights.original import import_original
 
 GOLDEN = "golden2"
@@ -34,9 +39,32 @@ def load(name: str, folder: str = GOLDEN) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def photo(golden: dict[str, np.ndarray]) -> np.ndarray:
-    """The bytes of the image that a model saw, in its own file or in that of the first proof."""
-    return golden["image_u8_bgr"] if "image_u8_bgr" in golden else load("model_r50fpn.npz", "golden")["image_u8_bgr"]
+def packed(golden: dict[str, np.ndarray]) -> Batch:
+    """The image that a model saw, as the loader would hand it over: of its own file, or of that of the first proof."""
+    pixels = golden.get("image_u8_bgr")
+    if pixels is None:
+        pixels = load("model_r50fpn.npz", "golden")["image_u8_bgr"]
+    height, width = map(int, golden["im_info"][0, :2])
+    bucket = Bucket(height, width, *pixels.shape[:2])
+    target, max_size = map(int, golden["test_scale"])
+    example = packing.example(pixels, views.resized(pixels, target=target, max_size=max_size), bucket)
+    return jax.tree.map(jnp.asarray, packing.pack([example], bucket))
+
+
+def detections(rows: np.ndarray) -> Detections:
+    """The original's detections (D, 6) of an image: class, box and score."""
+    return Detections(
+        boxes=jnp.asarray(rows[None, :, 1:5]),
+        scores=jnp.asarray(rows[None, :, 5]),
+        classes=jnp.asarray(rows[None, :, 0], jnp.int32),
+        valid=jnp.ones((1, len(rows)), bool),
+    )
+
+
+def channels(golden: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, slice]:
+    """Some channels of a map of the original, channels last, and which ones."""
+    key = next(key for key in golden if key.startswith(f"{name}_chstride"))
+    return golden[key].transpose(0, 2, 3, 1), slice(None, None, int(key.rpartition("chstride")[2]))
 
 
 def maker():
@@ -60,4 +88,4 @@ def weights(model: str, prefix: str = "") -> dict[str, np.ndarray]:
 
 def variables(model: str, network) -> dict:
     """The network's variables with the original's weights."""
-    return jax.tree.map(jax.numpy.asarray, import_original(weights(model), network.variable_shapes()))
+    return jax.tree.map(jnp.asarray, import_original(weights(model), network.variable_shapes()))

@@ -9,20 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import original_models
 import pytest
-import views
 from original import MAP, largest, pair_of_a_class, relative
 from original_models import BOX, MASK, SCORE
 
 from diou_jax.configs import mask
-from diou_jax.data import packing
-from diou_jax.data.buckets import Bucket
 from diou_jax.kernels.roi_align import roi_levels
 from diou_jax.models.folding import fold
 from diou_jax.options import build
-from diou_jax.structures import Detections
 from diou_jax.weights.original import fit
 
-CHANNELS = np.s_[..., ::16]
 MASK_OF_OUR_BOX = 1e-4
 
 
@@ -83,13 +78,10 @@ def drawn(detector):
 def test_the_head_on_drawn_maps(drawn, record_property):
     golden, _, pooled, (logits, convolved, upsampled) = drawn
     assert set(np.asarray(roi_levels(golden["mask_rois"][None, :, 1:]))[0]) == {0, 1, 2, 3}
-    channels_last = (0, 2, 3, 1)
-    deviations = {
-        "pooled_relative": relative(pooled[CHANNELS], golden["pooled_chstride16"].transpose(channels_last)),
-        "convolved_relative": relative(convolved[CHANNELS], golden["fcn_chstride16"].transpose(channels_last)),
-        "upsampled_relative": relative(upsampled[CHANNELS], golden["upconv_chstride16"].transpose(channels_last)),
-        "logits_relative": relative(logits[:, ::8], golden["logits_classstride8"]),
-    }
+    deviations = {"logits_relative": relative(logits[:, ::8], golden["logits_classstride8"])}
+    for name, ours in (("pooled", pooled), ("fcn", convolved), ("upconv", upsampled)):
+        theirs, some = original_models.channels(golden, name)
+        deviations[f"{name}_relative"] = relative(ours[..., some], theirs)
     probability = largest(jax.nn.sigmoid(logits[:, ::16]), golden["prob_classstride16"])
     for name, deviation in deviations.items():
         record_property(name, deviation)
@@ -119,22 +111,10 @@ def test_the_mask_of_a_class_is_one_of_all_masks(drawn, detector, record_propert
 def whole():
     """From an image's bytes to masks: of the stored boxes, and of ours."""
     golden = original_models.load("model_mask_r50fpn.npz")
-    pixels = original_models.photo(golden)
-    config = mask.get_config()
-    detector = build.detector(config, 81)
+    detector = build.detector(mask.get_config(), 81)
     variables = original_models.variables("mask_r50fpn", detector.network)
-    height, width = golden["im_info"][0, :2].astype(int)
-    bucket = Bucket(int(height), int(width), *pixels.shape[:2])
-    target, max_size = map(int, golden["test_scale"])
-    example = packing.example(pixels, views.resized(pixels, target=target, max_size=max_size), bucket)
-    batch = jax.tree.map(jnp.asarray, packing.pack([example], bucket))
-    head, dets = detector.heads[1], golden["dets"]
-    stored = Detections(
-        boxes=jnp.asarray(dets[None, :, 1:5]),
-        scores=jnp.asarray(dets[None, :, 5]),
-        classes=jnp.asarray(dets[None, :, 0], jnp.int32),
-        valid=jnp.ones((1, len(dets)), bool),
-    )
+    batch, head = original_models.packed(golden), detector.heads[1]
+    stored = original_models.detections(golden["dets"])
 
     @jax.jit
     def forward(variables, batch, stored):
@@ -164,8 +144,8 @@ def test_masks_of_the_stored_boxes_from_an_images_bytes(whole, record_property):
     np.testing.assert_array_equal(roi_levels(jnp.asarray(seen["rois"])), theirs[golden["mask_rois_idx_restore_int32"]])
     deviations = {}
     for ours, theirs in (("pooled", "pooled"), ("convolved", "fcn"), ("upsampled", "upconv")):
-        wanted = golden[f"mask_{theirs}_first4_chstride16"].transpose(0, 2, 3, 1)
-        deviations[f"{ours}_relative"] = relative(seen[ours][CHANNELS], wanted)
+        wanted, some = original_models.channels(golden, f"mask_{theirs}_first4")
+        deviations[f"{ours}_relative"] = relative(seen[ours][..., some], wanted)
     probabilities = {
         "of_the_class": largest(masks, golden["mask_prob_own_class"]),
         "of_every_class": largest(seen["every"][:, ::8], golden["mask_prob_first3_classstride8"]),
@@ -178,9 +158,7 @@ def test_masks_of_the_stored_boxes_from_an_images_bytes(whole, record_property):
 
 @pytest.mark.slow
 def test_boxes_and_masks_of_an_images_bytes(whole, record_property):
-    """The boxes are ours, too: half a thousandth of a pixel beside the original's, which moves the masks more than
-    rounding does.
-    """
+    """The boxes are ours, too, 0.0005 pixels beside the original's; masks change with them by more than rounding."""
     golden, found, *_ = whole
     ours, theirs = np.column_stack([found.classes[0], found.boxes[0]]), golden["dets"]
     assert found.valid.all()

@@ -10,21 +10,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import original
 import original_models
 import pytest
-import views
 from original import LEVELS, MAP, largest, pair, pair_of_a_class, relative
-from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, SCORE
+from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, MASK, SCORE
 
-from diou_jax.data import packing
-from diou_jax.data.buckets import Bucket
 from diou_jax.detection import preprocess
 from diou_jax.detection.proposals import propose
+from diou_jax.models.conv import convolve
+from diou_jax.models.norms import GroupNorm
 from diou_jax.models.resnet import max_pool
 from diou_jax.options import build
-from diou_jax.structures import Anchors
+from diou_jax.structures import Anchors, Proposals
 
 MODELS = ("r101fpn", "x101_32x8d_fpn", "mask_r50fpn_gn")
+KINDS = {"greedy": (False, 100), "diou_b1.0": (True, 100), "diou_b1.0_nolimit": (True, 3000)}
 
 
 class Run(NamedTuple):
@@ -33,17 +34,13 @@ class Run(NamedTuple):
     Attributes:
       model: the model's name.
       golden: the original's numbers by name.
-      detector: ours, with the model's options.
       variables: ours, with the original's weights.
-      batch: the image.
       found: our numbers by name.
     """
 
     model: str
     golden: dict[str, np.ndarray]
-    detector: Any
     variables: dict
-    batch: Any
     found: dict[str, Any]
 
     @property
@@ -56,23 +53,13 @@ class Run(NamedTuple):
         """The largest deviation of boxes that is allowed, pixels."""
         return GROUP_NORM_BOX if self.model.endswith("gn") else BOX
 
-    def theirs(self, name: str) -> tuple[np.ndarray, Any]:
-        """A map of the original, channels last, and which of our channels it has."""
-        found = next(key for key in self.golden if key.startswith(f"{name}_chstride"))
-        return self.golden[found].transpose(0, 2, 3, 1), np.s_[..., :: int(found.rpartition("chstride")[2])]
-
 
 @pytest.fixture(scope="module", params=MODELS)
 def run(request):
     golden = original_models.load(f"model_{request.param}.npz")
     detector = build.detector(original_models.configs()[request.param], 81)
     variables = original_models.variables(request.param, detector.network)
-    pixels = original_models.photo(golden)
-    height, width = map(int, golden["im_info"][0, :2])
-    bucket = Bucket(height, width, *pixels.shape[:2])
-    target, max_size = map(int, golden["test_scale"])
-    example = packing.example(pixels, views.resized(pixels, target=target, max_size=max_size), bucket)
-    batch = jax.tree.map(jnp.asarray, packing.pack([example], bucket))
+    batch = original_models.packed(golden)
 
     @jax.jit
     def forward(variables, batch, stored_rois):
@@ -84,9 +71,7 @@ def run(request):
             padded_size,
             method="pyramid",
             mutable=["intermediates"],
-            capture_intermediates=lambda module, _: (
-                module.name in ("backbone", "conv1") or {"res3_0", "conv1"} & {*module.path}
-            ),
+            capture_intermediates=lambda module, _: module.path[1:2] in ((), ("conv1",), ("res3_0",)),
         )
         inside = state["intermediates"]["backbone"]
         logits, deltas = network.apply(variables, pyramid, method="propose")
@@ -111,7 +96,11 @@ def run(request):
             mutable=["intermediates"],
             capture_intermediates=lambda module, _: module.name in ("fc", "fc2"),
         )
-        (hidden,) = jax.tree.leaves(state["intermediates"]["box_head"])[-1:] or [None]
+        (hidden,) = (
+            state["intermediates"]["box_head"][name]
+            for name in ("fc", "fc2")
+            if name in variables["params"]["box_head"]
+        )
         found = {
             "images": images,
             "pyramid": list(pyramid.values()),
@@ -119,19 +108,50 @@ def run(request):
             "logits": logits,
             "deltas": deltas,
             "levels": levels,
-            "proposals": propose((logits, deltas), anchors, **options),
-            "hidden": jax.nn.relu(hidden),
+            "hidden": jax.nn.relu(hidden["__call__"][0]),
             "scores": jax.nn.softmax(scores),
             "box_deltas": box_deltas,
         }
-        for name, diou, limit in (("greedy", False, 100), ("diou_b1.0", True, 100), ("diou_b1.0_nolimit", True, 3000)):
+        stored = Proposals(stored_rois, jnp.ones(stored_rois.shape[:2]), jnp.ones(stored_rois.shape[:2], bool))
+        own = propose((logits, deltas), anchors, **options)
+        own_scores, own_deltas = detector.runner(head, variables, pyramid, padded_size=padded_size)(own.boxes)
+        for name, (diou, limit) in KINDS.items():
             rules = dataclasses.replace(head.detection, diou_nms=diou, detections_per_im=limit)
-            heads = dataclasses.replace(head, detection=rules), *(detector.heads[1:] if limit == 100 and diou else ())
-            found[f"dets_{name}"] = dataclasses.replace(detector, heads=heads).detect(variables, batch)
+            select = dataclasses.replace(head, detection=rules).select
+            for rois, outputs, source in (
+                (stored, (jax.nn.softmax(scores), box_deltas), "stored"),
+                (own, (jax.nn.softmax(own_scores), own_deltas), "own"),
+            ):
+                found[f"{name}_{source}"] = select(outputs, rois, batch, thresholds=rules.thresholds)
+        if detector.heads[1:]:
+            found["masks"], found["upsampled"] = masks_of(detector, variables, batch, pyramid=pyramid, golden=golden)
         return found
 
     found = jax.tree.map(np.asarray, forward(variables, batch, golden["rois"][None, :, 1:]))
-    return Run(request.param, golden, detector, variables, batch, found)
+    return Run(request.param, golden, variables, found)
+
+
+def masks_of(detector, variables, batch, *, pyramid, golden):
+    """The masks of the stored detections, and what the upsampling gives for the first two."""
+    head, seen = detector.heads[1], []
+
+    def run(rois, labels):
+        pooled = detector.pool(pyramid, rois, rules=head.pooling, padded_size=batch.padded_size)
+        logits, state = detector.network.apply(
+            variables,
+            pooled,
+            head.name,
+            labels,
+            method="head",
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name == "upsample",
+        )
+        seen.append(state["intermediates"]["mask_head"]["upsample"]["__call__"][0])
+        return logits
+
+    stored = original_models.detections(golden["dets_diou_b1.0"])
+    masks = head.detect(run, stored, batch, thresholds=detector.thresholds).masks
+    return masks, seen[0][:2]
 
 
 @pytest.mark.slow
@@ -143,8 +163,8 @@ def test_stages_and_pyramid(run, record_property):
     ours |= {f"fpn_p{level}": level_map for level, level_map in zip(LEVELS, run.found["pyramid"], strict=True)}
     deviations = {}
     for name, values in ours.items():
-        theirs, channels = run.theirs(name)
-        deviations[name] = relative(np.asarray(values)[channels], theirs)
+        theirs, some = original_models.channels(run.golden, name)
+        deviations[name] = relative(np.asarray(values)[..., some], theirs)
     for name, deviation in deviations.items():
         record_property(name, deviation)
     assert max(deviations.values()) < MAP
@@ -187,12 +207,140 @@ def test_the_box_head_on_the_stored_rois(run, record_property):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["greedy", "diou_b1.0", "diou_b1.0_nolimit"])
-def test_detections(run, record_property, name):
-    found, theirs = run.found[f"dets_{name}"], run.golden[f"dets_{name}"]
+@pytest.mark.parametrize("name", KINDS)
+def test_detections_of_the_stored_rois(run, record_property, name):
+    """All of them; where two scores are equal but for rounding, either box may suppress the other."""
+    found, theirs = run.found[f"{name}_stored"], run.golden[f"dets_{name}"]
     found = jax.tree.map(lambda x: x[0][found.valid[0]], found)
-    partner = pair_of_a_class(np.column_stack([found.classes, found.boxes]), theirs[:, :5], within=run.box)
+    assert len(found.scores) == len(theirs)
+    apart = np.abs(np.column_stack([found.classes * 1000.0, found.boxes])[:, None] - theirs[:, :5] * [1000, 1, 1, 1, 1])
+    partner = apart.max(2).argmin(1)
+    alike = apart.max(2).min(1) < run.box
+    assert len({*partner[alike]}) == alike.sum()
+    assert (~alike).sum() <= len(theirs) // 1000
+    np.testing.assert_array_equal(found.classes[~alike], theirs[partner[~alike], 0])
+    assert largest(found.scores[~alike], theirs[partner[~alike], 5]) < 1e-6
+    deviations = {
+        "pixels": largest(found.boxes[alike], theirs[partner[alike], 1:5]),
+        "score": largest(found.scores, theirs[partner, 5]),
+        "otherwise": int((~alike).sum()),
+    }
+    for what, deviation in deviations.items():
+        record_property(what, deviation)
+    assert deviations["score"] < run.score
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["greedy", "diou_b1.0"])
+def test_detections_of_an_images_bytes(run, record_property, name):
+    """On RoIs of our own, at the tolerances of the first proof.
+
+    RoIs deviate by rounding, and scores follow. In float64 ours are the nearer ones: the RPN's logits of the model with
+    GroupNorm deviate by 3e-5 from the exact ones, the original's by 1.4e-4.
+    """
+    found, theirs = run.found[f"{name}_own"], run.golden[f"dets_{name}"]
+    found = jax.tree.map(lambda x: x[0][found.valid[0]], found)
+    partner = pair_of_a_class(np.column_stack([found.classes, found.boxes]), theirs[:, :5], within=original.BOX)
     deviations = largest(found.boxes, theirs[partner, 1:5]), largest(found.scores, theirs[partner, 5])
     record_property("pixels", deviations[0])
     record_property("score", deviations[1])
-    assert deviations[1] < run.score
+    assert deviations[1] < original.SCORE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["mask_r50fpn_gn"], indirect=True)
+def test_masks_with_group_norm(run, record_property):
+    golden, found = run.golden, run.found
+    theirs, some = original_models.channels(golden, "mask_feat_first2")
+    deviations = {
+        "upsampled_relative": relative(found["upsampled"][..., some], theirs),
+        "probability": largest(found["masks"][0][golden["mask_sel"]], golden["mask_prob_own_class_sel"]),
+    }
+    for name, deviation in deviations.items():
+        record_property(name, deviation)
+    assert deviations["upsampled_relative"] < MAP
+    assert deviations["probability"] < MASK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["mask_r50fpn_gn"], indirect=True)
+def test_group_norm_of_the_stem(run, record_property):
+    """Two channels a group."""
+    golden, found = run.golden, run.found
+    kernel = run.variables["params"]["backbone"]["conv1"]["kernel"]
+    before = np.asarray(convolve(found["images"], kernel, stride=2, groups=1))
+    groups = before.reshape(1, -1, 32, 2).astype(np.float64)
+    after = found["inside"]["conv1"]["norm"]["__call__"][0]
+    deviations = {
+        "in": relative(before[:, :4], golden["stem_gn_in_rows0to3"].transpose(0, 2, 3, 1)),
+        "mean": relative(groups.mean((1, 3)), golden["stem_gn_group_mean_f64"]),
+        "variance": relative(groups.var((1, 3)), golden["stem_gn_group_var_f64"]),
+        "out": relative(after[:, :4], golden["stem_gn_out_rows0to3"].transpose(0, 2, 3, 1)),
+    }
+    for name, deviation in deviations.items():
+        record_property(name, deviation)
+    assert max(deviations.values()) < MAP
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["x101_32x8d_fpn"], indirect=True)
+def test_a_block_with_grouped_convolutions(run, record_property):
+    """The original's file has what its convolutions gave; what stands behind them here is a ReLU of it."""
+    golden, found = run.golden, run.found["inside"]["res3_0"]
+    frozen = run.variables["affine"]["backbone"]["res3_0"]
+    shortcut = found["shortcut"]["__call__"][0]
+    deviations = {}
+    for name in ("conv1", "conv2", "conv3"):
+        theirs, some = original_models.channels(golden, f"res3.0.{name}")
+        theirs = theirs * frozen[name]["scale"][some] + frozen[name]["bias"][some]
+        theirs = np.maximum(theirs + (shortcut[..., some] if name == "conv3" else 0), 0)
+        deviations[name] = relative(found[name]["__call__"][0][..., some], theirs)
+    for name, deviation in deviations.items():
+        record_property(name, deviation)
+    assert max(deviations.values()) < MAP
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_group_norm_and_its_gradients(case, record_property):
+    """By itself."""
+    deviations = normalised(original_models.load("group_norm.npz"), case)
+    for name, deviation in deviations.items():
+        record_property(name, deviation)
+    assert deviations["y"] < 1e-6
+    assert max(deviations.values()) < 1e-6
+
+
+def test_group_norm_of_constant_groups():
+    """The division by the root of epsilon enlarges rounding: the original is as far from the exact result as we are."""
+    golden = original_models.load("group_norm.npz")
+    x, dy = (golden[f"gn/c_const/{name}"].astype(np.float64) for name in ("x", "dy"))
+    groups = x.reshape(len(x), 32, -1)
+    centred = groups - groups.mean(-1, keepdims=True)
+    exact = (centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)).reshape(x.shape)
+    exact = {
+        "y": exact * golden["gn/c_const/weight"][:, None, None] + golden["gn/c_const/bias"][:, None, None],
+        "dw": (exact * dy).sum((0, 2, 3)),
+    }
+    assert groups.var(-1).min() == 0
+    ours = normalise(golden, "c_const")
+    for name, value in exact.items():
+        theirs = np.abs(golden[f"gn/c_const/{name}"] - value).max()
+        assert np.abs(ours[name] - value).max() < 2 * theirs
+    assert largest(ours["dx"], golden["gn/c_const/dx"]) < 1e-6 * np.abs(golden["gn/c_const/dx"]).max()
+
+
+def normalise(golden, case):
+    """A GroupNorm's result and gradients, channels first."""
+    x, weight, bias, dy = (jnp.asarray(golden[f"gn/{case}/{name}"]) for name in ("x", "weight", "bias", "dy"))
+
+    def norm(x, weight, bias):
+        y = GroupNorm().apply({"params": {"scale": weight, "bias": bias}}, x.transpose(0, 2, 3, 1))
+        return y.transpose(0, 3, 1, 2)
+
+    y, pull = jax.vjp(norm, x, weight, bias)
+    return {name: np.asarray(value) for name, value in zip(("y", "dx", "dw", "db"), (y, *pull(dy)), strict=True)}
+
+
+def normalised(golden, case):
+    """The relative deviations of a GroupNorm's result and gradients."""
+    return {name: relative(value, golden[f"gn/{case}/{name}"]) for name, value in normalise(golden, case).items()}
