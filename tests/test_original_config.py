@@ -402,8 +402,9 @@ def test_weights_that_are_not_named_are_worth_a_line(read):
         ("RESNETS.RES5_DILATION", 2),
         ("TRAIN.PROPOSAL_FILES", ["a.pkl"]),
         ("TEST.PROPOSAL_FILES", "('a.pkl',)"),
-        ("TEST.BBOX_AUG.ENABLED", True),
-        ("TEST.MASK_AUG.ENABLED", True),
+        ("TEST.BBOX_AUG.SCALE_SIZE_DEP", True),
+        ("TEST.BBOX_AUG.SCORE_HEUR", "AVG"),
+        ("TEST.KPS_AUG.ENABLED", True),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(name, value, refusal):
