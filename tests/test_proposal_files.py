@@ -334,7 +334,7 @@ def test_heads_detect_in_the_proposals_of_the_file_alone(make, finished):
     variables = detector.network.init_variables(jax.random.key(0))
     head = variables["params"]["box_head"]
     head["deltas"] = jax.tree.map(jnp.zeros_like, head["deltas"])
-    head["logits"]["kernel"] *= 40.0
+    head["logits"]["bias"] = head["logits"]["bias"].at[1].set(5.0)  # everything is of the first class
     reader = build.eval_reader(config, data)
     found = evaluate.detect_all(
         evaluate.detect_function(detector),
@@ -347,6 +347,18 @@ def test_heads_detect_in_the_proposals_of_the_file_alone(make, finished):
         given = in_view(data.proposals, index, whole(size), limit=30)
         distance = np.abs(detections.boxes[:, None] - given.boxes[given.valid]).max(-1)
         assert len(detections.boxes) and distance.min(1).max() < 1e-3
+
+
+def test_other_proposals_are_other_data(make, finished, tmp_path):
+    config = make()
+    content = dict(np.load(config.train.proposal_files[0]))
+    np.savez(tmp_path / "moved.npz", **content)
+    config.train.proposal_files = (str(tmp_path / "moved.npz"),)
+    train.train(config, str(finished))
+    content["boxes"][0] += 1
+    np.savez(tmp_path / "moved.npz", **content)
+    with pytest.raises(UserError, match=r"was trained on 24 images"):
+        train.train(config, str(finished))
 
 
 def test_what_needs_a_file_says_so(make, finished):
