@@ -127,7 +127,9 @@ def test_evaluation_names_masks_beside_boxes(config, variables, data, tmp_path, 
     with RunLog(tmp_path) as log:
         (row,) = evaluator(variables, 3, log)
     name = data.name
-    boxes, shapes = (json.loads((tmp_path / f"{kind}_{name}_results.json").read_text()) for kind in ("bbox", "segmentations"))
+    boxes, shapes = (
+        json.loads((tmp_path / f"{kind}_{name}_results.json").read_text()) for kind in ("bbox", "segmentations")
+    )
     assert len(boxes) == len(shapes) > 0
     for box, shape in zip(boxes, shapes, strict=True):
         assert [box[key] for key in ("image_id", "category_id", "score")] == [
