@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,14 @@ from views import at_scale
 
 from diou_jax import boxes
 from diou_jax.configs import base, torchvision
+from diou_jax.data import coco_classes
 from diou_jax.data.loader import batches
 from diou_jax.detection import anchors
 from diou_jax.errors import UserError
 from diou_jax.options import build
 from diou_jax.options.initial_weights import weight_source
 from diou_jax.prediction.detector import Detector
+from diou_jax.weights.original import original_tensors
 from diou_jax.weights.sources import read_source
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -92,6 +95,45 @@ def test_older_names_and_what_is_not_used(weights, tmp_path):
     assert new.tensors.keys() == old.tensors.keys()
     for name, value in new.tensors.items():
         np.testing.assert_array_equal(old.tensors[name], value)
+
+
+def test_the_mask_head_of_either_version(weights, tmp_path):
+    """Its masks have a row for each of 91 categories, as the scores have; the transposed layer is as the original's."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    heads = {f"roi_heads.mask_head.{number}.0.weight": draw(256, 256, 3, 3) for number in range(4)}
+    heads |= {f"roi_heads.mask_head.{number}.0.bias": draw(256) for number in range(4)}
+    outputs = {
+        "conv5_mask.weight": draw(256, 256, 2, 2),
+        "conv5_mask.bias": draw(256),
+        "mask_fcn_logits.weight": draw(91, 256, 1, 1),
+        "mask_fcn_logits.bias": draw(91),
+    }
+    new = weights | heads | {f"roi_heads.mask_predictor.{name}": value for name, value in outputs.items()}
+    old = {
+        re.sub(r"mask_head\.(\d)\.0", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}", name): new[name] for name in new
+    }
+    config = torchvision.get_config()
+    config.model.mask_on = True
+    shapes = {
+        tensor.name: tensor.shape for tensor in original_tensors(build.network(config, 81).variable_shapes()).values()
+    }
+    for number, file in enumerate((new, old)):
+        path = tmp_path / f"{number}.pkl"
+        path.write_bytes(pickle.dumps(file))
+        source = weight_source(config, path)
+        assert source.unused == ()
+        assert {name: value.shape for name, value in source.tensors.items()} == shapes
+        for layer in range(4):
+            theirs = heads[f"roi_heads.mask_head.{layer}.0.weight"]
+            np.testing.assert_array_equal(source.tensors[f"Mask_Head.conv_fcn.{2 * layer}.weight"], theirs)
+        np.testing.assert_array_equal(source.tensors["Mask_Head.upconv.weight"], outputs["conv5_mask.weight"])
+        rows = [max(number, 0) for number in coco_classes.IDS]  # 12 of 0 to 90 belong to no class of COCO
+        np.testing.assert_array_equal(source.tensors["Mask_Outs.classify.bias"], outputs["mask_fcn_logits.bias"][rows])
+        assert rows[12] == 13
 
 
 def test_another_convention_is_refused_by_name(weight_file, maker):
