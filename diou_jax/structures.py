@@ -23,10 +23,10 @@ class Polygons:
     holds, so that a part may have holes; the object is the union of its parts.
 
     Attributes:
-      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which pixel
-        i spans [i, i + 1]; mirrored if the image is.
-      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object without
-        vertices has no known mask.
+      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which
+        pixel i spans [i, i + 1]; mirrored if the image is.
+      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object
+        without vertices has no known mask.
     """
 
     points: Array
@@ -107,6 +107,8 @@ class Batch:
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
       present: (B,) bool, False for an image that only fills up the batch.
+      proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
+        pixels of the original image, mirrored if the image is.
     """
 
     image: Array
@@ -119,6 +121,7 @@ class Batch:
     gt: GroundTruth
     index: Array
     present: Array
+    proposals: "Proposals | None" = None
 
 
 @flax.struct.dataclass

@@ -100,6 +100,10 @@ GROUP_NORM = {
 }
 
 
+# Keys that act, or are valid, with others only.
+TOGETHER = dict.fromkeys(GROUP_NORM, GROUP_NORM) | {"TRAIN.CROWD_FILTER_THRESH": {"MODEL.FASTER_RCNN": False}}
+
+
 def recipe(loss: str) -> str:
     num_gpus, max_iter, steps = RECIPES[loss]
     loss = "" if loss == "smooth_l1" else f"  LOSS_TYPE: '{loss}'\n  LOSS_BBOX_WEIGHT: 12.\n"
@@ -300,7 +304,7 @@ def other(name: str):
         several = {str: ("mine",), int: (7, 9), float: (0.125, 3.0, 0.25, 1.5), list: ([1, "a"],)}[of]
         return several[: key.count or None]
     if isinstance(key.default, bool):
-        return not key.default
+        return not LEAST.get(name, key.default)
     return {int: 3, float: 0.625, str: "mine"}[type(key.default)]
 
 
@@ -361,7 +365,7 @@ def test_what_the_original_does_not_know_is_ours(unset):
     for name in (
         "train.drop_empty",
         "solver.clip_norm",
-        "train.crowd_filter_thresh",
+        "train.proposal_limit",
         "fpn.mask_padding",
         "data.workers",
     ):
@@ -381,7 +385,8 @@ def test_every_key_sets_an_option_or_has_no_effect_or_is_refused(name, read, ref
             if name not in GROUP_NORM:
                 read(more | {name: good})
     elif key.option:
-        config, lines = read(more | {name: value} if name not in GROUP_NORM else GROUP_NORM)
+        together = more | TOGETHER.get(name, {}) | {name: value}
+        config, lines = read(together if name not in GROUP_NORM else GROUP_NORM)
         assert option(config, key.option) != option(before, key.option)
         if not key.convert:
             assert option(config, key.option) == (True if name in GROUP_NORM else value)
@@ -465,6 +470,34 @@ def test_weights_that_are_not_named_are_worth_a_line(read):
     assert len(lines) == 1 and "RESNETS.IMAGENET_PRETRAINED_WEIGHTS names no file" in lines[0]
 
 
+RPN_ALONE = {"MODEL.CONV_BODY": "FPN.fpn_ResNet50_conv5_body", "FPN.FPN_ON": True, "FPN.MULTILEVEL_RPN": True}
+
+
+def test_a_file_of_the_rpn_alone_need_not_name_a_head(read):
+    text = yaml.safe_dump(nested(RPN_ALONE | {"MODEL.RPN_ONLY": True, "TEST.RPN_POST_NMS_TOP_N": 2000}))
+    config, _ = read(text)
+    assert config.model.rpn_only and config.model.faster_rcnn and config.test.rpn_post_nms_top_n == 2000
+    base.check(config)
+
+
+def test_a_file_of_fast_rcnn_names_files_of_proposals_and_need_not_name_an_rpn(read):
+    names = {"TRAIN.DATASETS": ["coco_2017_train"], "TEST.DATASETS": ["coco_2017_val"], "TEST.PROPOSAL_LIMIT": 1000}
+    files = {"TRAIN.PROPOSAL_FILES": ["a.pkl"], "TEST.PROPOSAL_FILES": "('b.pkl',)"}
+    least = {name: value for name, value in LEAST.items() if name not in ("MODEL.FASTER_RCNN", "FPN.MULTILEVEL_RPN")}
+    config, lines = read(yaml.safe_dump(nested(least | names | files)))
+    assert not config.model.faster_rcnn and not config.model.rpn_only and not any("effect" in line for line in lines)
+    assert (config.train.proposal_files, config.test.proposal_files) == (("a.pkl",), ("b.pkl",))
+    assert config.test.proposal_limit == 1000 and config.train.crowd_filter_thresh == 0.7
+    base.check(config)
+    assert read({"TRAIN.CROWD_FILTER_THRESH": 0.5})[0].train.crowd_filter_thresh == 0, "with an RPN it has no effect"
+
+
+@pytest.mark.parametrize("name", ["FPN.FPN_ON", "FPN.MULTILEVEL_RPN", "MODEL.CONV_BODY"])
+def test_a_file_of_the_rpn_alone_must_name_the_rest(name, refusal):
+    values = {key: value for key, value in RPN_ALONE.items() if key != name} | {"MODEL.RPN_ONLY": True}
+    assert f"{name} is {KEYS[name].default!r} by the original's default" in refusal(yaml.safe_dump(nested(values)))
+
+
 # What is refused
 
 
@@ -472,8 +505,6 @@ def test_weights_that_are_not_named_are_worth_a_line(read):
     "name, value",
     [
         ("MODEL.KEYPOINTS_ON", True),
-        ("MODEL.RPN_ONLY", True),
-        ("MODEL.FASTER_RCNN", False),
         ("MODEL.TYPE", "retinanet"),
         ("MODEL.CONV_BODY", "ResNet.ResNet50_conv4_body"),
         ("MODEL.CONV_BODY", "FPN.fpn_ResNet50_conv5_P2only_body"),
@@ -492,8 +523,6 @@ def test_weights_that_are_not_named_are_worth_a_line(read):
         ("FPN.MULTILEVEL_RPN", False),
         ("FPN.RPN_MAX_LEVEL", 7),
         ("RESNETS.RES5_DILATION", 2),
-        ("TRAIN.PROPOSAL_FILES", ["a.pkl"]),
-        ("TEST.PROPOSAL_FILES", "('a.pkl',)"),
         ("TEST.BBOX_AUG.ENABLED", True),
         ("TEST.MASK_AUG.ENABLED", True),
     ],
@@ -509,7 +538,7 @@ def test_a_default_of_masks_that_is_not_there_is_named_as_such(name, refusal):
     assert f"{name} is {KEYS[name].default!r} by the original's default" in message
 
 
-@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("name", [name for name in LEAST if name != "MODEL.FASTER_RCNN"])
 def test_a_default_of_the_original_that_is_not_there_is_named_as_such(name, refusal):
     values = {key: value for key, value in LEAST.items() if key != name}
     message = refusal(yaml.safe_dump(nested(values)))

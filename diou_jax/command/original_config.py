@@ -16,6 +16,9 @@ from diou_jax.configs import base
 from diou_jax.errors import UserError
 
 SECTIONS = {name[:i] for name in KEYS for i, letter in enumerate(name) if letter == "."}
+# Prefixes of keys that the RPN alone does not read, and that Fast R-CNN on precomputed proposals does not.
+OF_ROI_HEADS = ("FAST_RCNN.", "FPN.MULTILEVEL_ROIS")
+OF_THE_RPN = ("FPN.MULTILEVEL_RPN",)
 # Either all of these keys choose GroupNorm, or none does.
 NORMS = ("RESNETS.USE_GN", "RESNETS.TRANS_FUNC", "RESNETS.STEM_FUNC", "RESNETS.SHORTCUT_FUNC")
 WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
@@ -119,7 +122,15 @@ def _typed(path: pathlib.Path, name: str, value: Any) -> Any:
 
 def _refuse_what_is_not_there(path: pathlib.Path, values: dict, given: dict) -> None:
     """Raises a UserError that names the keys with unsupported values; keys in the file come before defaults."""
-    refused = [name for name, key in KEYS.items() if key.only and values[name] not in key.only and _acts(name, values)]
+    unread = () if values["MODEL.FASTER_RCNN"] else OF_ROI_HEADS if values["MODEL.RPN_ONLY"] else OF_THE_RPN
+    refused = [
+        name
+        for name, key in KEYS.items()
+        if key.only
+        and values[name] not in key.only
+        and _acts(name, values)
+        and not (name.startswith(unread) and name not in given)
+    ]
     if not refused:
         return
     lines = []

@@ -87,6 +87,10 @@ def _weights(path: str, values: dict[str, Any]) -> str:
     return path if values["MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS"] else ""
 
 
+def _has_rpn(values: dict[str, Any]) -> bool:
+    return values["MODEL.FASTER_RCNN"] or values["MODEL.RPN_ONLY"]
+
+
 _WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
 _MASKS = "several views of masks are not supported"
 _MASK_ON = "MODEL.MASK_ON"
@@ -94,7 +98,6 @@ _KEYPOINTS = "keypoints are not supported"
 _RETINANET = "RetinaNet is not supported"
 _RFCN = "R-FCN is not supported"
 _VIEWS = "several views of an image at test are not supported"
-_PROPOSALS = "proposals come from the RPN; Fast R-CNN on precomputed ones is not supported"
 _ONE_MODEL = "Faster R-CNN with FPN, trained end to end, is the only model"
 _BODY = "only bodies with FPN are supported, not C4 and P2only"
 _HEAD = "a head of res5 belongs to bodies without FPN"
@@ -125,8 +128,13 @@ KEYS: dict[str, Key] = {
         lambda period, values: max(1, period // max(1, values["NUM_GPUS"])),
         reason="divided by `NUM_GPUS`, as in the original",
     ),
-    **_idle("TRAIN", "acts on precomputed proposals only, in the original, too", CROWD_FILTER_THRESH=0.7),
-    **_must("TRAIN.PROPOSAL_FILES", (), ((),), _PROPOSALS, element=str),
+    "TRAIN.CROWD_FILTER_THRESH": Key(
+        0.7,
+        "train.crowd_filter_thresh",
+        lambda share, values: None if _has_rpn(values) else share,
+        reason="acts on precomputed proposals only, as in the original",
+    ),
+    "TRAIN.PROPOSAL_FILES": Key((), "train.proposal_files", element=str),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_THRESH=0.5, BBOX_NORMALIZE_TARGETS=True),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_NORMALIZE_TARGETS_PRECOMPUTED=False),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_NORMALIZE_MEANS=(0.0, 0.0, 0.0, 0.0)),
@@ -150,8 +158,8 @@ KEYS: dict[str, Key] = {
     **_same("TEST.SOFT_NMS", ENABLED=False, METHOD="linear", SIGMA=0.5),
     **_same("TEST.BBOX_VOTE", ENABLED=False, VOTE_TH=0.8, SCORING_METHOD="ID", SCORING_METHOD_BETA=1.0),
     **_must("TEST.BBOX_REG", True, (True,), "boxes are always refined"),
-    **_must("TEST.PROPOSAL_FILES", (), ((),), _PROPOSALS, element=str),
-    **_idle("TEST", _PROPOSALS, PROPOSAL_LIMIT=2000),
+    "TEST.PROPOSAL_FILES": Key((), "test.proposal_files", element=str),
+    **_same("TEST", PROPOSAL_LIMIT=2000),
     **_idle("TEST", _INFERRED, PRECOMPUTED_PROPOSALS=True),
     **_idle("TEST", "the file of results always stays", COMPETITION_MODE=True),
     **_idle("TEST", "evaluation is always COCO's", FORCE_JSON_DATASET_EVAL=False),
@@ -167,10 +175,15 @@ KEYS: dict[str, Key] = {
     **_same("MODEL", LOSS_TYPE="smooth_l1", LOSS_BBOX_WEIGHT=1.0, RPN_LOSS_TYPE="smooth_l1", RPN_LOSS_BBOX_WEIGHT=1.0),
     **_same("MODEL", CLS_AGNOSTIC_BBOX_REG=False),
     "MODEL.BBOX_REG_WEIGHTS": Key((10.0, 10.0, 5.0, 5.0), "model.bbox_reg_weights", count=4),
-    **_must("MODEL.FASTER_RCNN", False, (True,), _PROPOSALS),
     **_same("MODEL", MASK_ON=False),
+    "MODEL.FASTER_RCNN": Key(
+        False,
+        "model.faster_rcnn",
+        lambda _, values: _has_rpn(values),
+        reason="without effect if `MODEL.RPN_ONLY` is True",
+    ),
     **_off("MODEL.KEYPOINTS_ON", _KEYPOINTS),
-    **_off("MODEL.RPN_ONLY", _ONE_MODEL),
+    **_same("MODEL", RPN_ONLY=False),
     **_idle("MODEL", _INFERRED, SHARE_RES5=False),
     "MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS": Key(True, reason=f"False empties {_WEIGHTS}", decides=_WEIGHTS),
     **_off("MODEL.UNSUPERVISED_POSE", _KEYPOINTS),
@@ -189,7 +202,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.LRS": Key((), reason=_POLICY, element=float),
     **_idle("SOLVER", "the rate is in every line of the log", LOG_LR_CHANGE_THRESHOLD=1.1),
     "FAST_RCNN.ROI_BOX_HEAD": Key(
-        "", "fast_rcnn.roi_box_head", lambda name, _: name.rpartition(".")[2], only=BOX_HEADS, reason=_HEAD
+        "", "fast_rcnn.roi_box_head", lambda name, _: name.rpartition(".")[2] or None, only=BOX_HEADS, reason=_HEAD
     ),
     **_same("FAST_RCNN", MLP_HEAD_DIM=1024, ROI_XFORM_RESOLUTION=14, ROI_XFORM_SAMPLING_RATIO=0),
     **_same("FAST_RCNN", CONV_HEAD_DIM=256, NUM_STACKED_CONVS=4),

@@ -1,5 +1,6 @@
 """The mask head: convolutions, upsampling by two, then a mask for each class."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Float32, Int
 
-from diou_jax.models.conv_stack import conv_stack
+from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import msra_fill, msra_fill_transposed
 
 
@@ -44,16 +45,14 @@ class MaskHead(nn.Module):
           Logits (..., 2 H, 2 W), or (..., num_masks, 2 H, 2 W) for all masks.
         """
         x = pooled.reshape(-1, *pooled.shape[-3:])
-        x = conv_stack(
-            x,
-            count=self.num_convs,
-            features=self.features,
-            norm_type=self.norm_type,
-            group_norm=self.group_norm,
-            dtype=self.dtype,
-        )
+        common: dict[str, Any] = {"kernel_init": msra_fill, "dtype": self.dtype}
+        for number in range(1, self.num_convs + 1):
+            name = f"conv{number}"
+            x = Conv(
+                self.features, 3, norm_type=self.norm_type, group_norm=self.group_norm, relu=True, name=name, **common
+            )(x)
         x = Upsample(self.features, dtype=self.dtype, name="upsample")(x)
-        logits = PixelClassifier(self.num_masks, dtype=self.dtype, name="logits")(x, labels)
+        logits = PixelClassifier(self.num_masks, name="logits", **common)(x, labels)
         return logits.reshape(*pooled.shape[:-3], *logits.shape[1:])
 
 
@@ -62,10 +61,12 @@ class PixelClassifier(nn.Module):
 
     Attributes:
       classes: number of outputs K.
+      kernel_init: initialiser of the kernel, (K, 1, 1, C).
       dtype: dtype of the arithmetic.
     """
 
     classes: int
+    kernel_init: Callable
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -73,12 +74,12 @@ class PixelClassifier(nn.Module):
         self, x: Float[jax.Array, "N H W C"], labels: Int[jax.Array, "*N"] | None
     ) -> Float32[jax.Array, "..."]:
         """Float32 logits (N, K, H, W), or (N, H, W) of one class per image, `labels` (..., ) with N values."""
-        kernel = self.param("kernel", msra_fill, (self.classes, 1, 1, x.shape[-1]))[:, 0, 0].astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (self.classes, 1, 1, x.shape[-1]))[:, 0, 0].astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.classes,)).astype(self.dtype)
         x = x.astype(self.dtype)
         if labels is None:
             return (jnp.einsum("nhwc,kc->nkhw", x, kernel) + bias[:, None, None]).astype(jnp.float32)
-        # The product with ones and zeros copies exactly, and its gradient is a product, too, in a fixed order of sums.
+        # A product with ones and zeros copies exactly, and its gradient is a product, too, with a fixed order of sums.
         chosen = jax.nn.one_hot(labels.reshape(-1), self.classes, dtype=self.dtype)
         kernel, bias = (jnp.matmul(chosen, w, precision=jax.lax.Precision.HIGHEST) for w in (kernel, bias))
         return (jnp.einsum("nhwc,nc->nhw", x, kernel) + bias[:, None, None]).astype(jnp.float32)

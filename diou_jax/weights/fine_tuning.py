@@ -63,7 +63,7 @@ def fine_tune(
     rows = match(names, stored_names)
     theirs |= {name: _take(ours[name], theirs[name], rows, len(names), _layer(name)) for name in by_class}
     taken = traverse_util.unflatten_dict({name: theirs[name] for name in ours}, sep="/")
-    return taken, _report(names, stored_names, rows)
+    return taken, _report(names, stored_names, rows) if by_class else []
 
 
 def match(names: Sequence[str], stored_names: Sequence[str]) -> dict[int, int]:
