@@ -9,19 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import views
 from views import at_scale
 
 from diou_jax import boxes
 from diou_jax.configs import base, torchvision
-from diou_jax.data import coco_classes
+from diou_jax.data import coco_classes, packing
+from diou_jax.data.buckets import Bucket
 from diou_jax.data.loader import batches
 from diou_jax.detection import anchors
 from diou_jax.errors import UserError
 from diou_jax.options import build
 from diou_jax.options.initial_weights import weight_source
 from diou_jax.prediction.detector import Detector
-from diou_jax.weights.original import original_tensors
+from diou_jax.weights.original import import_original, original_tensors
 from diou_jax.weights.sources import read_source
+from diou_jax.weights.torchvision import to_original
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -67,6 +70,32 @@ def test_the_same_detections(detector, maker, found, number):
     np.testing.assert_array_equal([detector.category_ids[c] for c in result.classes], found[f"{number}/labels"])
     np.testing.assert_allclose(result.scores, found[f"{number}/scores"], atol=2e-5)
     np.testing.assert_allclose(boxes.to_edges(result.boxes), found[f"{number}/boxes"], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_same_masks(maker, record_property):
+    """Of its Mask R-CNN: the cells of each detection's mask before they are pasted."""
+    with np.load(GOLDEN / "torchvision_mask.npz") as file:
+        theirs = dict(file)
+    shapes = (tuple(map(int, str(shape).split())) for shape in theirs["shapes"])
+    tensors, unused = to_original(maker.weights(dict(zip(map(str, theirs["names"]), shapes, strict=True))))
+    assert not unused
+    config = torchvision.get_config()
+    config.model.mask_on = True
+    detector = build.detector(config, 81)
+    pixels = maker.images()[0]
+    height, width = pixels.shape[:2]
+    view = views.resized(pixels, target=height, max_size=width)
+    example = packing.example(pixels, view, Bucket(height, width, height, width))
+    batch = jax.tree.map(jnp.asarray, packing.pack([example], Bucket(height, width, height, width)))
+    variables = import_original(tensors, detector.network.variable_shapes())
+    ours = jax.tree.map(lambda x: np.asarray(x[0, :20]), jax.jit(detector.detect)(variables, batch))
+    np.testing.assert_array_equal(np.array(coco_classes.IDS)[ours.classes], theirs["labels"])
+    np.testing.assert_allclose(ours.scores, theirs["scores"], atol=2e-5)
+    np.testing.assert_allclose(boxes.to_edges(ours.boxes), theirs["boxes"], atol=1e-3)
+    deviation = np.abs(ours.masks - theirs["masks"][:, 0]).max()
+    record_property("probability", float(deviation))
+    assert deviation < 2e-5
 
 
 @pytest.mark.parametrize("number", [0, 1])

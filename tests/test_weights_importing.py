@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import slow
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.command.export_weights import export_torch
@@ -32,10 +33,15 @@ def make_weights():
     return module
 
 
-def small_config(tiny_config):
+def small_config(tiny_config, *, masks=False):
+    """A config of the smallest network: two layers in the box head, or masks and GroupNorm everywhere."""
     config = tiny_config()
-    config.resnets.use_gn = False
-    config.fpn.use_gn = False
+    config.resnets.use_gn = config.fpn.use_gn = config.mrcnn.use_gn = config.model.mask_on = masks
+    if masks:
+        config.fast_rcnn.roi_box_head = "roi_Xconv1fc_gn_head"
+        config.fast_rcnn.num_stacked_convs, config.fast_rcnn.conv_head_dim = 1, 8
+        config.mrcnn.num_convs, config.mrcnn.dim_reduced = 1, 8
+        config.mrcnn.roi_xform_resolution, config.mrcnn.resolution = 4, 8
     config.resnets.freeze_at = 2
     config.solver.type = "SGD"
     return config
@@ -94,9 +100,10 @@ def run_import(config, tensors, tmp_path, **options):
     import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
 
 
-def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys):
+@pytest.mark.parametrize("masks", [slow(False), True])
+def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys, masks):
     torch = pytest.importorskip("torch")
-    config = small_config(tiny_config)
+    config = small_config(tiny_config, masks=masks)
     variables = build.network(config, 7).variable_shapes()
     tensors = random_tensors(variables, 0)
     run_import(config, tensors, tmp_path)
@@ -115,19 +122,23 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
         import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
 
 
-def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
-    """Weights first, biases after, in the model's order; what is frozen is not counted."""
-    config = small_config(tiny_config)
+@pytest.mark.parametrize("masks", [False, True])
+def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks):
+    """Weights first, biases after, then GroupNorm's weights, in the model's order; what is frozen is not counted."""
+    config = small_config(tiny_config, masks=masks)
     variables = build.network(config, 7).variable_shapes()
     tensors = random_tensors(variables, 0)
-    trained = [
-        name
-        for name in tensors
-        if ".bn" not in name and ".downsample.1" not in name and ".res1." not in name and ".res2." not in name
-    ]
+    frozen = (".res1.", ".res2.") if masks else (".bn", ".downsample.1", ".res1.", ".res2.")
+    trained = [name for name in tensors if not any(part in name for part in frozen)]
     torch = pytest.importorskip("torch")
-    groups = [[n for n in trained if n.endswith("weight")], [n for n in trained if n.endswith("bias")]]
-    numbers = {name: number for number, name in enumerate(groups[0] + groups[1])}
+    weights = [name for name in trained if name.endswith("weight")]
+    groups = [
+        [name for name in weights if tensors[name].ndim > 1],
+        [name for name in trained if name.endswith("bias")],
+        [name for name in weights if tensors[name].ndim == 1],
+    ]
+    assert bool(groups[2]) == masks
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
     rng = np.random.default_rng(1)
     momentum = {name: rng.normal(size=tensors[name].shape).astype(np.float32) for name in numbers}
     optimizer = {
@@ -146,7 +157,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
     config.solver.weight_decay = 0.0
     tx = build.make_optimizer(config, build.rule(config).schedule)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)
-    moved = export_original({"params": optax.apply_updates(state.params, updates), "affine": state.affine})
+    moved = export_original(state.variables | {"params": optax.apply_updates(state.params, updates)})
     rate = float(build.rate(config, build.rule(config).schedule)(42))
     for name in tensors:
         factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1
