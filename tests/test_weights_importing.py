@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import original_models
 import pytest
 from conftest import slow
 
@@ -77,20 +78,23 @@ def test_a_deeper_body_has_other_blob_names():
 
 
 @pytest.mark.slow
-def test_a_whole_detector_from_detectrons_file(golden_path, make_weights, tmp_path):
-    rows = [line.split("\t") for line in golden_path("param_names.txt").read_text().splitlines() if line[0] != "#"]
-    weights = make_weights.weights("public")
-    blobs = {blob.strip(): weights[name] for name, *_, blob in rows}
+@pytest.mark.parametrize("model", ["r50fpn", "mask_r50fpn", "mask_r50fpn_gn"])
+def test_a_whole_detector_from_detectrons_file(tmp_path, model):
+    weights = original_models.weights(model)
+    blobs = {blob.strip(): weights[name] for name, *_, blob in original_models.maker().rows(model)}
+    assert len(blobs) == len(weights)
     blobs |= {f"{name}_momentum": value for name, value in list(blobs.items())[:3]}
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
     source = sources.read_source(tmp_path / "model.pkl")
     assert source.kind == "Detectron's blobs" and source.num_classes == 81 and len(source.unused) == 3
-    network = build.network(base.get_config(), 81)
+    network = build.network(original_models.configs()[model], 81)
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), network.variable_shapes())
     variables, report = sources.import_tensors(source, blank)
-    for name, value in export_original(variables).items():
+    exported = export_original(variables)
+    assert exported.keys() == weights.keys()
+    for name, value in exported.items():
         np.testing.assert_array_equal(value, weights[name], err_msg=name)
-    assert "189 tensors used" in report[0]
+    assert f"{len(weights)} tensors used" in report[0]
 
 
 def run_import(config, tensors, tmp_path, **options):
