@@ -27,6 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
+MASK_HEURISTICS = ("SOFT_AVG", "SOFT_MAX", "LOGIT_AVG")
 VOTES = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
 
 # fmt: off
@@ -213,6 +214,33 @@ OPTIONS = (
     Option("test.bbox_vote.scoring_method_beta", 1.0, Real(0, above=True),
            "temperature of `TEMP_AVG`, exponent of `GENERALIZED_AVG` and `QUASI_SUM`; the original ignores it",
            free=True),
+    Option("test.bbox_aug.enabled", False, Flag(),
+           "augmented testing: the boxes of several passes over each image are united before suppression. The "
+           "following options add passes, in this order, before the usual one; each has proposals of its own",
+           free=True),
+    Option("test.bbox_aug.h_flip", False, Flag(), "a pass over the mirrored image", free=True),
+    Option("test.bbox_aug.scales", (), Several(Whole(1)),
+           "a pass for each of these lengths of the shorter side in pixels …", free=True),
+    Option("test.bbox_aug.max_size", 4000, Whole(1), "… with this limit of the longer side", free=True),
+    Option("test.bbox_aug.scale_h_flip", False, Flag(), "each of these passes over the mirrored image, too",
+           free=True),
+    Option("test.bbox_aug.aspect_ratios", (), Several(Real(0, above=True)),
+           "a pass for each of these factors of the width", free=True),
+    Option("test.bbox_aug.aspect_ratio_h_flip", False, Flag(), "each of these passes over the mirrored image, too",
+           free=True),
+    Option("test.mask_aug.enabled", False, Flag(),
+           "augmented testing of masks: the masks of the final boxes are combined from several passes; the usual pass "
+           "comes first, the others as in `test.bbox_aug`", free=True),
+    Option("test.mask_aug.heur", "SOFT_AVG", Choice(MASK_HEURISTICS),
+           "how masks are combined. `SOFT_AVG`: mean of the probabilities, `SOFT_MAX`: the largest, `LOGIT_AVG`: "
+           "probability of the mean logit", free=True),
+    Option("test.mask_aug.h_flip", False, Flag(), "as `test.bbox_aug.h_flip`", free=True),
+    Option("test.mask_aug.scales", (), Several(Whole(1)), "as `test.bbox_aug.scales`", free=True),
+    Option("test.mask_aug.max_size", 4000, Whole(1), "as `test.bbox_aug.max_size`", free=True),
+    Option("test.mask_aug.scale_h_flip", False, Flag(), "as `test.bbox_aug.scale_h_flip`", free=True),
+    Option("test.mask_aug.aspect_ratios", (), Several(Real(0, above=True)), "as `test.bbox_aug.aspect_ratios`",
+           free=True),
+    Option("test.mask_aug.aspect_ratio_h_flip", False, Flag(), "as `test.bbox_aug.aspect_ratio_h_flip`", free=True),
     Option("test.detections_per_im", 100, Whole(1), "largest number of detections per image, over all classes",
            free=True),
     Option("test.rpn_nms_thresh", 0.7, Real(0, 1), "as `train.rpn_nms_thresh`", free=True),
@@ -354,6 +382,8 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
     problems += _proposal_problems(config)
     if config.model.rpn_only and config.model.mask_on:
         problems.append("model.mask_on=True: it must be False with model.rpn_only=True, which has no RoI head")
+    if config.test.mask_aug.enabled and not config.model.mask_on:
+        problems.append("test.mask_aug.enabled=True: only a detector with model.mask_on=True has masks")
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride
         problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")

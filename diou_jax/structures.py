@@ -109,6 +109,8 @@ class Batch:
       present: (B,) bool, False for an image that only fills up the batch.
       proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
         pixels of the original image, mirrored if the image is.
+      aspect_ratio: (B,) float32, factor of the width by which the image was resized after decoding. Sizes, boxes and
+        `placement` are then those of the resized image. None: it is as in its file.
     """
 
     image: Array
@@ -122,6 +124,28 @@ class Batch:
     index: Array
     present: Array
     proposals: "Proposals | None" = None
+    aspect_ratio: Array | None = None
+
+
+@flax.struct.dataclass
+class AugmentedBatch:
+    """The same B images in each of V passes of augmented testing; a pass has its own bucket.
+
+    Attributes:
+      views: V batches, that of the unchanged images first.
+    """
+
+    views: tuple[Batch, ...]
+
+    @property
+    def index(self) -> Array:
+        """(B,) int32, the images' rows in their data set."""
+        return self.views[0].index
+
+    @property
+    def present(self) -> Array:
+        """(B,) bool, False for images that only fill up the batch."""
+        return self.views[0].present
 
 
 @flax.struct.dataclass
@@ -168,6 +192,21 @@ class RoiSamples:
     input_rois: Array
     labels: Array
     gt_index: Array
+    valid: Array
+
+
+@flax.struct.dataclass
+class Candidates:
+    """Boxes and scores of every class but the background, before suppression.
+
+    Attributes:
+      boxes: float32 (B, K - 1, R, 4), pixels of the original image.
+      scores: float32 (B, K - 1, R), probabilities.
+      valid: bool (B, 1, R).
+    """
+
+    boxes: Array
+    scores: Array
     valid: Array
 
 

@@ -523,8 +523,9 @@ def test_a_file_of_the_rpn_alone_must_name_the_rest(name, refusal):
         ("FPN.MULTILEVEL_RPN", False),
         ("FPN.RPN_MAX_LEVEL", 7),
         ("RESNETS.RES5_DILATION", 2),
-        ("TEST.BBOX_AUG.ENABLED", True),
-        ("TEST.MASK_AUG.ENABLED", True),
+        ("TEST.BBOX_AUG.SCALE_SIZE_DEP", True),
+        ("TEST.BBOX_AUG.SCORE_HEUR", "AVG"),
+        ("TEST.KPS_AUG.ENABLED", True),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(name, value, refusal):

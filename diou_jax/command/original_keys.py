@@ -72,14 +72,25 @@ def _off(name: str, reason: str, **more: Any) -> dict[str, Key]:
     return _must(name, False, (False,), reason, **more)
 
 
-def _several_views(section: str, reason: str, **more: Any) -> dict[str, Key]:
-    """The keys for several views of an image in a test; the original has this group three times."""
-    group = {"H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "SCALE_SIZE_DEP": False}
+def _augmented(section: str) -> dict[str, Key]:
+    """The keys that are the same for augmented testing of boxes and of masks."""
+    numbers = {"ENABLED": False, "H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "ASPECT_RATIO_H_FLIP": False}
     return {
-        **_off(f"{section}.ENABLED", reason),
-        **_idle(section, reason, **more, **group, ASPECT_RATIO_H_FLIP=False),
-        f"{section}.SCALES": Key((), reason=reason, element=int),
-        f"{section}.ASPECT_RATIOS": Key((), reason=reason, element=float),
+        **_same(section, **numbers),
+        f"{section}.SCALES": Key((), f"{section}.SCALES".lower(), element=int),
+        f"{section}.ASPECT_RATIOS": Key((), f"{section}.ASPECT_RATIOS".lower(), element=float),
+        **_off(f"{section}.SCALE_SIZE_DEP", "the original refuses scales that depend on the size of an object, too"),
+    }
+
+
+def _keypoint_views() -> dict[str, Key]:
+    """The keys for augmented testing of keypoints."""
+    group = {"H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "SCALE_SIZE_DEP": False, "AREA_TH": 180**2}
+    return {
+        **_off("TEST.KPS_AUG.ENABLED", _KEYPOINTS),
+        **_idle("TEST.KPS_AUG", _KEYPOINTS, HEUR="HM_AVG", **group, ASPECT_RATIO_H_FLIP=False),
+        "TEST.KPS_AUG.SCALES": Key((), reason=_KEYPOINTS, element=int),
+        "TEST.KPS_AUG.ASPECT_RATIOS": Key((), reason=_KEYPOINTS, element=float),
     }
 
 
@@ -97,7 +108,7 @@ _MASK_ON = "MODEL.MASK_ON"
 _KEYPOINTS = "keypoints are not supported"
 _RETINANET = "RetinaNet is not supported"
 _RFCN = "R-FCN is not supported"
-_VIEWS = "several views of an image at test are not supported"
+_UNION = "the boxes of all passes are united; other ways need precomputed proposals, in the original, too"
 _ONE_MODEL = "Faster R-CNN with FPN, trained end to end, is the only model"
 _BODY = "only bodies with FPN are supported, not C4 and P2only"
 _HEAD = "a head of res5 belongs to bodies without FPN"
@@ -163,11 +174,14 @@ KEYS: dict[str, Key] = {
     **_idle("TEST", _INFERRED, PRECOMPUTED_PROPOSALS=True),
     **_idle("TEST", "the file of results always stays", COMPETITION_MODE=True),
     **_idle("TEST", "evaluation is always COCO's", FORCE_JSON_DATASET_EVAL=False),
-    **_several_views(
-        "TEST.BBOX_AUG", _VIEWS, SCORE_HEUR="UNION", COORD_HEUR="UNION", AREA_TH_LO=50**2, AREA_TH_HI=180**2
-    ),
-    **_several_views("TEST.MASK_AUG", _MASKS, HEUR="SOFT_AVG", AREA_TH=180**2),
-    **_several_views("TEST.KPS_AUG", _KEYPOINTS, HEUR="HM_AVG", AREA_TH=180**2),
+    **_augmented("TEST.BBOX_AUG"),
+    **_must("TEST.BBOX_AUG.SCORE_HEUR", "UNION", ("UNION",), _UNION),
+    **_must("TEST.BBOX_AUG.COORD_HEUR", "UNION", ("UNION",), _UNION),
+    **_idle("TEST.BBOX_AUG", "it belongs to SCALE_SIZE_DEP, which is off", AREA_TH_LO=50**2, AREA_TH_HI=180**2),
+    **_augmented("TEST.MASK_AUG"),
+    **_same("TEST.MASK_AUG", HEUR="SOFT_AVG"),
+    **_idle("TEST.MASK_AUG", "it belongs to SCALE_SIZE_DEP, which is off", AREA_TH=180**2),
+    **_keypoint_views(),
     **_must("MODEL.TYPE", "", ("", "generalized_rcnn"), _ONE_MODEL),
     "MODEL.CONV_BODY": Key("", "resnets.blocks", lambda name, _: BODIES[name], tuple(BODIES), _BODY),
     **_idle("MODEL", "the annotation file determines it", NUM_CLASSES=-1),

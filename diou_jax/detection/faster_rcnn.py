@@ -31,7 +31,7 @@ from diou_jax.detection.rules import (
 )
 from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.models.network import Network
-from diou_jax.structures import Anchors, Array, Batch, Detections, Proposals, RoiSamples, blank_batch
+from diou_jax.structures import Anchors, Array, Batch, Candidates, Detections, Proposals, RoiSamples, blank_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,27 +109,66 @@ class FasterRCNN:
           batch: B images; their ground truth is ignored.
           thresholds: replace those of the first head.
         """
-        padded_size = batch.padded_size if self.mask_padding else None
-        pyramid = self.pyramid(variables, batch, padded_size)
-        proposals = self.precomputed(batch)
-        if proposals is None:
-            proposals = self.proposals(variables, pyramid, batch)
+        pyramid = self.test_pyramid(variables, batch)
+        proposals = self.proposals(variables, pyramid, batch)
         if self.heads:
             thresholds = thresholds or self.thresholds
-            first, *others = self.heads
-            run = self.runner(first, variables, pyramid, padded_size=padded_size)
+            first = self.heads[0]
+            run = self.runner(first, variables, pyramid, padded_size=self._test_padding(batch))
             found = first.detect(run, proposals, batch, thresholds=thresholds)
-            for head in others:
-                run = self.runner(head, variables, pyramid, padded_size=padded_size)
-                found = head.detect(run, found, batch, thresholds=thresholds)
+            found = self._with_other_heads(variables, pyramid, batch, found, thresholds)
         else:
             found = as_detections(proposals, batch, edges=self.box_rules.edges)
-        mirrored = found.valid & batch.placement.mirrored[:, None]
-        found = dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
+        boxes = _unmirrored(found.boxes, batch, found.valid)
+        return dataclasses.replace(found, boxes=boxes)
+
+    def candidates(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Candidates:
+        """The first part of `detect`: boxes and scores before suppression, in pixels of the images in their files.
+
+        Args:
+          variables: the network's variables.
+          pyramid: result of `test_pyramid`.
+          batch: B images, which may have another aspect ratio than their files.
+        """
+        proposals = self.proposals(variables, pyramid, batch)
+        first = self.heads[0]
+        run = self.runner(first, variables, pyramid, padded_size=self._test_padding(batch))
+        found = first.candidates(run, proposals, batch)
+        boxes = _unmirrored(found.boxes, batch, jnp.ones(found.scores.shape, bool))
+        return dataclasses.replace(found, boxes=boxes / _stretch(batch, boxes.ndim))
+
+    def describe(
+        self,
+        variables: dict,
+        pyramid: Mapping[int, jax.Array],
+        batch: Batch,
+        *,
+        found: Detections,
+        thresholds: Thresholds | None = None,
+    ) -> Detections:
+        """The last part of `detect`: what the heads after the first add to detections.
+
+        Args:
+          variables: the network's variables.
+          pyramid: result of `test_pyramid`.
+          batch: B images, which may have another aspect ratio than their files.
+          found: detections in pixels of the images in their files.
+          thresholds: replace those of the first head.
+        """
+        boxes = found.boxes * _stretch(batch, found.boxes.ndim)
+        seen = dataclasses.replace(found, boxes=_unmirrored(boxes, batch, found.valid))  # mirroring is its own inverse
+        more = self._with_other_heads(variables, pyramid, batch, seen, thresholds or self.thresholds)
+        return dataclasses.replace(more, boxes=found.boxes)
+
+    def _with_other_heads(self, variables, pyramid, batch, found, thresholds) -> Detections:
+        """Detections with boxes as the network sees them, and what the heads after the first add, mirrored back."""
+        for head in self.heads[1:]:
+            run = self.runner(head, variables, pyramid, padded_size=self._test_padding(batch))
+            found = head.detect(run, found, batch, thresholds=thresholds)
         if found.masks is None:
             return found
-        masks = jnp.where(mirrored[..., None, None], found.masks[..., ::-1], found.masks)
-        return dataclasses.replace(found, masks=masks)
+        mirrored = (found.valid & batch.placement.mirrored[:, None])[..., None, None]
+        return dataclasses.replace(found, masks=jnp.where(mirrored, found.masks[..., ::-1], found.masks))
 
     @property
     def thresholds(self) -> Thresholds:
@@ -154,6 +193,13 @@ class FasterRCNN:
         maps: Any = self.network.apply(variables, images, padded_size, method="pyramid")
         return maps
 
+    def test_pyramid(self, variables: dict, batch: Batch) -> dict[int, jax.Array]:
+        """The neck's maps by stride in a test, (B, Hl, Wl, C)."""
+        return self.pyramid(variables, batch, self._test_padding(batch))
+
+    def _test_padding(self, batch):
+        return batch.padded_size if self.mask_padding else None
+
     def precomputed(self, batch: Batch) -> Proposals | None:
         """The proposals that the batch brings, in pixels of the network's input, or None if it brings none."""
         given = batch.proposals
@@ -163,7 +209,10 @@ class FasterRCNN:
         return dataclasses.replace(given, boxes=jnp.where(given.valid[..., None], boxes, 0.0))
 
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
-        """The proposals in which the heads detect."""
+        """The proposals in which the heads detect: the batch's, or else the RPN's."""
+        given = self.precomputed(batch)
+        if given is not None:
+            return given
         outputs: Any = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.padded_size)
         limit = batch.padded_size if self.box_rules.clip_to_padding else batch.image_size
@@ -217,3 +266,17 @@ class FasterRCNN:
             padded_size=padded_size,
             levels=levels,
         )
+
+
+def _unmirrored(boxes, batch: Batch, valid):
+    """Boxes (B, ..., 4) of the images as the network sees them, in pixels of the images that are not mirrored."""
+    mirrored = batch.placement.mirrored.reshape(-1, *[1] * (valid.ndim - 1))
+    return mirror(boxes, batch.original_size[:, 1], valid & mirrored)
+
+
+def _stretch(batch: Batch, rank):
+    """The factors of x1, y1, x2, y2 from the images' files to the images, (B, 1, ..., 4) of `rank` axes."""
+    if batch.aspect_ratio is None:
+        return jnp.ones((1,) * rank)
+    factors = jnp.where(jnp.array([True, False, True, False]), batch.aspect_ratio[:, None], 1.0)
+    return factors.reshape(-1, *[1] * (rank - 2), 4)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from diou_jax.data import catalog, coco_classes, layouts, proposals_file, reader, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
 from diou_jax.data.dataset import BACKGROUND, Dataset
+from diou_jax.data.passes import Pass, Passes, arrange
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
@@ -210,6 +211,35 @@ def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
 def eval_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
     """The changes of an image in evaluation and prediction, in their order."""
     return (ScaleChoice((config.test.scale,), config.test.max_size),)
+
+
+def passes(config: ConfigDict) -> Passes | None:
+    """The passes of augmented testing, None without it."""
+    test = config.test
+    if not test.bbox_aug.enabled and not test.mask_aug.enabled:
+        return None
+    usual = Pass(test.scale, test.max_size)
+    # The order is the original's; it decides between equal scores.
+    boxes = *_more_passes(usual, test.bbox_aug), usual
+    masks = usual, *_more_passes(usual, test.mask_aug)
+    return arrange(usual, boxes=boxes, masks=masks if config.model.mask_on else ())
+
+
+def _more_passes(usual, options) -> list[Pass]:
+    """The passes besides the usual one that a group of options asks for."""
+    if not options.enabled:
+        return []
+    mirrored = functools.partial(dataclasses.replace, mirrored=True)
+    found = [mirrored(usual)] if options.h_flip else []
+    for one, both in [
+        *((Pass(scale, options.max_size), options.scale_h_flip) for scale in options.scales),
+        *(
+            (dataclasses.replace(usual, aspect_ratio=ratio), options.aspect_ratio_h_flip)
+            for ratio in options.aspect_ratios
+        ),
+    ]:
+        found += [one, mirrored(one)] if both else [one]
+    return found
 
 
 def loading(config: ConfigDict) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
 from diou_jax.losses import BOX_LOSSES, box_loss, softmax_cross_entropy
 from diou_jax.models.box_head import BoxHead
-from diou_jax.structures import Batch, Detections, GroundTruth, Proposals, RoiSamples
+from diou_jax.structures import Batch, Candidates, Detections, GroundTruth, Proposals, RoiSamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +123,15 @@ class BoxRoiHead:
         self, outputs: tuple[jax.Array, jax.Array], found: Proposals, batch: Batch, *, thresholds: Thresholds
     ) -> Detections:
         """The detections of probabilities (B, R, K) and deltas (B, R, K or 1, 4) of proposals."""
+        return self.suppress(self.refine(outputs, found, batch), thresholds=thresholds)
+
+    def candidates(self, run: Run, found: Proposals, batch: Batch) -> Candidates:
+        """The boxes and scores of all proposals and classes."""
+        logits, deltas = run(found.boxes)
+        return self.refine((jax.nn.softmax(logits), deltas), found, batch)
+
+    def refine(self, outputs: tuple[jax.Array, jax.Array], found: Proposals, batch: Batch) -> Candidates:
+        """The boxes, clipped to the image, and scores of probabilities (B, R, K) and deltas (B, R, K or 1, 4)."""
         scores, deltas = outputs
         rois = to_original(found.boxes, batch.placement, edges=self.edges)
         boxes = decode(rois[:, None], deltas.swapaxes(1, 2), weights=self.reg_weights)
@@ -132,5 +141,10 @@ class BoxRoiHead:
         boxes = jnp.broadcast_to(boxes, (*scores.shape, 4))
         size = batch.original_size.astype(jnp.float32)[:, :, None, None]
         boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], scores.shape) for axis in (0, 1)))
-        candidate = (found.valid & batch.present[:, None])[:, None]
-        return suppress(boxes, scores, candidate, thresholds=thresholds, rules=self.detection)
+        return Candidates(boxes, scores, (found.valid & batch.present[:, None])[:, None])
+
+    def suppress(self, candidates: Candidates, *, thresholds: Thresholds) -> Detections:
+        """The best boxes of all classes after suppression within each class."""
+        return suppress(
+            candidates.boxes, candidates.scores, candidates.valid, thresholds=thresholds, rules=self.detection
+        )
