@@ -23,10 +23,10 @@ class Polygons:
     holds, so that a part may have holes; the object is the union of its parts.
 
     Attributes:
-      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which pixel
-        i spans [i, i + 1]; mirrored if the image is.
-      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object without
-        vertices has no known mask.
+      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which
+        pixel i spans [i, i + 1]; mirrored if the image is.
+      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object
+        without vertices has no known mask.
     """
 
     points: Array
@@ -109,6 +109,8 @@ class Batch:
       present: (B,) bool, False for an image that only fills up the batch.
       aspect_ratio: (B,) float32, factor of the width by which the image was resized after decoding. Sizes, boxes and
         `placement` are then those of the resized image. None: it is as in its file.
+      proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
+        pixels of the original image, mirrored if the image is.
     """
 
     image: Array
@@ -122,6 +124,7 @@ class Batch:
     index: Array
     present: Array
     aspect_ratio: Array | None = None
+    proposals: "Proposals | None" = None
 
 
 @flax.struct.dataclass

@@ -158,13 +158,13 @@ def test_values_that_say_the_same_are_the_same(load, tmp_path, same):
         np.testing.assert_array_equal(getattr(dataset.records, name), getattr(plain.records, name))
     assert not dataset.faults.counts
     (row,) = [row for row in evaluate([], [tmp_path / "ann.json"]).classes if row.name == "cat"]
-    assert row.boxes == 1
+    assert row.objects == 1
 
 
 @pytest.mark.parametrize("crowd", [1, True, "1", 1.0, "true"])
 def test_a_crowd_is_one_however_it_is_written(load, tmp_path, crowd):
     assert load(annotations=[BOX | {"iscrowd": crowd}]).records.crowd.tolist() == [True]
-    assert [row.boxes for row in evaluate([], [tmp_path / "ann.json"]).classes] == [0, 0]
+    assert [row.objects for row in evaluate([], [tmp_path / "ann.json"]).classes] == [0, 0]
 
 
 def test_results_bear_the_ids_of_the_file(load, tmp_path):

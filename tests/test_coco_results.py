@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from diou_jax.errors import UserError
-from diou_jax.evaluation.coco_results import STATISTICS, evaluate, to_results, write_results
+from diou_jax.evaluation.coco_results import STATISTICS, evaluate, report, to_results, write_results
 
 CATEGORY_IDS = (-1, 1, 3, 18, 90)
 
@@ -81,7 +81,7 @@ def test_statistics_equal_the_original(golden, golden_path):
 
 def test_what_is_printed(golden, golden_path):
     summary = evaluate(toy_results(golden("toy_dataset.npz")), [golden_path("toy") / "ann.json"])
-    lines = summary.report("toy").splitlines()
+    lines = report("toy", [summary]).splitlines()
     assert lines[0] == " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.090"
     assert lines[11] == " Average Recall     (AR) @[ IoU=0.50:0.95 | area= large | maxDets=100 ] = -1.000"
     assert [line.split()[0] for line in lines[14:18]] == ["person", "car", "dog", "toothbrush"]
@@ -104,7 +104,7 @@ def test_classes_average_to_the_whole(golden, golden_path):
     assert ap.mean() == pytest.approx(summary.statistics["AP"], abs=1e-12)
     assert ap50.mean() == pytest.approx(summary.statistics["AP50"], abs=1e-12)
     # 25 annotations, two of them crowds; COCOeval heeds neither "ignore" nor an area of zero.
-    assert [row.boxes for row in summary.classes] == [10, 2, 7, 4]
+    assert [row.objects for row in summary.classes] == [10, 2, 7, 4]
 
 
 def test_metrics_say_nan_where_nothing_can_be_measured(tmp_path):
@@ -137,7 +137,7 @@ def test_the_ground_truth_itself_is_perfect_and_no_result_scores_zero(golden_pat
 def test_neither_truth_nor_results(tmp_path):
     summary = evaluate([], [write(tmp_path / "a.json")])
     assert set(summary.statistics.values()) == {-1}
-    assert math.isnan(summary.metrics()["eval/AP"]) and "nan" in summary.report("nothing")
+    assert math.isnan(summary.metrics()["eval/AP"]) and "nan" in report("nothing", [summary])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_several_files_are_one(tmp_path):
     files = [write(tmp_path / f"{i}.json", images=[i], annotations=[box(i, id=1)]) for i in ("a", "b")]
     summary = evaluate([box("a", score=0.9), box("b", score=0.8)], files)
     assert summary.statistics["AP"] == pytest.approx(1)
-    assert summary.classes[0].boxes == 2
+    assert summary.classes[0].objects == 2
 
 
 def test_only_the_images_that_count_count(tmp_path):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from diou_jax.configs import shapes
-from diou_jax.detection.detections import Detections
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.evaluation.found import Found
 from diou_jax.reporting.run_log import RunLog, read_metrics
 from diou_jax.training import train
 
@@ -40,16 +40,11 @@ def write_set(root, name, categories=PLAIN, *, edit=None):
     (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
 
 
-def perfect(detect, variables, stream, *, progress):
+def perfect(detect, variables, stream, **options):
     """Finds everything, by the classes that were trained."""
     present = [int(row) for batch in stream for row in batch.index[batch.present]]
     return {
-        row: Detections(
-            boxes=np.float32([[10, 10, 29, 29]]),
-            scores=np.float32([0.75]),
-            classes=np.int32([1 + row % 2]),
-            valid=np.ones(1, bool),
-        )
+        row: Found(boxes=np.float32([[10, 10, 29, 29]]), scores=np.float32([0.75]), classes=np.int32([1 + row % 2]))
         for row in present
     }
 

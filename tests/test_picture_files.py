@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diou_jax.data.decoding import decode_upright
-from diou_jax.detection.detections import Detections
 from diou_jax.evaluation import evaluate
+from diou_jax.evaluation.found import Found
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.run_log import RunLog
 
@@ -94,7 +94,7 @@ def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, m
     (tmp_path / "data" / "annotations" / "instances_val.json").write_text(json.dumps(content))
     config = tiny_config()
     config.data.root, config.log.images = str(tmp_path / "data"), len(names)
-    found = Detections(np.float32([[2, 2, 31, 31]]), np.float32([0.9]), np.int32([1]), np.array([True]))
+    found = Found(np.float32([[2, 2, 31, 31]]), np.float32([0.9]), np.int32([1]))
     monkeypatch.setattr(evaluate, "detect_all", lambda *_, **options: dict.fromkeys(range(len(names)), found))
 
     evaluator = evaluate.Evaluator(config, str(tmp_path / "run"), ("__background__", "Stück"))

@@ -28,6 +28,7 @@ def check_data(config: ConfigDict) -> bool:
     report = check_datasets(
         {" + ".join(some): functools.partial(build.dataset, config, some) for some in names},
         max_boxes=config.data.max_boxes,
+        max_vertices=config.data.max_vertices,
     )
     print_line(report.text())
     return report.clean

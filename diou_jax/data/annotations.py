@@ -43,6 +43,7 @@ class Boxes:
       areas: (M,) float64, the stated area, or that of the box if the file states no number of at least 0.
       crowd: (M,) bool, the flag ``"iscrowd"``.
       ignored: (M,) bool, the flag ``"ignore"``: such boxes are left out of training, while COCOeval counts them.
+      segmentations: M json values as in the file, or None if they were not asked for.
     """
 
     ids: list
@@ -52,6 +53,7 @@ class Boxes:
     areas: np.ndarray
     crowd: np.ndarray
     ignored: np.ndarray
+    segmentations: list | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +77,20 @@ class Annotations:
     faults: Faults
 
 
-def read(annotation_file: str | os.PathLike) -> Annotations:
-    """Reads a COCO annotation file; raises UserError if it is not one or lists no category."""
+def read(annotation_file: str | os.PathLike, *, segmentations: bool = False) -> Annotations:
+    """Reads a COCO annotation file, with or without segmentations.
+
+    Raises:
+      UserError: if it is not one, or lists no category.
+    """
     content = read_json(annotation_file)
     faults = Faults()
     categories = _categories(content["categories"], annotation_file, faults)
     images = _images(content["images"], faults)
     annotations = content.get("annotations")
     boxes = _boxes(annotations or [], images, categories, faults)
+    if not segmentations:
+        boxes = dataclasses.replace(boxes, segmentations=None)
     return Annotations(str(annotation_file), images, categories, boxes, annotations is not None, faults)
 
 
@@ -204,7 +212,7 @@ def _images(entries, faults) -> dict[int | str, dict]:
 
 
 def _boxes(entries, images, categories, faults) -> Boxes:
-    ids, image_keys, category_keys, xywh, areas, crowd, ignored = ([] for _ in range(7))
+    ids, image_keys, category_keys, xywh, areas, crowd, ignored, segmentations = ([] for _ in range(8))
     for entry in entries:
         if problem := _problem(entry, images, categories):
             faults.add(*problem)
@@ -218,6 +226,7 @@ def _boxes(entries, images, categories, faults) -> Boxes:
         areas.append(area if area is not None and 0 <= area < math.inf else box[2] * box[3])
         crowd.append(flag(entry.get("iscrowd")))
         ignored.append(flag(entry.get("ignore")))
+        segmentations.append(entry.get("segmentation"))
     return Boxes(
         ids=ids,
         images=image_keys,
@@ -226,6 +235,7 @@ def _boxes(entries, images, categories, faults) -> Boxes:
         areas=np.array(areas, np.float64),
         crowd=np.array(crowd, bool),
         ignored=np.array(ignored, bool),
+        segmentations=segmentations,
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -12,13 +13,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from diou_jax.data import annotations
 from diou_jax.data.annotations import id_key, id_rank
+from diou_jax.data.dataset import Faults
 from diou_jax.errors import UserError
+from diou_jax.evaluation import true_masks
+from diou_jax.masks import Rle
 from diou_jax.structures import Array
+
+# COCOeval's kinds of overlap: that of boxes and that of masks. By kind, the original's name of the task.
+TASKS = {"bbox": "box", "segm": "mask"}
 
 # COCOeval's twelve numbers, in its order: over IoU 0.50 to 0.95, at one IoU, by size, by detections per image.
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -45,12 +53,12 @@ _PARTS = (
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
-    """AP and AP50 of a class, NaN without ground truth, and the number of its boxes without crowds."""
+    """AP and AP50 of a class, NaN without ground truth, and the number of its objects without regions to ignore."""
 
     name: str
     ap: float
     ap50: float
-    boxes: int
+    objects: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,30 +70,46 @@ class Summary:
         detections replaces the 100 in the name AR100.
       lines: the twelve lines that pycocotools prints.
       classes: results by class, in ascending order of category ids.
+      kind: "bbox" or "segm", what was compared.
     """
 
     statistics: dict[str, float]
     lines: tuple[str, ...]
     classes: tuple[ClassResult, ...]
+    kind: str = "bbox"
 
     def metrics(self) -> dict[str, float]:
-        """Metrics for the log: ``eval/AP``, the other statistics and ``eval/AP/<class>``; NaN without ground truth."""
-        numbers = {f"eval/{name}": value if value >= 0 else math.nan for name, value in self.statistics.items()}
-        return numbers | {f"eval/AP/{row.name}": row.ap for row in self.classes}
+        """Metrics for the log, NaN without ground truth.
 
-    def report(self, dataset: str) -> str:
-        """COCO's lines, a table of classes and the original's ``copypaste`` lines, for the named data set."""
+        For boxes ``eval/AP``, the other statistics and ``eval/AP/<class>``, for masks ``eval/segm/AP`` and so on.
+        """
+        prefix = "eval" if self.kind == "bbox" else f"eval/{self.kind}"
+        numbers = {f"{prefix}/{name}": value if value >= 0 else math.nan for name, value in self.statistics.items()}
+        return numbers | {f"{prefix}/AP/{row.name}": row.ap for row in self.classes}
+
+    def table(self) -> list[str]:
+        """COCO's lines and a table of classes."""
         width = max(len(name) for name in ["class", *(row.name for row in self.classes)])
-        table = [f" {'class':{width}}  {'AP':>6}  {'AP50':>6}  {'boxes':>7}"]
-        table += [f" {row.name:{width}}  {row.ap:6.3f}  {row.ap50:6.3f}  {row.boxes:7d}" for row in self.classes]
+        counted = "boxes" if self.kind == "bbox" else "masks"
+        table = [f" {'class':{width}}  {'AP':>6}  {'AP50':>6}  {counted:>7}"]
+        table += [f" {row.name:{width}}  {row.ap:6.3f}  {row.ap50:6.3f}  {row.objects:7d}" for row in self.classes]
+        return [*self.lines, "", *table, ""]
+
+    def copypaste(self) -> list[str]:
+        """The original's ``copypaste`` lines of this task."""
         names = STATISTICS[:6]
-        copypaste = [
-            f"copypaste: Dataset: {dataset}",
-            "copypaste: Task: box",
+        return [
+            f"copypaste: Task: {TASKS[self.kind]}",
             "copypaste: " + ",".join(names),
             "copypaste: " + ",".join(f"{self.statistics[name]:.4f}" for name in names),
         ]
-        return "\n".join([*self.lines, "", *table, "", *copypaste])
+
+
+def report(dataset: str, summaries: Sequence[Summary]) -> str:
+    """COCO's lines and the classes of each summary, and the original's ``copypaste`` lines for the named data set."""
+    tables = [line for summary in summaries for line in summary.table()]
+    copypaste = [line for summary in summaries for line in summary.copypaste()]
+    return "\n".join([*tables, f"copypaste: Dataset: {dataset}", *copypaste])
 
 
 def to_results(
@@ -114,6 +138,21 @@ def to_results(
     ]
 
 
+def to_mask_results(
+    rles: Sequence[Rle],
+    scores: Array,
+    classes: Array,
+    *,
+    image_id: int | str,
+    category_ids: Sequence[int],
+) -> list[dict]:
+    """As `to_results`, with D masks in place of boxes; the score is that of the box."""
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "segmentation": rle, "score": score}
+        for rle, score, label in zip(rles, np.asarray(scores).tolist(), classes, strict=True)
+    ]
+
+
 def write_results(path: str | os.PathLike, results: Iterable[Mapping]) -> None:
     """Writes a COCO results file atomically, one result per line, sorted by image; within an image the order stays."""
     path = pathlib.Path(path)
@@ -129,58 +168,73 @@ def evaluate(
     annotation_files: Sequence[str | os.PathLike],
     image_ids: Collection | None = None,
     *,
+    kind: str = "bbox",
     max_dets: int = MAX_DETS,
+    sizes: Mapping[int | str, tuple[int, int]] | None = None,
 ) -> Summary:
-    """Scores boxes by pycocotools' COCOeval.
+    """Scores boxes or masks by pycocotools' COCOeval.
 
     Annotation files are read by `diou_jax.data.annotations`, as in training. As in COCOeval, ``ignore`` has no effect,
-    and boxes without area or outside their image count. A warning is logged if `max_dets` leaves out boxes.
+    boxes without area or outside their image count, and the range of an object's size follows its ``area``. A warning
+    is logged if `max_dets` leaves out boxes.
+
+    An object without a usable mask counts as a region to ignore in the evaluation of masks, as a crowd that fills its
+    box: a detection inside is neither right nor wrong. Such objects are counted in one warning.
 
     Args:
-      results: results of `to_results` or of a results file; may be empty.
+      results: results of `to_results`, `to_mask_results` or of a results file; may be empty.
       annotation_files: COCO json files, which are joined.
       image_ids: ids of the images that count; by default all images of the files.
+      kind: "bbox" compares boxes, "segm" masks.
       max_dets: number of detections per image and class that count; more than 10.
+      sizes: height and width of the images that count by id, for masks; by default as the files state them.
 
     Raises:
-      UserError: if a file is not COCO json, two files share an image or disagree on a category, or a result names an
-        image or a category that no file lists.
+      UserError: if a file is not COCO json, two files share an image or disagree on a category, a result names an
+        image or a category that no file lists, or, for masks, the size of an image with objects is unknown.
     """
-    truth = _read_truth(annotation_files)
+    truth = _read_truth(annotation_files, segmentations=kind == "segm")
     _check_known(results, truth)
-    counted = truth.images if image_ids is None else truth.images & set(map(id_key, image_ids))
+    counted = truth.images.keys() if image_ids is None else truth.images.keys() & set(map(id_key, image_ids))
     # COCOeval compares and sorts image ids. It gets their ranks, since ids may be strings or of mixed types.
     number = {image_id: rank for rank, image_id in enumerate(sorted(counted, key=id_rank), start=1)}
-    boxes, found = _index(truth.boxes, number, truth.categories), _index(results, number, truth.categories)
-    _report_limit(boxes, found, max_dets)
-    evaluation = COCOeval(boxes, found, "bbox")
+    entries = [entry for entry in truth.objects if entry["image_id"] in number]
+    results = [result for result in results if id_key(result["image_id"]) in number]
+    if kind == "segm":
+        given = truth.images if sizes is None else {id_key(key): size for key, size in sizes.items()}
+        entries, results = _with_masks(entries, given, annotation_files), _with_areas(results)
+    objects, found = _index(entries, number, truth.categories), _index(results, number, truth.categories)
+    _report_limit(objects, found, max_dets)
+    evaluation = COCOeval(objects, found, kind)
     evaluation.params.maxDets = [1, 10, max_dets]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
     statistics, lines = _summarize(evaluation)
-    return Summary(statistics, lines, tuple(_class_results(evaluation, truth.categories)))
+    return Summary(statistics, lines, tuple(_class_results(evaluation, truth.categories)), kind)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Truth:
-    """The content of annotation files: keys of images, names by category id, and boxes with COCOeval's fields."""
+    """The content of annotation files: stated sizes of images by key, names by category id, objects for COCOeval."""
 
-    images: set
+    images: dict[int | str, tuple[int | None, int | None]]
     categories: dict[int, str]
-    boxes: list[dict]
+    objects: list[dict]
 
 
-def _read_truth(annotation_files: Sequence[str | os.PathLike]) -> _Truth:
+def _read_truth(annotation_files: Sequence[str | os.PathLike], *, segmentations: bool) -> _Truth:
     listed_in: dict[int | str, str | os.PathLike] = {}
+    images: dict[int | str, tuple[int | None, int | None]] = {}
     categories: dict[int, str] = {}
-    boxes: list[dict] = []
+    objects: list[dict] = []
     for file in annotation_files:
-        read = annotations.read(file)
-        for key in read.images:
+        read = annotations.read(file, segmentations=segmentations)
+        for key, image in read.images.items():
             if key in listed_in:
                 raise UserError(f"image {key!r} is in {listed_in[key]} and in {file}; evaluate one at a time")
             listed_in[key] = file
+            images[key] = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
         for category, name in read.categories.items():
             if categories.setdefault(category, name) != name:
                 raise UserError(
@@ -188,22 +242,50 @@ def _read_truth(annotation_files: Sequence[str | os.PathLike]) -> _Truth:
                     "each category id must have one name"
                 )
         columns = read.boxes
-        boxes += [
-            {"image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
-            for image, category, box, area, crowd in zip(
+        names = "file_id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"
+        objects += [
+            dict(zip(names, row, strict=True))
+            for row in zip(
+                columns.ids,
                 columns.images,
                 columns.categories.tolist(),
                 columns.xywh.tolist(),
                 columns.areas.tolist(),
                 columns.crowd.astype(int).tolist(),
+                columns.segmentations or itertools.repeat(None, len(columns.ids)),
                 strict=True,
             )
         ]
-    return _Truth(set(listed_in), categories, boxes)
+    return _Truth(images, categories, objects)
+
+
+def _with_masks(entries, sizes, annotation_files) -> list[dict]:
+    """The objects with their masks, in images with known `sizes`; those without a usable one as regions to ignore."""
+    faults, found = Faults(), []
+    for entry in entries:
+        height, width = sizes[entry["image_id"]]
+        if not (height and width and height > 0 and width > 0):
+            raise UserError(f"image {entry['image_id']!r}: its height and width are needed to evaluate masks")
+        try:
+            mask = true_masks.of_segmentation(entry["segmentation"], height=height, width=width)
+            found.append(entry | {"segmentation": mask})
+        except true_masks.UnusableMaskError as fault:
+            where = f"annotation {entry['file_id']!r} of image {entry['image_id']!r}: {fault}"
+            faults.add("objects without a usable mask, regions to ignore in the evaluation of masks", where)
+            mask = true_masks.of_box(entry["bbox"], height=height, width=width)
+            found.append(entry | {"segmentation": mask, "iscrowd": 1})
+    faults.report(", ".join(map(str, annotation_files)))
+    return found
+
+
+def _with_areas(results) -> list[dict]:
+    """Mask results with their areas in pixels, by which COCOeval leaves out unmatched ones of other sizes."""
+    return [result | {"area": int(coco_mask.area(result["segmentation"]))} for result in map(dict, results)]
 
 
 def _check_known(results: Sequence[Mapping], truth: _Truth) -> None:
     """Raises UserError for a result of an image or category that is not in the annotation files."""
+    known: Collection
     for kind, known in (("image", truth.images), ("category", truth.categories)):
         unknown = [result[f"{kind}_id"] for result in results if id_key(result[f"{kind}_id"]) not in known]
         if unknown:
@@ -214,21 +296,26 @@ def _check_known(results: Sequence[Mapping], truth: _Truth) -> None:
 
 
 def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int, str]) -> COCO:
-    """The index of pycocotools for those annotations or results whose images have a `number`.
+    """The index of pycocotools for annotations or results of the images that have a `number`.
 
     Unlike ``COCO.loadRes`` this accepts an empty list. Entries are numbered from 1, since COCOeval takes a match with
     annotation 0 for no match, and files may count from 0.
     """
     index = COCO()
-    chosen = [(number[key], entry) for entry in entries if (key := id_key(entry["image_id"])) in number]
     index.dataset = {
-        "images": [{"id": image_id} for image_id in number.values()],
+        # COCOeval asks for sizes but encodes nothing by them, since masks are encoded here.
+        "images": [{"id": image_id, "height": 0, "width": 0} for image_id in number.values()],
         "categories": [{"id": category_id} for category_id in categories],
         "annotations": [
-            {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+            {"iscrowd": 0}
+            | ({} if "area" in entry else {"area": entry["bbox"][2] * entry["bbox"][3]})
             | dict(entry)
-            | {"id": position, "image_id": image_id, "category_id": id_key(entry["category_id"])}
-            for position, (image_id, entry) in enumerate(chosen, start=1)
+            | {
+                "id": position,
+                "image_id": number[id_key(entry["image_id"])],
+                "category_id": id_key(entry["category_id"]),
+            }
+            for position, entry in enumerate(entries, start=1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -236,9 +323,9 @@ def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int,
     return index
 
 
-def _report_limit(boxes: COCO, found: COCO, max_dets: int) -> None:
+def _report_limit(truth: COCO, found: COCO, max_dets: int) -> None:
     """Warns of images that have more than `max_dets` objects or detections of a class."""
-    for what, index in (("objects", boxes), ("detections", found)):
+    for what, index in (("objects", truth), ("detections", found)):
         counts = Counter((a["image_id"], a["category_id"]) for a in index.dataset["annotations"] if not a["iscrowd"])
         images = {image_id for (image_id, _), count in counts.items() if count > max_dets}
         if images:
@@ -271,7 +358,7 @@ def _summarize(evaluation: COCOeval) -> tuple[dict[str, float], tuple[str, ...]]
 
 def _class_results(evaluation: COCOeval, categories: Mapping[int, str]) -> Iterable[ClassResult]:
     """The result of each category, in the order of COCOeval."""
-    boxes = Counter(a["category_id"] for a in evaluation.cocoGt.dataset["annotations"] if not a["iscrowd"])
+    objects = Counter(a["category_id"] for a in evaluation.cocoGt.dataset["annotations"] if not a["iscrowd"])
     # (IoU thresholds, recalls, classes, areas, limits of detections); -1 without ground truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     for column, category_id in enumerate(evaluation.params.catIds):
@@ -279,4 +366,4 @@ def _class_results(evaluation: COCOeval, categories: Mapping[int, str]) -> Itera
             float(part[part >= 0].mean()) if (part >= 0).any() else math.nan
             for part in (precision[:, :, column], precision[0, :, column])
         )
-        yield ClassResult(categories[category_id], ap, ap50, boxes[category_id])
+        yield ClassResult(categories[category_id], ap, ap50, objects[category_id])

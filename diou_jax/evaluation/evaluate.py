@@ -2,25 +2,27 @@
 
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
+from diou_jax.data import proposals_file
 from diou_jax.data.check import check_image
-from diou_jax.data.dataset import Dataset, align_classes
+from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
+from diou_jax.data.proposals import make_table
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results
+from diou_jax.evaluation import coco_results, proposal_recall
+from diou_jax.evaluation.found import NOTHING, Collector, Found
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import Programs, compile_ahead
@@ -29,18 +31,13 @@ from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
 from diou_jax.reporting.visualize import Objects, side_by_side
-from diou_jax.structures import Batch, Detections
-
-NOTHING = Detections(
-    boxes=np.zeros((0, 4), np.float32),
-    scores=np.zeros(0, np.float32),
-    classes=np.zeros(0, np.int32),
-    valid=np.zeros(0, bool),
-)
-
+from diou_jax.structures import Batch
 
 # Number of images of a test set that are read before anything is computed.
 PROBES = 20
+
+# Names of results files begin as the original's do, by kind of result.
+RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
 
 
 def evaluate(config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = None) -> list[dict]:
@@ -90,12 +87,14 @@ class Evaluator:
           UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
-        datasets = [build.dataset(config, (name,)) for name in dict.fromkeys(config.test.datasets)]
+        names = tuple(dict.fromkeys(config.test.datasets))
+        datasets = [build.dataset(config, (name,)) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
             if not dataset.annotation_files:
                 raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
+        datasets = [build.with_test_proposals(config, dataset, name) for dataset, name in zip(datasets, names)]
         self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
         for dataset in self._datasets:
             _refuse_unreadable(dataset)
@@ -146,7 +145,13 @@ class Evaluator:
         stream = batches(reader, 0, reader.steps, **build.loading(config))
         title, first = f"{dataset.name}, step {step}", jax.process_index() == 0
         with images_progress(len(dataset), title=title, active=first) as progress:
-            found = detect_all(self._detect, variables, stream, progress=progress.update)
+            found = detect_all(
+                self._detect,
+                variables,
+                stream,
+                progress=progress.update,
+                mask_threshold=config.mrcnn.thresh_binarize,
+            )
         if not found:
             raise UserError(
                 f"{dataset.name}: none of its {len(dataset)} images could be read, {dataset.image_name(0)} first"
@@ -155,20 +160,48 @@ class Evaluator:
             return {}
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
+        if config.model.rpn_only:
+            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
 
-        results = [result for index in range(len(dataset)) for result in as_results(dataset, index, found[index])]
-        file = self._folder / f"bbox_{dataset.name}_results.json"
-        coco_results.write_results(file, results)
+        results = as_results(dataset, found)
+        files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
+        for kind, file in files.items():
+            coco_results.write_results(file, results[kind])
+        metrics: dict[str, float] = {}
         if dataset.annotated:
-            ids, max_dets = dataset.records.image_ids.tolist(), config.test.max_dets
-            summary = coco_results.evaluate(results, dataset.annotation_files, ids, max_dets=max_dets)
-            metrics, report = summary.metrics(), summary.report(dataset.name)
+            summaries = [self._score(dataset, kind, results[kind]) for kind in results]
+            for summary in summaries:
+                metrics |= summary.metrics()
+            report = coco_results.report(dataset.name, summaries)
             log.scalars(step, metrics, dataset=dataset.name)
         else:
-            metrics, report = {}, f"{dataset.name} has no annotations, so there is no AP: {file} is for the server"
+            names = " and ".join(map(str, files.values()))
+            report = f"{dataset.name} has no annotations, so there is no AP: {names} for the server"
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
+        return {"dataset": dataset.name, **metrics} if metrics else {}
+
+    def _score(self, dataset, kind, results) -> coco_results.Summary:
+        records = dataset.records
+        ids, max_dets = records.image_ids.tolist(), self._config.test.max_dets
+        sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
+        return coco_results.evaluate(results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes)
+
+    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
+        """As `_evaluate`, from the proposals of a network without a RoI head."""
+        pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
+        table = make_table(dataset.records.image_ids.tolist(), pairs)
+        file = self._folder / f"rpn_proposals_{dataset.name}.npz"
+        proposals_file.write(file, table)
+        metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
+        if dataset.annotated:
+            recall = proposal_recall.measure(table, dataset.annotation_files)
+            metrics, report = recall.metrics(), recall.report(dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name)
+        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
+        print_line(report)
+        self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _draw(self, dataset, found, indices, step, log):
@@ -202,7 +235,8 @@ def detect_all(
     stream: Iterable[Batch],
     *,
     progress: Callable[[int], object] = lambda images: None,
-) -> dict[int, Detections]:
+    mask_threshold: float = 0.5,
+) -> dict[int, Found]:
     """The valid detections in every present image of a stream of host batches.
 
     Args:
@@ -210,48 +244,38 @@ def detect_all(
       variables: the network's variables.
       stream: batches of this process.
       progress: a function that is called after each batch with its number of images over all processes.
+      mask_threshold: MRCNN.THRESH_BINARIZE.
 
     Returns:
-      Numpy `Detections` without the leading axis, by the image's row in its data set; every process gets those of all.
+      The detections by the image's row in its data set; every process gets those of all.
     """
-    found = {}
-
-    def collect(rows, present, detections):
-        rows, present, detections = jax.tree.map(
-            lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), (rows, present, detections)
-        )
-        if jax.process_count() > 1:
-            rows, present, detections = multihost_utils.process_allgather((rows, present, detections), tiled=True)
-        for slot in np.flatnonzero(present):
-            one = jax.tree.map(lambda x, slot=slot: x[slot], detections)
-            found[int(rows[slot])] = jax.tree.map(lambda x, valid=one.valid: x[valid], one)
-        progress(int(present.sum()))
-
-    waiting = None
-    for batch in to_devices(stream, ahead=1):
-        result = (batch.index, batch.present, detect(variables, batch))
-        # The device computes this batch while the host collects the one before.
+    with Collector(mask_threshold=mask_threshold) as collector:
+        waiting = None
+        for batch in to_devices(stream, ahead=1):
+            result = (batch.index, batch.present, batch.original_size), detect(variables, batch)
+            # The device computes this batch while the host collects the one before.
+            if waiting is not None:
+                progress(collector.add(*waiting[0], detections=waiting[1]))
+            waiting = result
         if waiting is not None:
-            collect(*waiting)
-        waiting = result
-    if waiting is not None:
-        collect(*waiting)
-    return found
+            progress(collector.add(*waiting[0], detections=waiting[1]))
+        return collector.all()
 
 
-def as_results(dataset: Dataset, index: int, found: Detections) -> list[dict]:
-    """The COCO results of one image."""
-    image_id = dataset.records.image_ids[index]
-    return coco_results.to_results(
-        found.boxes,
-        found.scores,
-        found.classes,
-        image_id=image_id.item() if isinstance(image_id, np.generic) else image_id,
-        category_ids=dataset.category_ids,
-    )
+def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[dict]]:
+    """The COCO results of all images by kind: "bbox", and "segm" if there are masks."""
+    ids, category_ids = dataset.records.image_ids.tolist(), dataset.category_ids
+    results: dict[str, list[dict]] = {"bbox": []}
+    for index, one in found.items():
+        about = {"image_id": ids[index], "category_ids": category_ids}
+        results["bbox"] += coco_results.to_results(one.boxes, one.scores, one.classes, **about)
+        if one.rles is not None:
+            mine = coco_results.to_mask_results(one.rles, one.scores, one.classes, **about)
+            results.setdefault("segm", []).extend(mine)
+    return results
 
 
-def draw(dataset: Dataset, index: int, found: Detections, *, score_threshold: float = 0.5) -> np.ndarray:
+def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float = 0.5) -> np.ndarray:
     """A picture of detections beside ground truth, uint8 BGR."""
     records = dataset.records
     image = decode(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
+from diou_jax.data import catalog, coco_classes, layouts, proposals_file, reader, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
 from diou_jax.data.dataset import BACKGROUND, Dataset
 from diou_jax.data.passes import Pass, Passes, arrange
@@ -48,29 +48,66 @@ BOX_RULES = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
+def dataset(config: ConfigDict, names: Sequence[str], *, masks: bool | None = None) -> Dataset:
     """The data sets `names` of the config's source, joined; `shapes` is drawn if it does not exist yet.
+
+    Args:
+      config: the config.
+      names: names of data sets.
+      masks: whether to read the objects' outlines; None: if model.mask_on.
 
     Raises:
       UserError: if files are missing or damaged.
     """
     data = config.data
+    masks = config.model.mask_on if masks is None else masks
     if data.source == "own":
         return catalog.load(
             tuple(names),
             data.root,
             min_area=config.train.gt_min_area,
+            masks=masks,
             layout=layout(config),
             val_share=data.val_share,
             split_seed=data.split_seed,
         )
     if data.source == "tfds":
+        if masks:
+            raise UserError(
+                "data.source=tfds has no masks: set data.source=coco, or model.mask_on=False for boxes only"
+            )
         from diou_jax.data import tfds  # an extra, which only this source needs
 
         return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
     if data.source == "shapes":
         shapes.ensure(data.root)
-    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
+    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area, masks=masks)
+
+
+def with_train_proposals(config: ConfigDict, data: Dataset) -> Dataset:
+    """The training set with the proposals of its files, if Fast R-CNN is trained; else unchanged.
+
+    Raises:
+      UserError: if there is no file, or a file cannot be read or belongs to other images.
+    """
+    return _with_proposals(config, data, "train.proposal_files", config.train.proposal_files)
+
+
+def with_test_proposals(config: ConfigDict, data: Dataset, name: str) -> Dataset:
+    """As `with_train_proposals`, for the test set of a name."""
+    files = dict(zip(config.test.datasets, config.test.proposal_files))
+    return _with_proposals(config, data, "test.proposal_files", [files[name]] if name in files else [])
+
+
+def _with_proposals(config, data, option, files):
+    if config.model.faster_rcnn:
+        return data
+    if not files:
+        raise UserError(
+            f"{option}=(): with model.faster_rcnn=False it must name a file of proposals for each data set; an "
+            "evaluation of a run with model.rpn_only=True writes them"
+        )
+    return proposals_file.attach(data, files)
 
 
 def layout(config: ConfigDict) -> layouts.Layout:
@@ -96,7 +133,7 @@ def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str,
     if num_classes == len(coco_classes.NAMES):
         return coco_classes.NAMES, coco_classes.IDS
     try:
-        data = dataset(config, config.train.datasets)
+        data = dataset(config, config.train.datasets, masks=False)
     except UserError:
         if num_classes is None:
             raise
@@ -152,7 +189,7 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.
         seed=config.rng_seed,
         use_flipped=config.train.use_flipped,
         drop_empty=config.train.drop_empty,
-        rules=_batch_rules(config),
+        rules=_batch_rules(config, config.train.proposal_limit),
     )
 
 
@@ -162,7 +199,7 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
         data,
         eval_augmentations(config),
         batch_size=config.test.ims_per_batch * jax.device_count(),
-        rules=_batch_rules(config),
+        rules=_batch_rules(config, config.test.proposal_limit),
     )
 
 
@@ -210,11 +247,13 @@ def loading(config: ConfigDict) -> dict[str, Any]:
     return {"threads": config.data.threads, "workers": config.data.workers, "timeout": config.data.timeout}
 
 
-def _batch_rules(config):
+def _batch_rules(config, proposal_limit):
     return reader.BatchRules(
+        proposal_limit=proposal_limit,
         shapes=tuple(config.data.buckets),
         stride=config.fpn.coarsest_stride,
         max_boxes=config.data.max_boxes,
+        max_vertices=config.data.max_vertices,
         on_bad_image=config.data.on_bad_image,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -239,9 +278,14 @@ def network(config: ConfigDict, num_classes: int) -> Network:
         neck=FPN(
             features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
         ),
-        rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
+        rpn=_rpn(config) if config.model.faster_rcnn else None,
         heads=tuple(HeadModule(head.name, head.module, head.pooling.resolution) for head in heads(config, num_classes)),
     )
+
+
+def _rpn(config) -> RPNHead:
+    anchors = len(config.fpn.rpn_aspect_ratios)
+    return RPNHead(anchors_per_cell=anchors, features=config.fpn.dim, dtype=DTYPES[config.dtype])
 
 
 def _group_norm(config):
@@ -253,23 +297,29 @@ def _group_norm(config):
     )
 
 
-def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[AddedHead, ...]]:
+def heads(config: ConfigDict, num_classes: int) -> tuple[()] | tuple[FirstHead, *tuple[AddedHead, ...]]:
     """The RoI heads for `num_classes` classes, background included, in the order in which they detect."""
+    if config.model.rpn_only:
+        return ()
     box = _box_head(config, num_classes)
     return (box, _mask_head(config, num_classes)) if config.model.mask_on else (box,)
 
 
 def _box_head(config, num_classes) -> BoxRoiHead:
-    model, test = config.model, config.test
+    model, test, options = config.model, config.test, config.fast_rcnn
     return BoxRoiHead(
         num_classes=num_classes,
-        hidden=config.fast_rcnn.mlp_head_dim,
+        hidden=options.mlp_head_dim,
+        num_convs=0 if options.roi_box_head == "roi_2mlp_head" else options.num_stacked_convs,
+        conv_features=options.conv_head_dim,
+        norm_type="group" if options.roi_box_head == "roi_Xconv1fc_gn_head" else "bias",
+        group_norm=_group_norm(config),
         class_agnostic=model.cls_agnostic_bbox_reg,
         dtype=DTYPES[config.dtype],
         box_loss=model.loss_type,
         box_weight=model.loss_bbox_weight,
         reg_weights=tuple(model.bbox_reg_weights),
-        pooling=_pooling_rules(config, config.fast_rcnn),
+        pooling=_pooling_rules(config, options),
         detection=DetectionRules(
             thresholds=Thresholds(score=test.score_thresh, nms=test.nms),
             diou_nms=test.diou_nms.enabled,

@@ -63,6 +63,16 @@ class Detector:
     ):
         """Builds the config's network with its variables; the detector runs on the first device."""
         base.check(config)
+        if config.model.rpn_only:
+            raise UserError(
+                "model.rpn_only=True: this network proposes boxes without classes and detects nothing; --mode eval "
+                "writes its proposals for the images of test.datasets"
+            )
+        if not config.model.faster_rcnn:
+            raise UserError(
+                "model.faster_rcnn=False: this network makes no proposals; --mode eval detects in the images for which "
+                "test.proposal_files holds some"
+            )
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(len(self.class_names)))
         self._detector = build.detector(config, len(self.class_names))

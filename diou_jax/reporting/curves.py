@@ -57,6 +57,7 @@ class Panel:
 PANELS = (
     Panel("losses", {"loss": "total"}, prefix="loss_", log=True),
     Panel("box AP", {"eval/AP": "AP", "eval/AP50": "AP50", "eval/AP75": "AP75"}, noisy=False),
+    Panel("average recall of proposals", prefix="eval/AR@", noisy=False),
     Panel("box losses per RoI, unweighted", prefix="bbox_", log=True),
     Panel("norm of the gradient", {"grad_norm": ""}, log=True),
     Panel("learning rate", {"rate": ""}, log=True, noisy=False),

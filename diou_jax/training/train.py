@@ -93,6 +93,7 @@ class Run:
         latest = checkpoints.latest()
         before = {} if latest is None else checkpoints.metadata()
         _check_data(workdir, before.get("data"), fingerprint(self._dataset))
+        self._dataset = build.with_train_proposals(config, self._dataset)
         going_on = "batch_size" in before  # an imported checkpoint has not been trained yet
         explicit = meant(explicit, before.get("explicit", ()), going_on=going_on)
         self._rule_options = {
@@ -231,7 +232,8 @@ class Run:
         print_line(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
         classes = len(dataset.class_names) - 1
         print_line(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
-        print_line(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
+        loss = f"RPN alone, {config.model.rpn_loss_type}" if config.model.rpn_only else config.model.loss_type
+        print_line(f"{loss} loss, {trainable / 1e6:.2f} million parameters")
         for line in self.rule.changes:
             print_line(f"adapted to the batch  {line}")
         for line in origin:

@@ -24,6 +24,10 @@ class BoxRoiHead:
       num_classes: K, background included.
       hidden: FAST_RCNN.MLP_HEAD_DIM.
       class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG.
+      num_convs: convolutions before a single fully connected layer, FAST_RCNN.NUM_STACKED_CONVS; 0: two layers.
+      conv_features: channels of the convolutions, FAST_RCNN.CONV_HEAD_DIM.
+      norm_type: "bias" or "group", part of the name FAST_RCNN.ROI_BOX_HEAD.
+      group_norm: keyword arguments of `GroupNorm`, as pairs.
       dtype: dtype of the module's arithmetic.
       box_loss: MODEL.LOSS_TYPE, a name in `diou_jax.losses.BOX_LOSSES`.
       box_weight: weight of the box loss, MODEL.LOSS_BBOX_WEIGHT.
@@ -37,6 +41,10 @@ class BoxRoiHead:
     num_classes: int
     hidden: int
     class_agnostic: bool
+    num_convs: int
+    conv_features: int
+    norm_type: str
+    group_norm: tuple[tuple[str, Any], ...]
     dtype: Any
     box_loss: str
     box_weight: float
@@ -47,8 +55,17 @@ class BoxRoiHead:
     name: str = "box_head"
 
     def module(self) -> BoxHead:
-        """Two fully connected layers and the outputs, float32 logits (B, R, K) and deltas (B, R, K or 1, 4)."""
-        return BoxHead(self.num_classes, hidden=self.hidden, class_agnostic=self.class_agnostic, dtype=self.dtype)
+        """Hidden layers and the outputs, float32 logits (B, R, K) and deltas (B, R, K or 1, 4)."""
+        return BoxHead(
+            self.num_classes,
+            hidden=self.hidden,
+            num_convs=self.num_convs,
+            conv_features=self.conv_features,
+            norm_type=self.norm_type,
+            group_norm=self.group_norm,
+            class_agnostic=self.class_agnostic,
+            dtype=self.dtype,
+        )
 
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
         """The losses and metrics of sampled RoIs, see `compare`."""
