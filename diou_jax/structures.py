@@ -107,10 +107,10 @@ class Batch:
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
       present: (B,) bool, False for an image that only fills up the batch.
-      proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
-        pixels of the original image, mirrored if the image is.
       aspect_ratio: (B,) float32, factor of the width by which the image was resized after decoding. Sizes, boxes and
         `placement` are then those of the resized image. None: it is as in its file.
+      proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
+        pixels of the original image, mirrored if the image is.
     """
 
     image: Array
@@ -123,8 +123,8 @@ class Batch:
     gt: GroundTruth
     index: Array
     present: Array
-    proposals: "Proposals | None" = None
     aspect_ratio: Array | None = None
+    proposals: "Proposals | None" = None
 
 
 @flax.struct.dataclass

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from diou_jax import masks
 from diou_jax.data.loader import batches
-from diou_jax.devices import replicate, to_devices
+from diou_jax.devices import replicate
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
 from diou_jax.prediction import predict

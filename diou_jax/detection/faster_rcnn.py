@@ -119,8 +119,7 @@ class FasterRCNN:
             found = self._with_other_heads(variables, pyramid, batch, found, thresholds)
         else:
             found = as_detections(proposals, batch, edges=self.box_rules.edges)
-        boxes = _unmirrored(found.boxes, batch, found.valid)
-        return dataclasses.replace(found, boxes=boxes)
+        return dataclasses.replace(found, boxes=_unmirrored(found.boxes, batch, found.valid))
 
     def candidates(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Candidates:
         """The first part of `detect`: boxes and scores before suppression, in pixels of the images in their files.
@@ -130,6 +129,7 @@ class FasterRCNN:
           pyramid: result of `test_pyramid`.
           batch: B images, which may have another aspect ratio than their files.
         """
+        assert self.heads, "proposals are no candidates"
         proposals = self.proposals(variables, pyramid, batch)
         first = self.heads[0]
         run = self.runner(first, variables, pyramid, padded_size=self._test_padding(batch))
