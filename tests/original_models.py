@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from diou_jax.configs import base, mask, mask_gn
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
+from diou_jax.masks import Rle, encode
 from diou_jax.structures import Batch, Detections
 from diou_jax.weights.original import import_original
 
@@ -59,6 +60,12 @@ def detections(rows: np.ndarray) -> Detections:
         classes=jnp.asarray(rows[None, :, 0], jnp.int32),
         valid=jnp.ones((1, len(rows)), bool),
     )
+
+
+def pasted(masks: np.ndarray, golden: dict[str, np.ndarray], rows: np.ndarray, threshold: float = 0.5) -> list[Rle]:
+    """The masks (D, M, M) of the original's detections (D, 6), pasted into the image."""
+    height, width = map(int, packed(golden).original_size[0])
+    return encode(masks, rows[:, 1:5], height=height, width=width, threshold=threshold)
 
 
 def channels(golden: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, slice]:

@@ -154,6 +154,8 @@ def test_masks_of_the_stored_boxes_from_an_images_bytes(whole, record_property):
         record_property(name, deviation)
     assert max(deviations.values()) < MAP
     assert max(probabilities.values()) < MASK
+    pasted = [rle["counts"] for rle in original_models.pasted(masks, golden, golden["dets"])]
+    assert pasted == golden["segm_rle_counts"].tolist()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, SCORE
 
 from diou_jax.detection import preprocess
 from diou_jax.detection.proposals import propose
+from diou_jax.masks import decode
 from diou_jax.models.conv import convolve
 from diou_jax.models.norms import GroupNorm
 from diou_jax.models.resnet import max_pool
@@ -261,6 +262,20 @@ def test_masks_with_group_norm(run, record_property):
         record_property(name, deviation)
     assert deviations["upsampled_relative"] < MAP
     assert deviations["probability"] < GROUP_NORM_SCORE
+    # The probability of a pixel that only one of both pastes is as near to 0.5.
+    rows, (height, width) = golden["dets_diou_b1.0"], map(int, original_models.packed(golden).original_size[0])
+    theirs = [{"size": [height, width], "counts": str(counts)} for counts in golden["segm_rle_counts"]]
+    ours, more, fewer, theirs = (
+        decode(rles, height=height, width=width)
+        for rles in (
+            *(original_models.pasted(found["masks"][0], golden, rows, 0.5 + by) for by in (0, -run.score, run.score)),
+            theirs,
+        )
+    )
+    record_property("pixels", int((ours != theirs).sum()))
+    assert not (fewer & ~theirs).any()
+    assert not (theirs & ~more).any()
+    assert (ours != theirs).sum() < 10
 
 
 @pytest.mark.slow
