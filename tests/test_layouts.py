@@ -116,7 +116,7 @@ def test_masks_stay_with_their_images_when_one_json_is_divided(tmp_path):
     touch(tmp_path, *names)
     content = json.loads((tmp_path / "all.json").read_text())
     for entry in content["annotations"]:
-        entry["segmentation"] = [[0, 0, 3, 3, entry["image_id"], entry["id"] / 64]]
+        entry["segmentation"] = [[0, 0, 3, 3, entry["image_id"] / 8, entry["id"] / 64]]
     (tmp_path / "all.json").write_text(json.dumps(content))
     seen = set()
     for split in ("train", "val"):
@@ -124,7 +124,7 @@ def test_masks_stay_with_their_images_when_one_json_is_divided(tmp_path):
         for row, image_id in enumerate(records.image_ids.tolist()):
             outlines = records.outlines_of(row)
             marks = [outlines.of(number)[0][2].tolist() for number in range(len(outlines))]
-            assert [x for x, _ in marks] == [image_id] * 2
+            assert [x for x, _ in marks] == [image_id / 8] * 2
             seen.update(y for _, y in marks)
     assert len(seen) == 40
 
