@@ -88,7 +88,7 @@ class Evaluator:
         """
         self._config, self._folder = config, pathlib.Path(workdir)
         names = tuple(dict.fromkeys(config.test.datasets))
-        datasets = [build.dataset(config, (name,)) for name in names]
+        datasets = [build.dataset(config, (name,), masks=False) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
