@@ -381,6 +381,9 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
         problems.append("test.bbox_aug.enabled=True: each pass needs an RPN that makes proposals, and a box head")
     if 0 < config.data.max_vertices < 3:
         problems.append(f"data.max_vertices={config.data.max_vertices}: it must be 0, or 3 and more, as in a triangle")
+    problems += _proposal_problems(config)
+    if config.model.rpn_only and config.model.mask_on:
+        problems.append("model.mask_on=True: it must be False with model.rpn_only=True, which has no RoI head")
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride
         problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")
