@@ -285,7 +285,7 @@ def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float =
         width=int(records.widths[index]),
     )
     boxes, classes, crowd = records.annotations(index)
-    shown = np.flatnonzero(found.scores >= score_threshold)
+    shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     rles = None if found.rles is None else [found.rles[row] for row in shown]
     return side_by_side(
         image,

@@ -78,4 +78,6 @@ def _of_runs(size, counts, height, width):
         raise UnusableMaskError(f"the runs of its RLE are {lengths.sum()} pixels long, its image has {height * width}")
     if not lengths[1::2].any():
         raise UnusableMaskError("its RLE has no pixel")
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode()}
     return coco_mask.frPyObjects([{"size": [height, width], "counts": lengths}], height, width)[0]
