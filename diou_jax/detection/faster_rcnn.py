@@ -110,9 +110,7 @@ class FasterRCNN:
           thresholds: replace those of the first head.
         """
         pyramid = self.test_pyramid(variables, batch)
-        proposals = self.precomputed(batch)
-        if proposals is None:
-            proposals = self.proposals(variables, pyramid, batch)
+        proposals = self.proposals(variables, pyramid, batch)
         if self.heads:
             thresholds = thresholds or self.thresholds
             first = self.heads[0]
@@ -121,7 +119,8 @@ class FasterRCNN:
             found = self._with_other_heads(variables, pyramid, batch, found, thresholds)
         else:
             found = as_detections(proposals, batch, edges=self.box_rules.edges)
-        return dataclasses.replace(found, boxes=_unmirrored(found.boxes, batch, found.valid))
+        boxes = _unmirrored(found.boxes, batch, found.valid)
+        return dataclasses.replace(found, boxes=boxes)
 
     def candidates(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Candidates:
         """The first part of `detect`: boxes and scores before suppression, in pixels of the images in their files.
@@ -211,7 +210,10 @@ class FasterRCNN:
         return dataclasses.replace(given, boxes=jnp.where(given.valid[..., None], boxes, 0.0))
 
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
-        """The proposals in which the heads detect."""
+        """The proposals in which the heads detect: the batch's, or else the RPN's."""
+        given = self.precomputed(batch)
+        if given is not None:
+            return given
         outputs: Any = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.padded_size)
         limit = batch.padded_size if self.box_rules.clip_to_padding else batch.image_size
