@@ -153,7 +153,7 @@ OPTIONS = (
            "end-to-end training ignores its 0.7, which acts on proposals from files only", there="0.7"),
     Option("train.proposal_files", (), Several(Text(empty=False)),
            "for `model.faster_rcnn=False`: files of proposals, one for each of `train.datasets`; an evaluation with "
-           "`model.rpn_only` writes them, and Detectron's `rpn_proposals.pkl` are read"),
+           "`model.rpn_only` writes them, and Detectron's `rpn_proposals.pkl` are read", free=True),
     Option("train.proposal_limit", 2000, Whole(1),
            "proposals of an image that are taken from a file, best first; the original takes all", original=None),
     Option("train.rpn_batch_size_per_im", 256, Whole(1), "anchors sampled per image"),

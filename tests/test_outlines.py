@@ -75,6 +75,7 @@ def test_points_are_mirrored_as_the_original_mirrors_polygons():
     for view, wanted in ((whole((height, width)), plain), (mirrored((height, width)), flipped)):
         masks = batch_of(plain, view)
         assert masks.points.dtype == np.float32 and masks.part.dtype == np.int32
+        assert not masks.points[masks.part < 0].any()
         for row, parts in enumerate(wanted):
             for number, part in enumerate(parts):
                 found = masks.points[0, row][masks.part[0, row] == number]

@@ -14,7 +14,7 @@ import original
 import original_models
 import pytest
 from original import LEVELS, MAP, largest, pair, pair_of_a_class, relative
-from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, MASK, SCORE
+from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, SCORE
 
 from diou_jax.detection import preprocess
 from diou_jax.detection.proposals import propose
@@ -250,6 +250,7 @@ def test_detections_of_an_images_bytes(run, record_property, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("run", ["mask_r50fpn_gn"], indirect=True)
 def test_masks_with_group_norm(run, record_property):
+    """At the tolerance of scores: the original's are 2.9e-5 away from those in float64, ours 7e-6."""
     golden, found = run.golden, run.found
     theirs, some = original_models.channels(golden, "mask_feat_first2")
     deviations = {
@@ -259,7 +260,7 @@ def test_masks_with_group_norm(run, record_property):
     for name, deviation in deviations.items():
         record_property(name, deviation)
     assert deviations["upsampled_relative"] < MAP
-    assert deviations["probability"] < MASK
+    assert deviations["probability"] < GROUP_NORM_SCORE
 
 
 @pytest.mark.slow

@@ -5,16 +5,20 @@ import json
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diou_jax.boxes import to_input
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.command.check_data import check_data
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
 from diou_jax.data.dataset import Dataset, make_records
+from diou_jax.data.loader import batches
 from diou_jax.data.proposals import NONE, in_view, make_table, pad
 from diou_jax.data.view import mirrored, scaled, whole
+from diou_jax.devices import replicate
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
@@ -291,6 +295,7 @@ def test_a_run_on_proposals_has_no_rpn_and_finite_losses(finished):
     assert isinstance(json.loads((finished / "bbox_val_results.json").read_text()), list)
 
 
+@pytest.mark.slow
 def test_going_on_ends_where_an_uninterrupted_run_ends(make, finished, tmp_path):
     config = make()
     config.solver.max_iter, config.solver.steps = 3, (0,)
@@ -304,8 +309,7 @@ def test_going_on_ends_where_an_uninterrupted_run_ends(make, finished, tmp_path)
         assert np.asarray(ours).tobytes() == np.asarray(wanted).tobytes(), jax.tree_util.keystr(path)
 
 
-def test_heads_look_at_the_proposals_of_the_file_and_at_no_others(make):
-    """RoIs are sampled from the ground truth and the file, and found objects lie where its proposals are."""
+def test_heads_learn_from_the_ground_truth_and_the_proposals_of_the_file(make):
     config = make()
     data = build.with_train_proposals(config, build.dataset(config, config.train.datasets))
     batch, _ = build.train_reader(config, data, build.rule(config).batch)(0)
@@ -320,7 +324,41 @@ def test_heads_look_at_the_proposals_of_the_file_and_at_no_others(make):
         known = np.concatenate([batch.gt.boxes[slot][batch.gt.valid[slot]], batch.proposals.boxes[slot]])
         distance = np.abs(np.asarray(samples.rois[slot])[valid][:, None] - known).max(-1).min(1)
         assert valid.sum() > 8 and distance.max() < 1e-4
-    assert detector.loss_names == ("loss", "loss_cls", "loss_bbox", "accuracy_cls", "bbox_sl1", "bbox_iou", "bbox_giou")
+
+
+def test_heads_detect_in_the_proposals_of_the_file_alone(make, finished):
+    """A box head that leaves boxes where they are finds some of the file's boxes, and no others."""
+    config = make()
+    data = build.with_test_proposals(config, build.dataset(config, ("val",)), "val")
+    detector = build.detector(config, len(data.class_names))
+    variables = detector.network.init_variables(jax.random.key(0))
+    head = variables["params"]["box_head"]
+    head["deltas"] = jax.tree.map(jnp.zeros_like, head["deltas"])
+    head["logits"]["bias"] = head["logits"]["bias"].at[1].set(5.0)  # everything is of the first class
+    reader = build.eval_reader(config, data)
+    found = evaluate.detect_all(
+        evaluate.detect_function(detector),
+        replicate(detector.network.folded(variables)),
+        batches(reader, 0, reader.steps),
+    )
+    assert len(found) == len(data) == 6
+    for index, detections in found.items():
+        size = int(data.records.heights[index]), int(data.records.widths[index])
+        given = in_view(data.proposals, index, whole(size), limit=30)
+        distance = np.abs(detections.boxes[:, None] - given.boxes[given.valid]).max(-1)
+        assert len(detections.boxes) and distance.min(1).max() < 1e-3
+
+
+def test_other_proposals_are_other_data(make, finished, tmp_path):
+    config = make()
+    content = dict(np.load(config.train.proposal_files[0]))
+    np.savez(tmp_path / "moved.npz", **content)
+    config.train.proposal_files = (str(tmp_path / "moved.npz"),)
+    train.train(config, str(finished))
+    content["boxes"][0] += 1
+    np.savez(tmp_path / "moved.npz", **content)
+    with pytest.raises(UserError, match=r"was trained on 24 images"):
+        train.train(config, str(finished))
 
 
 def test_what_needs_a_file_says_so(make, finished):
@@ -335,6 +373,21 @@ def test_what_needs_a_file_says_so(make, finished):
         evaluate.evaluate(config, str(finished))
     with pytest.raises(UserError, match=r"model\.faster_rcnn=False: this network makes no proposals"):
         Detector.from_checkpoint(finished)
+
+
+def test_a_check_reads_the_proposals_too(make, capsys, tmp_path):
+    config = make()
+    assert check_data(config)
+    content = dict(np.load(config.test.proposal_files[0]))
+    content["boxes"][:2] = np.nan
+    np.savez(tmp_path / "bad.npz", **content)
+    config.test.proposal_files = (str(tmp_path / "bad.npz"),)
+    config.train.proposal_files = (str(tmp_path / "absent.npz"),)
+    capsys.readouterr()
+    assert not check_data(config)
+    said = capsys.readouterr().out
+    assert "problem: 2 proposals with coordinates that are not finite" in said
+    assert "problem: 1 data sets that are refused" in said and "absent.npz: cannot be read" in said
 
 
 def test_a_batch_that_is_kept_for_diagnosis_keeps_its_proposals(make, tmp_path):

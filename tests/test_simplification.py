@@ -60,7 +60,7 @@ def test_what_fits_stays_as_it_is():
 
 
 def test_parts_lose_detail_of_one_size():
-    """A circle five times as large keeps about sqrt(5) times as many; arcs are halved, so it is a power of 2."""
+    """A circle five times as large keeps about sqrt(5) times as many vertices; as arcs are halved, 2 or 4 times."""
     large, small = fewer([circle(25, 200), circle(5, 200, (5, 5))], 40)
     assert 30 <= len(large) + len(small) <= 40
     assert len(large) / len(small) in (2, 4)

@@ -59,9 +59,8 @@ def example(
     rows, columns = taps(shown, bucket.shape)
     truth = Annotations(*annotations)
     boxes, seen = view.boxes(truth.boxes)
-    if truth.masks is not None and view.mirrored:
-        truth = truth._replace(masks=truth.masks.replace(points=flip_points(truth.masks.points, view.source[1])))
-    truth = jax.tree.map(lambda column: column[seen], truth._replace(boxes=boxes))
+    truth = truth._replace(boxes=boxes, masks=_mirrored(truth.masks, view))
+    truth = jax.tree.map(lambda column: column[seen], truth)
     return {
         "image": image,
         "rows": rows,
@@ -106,6 +105,12 @@ def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
         lambda *leaves: np.stack(leaves), *({k: v for k, v in one.items() if k != "image"} for one in examples)
     )
     return Batch(image=canvas, **columns)
+
+
+def _mirrored(masks: Polygons | None, view: View) -> Polygons | None:
+    if masks is None or not view.mirrored:
+        return masks
+    return masks.replace(points=np.where(masks.part[..., None] < 0, 0, flip_points(masks.points, view.source[1])))
 
 
 def _padded(truth: Annotations, max_boxes: int) -> GroundTruth:

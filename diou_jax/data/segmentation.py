@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diou_jax.data import rings, rle
+from diou_jax.data import decoding, rings, rle
 from diou_jax.data.annotations import number, whole
 from diou_jax.data.outlines import Outlines, from_parts
 
@@ -99,6 +99,8 @@ def _of_runs(value, height, width) -> list[np.ndarray]:
         raise _FaultError(UNKNOWN)
     if [whole(side) for side in size] != [height, width]:
         raise _FaultError(OTHER_SIZE)
+    if height * width > decoding.MAX_PIXELS:
+        raise _FaultError(NO_RUNS)  # neither is its image
     try:
         crop = rle.crop(value["counts"], height, width)
     except rle.BadRunsError:

@@ -119,8 +119,7 @@ class FasterRCNN:
             found = self._with_other_heads(variables, pyramid, batch, found, thresholds)
         else:
             found = as_detections(proposals, batch, edges=self.box_rules.edges)
-        boxes = _unmirrored(found.boxes, batch, found.valid)
-        return dataclasses.replace(found, boxes=boxes)
+        return dataclasses.replace(found, boxes=_unmirrored(found.boxes, batch, found.valid))
 
     def candidates(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Candidates:
         """The first part of `detect`: boxes and scores before suppression, in pixels of the images in their files.

@@ -293,10 +293,11 @@ def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float =
         width=int(records.widths[index]),
     )
     boxes, classes, crowd = records.annotations(index)
-    shown = found.scores >= score_threshold
+    shown = np.flatnonzero(found.scores >= score_threshold)
+    rles = None if found.rles is None else [found.rles[row] for row in shown]
     return side_by_side(
         image,
-        Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown]),
+        Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown], rles=rles),
         Objects(boxes, classes, crowd=crowd),
         class_names=dataset.class_names,
     )

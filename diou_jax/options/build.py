@@ -83,7 +83,7 @@ def dataset(config: ConfigDict, names: Sequence[str], *, masks: bool | None = No
 
         return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
     if data.source == "shapes":
-        shapes.ensure(data.root)
+        shapes.ensure(data.root, masks=masks)
     return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area, masks=masks)
 
 

@@ -5,12 +5,14 @@ import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import overload
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from diou_jax import masks
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
 from diou_jax.data.augmentation import longest_sides
@@ -20,6 +22,7 @@ from diou_jax.data.passes import pack_passes
 from diou_jax.data.view import View
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
+from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.initial_weights import weight_source
 from diou_jax.programs import Programs
@@ -37,15 +40,25 @@ class Result:
       scores: float32 (M,).
       classes: int32 (M,), from 1.
       names: M names of classes.
+      size: height and width of the image in pixels.
+      rles: M masks in COCO's run lengths, or None if the detector has no masks.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     names: tuple[str, ...]
+    size: tuple[int, int]
+    rles: tuple[Rle, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def masks(self) -> np.ndarray | None:
+        """The masks, bool (M, H, W), made anew at each call; None if the detector has no masks."""
+        height, width = self.size
+        return None if self.rles is None else masks.decode(self.rles, height=height, width=width)
 
 
 class Detector:
@@ -82,6 +95,7 @@ class Detector:
         variables = self._detector.network.folded(variables)
         self._variables = jax.device_put(variables, jax.local_devices()[0])
         self._stride, self._batch_size = config.fpn.coarsest_stride, config.test.ims_per_batch
+        self._mask_threshold = config.mrcnn.thresh_binarize
         several = build.passes(config)
         self._augmented = several is not None
         self._passes = several.distinct if several else (build.usual_pass(config),)
@@ -169,7 +183,7 @@ class Detector:
         results: dict[int, Result] = {}
         waiting = None
         for rows, batch in self._batches(images):
-            found = rows, self._run(self._variables, batch, thresholds)
+            found = rows, self._run(self._variables, batch, thresholds), [images[row].shape[:2] for row in rows]
             # The device computes this batch while the host unpacks the one before.
             if waiting is not None:
                 results |= self._unpack(*waiting)
@@ -211,15 +225,22 @@ class Detector:
         fits = height <= shape[0] and width <= shape[1]
         return Bucket(*shape, *(side * (1 if fits else 2) for side in shape))
 
-    def _unpack(self, rows, found) -> dict[int, Result]:
+    def _unpack(self, rows, found, sizes) -> dict[int, Result]:
+        """The results of a batch by the rows of their images, which have `sizes`."""
         found = jax.device_get(found)
-        results = {}
-        for slot, row in enumerate(rows):
-            valid = found.valid[slot]
-            classes = found.classes[slot][valid]
+
+        def result(slot):
+            valid, (height, width) = found.valid[slot], sizes[slot]
+            boxes, scores, classes = (column[slot][valid] for column in (found.boxes, found.scores, found.classes))
             names = tuple(self.class_names[number] for number in classes)
-            results[row] = Result(found.boxes[slot][valid], found.scores[slot][valid], classes, names)
-        return results
+            rles = None
+            if found.masks is not None:
+                probabilities, threshold = found.masks[slot][valid], self._mask_threshold
+                rles = tuple(masks.encode(probabilities, boxes, height=height, width=width, threshold=threshold))
+            return Result(boxes, scores, classes, names, (height, width), rles)
+
+        with ThreadPoolExecutor(masks.THREADS) as pool:
+            return dict(zip(rows, pool.map(result, range(len(rows))), strict=True))
 
 
 def _check(image, number):

@@ -43,7 +43,8 @@ def predict(
       source: an image, or a folder that is searched with all folders below it.
       output: folder for a JPEG picture of each image, named as the image below `source` with ``.jpg`` appended, and for
         ``detections.json``. The json has for each image its path, its picture, and boxes in inclusive pixels, scores,
-        classes and names of all detections; and the files that could not be read.
+        classes, names and, if the detector has masks, COCO's run lengths of all detections; and the files that could
+        not be read.
       draw_threshold: pictures show detections with higher scores.
 
     Returns:
@@ -64,8 +65,9 @@ def predict(
         print_line(f"passed over: {line}")
 
     def show(path, image, result):
-        shown = result.scores > draw_threshold
-        objects = visualize.Objects(result.boxes[shown], result.classes[shown], scores=result.scores[shown])
+        shown = np.flatnonzero(result.scores > draw_threshold)
+        rles = None if result.rles is None else [result.rles[row] for row in shown]
+        objects = visualize.Objects(result.boxes[shown], result.classes[shown], scores=result.scores[shown], rles=rles)
         picture = visualize.draw(image, objects, class_names=detector.class_names)
         picture_files.write(output / pictures[path], picture)
         return as_entry(path, image, result, folder=folder, picture=pictures[path])
@@ -139,6 +141,7 @@ def as_entry(
         "scores": np.round(result.scores.astype(np.float64), 5).tolist(),
         "classes": result.classes.tolist(),
         "names": list(result.names),
+        **({} if result.rles is None else {"masks": list(result.rles)}),
     }
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from diou_jax.masks import Rle, decode
 from diou_jax.structures import Array
 
 # Limits of a picture's longer side, in pixels: small images are enlarged until labels are legible, large ones reduced.
@@ -15,6 +16,10 @@ SMALLEST, LARGEST = 720, 1024
 # In pixels of the picture: thickness of borders, space around text, area below which a label would hide a box.
 LINE, PADDING, SMALL_AREA = 2, 2, 3000
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+
+# Share of its colour in the picture inside a mask.
+OPACITY = 0.45
+
 DARK, LIGHT = (24, 24, 24), (240, 240, 240)
 
 
@@ -35,12 +40,14 @@ class Objects(NamedTuple):
       classes: int (N,), indices of the names of classes.
       scores: (N,), shown in the labels if given.
       crowd: (N,) bool; crowd regions are dashed and hatched.
+      rles: N masks of the image, which are filled and outlined; None in the place of an object without a mask.
     """
 
     boxes: Array
     classes: Array | Sequence[int]
     scores: Array | Sequence[float] | None = None
     crowd: Array | Sequence[bool] | None = None
+    rles: Sequence[Rle | None] | None = None
 
 
 def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> np.ndarray:
@@ -48,13 +55,13 @@ def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> 
 
     Args:
       image: uint8 (H, W, 3), BGR.
-      objects: the boxes and their labels.
+      objects: the boxes, their labels and masks.
       class_names: K names.
 
     Returns:
       The picture, uint8 (H', W', 3), BGR, its longer side between `SMALLEST` and `LARGEST`.
     """
-    boxes, classes, scores, crowd = objects
+    boxes, classes, scores, crowd, rles = objects
     canvas = _fit(image)
     height, width = canvas.shape[:2]
     factor = np.array([width / image.shape[1], height / image.shape[0]] * 2)
@@ -65,8 +72,12 @@ def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> 
     crowd = np.zeros(len(rectangles), bool) if crowd is None else np.asarray(crowd, bool)
     colors = [class_color(int(number)) for number in classes]
 
-    # Small boxes are drawn last, so that no border crosses them.
-    for i in np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable"):
+    # Small objects are drawn last, so that no border crosses them and no mask covers them.
+    order = np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable").tolist()
+    for i in order if rles is not None else ():
+        if rles[i] is not None:
+            _fill(canvas, rles[i], colors[i])
+    for i in order:
         _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
     # A label should cover neither other labels nor objects of about its own size.
     taken = [box for box in rectangles if (box[2] - box[0]) * (box[3] - box[1]) < SMALL_AREA]
@@ -98,6 +109,18 @@ def _fit(image):
     factor = float(np.clip(max(height, width), SMALLEST, LARGEST)) / max(height, width)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def _fill(canvas, rle, color):
+    """Draws a mask of the image, scaled to the canvas: its inside translucent, its outline solid."""
+    height, width = rle["size"]
+    mask = decode([rle], height=height, width=width)[0].view(np.uint8)
+    # Blurring by the interpolation and cutting at one half rounds the corners of enlarged pixels.
+    scaled = cv2.resize(255 * mask, canvas.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    inside = scaled > 127
+    canvas[inside] = (canvas[inside] * (1 - OPACITY) + np.array(color) * OPACITY).astype(np.uint8)
+    outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, color, 1, cv2.LINE_AA)
 
 
 def _outline(canvas, rectangle, color, *, hatched):

@@ -89,11 +89,10 @@ class Run:
         """Reads the data, and the newest checkpoint or the weights to start from."""
         self.config, self._workdir, self._checkpoints = config, workdir, checkpoints
         self._first = jax.process_index() == 0
-        self._dataset = build.dataset(config, config.train.datasets)
+        self._dataset = build.with_train_proposals(config, build.dataset(config, config.train.datasets))
         latest = checkpoints.latest()
         before = {} if latest is None else checkpoints.metadata()
         _check_data(workdir, before.get("data"), fingerprint(self._dataset))
-        self._dataset = build.with_train_proposals(config, self._dataset)
         going_on = "batch_size" in before  # an imported checkpoint has not been trained yet
         explicit = meant(explicit, before.get("explicit", ()), going_on=going_on)
         self._rule_options = {

@@ -1,0 +1,165 @@
+"""Masks from the network to results: evaluation, prediction and `Detector`, with random weights."""
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from diou_jax import masks
+from diou_jax.data.loader import batches
+from diou_jax.devices import replicate
+from diou_jax.evaluation import evaluate
+from diou_jax.options import build
+from diou_jax.prediction import predict
+from diou_jax.prediction.detector import Detector
+from diou_jax.reporting.run_log import RunLog, read_metrics
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    config = tiny_config()
+    config.model.mask_on = True
+    config.mrcnn.dim_reduced = 8
+    config.test.score_thresh = 0.02
+    config.log.images = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def data(config):
+    return build.dataset(config, config.test.datasets)
+
+
+@pytest.fixture(scope="module")
+def variables(config, data):
+    variables = build.network(config, len(data.class_names)).init_variables(jax.random.key(0))
+    # Random heads score everything alike and make masks of one half; louder ones give results worth comparing.
+    for head in ("box_head", "rpn", "mask_head"):
+        variables["params"][head]["logits"]["kernel"] *= 40.0
+    return variables
+
+
+@pytest.fixture(scope="module")
+def detector(config, variables, data):
+    return Detector(config, variables, data.class_names, category_ids=data.category_ids)
+
+
+@pytest.fixture(scope="module")
+def photos(data):
+    return [cv2.imdecode(np.frombuffer(data.read(i), np.uint8), cv2.IMREAD_COLOR) for i in range(len(data))]
+
+
+@pytest.fixture(scope="module")
+def found(config, detector, data):
+    """What evaluation finds, on two devices."""
+    reader = build.eval_reader(config, data)
+    detect = evaluate.detect_function(detector._detector)
+    variables = replicate(detector._variables)
+    return evaluate.detect_all(detect, variables, batches(reader, 0, reader.steps))
+
+
+def test_the_detector_gives_masks_of_the_image(detector, photos, found):
+    results = detector(photos)
+    assert sum(map(len, results)) > len(photos)
+    for row, (photo, result) in enumerate(zip(photos, results, strict=True)):
+        assert result.masks.shape == (len(result), *photo.shape[:2]) and result.masks.dtype == bool
+        assert len(result.rles) == len(result) and all(rle["size"] == [*photo.shape[:2]] for rle in result.rles)
+        np.testing.assert_array_equal(
+            [coco_mask.area(rle) for rle in result.rles], result.masks.sum((1, 2)), strict=False
+        )
+        # Evaluation, on two devices, finds the same.
+        assert list(result.rles) == found[row].rles
+        np.testing.assert_allclose(result.boxes, found[row].boxes, atol=1e-3)
+    assert 0.01 < np.concatenate([result.masks.mean((1, 2)) for result in results]).max() < 1
+
+
+def test_masks_of_any_number_and_size(detector, photos):
+    nothing = detector(photos[0], score_threshold=1.0)
+    assert len(nothing) == 0 and nothing.rles == () and nothing.masks.shape == (0, *photos[0].shape[:2])
+    for image in (photos[0][:1, :1], photos[0][:, :2], np.tile(photos[0], (3, 1, 1))):
+        result = detector(image)
+        assert result.masks.shape == (len(result), *image.shape[:2])
+
+
+def test_a_detector_of_boxes_has_no_masks(tiny_config, data, photos):
+    config = tiny_config()
+    variables = build.network(config, len(data.class_names)).init_variables(jax.random.key(0))
+    result = Detector(config, variables, data.class_names)(photos[0])
+    assert result.masks is None and result.rles is None
+    assert "masks" not in predict.as_entry(
+        *(predict.pathlib.Path("a/b.png"), photos[0], result),
+        folder=predict.pathlib.Path("a"),
+        picture=predict.pathlib.Path("c.jpg"),
+    )
+
+
+def test_a_mirrored_image_gives_mirrored_masks(config, detector, data):
+    """Batches that differ only in that they state the image as mirrored, and have their columns so."""
+    reader = build.eval_reader(config, data)
+    batch = next(iter(batches(reader, 0, 1)))
+    width = batch.original_size[:, 1]
+    mirrored = batch.replace(placement=batch.placement.replace(mirrored=np.ones_like(batch.placement.mirrored)))
+    run = jax.jit(detector._detector.detect)
+    plain, other = (jax.device_get(run(detector._variables, one)) for one in (batch, mirrored))
+    np.testing.assert_array_equal(other.masks[other.valid], plain.masks[plain.valid][..., ::-1])
+    for slot in np.flatnonzero(batch.present):
+        valid = plain.valid[slot]
+        height = int(batch.original_size[slot, 0])
+        reflected = plain.boxes[slot][valid].copy()
+        reflected[:, [0, 2]] = width[slot] - 1 - plain.boxes[slot][valid][:, [2, 0]]
+        np.testing.assert_allclose(other.boxes[slot][valid], reflected, atol=1e-4)
+        size = {"height": height, "width": int(width[slot])}
+        left, right = (
+            masks.decode(masks.encode(one.masks[slot][valid], one.boxes[slot][valid], **size), **size)
+            for one in (plain, other)
+        )
+        # Reference boxes lose their decimals, which moves a mask by up to a pixel to the left.
+        shifted = np.stack([np.roll(right, shift, 2) for shift in (-1, 0, 1)])
+        differing = (shifted != left[..., ::-1]).mean((2, 3)).min(0)
+        assert left.any() and differing.max() < 0.05
+
+
+def test_evaluation_names_masks_beside_boxes(config, variables, data, tmp_path, capsys):
+    evaluator = evaluate.Evaluator(config, str(tmp_path), data.class_names)
+    with RunLog(tmp_path) as log:
+        (row,) = evaluator(variables, 3, log)
+    name = data.name
+    boxes, shapes = (
+        json.loads((tmp_path / f"{kind}_{name}_results.json").read_text()) for kind in ("bbox", "segmentations")
+    )
+    assert len(boxes) == len(shapes) > 0
+    for box, shape in zip(boxes, shapes, strict=True):
+        assert [box[key] for key in ("image_id", "category_id", "score")] == [
+            shape[key] for key in ("image_id", "category_id", "score")
+        ]
+        assert set(shape["segmentation"]) == {"size", "counts"}
+    printed = capsys.readouterr().out
+    assert printed.count("Average Precision") == 12 and printed.count("Average Recall") == 12
+    assert "copypaste: Task: box" in printed and "copypaste: Task: mask" in printed
+    assert printed.count("copypaste: Dataset") == 1
+    assert {"eval/AP", "eval/segm/AP", *(f"eval/segm/AP/{label}" for label in data.class_names[1:])} < set(row)
+    (logged,) = read_metrics(tmp_path)
+    assert logged["eval/segm/AP"] == pytest.approx(row["eval/segm/AP"], nan_ok=True)
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
+def test_prediction_writes_masks(config, detector, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_: detector)
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), photos[0])
+    assert predict.predict(config, tmp_path, tmp_path / "in", output=tmp_path / "with", draw_threshold=0.05)
+    (entry,) = json.loads((tmp_path / "with" / "detections.json").read_text())["images"]
+    wanted = detector(photos[0])
+    assert entry["masks"] == list(wanted.rles) and len(entry["masks"]) == len(entry["boxes"])
+    picture = cv2.imread(str(tmp_path / "with" / "a.png.jpg"))
+    bare = Detector.__call__
+
+    def without(self, images):
+        return [result.__class__(**{**vars(result), "rles": None}) for result in bare(self, images)]
+
+    monkeypatch.setattr(Detector, "__call__", without)
+    assert predict.predict(config, tmp_path, tmp_path / "in", output=tmp_path / "without", draw_threshold=0.05)
+    assert (cv2.imread(str(tmp_path / "without" / "a.png.jpg")) != picture).any()
