@@ -377,12 +377,11 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
         )
     if config.test.mask_aug.enabled and not config.model.mask_on:
         problems.append("test.mask_aug.enabled=True: only a detector with model.mask_on=True has masks")
-    if config.test.bbox_aug.enabled and (config.model.rpn_only or not config.model.faster_rcnn):
-        problems.append("test.bbox_aug.enabled=True: each pass needs an RPN that makes proposals, and a box head")
+    for group in ("bbox_aug", "mask_aug"):
+        if config.test[group].enabled and (config.model.rpn_only or not config.model.faster_rcnn):
+            problems.append(f"test.{group}.enabled=True: a pass needs an RPN that makes its proposals, and a box head")
     if 0 < config.data.max_vertices < 3:
-        problems.append(
-            f"data.max_vertices={config.data.max_vertices}: an outline has at least 3 vertices, 0: by the data"
-        )
+        problems.append(f"data.max_vertices={config.data.max_vertices}: it must be 0, or 3 and more, as in a triangle")
     problems += _proposal_problems(config)
     if config.model.rpn_only and config.model.mask_on:
         problems.append("model.mask_on=True: it must be False with model.rpn_only=True, which has no RoI head")

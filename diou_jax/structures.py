@@ -107,10 +107,10 @@ class Batch:
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
       present: (B,) bool, False for an image that only fills up the batch.
-      aspect_ratio: (B,) float32, factor of the width by which the image was resized after decoding. Sizes, boxes and
-        `placement` are then those of the resized image. None: it is as in its file.
       proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
         pixels of the original image, mirrored if the image is.
+      aspect_ratio: (B,) float32, factor of the width by which the image was resized after decoding. Sizes, boxes and
+        `placement` are then those of the resized image. None: it is as in its file.
     """
 
     image: Array
@@ -123,8 +123,8 @@ class Batch:
     gt: GroundTruth
     index: Array
     present: Array
-    aspect_ratio: Array | None = None
     proposals: "Proposals | None" = None
+    aspect_ratio: Array | None = None
 
 
 @flax.struct.dataclass
@@ -146,6 +146,11 @@ class AugmentedBatch:
     def present(self) -> Array:
         """(B,) bool, False for images that only fill up the batch."""
         return self.views[0].present
+
+    @property
+    def original_size(self) -> Array:
+        """(B, 2) int32, heights and widths of the images in their files."""
+        return self.views[0].original_size
 
 
 @flax.struct.dataclass

@@ -74,7 +74,13 @@ def _off(name: str, reason: str, **more: Any) -> dict[str, Key]:
 
 def _augmented(section: str) -> dict[str, Key]:
     """The keys that are the same for augmented testing of boxes and of masks."""
-    numbers = {"ENABLED": False, "H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "ASPECT_RATIO_H_FLIP": False}
+    numbers: dict[str, Any] = {
+        "ENABLED": False,
+        "H_FLIP": False,
+        "MAX_SIZE": 4000,
+        "SCALE_H_FLIP": False,
+        "ASPECT_RATIO_H_FLIP": False,
+    }
     return {
         **_same(section, **numbers),
         f"{section}.SCALES": Key((), f"{section}.SCALES".lower(), element=int),

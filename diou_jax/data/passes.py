@@ -79,7 +79,7 @@ def pack_passes(
 ) -> AugmentedBatch:
     """Packs the examples of B images, V for each, into batches of V buckets."""
     views = [
-        pack(column, bucket).replace(aspect_ratio=np.full(len(column), one.aspect_ratio, np.float32))
+        dataclasses.replace(pack(column, bucket), aspect_ratio=np.full(len(column), one.aspect_ratio, np.float32))
         for column, one, bucket in zip(zip(*examples, strict=True), passes, buckets, strict=True)
     ]
     return AugmentedBatch(tuple(views))

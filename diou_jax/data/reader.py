@@ -84,6 +84,11 @@ class Reader:
     part: slice
     rules: BatchRules
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the largest image on its canvas."""
+        return max(bucket.canvas_bytes for bucket in self.buckets)
+
     def __call__(self, step: int) -> tuple[Batch, tuple[str, ...]]:
         """The batch of a step, as numpy arrays, and a message for each image that was skipped.
 

@@ -4,7 +4,7 @@ Bag of tricks of Detectron's model zoo ("test-time augmentation"); the original'
 Every view goes through the backbone once, and has proposals of its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -13,9 +13,10 @@ import numpy as np
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.rules import Thresholds
+from diou_jax.programs import Programs
 from diou_jax.structures import AugmentedBatch, Candidates, Detections
 
-# A function of an argument that all devices share and one that is divided among them, and its compiled form.
+# A function of an argument that all devices share and one that is divided among them.
 Function: TypeAlias = Callable[[Any, Any], Any]
 
 
@@ -58,7 +59,7 @@ class AugmentedDetection:
         boxes: Sequence[int],
         masks: Sequence[int],
         heuristic: str,
-        compiled: Callable[[str, Function], Function],
+        compiled: Callable[[str, Function], Programs],
     ):
         """Prepares the programs.
 
@@ -69,7 +70,8 @@ class AugmentedDetection:
           heuristic: a name in `MASK_HEURISTICS`.
           compiled: turns a title for messages and a function of one device into its compiled form.
         """
-        self._detector = detector
+        assert detector.heads, "augmented testing needs a head that detects"
+        self._detector, self._head = detector, detector.heads[0]
         self._boxes, self._masks = tuple(boxes), tuple(masks)
         self._combine_masks = MASK_HEURISTICS[heuristic]
         self._functions = {
@@ -85,8 +87,12 @@ class AugmentedDetection:
         """The detections in B images, pixels of their files, best first."""
         return self._run(lambda title, *arguments: self._compiled[title](*arguments), variables, batch, thresholds)
 
-    def programs(self, variables: dict, batch: AugmentedBatch) -> Iterator[tuple[Function, Any, Any]]:
-        """The compiled functions of one call, each with its two arguments or their shapes; none runs.
+    def has(self, batch: Any) -> bool:
+        """Whether the programs for batches of this shape were compiled ahead."""
+        return all(self._compiled["backbone"].has(view) for view in batch.views)
+
+    def programs(self, variables: dict, batch: Any) -> list[tuple[Programs, Any, Any]]:
+        """The compiled functions of one call, each with its two arguments or their shapes; nothing is computed.
 
         Args:
           variables: the network's variables.
@@ -104,7 +110,7 @@ class AugmentedDetection:
             )
 
         self._run(note, variables, batch, None)
-        return iter(wanted)
+        return wanted
 
     def _run(self, call, variables, batch, thresholds):
         default = self._detector.thresholds
@@ -133,7 +139,7 @@ class AugmentedDetection:
         return self._detector.candidates(variables, *inputs)
 
     def _suppress(self, thresholds, parts):
-        return self._detector.heads[0].suppress(unite(parts), thresholds=thresholds)
+        return self._head.suppress(unite(parts), thresholds=thresholds)
 
     def _describe(self, variables, inputs):
         pyramid, view, found = inputs

@@ -3,6 +3,7 @@
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
+from diou_jax.detection.augmented import AugmentedDetection
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
@@ -25,7 +27,7 @@ from diou_jax.evaluation import coco_results, proposal_recall
 from diou_jax.evaluation.found import NOTHING, Collector, Found
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.programs import Programs, compile_ahead
+from diou_jax.programs import Programs, compile_ahead, shapes
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
@@ -88,7 +90,7 @@ class Evaluator:
         """
         self._config, self._folder = config, pathlib.Path(workdir)
         names = tuple(dict.fromkeys(config.test.datasets))
-        datasets = [build.dataset(config, (name,)) for name in names]
+        datasets = [build.dataset(config, (name,), masks=False) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
@@ -106,7 +108,7 @@ class Evaluator:
                 config.test.max_dets,
             )
         self.detector = build.detector(config, len(class_names))
-        self._detect = detect_function(self.detector)
+        self._detect = detect_function(self.detector, config)
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
         """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files and pictures.
@@ -129,15 +131,15 @@ class Evaluator:
         rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
         return [row for row in rows if row]
 
-    def programs(self, variables: dict) -> list[tuple[Programs, dict, Batch]]:
+    def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
         blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
-        batches = {(batch.image.shape, batch.rows.index.shape): batch for batch in to_devices(blanks, ahead=0)}
-        missing = [batch for batch in batches.values() if not self._detect.has(batch)]
+        missing = [batch for batch in to_devices(blanks, ahead=0) if not self._detect.has(batch)]
         if not missing:
             return []
         variables = replicate(self.detector.network.folded(variables))
-        return [(self._detect, variables, batch) for batch in missing]
+        wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
+        return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
 
     def _evaluate(self, dataset, reader, variables, step, log) -> dict:
         config, began = self._config, time.perf_counter()
@@ -224,9 +226,15 @@ def _refuse_unreadable(dataset: Dataset) -> None:
     raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
 
 
-def detect_function(detector: FasterRCNN) -> Programs:
-    """``detect(variables, batch)`` on all local devices, which share the batch."""
-    return Programs("detection", jax.pmap(detector.detect, AXIS, in_axes=(None, 0)))
+def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | AugmentedDetection:
+    """``detect(variables, batch)`` on all local devices, which share the batch; with augmented testing by `config`."""
+
+    def on_devices(title, function):
+        return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
+
+    if config is not None and build.passes(config) is not None:
+        return build.augmented_detection(config, detector, on_devices)
+    return on_devices("detection", detector.detect)
 
 
 def detect_all(
@@ -285,7 +293,7 @@ def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float =
         width=int(records.widths[index]),
     )
     boxes, classes, crowd = records.annotations(index)
-    shown = np.flatnonzero(found.scores >= score_threshold)
+    shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     rles = None if found.rles is None else [found.rles[row] for row in shown]
     return side_by_side(
         image,

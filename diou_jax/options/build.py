@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 from diou_jax.data import catalog, coco_classes, layouts, proposals_file, reader, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
+from diou_jax.data.augmented_reader import AugmentedReader, augmented_reader
 from diou_jax.data.dataset import BACKGROUND, Dataset
 from diou_jax.data.passes import Pass, Passes, arrange
 from diou_jax.detection.anchors import AnchorGenerator
+from diou_jax.detection.augmented import AugmentedDetection, Function
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
 from diou_jax.detection.heads.mask import MaskRoiHead
@@ -40,6 +42,7 @@ from diou_jax.optimization import batch_rule, optimizer
 from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
 from diou_jax.optimization.optimizer import OptimizerRules
 from diou_jax.optimization.schedules import MultiStep, WarmUp
+from diou_jax.programs import Programs
 
 BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
@@ -193,14 +196,12 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.
     )
 
 
-def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
-    """The reader of batches that hold every image of a data set once."""
-    return reader.eval_reader(
-        data,
-        eval_augmentations(config),
-        batch_size=config.test.ims_per_batch * jax.device_count(),
-        rules=_batch_rules(config, config.test.proposal_limit),
-    )
+def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader | AugmentedReader:
+    """The reader of batches that hold every image of a data set once, in all passes if there are several."""
+    batch_size, rules = config.test.ims_per_batch * jax.device_count(), _batch_rules(config, config.test.proposal_limit)
+    if (several := passes(config)) is not None:
+        return augmented_reader(data, several.distinct, batch_size=batch_size, rules=rules)
+    return reader.eval_reader(data, usual_pass(config).augmentations, batch_size=batch_size, rules=rules)
 
 
 def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
@@ -208,9 +209,9 @@ def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
     return Mirror(), ScaleChoice(tuple(config.train.scales), config.train.max_size)
 
 
-def eval_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
-    """The changes of an image in evaluation and prediction, in their order."""
-    return (ScaleChoice((config.test.scale,), config.test.max_size),)
+def usual_pass(config: ConfigDict) -> Pass:
+    """The way in which evaluation and prediction look at an image."""
+    return Pass(config.test.scale, config.test.max_size)
 
 
 def passes(config: ConfigDict) -> Passes | None:
@@ -218,11 +219,26 @@ def passes(config: ConfigDict) -> Passes | None:
     test = config.test
     if not test.bbox_aug.enabled and not test.mask_aug.enabled:
         return None
-    usual = Pass(test.scale, test.max_size)
+    usual = usual_pass(config)
     # The order is the original's; it decides between equal scores.
     boxes = *_more_passes(usual, test.bbox_aug), usual
     masks = usual, *_more_passes(usual, test.mask_aug)
     return arrange(usual, boxes=boxes, masks=masks if config.model.mask_on else ())
+
+
+def augmented_detection(
+    config: ConfigDict, detector: FasterRCNN, compiled: Callable[[str, Function], Programs]
+) -> AugmentedDetection:
+    """The config's augmented testing; `compiled` is that of `AugmentedDetection`."""
+    several = passes(config)
+    assert several is not None, "augmented testing is off"
+    return AugmentedDetection(
+        detector,
+        boxes=several.boxes,
+        masks=several.masks,
+        heuristic=config.test.mask_aug.heur,
+        compiled=compiled,
+    )
 
 
 def _more_passes(usual, options) -> list[Pass]:
