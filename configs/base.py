@@ -230,7 +230,7 @@ OPTIONS = (
            free=True),
     Option("test.mask_aug.enabled", False, Flag(),
            "augmented testing of masks: the masks of the final boxes are combined from several passes; the usual pass "
-           "comes first, the others as in `test.bbox_aug`", free=True),
+           "comes first, the others as in `test.bbox_aug.enabled`", free=True),
     Option("test.mask_aug.heur", "SOFT_AVG", Choice(MASK_HEURISTICS),
            "how masks are combined. `SOFT_AVG`: mean of the probabilities, `SOFT_MAX`: the largest, `LOGIT_AVG`: "
            "probability of the mean logit", free=True),
