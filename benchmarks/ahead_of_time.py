@@ -4,6 +4,7 @@
     python benchmarks/ahead_of_time.py --images 2 16
     python benchmarks/ahead_of_time.py --devices 8 --images 2
     python benchmarks/ahead_of_time.py --detect --longest 20
+    python benchmarks/ahead_of_time.py --masks              # Mask R-CNN
     python benchmarks/ahead_of_time.py --smoke              # a sketch of the network, compiled for the CPU
 
 Each kernel of the compiled step reads its operands and writes its results once, and multiplies what its convolutions
@@ -62,7 +63,7 @@ def devices(count: int, smoke: bool) -> list[jax.Device]:
 
 def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compiled:
     """The train step, or detection on the first device, of this many images a device."""
-    config = workload.make_config(smoke=options.smoke)
+    config = workload.make_config(smoke=options.smoke, masks=options.masks)
     config.train.batch_size = images
     config.test.diou_nms.enabled = True
     rule = build.rule(config)
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[16])
     parser.add_argument("--devices", type=int, default=1, help="that train together; images are of each")
     parser.add_argument("--detect", action="store_true", help="detection with DIoU-NMS in place of the train step")
+    parser.add_argument("--masks", action="store_true", help="with the mask head")
     parser.add_argument("--longest", type=int, default=0, help="kernels to name")
     parser.add_argument("--peak-tflops", type=float, default=700)
     parser.add_argument("--peak-tbs", type=float, default=2.8)

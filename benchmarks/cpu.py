@@ -8,6 +8,7 @@ Both do the same work: R-50-FPN with the strides on the 3x3 convolutions, stem a
 normalisation, 2000 proposals and 512 RoIs an image in training, 1000 RoIs in detection, and SGD with momentum and decay
 in the step. They take turns, call by call, each in a process of its own, so that what else the machine does meets both.
 Detection suppresses by DIoU, which torchvision does not know: it suppresses by IoU, and so do the rows of suppression.
+Masks are those of the boxes: neither side pastes them into the image.
 """
 
 import argparse
@@ -38,28 +39,28 @@ TRAIN_SIZE = (480, 640)
 COLUMNS = ("work", "ours, ms: median (best)", "torchvision, ms: median (best)", "ratio of medians", "of bests")
 
 
-def make_config(size: tuple[int, int], *, smoke: bool):
+def make_config(size: tuple[int, int], *, smoke: bool, masks: bool = False):
     """The detector that torchvision has, in float32."""
-    config = workload.make_config(smoke=smoke, dtype="float32", size=size)
+    config = workload.make_config(smoke=smoke, dtype="float32", size=size, masks=masks)
     config.resnets.stride_1x1 = False
     return config
 
 
-def make_training(smoke: bool) -> train.Training:
+def make_training(smoke: bool, *, masks: bool = False) -> train.Training:
     """The train step of two images."""
-    return train.Training(make_config(TRAIN_SIZE, smoke=smoke), 2, num_classes=workload.CLASSES)
+    return train.Training(make_config(TRAIN_SIZE, smoke=smoke, masks=masks), 2, num_classes=workload.CLASSES)
 
 
-def our_training(smoke: bool) -> Callable:
+def our_training(smoke: bool, *, masks: bool = False) -> Callable:
     """A call that trains on two images."""
-    training = make_training(smoke)
+    training = make_training(smoke, masks=masks)
     batch = next(to_devices([training.draw_batch()], ahead=0))
     return lambda: training(batch)
 
 
-def our_detection(smoke: bool) -> Callable:
+def our_detection(smoke: bool, *, masks: bool = False) -> Callable:
     """A call that detects in one image."""
-    config = make_config(workload.SIZE, smoke=smoke)
+    config = make_config(workload.SIZE, smoke=smoke, masks=masks)
     detector = build.detector(config, workload.CLASSES)
     variables = detector.network.folded(workload.make_variables(config, detector.network))
     batch = jax.device_put(workload.draw_batch(config, 1))
@@ -93,15 +94,15 @@ def our_pooling(direction: str, smoke: bool) -> Callable:
     return calls[direction][0]
 
 
-def their_training(smoke: bool) -> Callable:
+def their_training(smoke: bool, *, masks: bool = False) -> Callable:
     """The same of torchvision as `our_training`."""
-    return peers.training(2, workload.SMOKE_SIZE if smoke else TRAIN_SIZE, dtype="float32")[0]
+    return peers.training(2, workload.SMOKE_SIZE if smoke else TRAIN_SIZE, dtype="float32", masks=masks)[0]
 
 
-def their_detection(smoke: bool) -> Callable:
+def their_detection(smoke: bool, *, masks: bool = False) -> Callable:
     """The same of torchvision as `our_detection`."""
     size = workload.SMOKE_SIZE if smoke else workload.SIZE
-    return peers.detection(1, size, candidates=CANDIDATES, dtype="float32")[0]
+    return peers.detection(1, size, candidates=CANDIDATES, dtype="float32", masks=masks)[0]
 
 
 def their_suppression(work: str, smoke: bool) -> Callable:
@@ -118,6 +119,16 @@ def their_pooling(direction: str, smoke: bool) -> Callable:
 ROWS = (
     ("detection, 1 image, 800 x 1344", our_detection, their_detection, 1),
     ("train step, 2 images, 480 x 640", our_training, their_training, 1),
+    (
+        "Mask R-CNN, detection, 1 image, 800 x 1344",
+        *(functools.partial(f, masks=True) for f in (our_detection, their_detection)),
+        1,
+    ),
+    (
+        "Mask R-CNN, train step, 2 images, 480 x 640",
+        *(functools.partial(f, masks=True) for f in (our_training, their_training)),
+        1,
+    ),
     ("NMS, RPN, 5 x 2000 boxes", *(functools.partial(f, "RPN") for f in (our_suppression, their_suppression)), 3),
     ("NMS, final, 80 x 1000 boxes", *(functools.partial(f, "final") for f in (our_suppression, their_suppression)), 3),
     *(

@@ -15,7 +15,6 @@ trained one exceed 0.05 (`--candidates`): with none, the last suppression would 
 import argparse
 import dataclasses
 import functools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,8 @@ import timing
 import workload
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.detection.heads.box import BoxRoiHead
 from diou_jax.options import build
-from diou_jax.structures import Batch, Detections
+from diou_jax.structures import Batch
 
 COLUMNS = (
     "images",
@@ -44,17 +42,16 @@ COLUMNS = (
 def with_candidates(detector: FasterRCNN, variables: dict, batch: Batch, count: int) -> FasterRCNN:
     """The detector with the score threshold that `count` boxes of the batch exceed."""
 
-    def foreground(head, outputs, found, batch, *, thresholds):
-        scores = jnp.where(found.valid[..., None], outputs[0], 0.0)[..., 1:]
-        return Detections(found.boxes, scores, classes=found.valid, valid=found.valid)
+    @jax.jit
+    def scores(variables, batch):
+        found = detector.candidates(variables, detector.test_pyramid(variables, batch), batch)
+        return jnp.where(found.valid, found.scores, 0.0)
 
-    # The scores as the detector has them, one step before it suppresses.
-    with mock.patch.object(BoxRoiHead, "select", foreground):
-        scores = np.sort(np.asarray(jax.jit(lambda *inputs: detector.detect(*inputs).scores)(variables, batch)), None)
-    (head,) = detector.heads
-    thresholds = head.detection.thresholds._replace(score=float(scores[-min(count + 1, len(scores))]))
-    rules = dataclasses.replace(head.detection, thresholds=thresholds)
-    return dataclasses.replace(detector, heads=(dataclasses.replace(head, detection=rules),))
+    ascending = np.sort(np.asarray(scores(variables, batch)), None)
+    first, *others = detector.heads
+    thresholds = first.detection.thresholds._replace(score=float(ascending[-min(count + 1, len(ascending))]))
+    rules = dataclasses.replace(first.detection, thresholds=thresholds)
+    return dataclasses.replace(detector, heads=(dataclasses.replace(first, detection=rules), *others))
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN at our sizes: the peer of train.py and inference.py.
+"""torchvision's Faster and Mask R-CNN at our sizes: the peer of train.py, inference.py and cpu.py.
 
 It is `fasterrcnn_resnet50_fpn` without weights, with the frozen batch normalisation and the two frozen stages that it
 has with weights, and with our numbers of classes, proposals and RoIs, which are its defaults but for the classes. It
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import timing
 import workload
@@ -40,11 +41,13 @@ def train(images: int, size: tuple[int, int], *, bursts: int, length: int) -> tu
     return seconds, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
-def training(images: int, size: tuple[int, int], *, dtype: str = "bfloat16") -> tuple[Callable, Callable]:
+def training(
+    images: int, size: tuple[int, int], *, dtype: str = "bfloat16", masks: bool = False
+) -> tuple[Callable, Callable]:
     """A train step, the optimiser's included, and what waits for its result."""
     import torch
 
-    model, device = _model(size)
+    model, device = _model(size, masks)
     random = np.random.default_rng(0)
     pixels = _pixels(images, size).to(device).float().div(255)
     targets = [
@@ -54,6 +57,11 @@ def training(images: int, size: tuple[int, int], *, dtype: str = "bfloat16") -> 
         }
         for _ in range(images)
     ]
+    for target in targets if masks else ():
+        boxes = target["boxes"].cpu().numpy()[None]
+        polygons = workload.ellipses(boxes, np.ones(boxes.shape[:2], bool)).points[0]
+        filled = [cv2.fillPoly(np.zeros(size, np.uint8), [np.round(p).astype(np.int32)], 1) for p in polygons]
+        target["masks"] = torch.tensor(np.array(filled), device=device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, workload.RATE, momentum=0.9, weight_decay=1e-4)
 
@@ -81,15 +89,17 @@ def detect(
 
 
 def detection(
-    images: int, size: tuple[int, int], *, candidates: int, dtype: str = "bfloat16"
+    images: int, size: tuple[int, int], *, candidates: int, dtype: str = "bfloat16", masks: bool = False
 ) -> tuple[Callable, Callable, Callable]:
     """A call on images on the device, one from host to host, and what waits for their results."""
     import torch
 
-    model, device = _model(size)
+    model, device = _model(size, masks)
     model.eval()
     on_host = _pixels(images, size)
     on_device = on_host.to(device).float().div(255)
+    if masks:
+        model.transform.postprocess = lambda found, *_: found  # masks stay in their boxes
 
     def call(pixels=on_device):
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -103,10 +113,10 @@ def detection(
     return call, from_host, functools.partial(_wait, device)
 
 
-def _model(size):
+def _model(size, masks=False):
     """The model, and the name of the device that it is on."""
     import torch
-    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection import FasterRCNN, MaskRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,7 +127,7 @@ def _model(size):
     for name, module in body.body.named_modules():
         if name.endswith("bn3"):
             module.weight.fill_(0.25)  # sixteen random blocks add up
-    model = FasterRCNN(body, workload.CLASSES, min_size=size[0], max_size=size[1])
+    model = (MaskRCNN if masks else FasterRCNN)(body, workload.CLASSES, min_size=size[0], max_size=size[1])
     return model.to(device, memory_format=torch.channels_last), device
 
 

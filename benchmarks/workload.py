@@ -11,10 +11,11 @@ from diou_jax.data.packing import example, pack
 from diou_jax.data.view import image_scale, scaled
 from diou_jax.models.network import Network
 from diou_jax.options.initial_weights import initial_variables
-from diou_jax.structures import Batch
+from diou_jax.structures import Batch, Polygons
 
 CLASSES = 81
 OBJECTS = 8  # COCO has 7.3 boxes in an image that has any
+VERTICES = 256  # of an outline; the largest of COCO have more, most have 25
 # Steps that lead nowhere: untrained weights stay as they are, and with them the work that depends on the data.
 RATE = 1e-6
 SIZE, SMOKE_SIZE = (800, 1344), (64, 96)
@@ -28,9 +29,12 @@ def prepare() -> None:
         print(line)
 
 
-def make_config(*, smoke: bool, dtype: str = "bfloat16", size: tuple[int, int] = SIZE) -> ConfigDict:
-    """R-50-FPN for images of this size, or a sketch of it at 64 x 96."""
+def make_config(
+    *, smoke: bool, dtype: str = "bfloat16", size: tuple[int, int] = SIZE, masks: bool = False
+) -> ConfigDict:
+    """R-50-FPN for images of this size, with the mask head or without, or a sketch of it at 64 x 96."""
     config = ciou.get_config()
+    config.model.mask_on = masks
     config.dtype = dtype
     config.solver.base_lr = RATE
     height, width = SMOKE_SIZE if smoke else size
@@ -40,7 +44,7 @@ def make_config(*, smoke: bool, dtype: str = "bfloat16", size: tuple[int, int] =
     if smoke:
         config.resnets.blocks = (1, 1, 1, 1)
         config.resnets.width_per_group = config.resnets.stem_width = 8
-        config.fpn.dim = config.fast_rcnn.mlp_head_dim = 16
+        config.fpn.dim = config.fast_rcnn.mlp_head_dim = config.mrcnn.dim_reduced = 16
         config.data.max_boxes = 16
         config.train.batch_size_per_im = config.train.rpn_batch_size_per_im = 16
         for rules in (config.train, config.test):
@@ -98,4 +102,18 @@ def draw_batch(config: ConfigDict, images: int, *, num_classes: int = CLASSES) -
                 index=index,
             )
         )
-    return pack(examples, bucket)
+    batch = pack(examples, bucket)
+    if config.model.mask_on:
+        batch = batch.replace(
+            gt=batch.gt.replace(masks=ellipses(np.asarray(batch.gt.boxes), np.asarray(batch.gt.valid)))
+        )
+    return batch
+
+
+def ellipses(boxes: np.ndarray, valid: np.ndarray) -> Polygons:
+    """Outlines of `VERTICES` vertices that fill boxes (B, G, 4)."""
+    angle = np.linspace(0, 2 * np.pi, VERTICES, endpoint=False)
+    unit = np.stack([np.cos(angle), np.sin(angle)], -1)
+    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
+    points = (centre[..., None, :] + half[..., None, :] * unit).astype(np.float32)
+    return Polygons(points, np.where(valid[..., None], np.zeros(VERTICES, np.int32), -1))

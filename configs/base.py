@@ -25,7 +25,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "r50_gn": {"blocks": (3, 4, 6, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
     "r101_gn": {"blocks": (3, 4, 23, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
 }
+BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
+MASK_HEURISTICS = ("SOFT_AVG", "SOFT_MAX", "LOGIT_AVG")
 VOTES = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
 
 # fmt: off
@@ -58,6 +60,12 @@ OPTIONS = (
            "are clipped to the image, anchors have whole coordinates and are centred on corners of cells",
            original=None),
     Option("model.mask_on", False, Flag(), "Mask R-CNN: a head that predicts a mask for each object"),
+    Option("model.faster_rcnn", True, Flag(),
+           "whether an RPN makes the proposals; `False`, Fast R-CNN: they come from `train.proposal_files` and "
+           "`test.proposal_files`", there="False"),
+    Option("model.rpn_only", False, Flag(),
+           "train the RPN without a RoI head; an evaluation measures the recall of its proposals and writes them to a "
+           "file"),
     Option("resnets.blocks", (3, 4, 6, 3), Several(Whole(1), length=4),
            "bottlenecks in res2 to res5; the body named after the colon of `--config` sets this and its other "
            "`resnets` options", original="MODEL.CONV_BODY"),
@@ -100,7 +108,12 @@ OPTIONS = (
            "in tests, hold activations beyond an image's own padding at zero, so that its detections do not depend on "
            "its bucket", original=None),
     Option("fpn.mask_padding_train", False, Flag(), "as `fpn.mask_padding`, in training", original=None),
-    Option("fast_rcnn.mlp_head_dim", 1024, Whole(1), "units of the box head's two layers"),
+    Option("fast_rcnn.roi_box_head", "roi_2mlp_head", Choice(BOX_HEADS),
+           "the box head: `roi_2mlp_head` has two fully connected layers, `roi_Xconv1fc_head` 3×3 convolutions and one "
+           "such layer, `roi_Xconv1fc_gn_head` GroupNorm as well; the last one for the `_gn` bodies", there='""'),
+    Option("fast_rcnn.mlp_head_dim", 1024, Whole(1), "units of the box head's fully connected layers"),
+    Option("fast_rcnn.num_stacked_convs", 4, Whole(1), "convolutions of `roi_Xconv1fc_head` and its kin"),
+    Option("fast_rcnn.conv_head_dim", 256, Whole(1), "channels of these convolutions"),
     Option("fast_rcnn.roi_xform_resolution", 7, Whole(1), "bins of RoIAlign per axis", there="14"),
     Option("fast_rcnn.roi_xform_sampling_ratio", 2, Whole(0),
            "samples per bin and axis; 0 takes as many as the bin has pixels", there="0"),
@@ -110,7 +123,8 @@ OPTIONS = (
            there="0"),
     Option("mrcnn.dim_reduced", 256, Whole(1), "channels of the mask head"),
     Option("mrcnn.num_convs", 4, Whole(0), "3×3 convolutions of the mask head", original="MRCNN.ROI_MASK_HEAD"),
-    Option("mrcnn.use_gn", False, Flag(), "GroupNorm after the mask head's 3×3 convolutions",
+    Option("mrcnn.use_gn", False, Flag(),
+           "GroupNorm after the mask head's 3×3 convolutions; on for the `_gn` bodies",
            original="MRCNN.ROI_MASK_HEAD"),
     Option("mrcnn.cls_specific_mask", True, Flag(), "one mask per class instead of one for all"),
     Option("mrcnn.weight_loss_mask", 1.0, Real(0), "weight of the mask loss"),
@@ -136,7 +150,12 @@ OPTIONS = (
     Option("train.bg_thresh_lo", 0.0, Real(0, 1), "… and at least this"),
     Option("train.crowd_filter_thresh", 0.0, Real(0, 1),
            "RoIs are not sampled if a larger share of their area lies in a crowd region; 0: off, as the original's "
-           "end-to-end training ignores its 0.7", there="0.7"),
+           "end-to-end training ignores its 0.7, which acts on proposals from files only", there="0.7"),
+    Option("train.proposal_files", (), Several(Text(empty=False)),
+           "for `model.faster_rcnn=False`: files of proposals, one for each of `train.datasets`; an evaluation with "
+           "`model.rpn_only` writes them, and Detectron's `rpn_proposals.pkl` are read", free=True),
+    Option("train.proposal_limit", 2000, Whole(1),
+           "proposals of an image that are taken from a file, best first; the original takes all", original=None),
     Option("train.rpn_batch_size_per_im", 256, Whole(1), "anchors sampled per image"),
     Option("train.rpn_fg_fraction", 0.5, Real(0, 1), "largest share of objects among sampled anchors"),
     Option("train.rpn_positive_overlap", 0.7, Real(0, 1), "IoU from which on an anchor is an object"),
@@ -155,6 +174,10 @@ OPTIONS = (
            original=None, free=True),
     Option("test.datasets", ("coco_2017_val",), Several(Text(empty=False)),
            "test sets; each is evaluated separately", there="()", free=True),
+    Option("test.proposal_files", (), Several(Text(empty=False)),
+           "as `train.proposal_files`, one for each of `test.datasets`", free=True),
+    Option("test.proposal_limit", 2000, Whole(1),
+           "proposals of an image that are taken from a file, best first", free=True),
     Option("test.max_dets", 100, Whole(11),
            "detections per class and image that COCOeval counts; the name of the AR statistic contains this number",
            original=None, free=True),
@@ -191,6 +214,33 @@ OPTIONS = (
     Option("test.bbox_vote.scoring_method_beta", 1.0, Real(0, above=True),
            "temperature of `TEMP_AVG`, exponent of `GENERALIZED_AVG` and `QUASI_SUM`; the original ignores it",
            free=True),
+    Option("test.bbox_aug.enabled", False, Flag(),
+           "augmented testing: the boxes of several passes over each image are united before suppression. The "
+           "following options add passes, in this order, before the usual one; each has proposals of its own",
+           free=True),
+    Option("test.bbox_aug.h_flip", False, Flag(), "a pass over the mirrored image", free=True),
+    Option("test.bbox_aug.scales", (), Several(Whole(1)),
+           "a pass for each of these lengths of the shorter side in pixels …", free=True),
+    Option("test.bbox_aug.max_size", 4000, Whole(1), "… with this limit of the longer side", free=True),
+    Option("test.bbox_aug.scale_h_flip", False, Flag(), "each of these passes over the mirrored image, too",
+           free=True),
+    Option("test.bbox_aug.aspect_ratios", (), Several(Real(0, above=True)),
+           "a pass for each of these factors of the width", free=True),
+    Option("test.bbox_aug.aspect_ratio_h_flip", False, Flag(), "each of these passes over the mirrored image, too",
+           free=True),
+    Option("test.mask_aug.enabled", False, Flag(),
+           "augmented testing of masks: the masks of the final boxes are combined from several passes; the usual pass "
+           "comes first, the others as in `test.bbox_aug.enabled`", free=True),
+    Option("test.mask_aug.heur", "SOFT_AVG", Choice(MASK_HEURISTICS),
+           "how masks are combined. `SOFT_AVG`: mean of the probabilities, `SOFT_MAX`: the largest, `LOGIT_AVG`: "
+           "probability of the mean logit", free=True),
+    Option("test.mask_aug.h_flip", False, Flag(), "as `test.bbox_aug.h_flip`", free=True),
+    Option("test.mask_aug.scales", (), Several(Whole(1)), "as `test.bbox_aug.scales`", free=True),
+    Option("test.mask_aug.max_size", 4000, Whole(1), "as `test.bbox_aug.max_size`", free=True),
+    Option("test.mask_aug.scale_h_flip", False, Flag(), "as `test.bbox_aug.scale_h_flip`", free=True),
+    Option("test.mask_aug.aspect_ratios", (), Several(Real(0, above=True)), "as `test.bbox_aug.aspect_ratios`",
+           free=True),
+    Option("test.mask_aug.aspect_ratio_h_flip", False, Flag(), "as `test.bbox_aug.aspect_ratio_h_flip`", free=True),
     Option("test.detections_per_im", 100, Whole(1), "largest number of detections per image, over all classes",
            free=True),
     Option("test.rpn_nms_thresh", 0.7, Real(0, 1), "as `train.rpn_nms_thresh`", free=True),
@@ -244,6 +294,9 @@ OPTIONS = (
            "shapes of the network's input, ((height, width), …); empty: chosen by scale and limit of size",
            original=None),
     Option("data.max_boxes", 128, Whole(1), "ground-truth boxes per image; the largest are kept", original=None),
+    Option("data.max_vertices", 0, Whole(0, 4096),
+           "vertices of an object's outline, which is simplified to fewer if it has more; 0: as many as the largest "
+           "outline of the training set has, at most 256", original=None),
     Option("data.threads", 4, Whole(1),
            "threads that read and decode, in each process that reads", original="DATA_LOADER.NUM_THREADS", free=True),
     Option("data.workers", 0, Whole(0),
@@ -280,7 +333,9 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown body {body!r} after the config's colon; there are {', '.join(BODIES)}")
     config = option_kinds.make_config(OPTIONS)
     config.resnets.update(BODIES[body])
-    config.fpn.use_gn = config.fpn.mask_padding_train = config.resnets.use_gn
+    config.fpn.use_gn = config.fpn.mask_padding_train = config.mrcnn.use_gn = config.resnets.use_gn
+    if config.resnets.use_gn:
+        config.fast_rcnn.roi_box_head = "roi_Xconv1fc_gn_head"
     return config
 
 
@@ -320,6 +375,16 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
             f"mrcnn.resolution={mrcnn.resolution}: it must be twice "
             f"mrcnn.roi_xform_resolution={mrcnn.roi_xform_resolution}"
         )
+    if config.test.mask_aug.enabled and not config.model.mask_on:
+        problems.append("test.mask_aug.enabled=True: only a detector with model.mask_on=True has masks")
+    for group in ("bbox_aug", "mask_aug"):
+        if config.test[group].enabled and (config.model.rpn_only or not config.model.faster_rcnn):
+            problems.append(f"test.{group}.enabled=True: a pass needs an RPN that makes its proposals, and a box head")
+    if 0 < config.data.max_vertices < 3:
+        problems.append(f"data.max_vertices={config.data.max_vertices}: it must be 0, or 3 and more, as in a triangle")
+    problems += _proposal_problems(config)
+    if config.model.rpn_only and config.model.mask_on:
+        problems.append("model.mask_on=True: it must be False with model.rpn_only=True, which has no RoI head")
     if config.fpn.coarsest_stride % 32:
         stride = config.fpn.coarsest_stride
         problems.append(f"fpn.coarsest_stride={stride}: it must be a multiple of 32, the stride of P5")
@@ -328,5 +393,24 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
             stride = config.fpn.coarsest_stride
             problems.append(
                 f"data.buckets={bucket!r}: height and width must be multiples of fpn.coarsest_stride={stride}"
+            )
+    return problems
+
+
+def _proposal_problems(config) -> list[str]:
+    """Messages on files of proposals, which Fast R-CNN alone reads."""
+    if config.model.rpn_only and not config.model.faster_rcnn:
+        return ["model.faster_rcnn=False: it must be True with model.rpn_only=True, which trains the RPN"]
+    problems = []
+    for part in ("train", "test"):
+        files, names = config[part].proposal_files, config[part].datasets
+        if files and config.model.faster_rcnn:
+            problems.append(
+                f"{part}.proposal_files={files!r}: the RPN makes the proposals; with model.faster_rcnn=False they come "
+                "from files"
+            )
+        elif files and len(files) != len(names):
+            problems.append(
+                f"{part}.proposal_files={files!r}: it must have a file for each of {part}.datasets={names!r}"
             )
     return problems

@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diou_jax.structures import Batch
+T = TypeVar("T")
 
 AXIS = "batch"
 
@@ -17,8 +18,8 @@ def replicate(tree):
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
-def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
-    """Divides each host batch among the local devices, `ahead` batches before it is needed."""
+def to_devices(batches: Iterable[T], *, ahead: int) -> Iterator[T]:
+    """Divides host batches, any pytrees of arrays (B, ...), among the local devices, `ahead` batches before use."""
     mesh = _mesh()
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -26,7 +27,7 @@ def to_devices(batches: Iterable[Batch], *, ahead: int) -> Iterator[Batch]:
         divided = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
         return jax.device_put(divided, sharding)
 
-    queue: deque[Batch] = deque()
+    queue: deque[T] = deque()
     for batch in batches:
         queue.append(put(batch))
         if len(queue) > ahead:

@@ -22,6 +22,8 @@ MAX_THREADS = 8
 class Programs:
     """A compiled function of a pytree and a batch, with one program for each shape of the batch.
 
+    A batch is a `Batch` or a pytree that holds one, such as a batch with its detections.
+
     A program that `compile` has not made is compiled at its first call, as jax.jit and jax.pmap do it.
 
     Attributes:
@@ -34,28 +36,32 @@ class Programs:
         self._function = function
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
-    def __call__(self, tree: Any, batch: Batch) -> Any:
+    def __call__(self, tree: Any, batch: Any) -> Any:
         """The function's result for a batch on the devices."""
-        return self._compiled.get(_shapes(batch), self._function)(tree, batch)
+        return self._compiled.get(shapes(batch), self._function)(tree, batch)
 
-    def lower(self, tree: Any, batch: Batch) -> jax.stages.Lowered:
+    def programs(self, tree: Any, batch: Any) -> list[tuple["Programs", Any, Any]]:
+        """Itself with arguments of these shapes, for `compile_ahead`."""
+        return [(self, tree, batch)]
+
+    def lower(self, tree: Any, batch: Any) -> jax.stages.Lowered:
         """The program for trees and batches of these shapes, not yet compiled; values are ignored."""
         return self._function.lower(tree, batch)
 
-    def has(self, batch: Batch) -> bool:
+    def has(self, batch: Any) -> bool:
         """Whether `compile` has made the program for batches of this shape."""
-        return _shapes(batch) in self._compiled
+        return shapes(batch) in self._compiled
 
-    def compile(self, tree: Any, batch: Batch) -> None:
+    def compile(self, tree: Any, batch: Any) -> None:
         """Compiles the program for trees and batches of these shapes; values are ignored."""
         program = self.lower(tree, batch).compile()
         # With several processes pmap converts arrays before and after its program, so that only pmap can call it. It
         # then finds this program in the compilation cache.
         if jax.process_count() == 1:
-            self._compiled[_shapes(batch)] = program
+            self._compiled[shapes(batch)] = program
 
 
-def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
+def compile_ahead(wanted: Sequence[tuple[Programs, Any, Any]]) -> None:
     """Compiles programs in parallel threads and logs after each how many are ready; returns when all are.
 
     Args:
@@ -68,7 +74,7 @@ def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
     # Every process starts its programs in the same order, since XLA lets processes share results of tuning.
     with ThreadPoolExecutor(min(len(wanted), MAX_THREADS, os.cpu_count() or 1)) as pool:
         waiting = {
-            pool.submit(programs.compile, tree, batch): f"{programs.title} {_size(batch)}"
+            pool.submit(programs.compile, tree, batch): f"{programs.title} {_size(batch)}".rstrip()
             for programs, tree, batch in wanted
         }
         for number, done in enumerate(as_completed(waiting), start=1):
@@ -78,12 +84,17 @@ def compile_ahead(wanted: Sequence[tuple[Programs, Any, Batch]]) -> None:
                 print_line(f"compiled {number} of {len(wanted)}: {waiting[done]}, {seconds:.1f} s after the start")
 
 
-def _shapes(batch):
+def shapes(batch: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of all arrays of a pytree, by which programs are kept."""
     return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
-def _size(batch):
-    """Height and width of the network's input, and those of the canvas if they differ."""
+def _size(tree):
+    """Height and width of the network's input, and those of the canvas if they differ; empty without a batch."""
+    found = [leaf for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Batch)) if isinstance(leaf, Batch)]
+    if not found:
+        return ""
+    batch = found[0]
     shape, canvas = (batch.rows.index.shape[-1], batch.columns.index.shape[-1]), batch.image.shape[-3:-1]
     text = "{}x{}".format(*shape)
     return text if shape == canvas else text + " from {}x{}".format(*canvas)

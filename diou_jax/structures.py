@@ -23,10 +23,10 @@ class Polygons:
     holds, so that a part may have holes; the object is the union of its parts.
 
     Attributes:
-      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which pixel
-        i spans [i, i + 1]; mirrored if the image is.
-      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object without
-        vertices has no known mask.
+      points: float32 (B, G, P, 2), x and y of the vertices, continuous coordinates of the original image, in which
+        pixel i spans [i, i + 1]; mirrored if the image is.
+      part: int32 (B, G, P), number of the vertex's part, ascending from 0; -1 where there is no vertex. An object
+        without vertices has no known mask.
     """
 
     points: Array
@@ -107,6 +107,10 @@ class Batch:
       gt: the ground truth; boxes in pixels of the original image, mirrored if the image is.
       index: (B,) int32, the image's row in its data set.
       present: (B,) bool, False for an image that only fills up the batch.
+      proposals: proposals that were made before, or None if the RPN makes them; unlike elsewhere their boxes are in
+        pixels of the original image, mirrored if the image is.
+      aspect_ratio: (B,) float32, factor of the width by which the image was resized after decoding. Sizes, boxes and
+        `placement` are then those of the resized image. None: it is as in its file.
     """
 
     image: Array
@@ -119,6 +123,34 @@ class Batch:
     gt: GroundTruth
     index: Array
     present: Array
+    proposals: "Proposals | None" = None
+    aspect_ratio: Array | None = None
+
+
+@flax.struct.dataclass
+class AugmentedBatch:
+    """The same B images in each of V passes of augmented testing; a pass has its own bucket.
+
+    Attributes:
+      views: V batches, that of the unchanged images first.
+    """
+
+    views: tuple[Batch, ...]
+
+    @property
+    def index(self) -> Array:
+        """(B,) int32, the images' rows in their data set."""
+        return self.views[0].index
+
+    @property
+    def present(self) -> Array:
+        """(B,) bool, False for images that only fill up the batch."""
+        return self.views[0].present
+
+    @property
+    def original_size(self) -> Array:
+        """(B, 2) int32, heights and widths of the images in their files."""
+        return self.views[0].original_size
 
 
 @flax.struct.dataclass
@@ -165,6 +197,21 @@ class RoiSamples:
     input_rois: Array
     labels: Array
     gt_index: Array
+    valid: Array
+
+
+@flax.struct.dataclass
+class Candidates:
+    """Boxes and scores of every class but the background, before suppression.
+
+    Attributes:
+      boxes: float32 (B, K - 1, R, 4), pixels of the original image.
+      scores: float32 (B, K - 1, R), probabilities.
+      valid: bool (B, 1, R).
+    """
+
+    boxes: Array
+    scores: Array
     valid: Array
 
 

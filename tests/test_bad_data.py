@@ -40,9 +40,9 @@ from diou_jax.training import train
 def build(tmp_path):
     """``build(**changes)`` writes the data set of `bad_images` and loads it."""
 
-    def make(**changes):
+    def make(masks=False, **changes):
         write_set(tmp_path, **changes)
-        return catalog.load(["seven"], tmp_path)
+        return catalog.load(["seven"], tmp_path, masks=masks)
 
     return make
 
@@ -81,6 +81,16 @@ def check(batch):
         classes = batch.gt.classes[row][batch.gt.valid[row]]
         assert ((classes >= 1) & (classes <= len(CATEGORIES))).all()
         assert not batch.gt.boxes[row][~batch.gt.valid[row]].any()
+        if batch.gt.masks is not None:
+            points, part = batch.gt.masks.points[row], batch.gt.masks.part[row]
+            assert np.isfinite(points).all() and (points >= [-width - 1, -height]).all()
+            assert (points <= [2 * width, 2 * height]).all() and not points[part < 0].any()
+            # Vertices come first and part by part, and a part has three or more.
+            assert (part[~batch.gt.valid[row] | batch.gt.crowd[row]] == -1).all()
+            for numbers in part:
+                some = numbers[: (numbers >= 0).sum()]
+                assert (np.diff(some, prepend=0) >= 0).all() and set(some) == set(range(numbers.max() + 1))
+                assert (np.bincount(numbers + 1)[1:] >= 3).all()
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
@@ -246,6 +256,14 @@ FIELDS = st.fixed_dictionaries(
         "ignore": JUNK,
     },
 )
+POINTS = st.lists(st.floats(-100, 200) | st.integers(0, 60), min_size=6, max_size=12) | st.lists(NUMBERS, max_size=9)
+COUNTS = st.lists(st.integers(-1, HEIGHT * WIDTH), max_size=5) | st.text(st.characters(max_codepoint=127), max_size=9)
+RUNS = st.integers(0, HEIGHT * WIDTH).map(lambda start: [start, HEIGHT * WIDTH - start])
+SEGMENTATIONS = (
+    JUNK
+    | st.lists(POINTS | JUNK, max_size=3)
+    | st.fixed_dictionaries({"size": st.just([HEIGHT, WIDTH]) | JUNK, "counts": RUNS | COUNTS | JUNK})
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -262,6 +280,44 @@ def test_no_annotation_whatever_spoils_a_batch(tmp_path_factory, changes):
     dataset = coco.load(folder / "set.json", folder)
     assert 1 <= len(dataset.records.boxes) <= 1 + len(changes)
     check(reader_of(dataset, on_bad_image="error")(0)[0])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(SEGMENTATIONS | st.just(...), max_size=4), st.booleans(), st.sampled_from([0, 3, 5]))
+def test_no_mask_whatever_spoils_a_batch_or_costs_a_box(tmp_path_factory, values, crowd, limit):
+    folder = tmp_path_factory.mktemp("junk")
+    (folder / "1.jpg").write_bytes(encoded(picture(1)))
+    changes = [{} if value is ... else {"segmentation": value} for value in values]
+    content = {
+        "images": [{"id": ODD, "file_name": "1.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [
+            box(0, segmentation=[[1, 1, 9, 1, 9, 9, 1, 9]]),
+            *({**box(1, iscrowd=int(crowd)), **change} for change in changes),
+        ],
+        "categories": CATEGORIES,
+    }
+    (folder / "set.json").write_text(json.dumps(content))
+    dataset = coco.load(folder / "set.json", folder, masks=True)
+    assert len(dataset.records.boxes) == len(dataset.records.outlines) == 1 + len(changes)
+    boxes_only = coco.load(folder / "set.json", folder)
+    np.testing.assert_array_equal(dataset.records.boxes, boxes_only.records.boxes)
+    unknown = sum(1 for row in range(1, 1 + len(changes)) if not crowd and not dataset.records.outlines.sizes[row])
+    kinds = {**dataset.faults.counts, **dataset.notes.counts}
+    assert sum(kinds.values()) >= unknown
+    rules = BatchRules(max_boxes=8, max_vertices=limit, on_bad_image="error")
+    for mirrored in (False, True):
+        reader = train_reader(dataset, [Mirror()], batch_size=1, seed=int(mirrored), rules=rules)
+        for step in range(reader.steps):
+            batch = reader(step)[0]
+            check(batch)
+            assert (batch.gt.masks.part[0, 0] >= 0).sum() == min(reader.rules.max_vertices, 4)
+
+
+def test_runs_of_an_absurd_size_cost_no_memory(build):
+    side = 2**20 - 1
+    runs = {"size": [side, side], "counts": [0, side * side]}
+    dataset = build(masks=True, images={ODD: {"height": side, "width": side}}, annotations=[box(0, segmentation=runs)])
+    assert dataset.faults.counts == {"masks as RLE that cannot be decoded": 1}
 
 
 @pytest.mark.parametrize("side", [0, -1, 2**20, 2**31, 10**30, 2.5, None, True, "tall", float("nan")])

@@ -13,15 +13,16 @@ from diou_jax.data.dataset import EXAMPLES
 def check(tmp_path):
     """``check(**changes)`` writes the data set of `bad_images` and checks it."""
 
-    def run(max_boxes=4, **changes):
+    def run(max_boxes=4, max_vertices=0, masks=False, **changes):
         write_set(tmp_path, **changes)
-        return check_datasets(load(tmp_path, "seven"), max_boxes=max_boxes, threads=2)
+        sets = load(tmp_path, "seven", masks=masks)
+        return check_datasets(sets, max_boxes=max_boxes, max_vertices=max_vertices, threads=2)
 
     return run
 
 
-def load(root, *names):
-    return {name: functools.partial(catalog.load, [name], root) for name in names}
+def load(root, *names, **options):
+    return {name: functools.partial(catalog.load, [name], root, **options) for name in names}
 
 
 def test_a_good_data_set_is_clean(check):
@@ -93,6 +94,38 @@ def test_ground_truth_that_is_dropped_is_a_problem(check):
     }
     assert report.total == 4
     assert f"{ODD}.jpg: 6 boxes" in report.text()
+
+
+def test_masks_that_are_left_out_are_problems_and_what_is_mended_a_note(check):
+    masks = [
+        [[1, 1, 9, 1, 9, 9]],
+        [[1, 1, 9, 1, 9, 9, 5, 5, 1, 9]],
+        [[1, 1, 9, 1, 9]],
+        [[1, 1, 9, 1, 9, float("inf")]],
+        {"size": [64, 48], "counts": [64 * 48]},
+        {"size": [48, 64], "counts": "no runs"},
+    ]
+    report = check(
+        max_boxes=9, max_vertices=4, masks=True, annotations=[box(i, segmentation=m) for i, m in enumerate(masks)]
+    )
+    (section,) = report.sections
+    assert section.problems.counts == {
+        "parts of masks with fewer than three points, left out": 1,
+        "masks with coordinates that are not finite numbers": 1,
+        "masks as RLE of another size than their image": 1,
+        "masks as RLE that cannot be decoded": 1,
+    }
+    assert section.notes.counts == {
+        "objects without a mask, which train their boxes only": 7,
+        "outlines simplified to the 4 vertices of data.max_vertices": 1,
+    }
+    assert section.boxes == 13
+    assert "annotation 103 of image 3" in report.text() and f"{ODD}.jpg: 5 vertices" in report.text()
+
+
+def test_a_set_of_boxes_only_is_a_problem_for_masks(check):
+    assert check(masks=True).sections[0].problems.counts == {"data sets without a mask to learn from": 1}
+    assert check().clean
 
 
 def test_images_with_nothing_to_learn_and_shared_files_are_notes(check):

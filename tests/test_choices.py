@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diou_jax.configs import base, own, shapes
+from diou_jax.configs import base, mask_gn, own, shapes
 from diou_jax.data import coco
 from diou_jax.nested_config import flatten
 from diou_jax.options.choices import NETWORK, Devices, Start, Statistics, fill, is_open, measure, resolve
@@ -81,9 +81,10 @@ def test_a_named_body_keeps_its_sizes():
     assert config.resnets.blocks == (3, 4, 23, 3) and config.resnets.width_per_group == 64 and config.fpn.dim == 256
 
 
-def test_the_network_of_a_run_that_is_started_from_is_taken():
-    network = {name: value for name, value in flatten(shapes.get_config()).items() if name in NETWORK}
-    config, _ = resolved(start=Start("runs/shapes", network), devices=GPU)
+@pytest.mark.parametrize("run", [shapes, mask_gn])
+def test_the_network_of_a_run_that_is_started_from_is_taken(run):
+    network = {name: value for name, value in flatten(run.get_config()).items() if name in NETWORK}
+    config, _ = resolved(start=Start("runs/run", network), devices=GPU)
     assert {name: value for name, value in flatten(config).items() if name in NETWORK} == network
 
 

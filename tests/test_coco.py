@@ -177,6 +177,32 @@ def test_results_bear_the_ids_of_the_file(load, tmp_path):
     assert summary.statistics["AP"] == pytest.approx(1)
 
 
+def test_masks_keep_to_their_boxes_and_a_faulty_one_costs_no_box(load, caplog):
+    """Boxes are sorted by their images, and what is left out, for its box or a flag, takes its mask with it."""
+    images = [IMAGE | {"id": i, "file_name": f"{i}.jpg"} for i in (30, 4)]
+    part = [1, 1, 9, 1, 9]
+    boxes = [
+        BOX | {"image_id": 30, "segmentation": [[*part, 1]]},
+        BOX | {"image_id": 4, "segmentation": [[*part, 2]], "ignore": 1},
+        BOX | {"image_id": 4, "segmentation": [[*part, 3]], "id": 8},
+        BOX | {"image_id": 4, "segmentation": {"size": [40, 60], "counts": "what?"}, "iscrowd": 1},
+        BOX | {"image_id": 30, "segmentation": [[*part, 4]], "bbox": [5, 5, 0, 5]},
+        BOX | {"image_id": 4, "segmentation": [[*part, 5, 0]], "id": 9},
+        BOX | {"image_id": 4},
+    ]
+    with caplog.at_level("WARNING"):
+        dataset = load(images, boxes, masks=True)
+    records = dataset.records
+    np.testing.assert_array_equal(records.boxes, load(images, boxes).records.boxes)
+    tables = [records.outlines_of(row) for row in (0, 1)]
+    last = [[[float(part[-1, 1]) for part in table.of(i)] for i in range(len(table))] for table in tables]
+    assert last == [[[3.0], [], [], []], [[1.0]]]
+    assert records.crowd.tolist() == [False, True, False, False, False]
+    assert dataset.faults.counts == {"boxes without area": 1, "masks with an odd number of coordinates": 1}
+    assert dataset.notes.counts == {"objects without a mask, which train their boxes only": 1}
+    assert "1 masks with an odd number of coordinates, the first: annotation 9 of image 4" in caplog.text
+
+
 def test_classes_of_one_name_are_told_apart(load):
     assert load(categories=[CATEGORIES[0], CATEGORIES[0] | {"id": 9}]).class_names[1:] == ("dog (7)", "dog (9)")
 

@@ -59,7 +59,7 @@ def test_legends_lie_outside_and_inside_the_picture(tmp_path, figures, steps, se
     with Image.open(path) as picture:
         assert path.stat().st_size < 200_000 and min(picture.size) > 400
     (figure,) = figures
-    assert len(figure.axes) == len(PANELS)
+    assert len(figure.axes) == sum(bool(curves(panel, rows)) for panel in PANELS) > 5
     for axes in figure.axes:
         legend = axes.get_legend()
         assert (legend is not None) == (axes.get_title(loc="left") in LEGENDS)

@@ -93,3 +93,25 @@ def test_another_network_is_refused():
 )
 def test_names_match_without_case_and_blanks_where_that_is_unique(ours, theirs, rows):
     assert match([BACKGROUND, *ours], [BACKGROUND, *theirs]) == {0: 0} | rows
+
+
+def with_masks(tree, masks):
+    """Variables with a mask head of `masks` rows, of which each holds its number."""
+    rows = np.arange(masks, dtype=np.float32) + tree["params"]["neck"]["kernel"][0, 0]
+    head = {"logits": {"kernel": np.tile(rows[:, None, None, None], (1, 1, 1, 2)), "bias": rows}}
+    return {"params": tree["params"] | {"mask_head": head}}
+
+
+def test_masks_follow_the_names_as_scores_do():
+    names, stored = (BACKGROUND, "dog", "bird"), (BACKGROUND, "cat", "dog", "cow")
+    options = {"names": names, "stored_names": stored, "source": "w"}
+    taken, _ = fine_tune(with_masks(tree(3, 100), 3), with_masks(tree(4, 0), 4), **options)
+    head = taken["params"]["mask_head"]["logits"]
+    np.testing.assert_array_equal(head["bias"], [0, 2, 102])
+    np.testing.assert_array_equal(head["kernel"], np.tile(np.reshape([0, 2, 102], (3, 1, 1, 1)), (1, 1, 1, 2)))
+    # One mask for all classes is taken as it is; it has nothing to give to masks by class.
+    for ours, theirs, wanted in ((1, 1, [0]), (3, 1, [100, 101, 102]), (1, 4, [100])):
+        taken, _ = fine_tune(with_masks(tree(3, 100), ours), with_masks(tree(4, 0), theirs), **options)
+        np.testing.assert_array_equal(taken["params"]["mask_head"]["logits"]["bias"], wanted)
+    with pytest.raises(UserError, match="params/mask_head/logits/bias is absent there"):
+        fine_tune(with_masks(tree(3, 100), 3), tree(4, 0), **options)

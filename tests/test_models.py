@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN, upsample
+from diou_jax.models.mask_head import MaskHead
 from diou_jax.models.masking import mask_outside
 from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet
@@ -37,7 +38,10 @@ def narrow(*, norm="affine", fpn_norm="bias", stride_1x1=True, dtype=jnp.float32
         ),
         FPN(16, norm=fpn_norm, dtype=dtype),
         RPNHead(features=16, dtype=dtype),
-        (HeadModule("box_head", lambda: BoxHead(num_classes=5, hidden=12, dtype=dtype), 3),),
+        (
+            HeadModule("box_head", lambda: BoxHead(num_classes=5, hidden=12, dtype=dtype), 3),
+            HeadModule("mask_head", lambda: MaskHead(5, num_convs=1, features=8, norm_type=fpn_norm, dtype=dtype), 3),
+        ),
     )
 
 
@@ -208,7 +212,10 @@ def outputs(network):
     def run(variables, images, pooled):
         pyramid = network.apply(variables, images, method="pyramid")
         proposed = network.apply(variables, pyramid, method="propose")
-        return pyramid, proposed, network.apply(variables, pooled, "box_head", method="head")
+        boxes = network.apply(variables, pooled, "box_head", method="head")
+        labels = jnp.zeros(pooled.shape[:2], jnp.int32) + 2
+        masks = [network.apply(variables, pooled, "mask_head", *more, method="head") for more in ((), (labels,))]
+        return pyramid, proposed, boxes, masks
 
     return run
 

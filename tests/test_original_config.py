@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from diou_jax.command import arguments, original_page
 from diou_jax.command.original_config import read_original
 from diou_jax.command.original_keys import BODIES, KEYS
-from diou_jax.configs import base
+from diou_jax.configs import base, mask, mask_gn
 from diou_jax.errors import UserError
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
@@ -56,6 +56,16 @@ TEST:
   RPN_PRE_NMS_TOP_N: 1000  # Per FPN level
   RPN_POST_NMS_TOP_N: 1000
 """
+MASK_HEAD = """\
+MRCNN:
+  ROI_MASK_HEAD: mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs{norm}
+  RESOLUTION: 28  # (output mask resolution) default 14
+  ROI_XFORM_METHOD: RoIAlign
+  ROI_XFORM_RESOLUTION: 14  # default 7
+  ROI_XFORM_SAMPLING_RATIO: 2  # default 0
+  DILATION: 1  # default 2
+  CONV_INIT: MSRAFill  # default GaussianFill
+"""
 RECIPES = {  # number of devices, length, steps
     "smooth_l1": (2, 95000, (0, 24000, 80000)),
     "iou": (1, 90000, (0, 60000, 80000)),
@@ -73,6 +83,13 @@ LEAST = {
     "FAST_RCNN.ROI_BOX_HEAD": "fast_rcnn_heads.roi_2mlp_head",
     "FAST_RCNN.ROI_XFORM_METHOD": "RoIAlign",
 }
+# Masks need a few keys of their own, whose defaults mean another head.
+MASKS = {
+    "MODEL.MASK_ON": True,
+    "MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs",
+    "MRCNN.DILATION": 1,
+    "MRCNN.CONV_INIT": "MSRAFill",
+}
 # A list of ten lists of ten lists ..., which ends nobody's memory: they are the same ones.
 BOMB = "TRAIN: {SCALES: [&a0 [1], " + ", ".join(f"&a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)) + "]}"
 GROUP_NORM = {
@@ -83,10 +100,33 @@ GROUP_NORM = {
 }
 
 
+# Keys that act, or are valid, with others only.
+TOGETHER = dict.fromkeys(GROUP_NORM, GROUP_NORM) | {"TRAIN.CROWD_FILTER_THRESH": {"MODEL.FASTER_RCNN": False}}
+
+
 def recipe(loss: str) -> str:
     num_gpus, max_iter, steps = RECIPES[loss]
     loss = "" if loss == "smooth_l1" else f"  LOSS_TYPE: '{loss}'\n  LOSS_BBOX_WEIGHT: 12.\n"
     return RECIPE.format(loss=loss, num_gpus=num_gpus, max_iter=max_iter, steps=list(steps))
+
+
+def mask_recipe(body: str, *, group_norm: bool = False) -> str:
+    """The original's files of Mask R-CNN: with the GIoU loss, or with GroupNorm from random weights."""
+    loss = "  MASK_ON: True\n" + ("" if group_norm else "  LOSS_TYPE: 'giou'\n  LOSS_BBOX_WEIGHT: 10.\n")
+    length = (270000, [0, 210000, 250000]) if group_norm else (90000, [0, 60000, 80000])
+    text = RECIPE.format(loss=loss, num_gpus=8, max_iter=length[0], steps=length[1])
+    text += MASK_HEAD.format(norm="_gn" if group_norm else "")
+    if group_norm:
+        text = text.replace("  FASTER_RCNN: True\n", "  FASTER_RCNN: True\n  LOAD_IMAGENET_PRETRAINED_WEIGHTS: False\n")
+        weights = next(line for line in text.splitlines() if "IMAGENET_PRETRAINED_WEIGHTS:" in line and "'" in line)
+        functions = "".join(f"  {name.partition('.')[2]}: {value}\n" for name, value in GROUP_NORM.items())
+        text = text.replace(f"{weights}\n", f"  STRIDE_1X1: False\n{functions}")
+        text = text.replace("  MULTILEVEL_RPN: True\n", "  MULTILEVEL_RPN: True\n  USE_GN: True\n")
+        text = text.replace("roi_2mlp_head", "roi_Xconv1fc_gn_head")
+    if body.startswith("x101"):
+        text = text.replace("RESNETS:", "RESNETS:\n  STRIDE_1X1: False\n  NUM_GROUPS: 32\n  WIDTH_PER_GROUP: 8")
+        text = text.replace("TRAIN:", "TRAIN:\n  IMS_PER_BATCH: 1").replace("BASE_LR: 0.02", "BASE_LR: 0.01")
+    return text if body.startswith("r50") else text.replace("ResNet50", "ResNet101")
 
 
 def nested(values: dict) -> dict:
@@ -175,6 +215,55 @@ def test_resnext(groups, width, body, read):
     assert config.resnets.to_dict() == base.get_config(body).resnets.to_dict()
 
 
+@pytest.mark.parametrize("body", ["r50", "r101", "x101_32x8d"])
+def test_mask_recipes_are_our_config(body, read):
+    expected = mask.get_config(body)
+    expected.checkpoint.every, expected.rng_seed = 2500, 17
+    if body == "x101_32x8d":
+        expected.train.ims_per_batch, expected.solver.base_lr = 1, 0.01
+    expected.resnets.imagenet_pretrained_weights = "data/pretrained_model/resnet50_caffe.pth"
+    config, lines = read(mask_recipe(body))
+    assert config.to_dict() == expected.to_dict()
+    assert lines == []
+    base.check(config)
+
+
+@pytest.mark.parametrize("body", ["r50_gn", "r101_gn"])
+def test_the_recipe_of_group_norm_from_random_weights_is_our_config(body, read):
+    """The stem and res2 stay random, as the original's default has it."""
+    expected = mask_gn.get_config(body)
+    expected.checkpoint.every, expected.rng_seed = 2500, 17
+    config, lines = read(mask_recipe(body, group_norm=True))
+    assert config.to_dict() == expected.to_dict()
+    assert config.resnets.freeze_at == 2
+    assert len(lines) == 1 and "RESNETS.FREEZE_AT is 2" in lines[0]
+    base.check(config)
+
+
+@pytest.mark.parametrize(
+    "name, convs, norm", [("v1up4convs", 4, False), ("v1up4convs_gn", 4, True), ("v1up", 2, False)]
+)
+def test_mask_heads(name, convs, norm, read):
+    config, _ = read(MASKS | {"MRCNN.ROI_MASK_HEAD": f"mask_rcnn_heads.mask_rcnn_fcn_head_{name}"})
+    assert (config.mrcnn.num_convs, config.mrcnn.use_gn) == (convs, norm)
+
+
+@pytest.mark.parametrize("name", base.BOX_HEADS)
+def test_box_heads(name, read):
+    config, _ = read(
+        {"FAST_RCNN.ROI_BOX_HEAD": f"fast_rcnn_heads.{name}", "FAST_RCNN.NUM_STACKED_CONVS": 3},
+    )
+    assert config.fast_rcnn.roi_box_head == name
+    assert config.fast_rcnn.num_stacked_convs == 3
+
+
+def test_without_masks_their_keys_are_not_read_and_not_refused(read, unset):
+    config, lines = read({"MRCNN.RESOLUTION": 56, "MRCNN.ROI_MASK_HEAD": "mine", "MRCNN.DILATION": 2})
+    assert config.to_dict() == unset.to_dict()
+    said = "without effect: MRCNN.RESOLUTION, MRCNN.ROI_MASK_HEAD, MRCNN.DILATION (MODEL.MASK_ON is off)"
+    assert [line for line in lines if "MRCNN" in line] == [said]
+
+
 @pytest.mark.parametrize("body, blocks", BODIES.items())
 def test_bodies(body, blocks, read):
     config, _ = read({"MODEL.CONV_BODY": body})
@@ -215,7 +304,7 @@ def other(name: str):
         several = {str: ("mine",), int: (7, 9), float: (0.125, 3.0, 0.25, 1.5), list: ([1, "a"],)}[of]
         return several[: key.count or None]
     if isinstance(key.default, bool):
-        return not key.default
+        return not LEAST.get(name, key.default)
     return {int: 3, float: 0.625, str: "mine"}[type(key.default)]
 
 
@@ -262,7 +351,7 @@ def test_the_page_of_options_has_the_same_keys():
 def test_without_a_key_the_original_s_default_holds(unset):
     config = unset
     for name, key in KEYS.items():
-        if key.option and not key.convert:
+        if key.option and not (key.convert or key.needs):
             assert option(config, key.option) == key.default, name
     assert config.checkpoint.every == 20000
     assert config.train.datasets == ("coco_2017_train",) and config.test.datasets == ("coco_2017_val",)
@@ -276,7 +365,7 @@ def test_what_the_original_does_not_know_is_ours(unset):
     for name in (
         "train.drop_empty",
         "solver.clip_norm",
-        "train.crowd_filter_thresh",
+        "train.proposal_limit",
         "fpn.mask_padding",
         "data.workers",
     ):
@@ -287,21 +376,24 @@ def test_what_the_original_does_not_know_is_ours(unset):
 @pytest.mark.parametrize("name", KEYS)
 def test_every_key_sets_an_option_or_has_no_effect_or_is_refused(name, read, refusal, unset):
     key, value = KEYS[name], other(name)
+    more = MASKS if key.needs or name == "MODEL.MASK_ON" else {}
+    before = read(more)[0] if key.needs else unset
     if key.only:
-        message = refusal({name: value})
+        message = refusal(more | {name: value})
         assert name in message and repr(value) in message and key.reason in message
         for good in set(key.only) - {""}:
             if name not in GROUP_NORM:
-                read({name: good})
+                read(more | {name: good})
     elif key.option:
-        config, lines = read({name: value} if name not in GROUP_NORM else GROUP_NORM)
-        assert option(config, key.option) != option(unset, key.option)
+        together = more | TOGETHER.get(name, {}) | {name: value}
+        config, lines = read(together if name not in GROUP_NORM else GROUP_NORM)
+        assert option(config, key.option) != option(before, key.option)
         if not key.convert:
             assert option(config, key.option) == (True if name in GROUP_NORM else value)
         assert not [line for line in lines if name in line and "without effect" in line]
     else:
-        config, lines = read({name: value})
-        assert config.to_dict() == unset.to_dict()
+        config, lines = read(more | {name: value})
+        assert config.to_dict() == before.to_dict()
         assert key.reason
         said = [line for line in lines if line.startswith("without effect") and name in line and key.reason in line]
         assert len(said) == (0 if key.decides else 1)
@@ -378,48 +470,76 @@ def test_weights_that_are_not_named_are_worth_a_line(read):
     assert len(lines) == 1 and "RESNETS.IMAGENET_PRETRAINED_WEIGHTS names no file" in lines[0]
 
 
+RPN_ALONE = {"MODEL.CONV_BODY": "FPN.fpn_ResNet50_conv5_body", "FPN.FPN_ON": True, "FPN.MULTILEVEL_RPN": True}
+
+
+def test_a_file_of_the_rpn_alone_need_not_name_a_head(read):
+    text = yaml.safe_dump(nested(RPN_ALONE | {"MODEL.RPN_ONLY": True, "TEST.RPN_POST_NMS_TOP_N": 2000}))
+    config, _ = read(text)
+    assert config.model.rpn_only and config.model.faster_rcnn and config.test.rpn_post_nms_top_n == 2000
+    base.check(config)
+
+
+def test_a_file_of_fast_rcnn_names_files_of_proposals_and_need_not_name_an_rpn(read):
+    names = {"TRAIN.DATASETS": ["coco_2017_train"], "TEST.DATASETS": ["coco_2017_val"], "TEST.PROPOSAL_LIMIT": 1000}
+    files = {"TRAIN.PROPOSAL_FILES": ["a.pkl"], "TEST.PROPOSAL_FILES": "('b.pkl',)"}
+    least = {name: value for name, value in LEAST.items() if name not in ("MODEL.FASTER_RCNN", "FPN.MULTILEVEL_RPN")}
+    config, lines = read(yaml.safe_dump(nested(least | names | files)))
+    assert not config.model.faster_rcnn and not config.model.rpn_only and not any("effect" in line for line in lines)
+    assert (config.train.proposal_files, config.test.proposal_files) == (("a.pkl",), ("b.pkl",))
+    assert config.test.proposal_limit == 1000 and config.train.crowd_filter_thresh == 0.7
+    base.check(config)
+    assert read({"TRAIN.CROWD_FILTER_THRESH": 0.5})[0].train.crowd_filter_thresh == 0, "with an RPN it has no effect"
+
+
+@pytest.mark.parametrize("name", ["FPN.FPN_ON", "FPN.MULTILEVEL_RPN", "MODEL.CONV_BODY"])
+def test_a_file_of_the_rpn_alone_must_name_the_rest(name, refusal):
+    values = {key: value for key, value in RPN_ALONE.items() if key != name} | {"MODEL.RPN_ONLY": True}
+    assert f"{name} is {KEYS[name].default!r} by the original's default" in refusal(yaml.safe_dump(nested(values)))
+
+
 # What is refused
 
 
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("MODEL.MASK_ON", True),
         ("MODEL.KEYPOINTS_ON", True),
-        ("MODEL.RPN_ONLY", True),
-        ("MODEL.FASTER_RCNN", False),
         ("MODEL.TYPE", "retinanet"),
         ("MODEL.CONV_BODY", "ResNet.ResNet50_conv4_body"),
         ("MODEL.CONV_BODY", "FPN.fpn_ResNet50_conv5_P2only_body"),
         ("RETINANET.RETINANET_ON", True),
         ("FAST_RCNN.ROI_BOX_HEAD", "ResNet.ResNet_roi_conv5_head"),
-        ("FAST_RCNN.ROI_BOX_HEAD", "fast_rcnn_heads.roi_Xconv1fc_gn_head"),
         ("FAST_RCNN.ROI_XFORM_METHOD", "RoIPoolF"),
+        ("MRCNN.ROI_MASK_HEAD", "mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare"),
+        ("MRCNN.ROI_MASK_HEAD", "mask_rcnn_heads.mask_rcnn_fcn_head_v0up"),
+        ("MRCNN.ROI_XFORM_METHOD", "RoIPoolF"),
+        ("MRCNN.DILATION", 2),
+        ("MRCNN.USE_FC_OUTPUT", True),
+        ("MRCNN.UPSAMPLE_RATIO", 2),
+        ("MRCNN.CONV_INIT", "GaussianFill"),
         ("FPN.FPN_ON", False),
         ("FPN.MULTILEVEL_ROIS", False),
         ("FPN.MULTILEVEL_RPN", False),
         ("FPN.RPN_MAX_LEVEL", 7),
         ("RESNETS.RES5_DILATION", 2),
-        ("TRAIN.PROPOSAL_FILES", ["a.pkl"]),
-        ("TEST.PROPOSAL_FILES", "('a.pkl',)"),
-        ("TEST.BBOX_AUG.ENABLED", True),
-        ("TEST.MASK_AUG.ENABLED", True),
+        ("TEST.BBOX_AUG.SCALE_SIZE_DEP", True),
+        ("TEST.BBOX_AUG.SCORE_HEUR", "AVG"),
+        ("TEST.KPS_AUG.ENABLED", True),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(name, value, refusal):
-    message = refusal({name: value})
+    message = refusal((MASKS if KEYS[name].needs else {}) | {name: value})
     assert f"{name} is " in message and str(value).strip("(),[]") in message and KEYS[name].reason in message
 
 
-def test_a_mask_file_is_refused_for_its_masks(refusal):
-    text = recipe("giou").replace("FASTER_RCNN: True", "FASTER_RCNN: True\n  MASK_ON: True")
-    message = refusal(
-        text + "MRCNN:\n  ROI_MASK_HEAD: mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs\n  RESOLUTION: 28\n"
-    )
-    assert "MODEL.MASK_ON is True, and must be False: masks are not supported" in message
+@pytest.mark.parametrize("name", list(MASKS)[1:])
+def test_a_default_of_masks_that_is_not_there_is_named_as_such(name, refusal):
+    message = refusal({key: value for key, value in MASKS.items() if key != name})
+    assert f"{name} is {KEYS[name].default!r} by the original's default" in message
 
 
-@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("name", [name for name in LEAST if name != "MODEL.FASTER_RCNN"])
 def test_a_default_of_the_original_that_is_not_there_is_named_as_such(name, refusal):
     values = {key: value for key, value in LEAST.items() if key != name}
     message = refusal(yaml.safe_dump(nested(values)))
@@ -427,8 +547,8 @@ def test_a_default_of_the_original_that_is_not_there_is_named_as_such(name, refu
 
 
 def test_what_the_file_says_is_refused_before_what_it_leaves_out(refusal):
-    message = refusal("MODEL: {MASK_ON: True}")
-    assert "MODEL.MASK_ON" in message and "FPN" not in message
+    message = refusal("MODEL: {KEYPOINTS_ON: True}")
+    assert "MODEL.KEYPOINTS_ON" in message and "FPN" not in message
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,67 @@ def test_it_is_read_like_any_coco_folder(shapes_root):
     assert len(data) == 24
 
 
-def test_boxes_are_those_of_the_masks(shapes_root):
+def test_outlines_are_those_of_the_drawn_pixels(few, tmp_path, monkeypatch):
+    """COCO's filling of the polygons against the drawn masks: they differ in pixels at the border alone, by 3 %."""
+    drawn = []
+    original = shapes._annotation
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 60, "val": 1})
+    monkeypatch.setattr(shapes, "_annotation", lambda *entry: drawn.append(entry) or original(*entry))
+    shapes.ensure(tmp_path / "shapes")
+    content = [
+        json.loads((tmp_path / "shapes" / "annotations" / f"instances_{s}.json").read_text()) for s in ("train", "val")
+    ]
+    annotations = [annotation for part in content for annotation in part["annotations"]]
+    overlaps = {}
+    for annotation, (_, _, label, mask, parts) in zip(annotations, drawn, strict=True):
+        segmentation = annotation["segmentation"]
+        assert annotation["iscrowd"] == (parts is None) == isinstance(segmentation, dict)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert annotation["bbox"] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert annotation["area"] == mask.sum()
+        runs = segmentation if parts is None else rle.merge(rle.frPyObjects(segmentation, *mask.shape))
+        filled = rle.decode(runs).astype(bool)
+        iou = (filled & mask).sum() / (filled | mask).sum()
+        inner = cv2.erode(np.pad(mask, 1).astype(np.uint8), np.ones((3, 3)))[1:-1, 1:-1].astype(bool)
+        outer = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))).astype(bool)
+        assert iou == 1 if parts is None else filled[inner].all() and not filled[~outer].any()
+        overlaps.setdefault(shapes.CLASSES[label - 1], []).append(iou)
+    assert overlaps.keys() == set(shapes.CLASSES)
+    assert np.mean([iou for found in overlaps.values() for iou in found]) > 0.97
+    assert min(np.mean(found) for found in overlaps.values()) > 0.96
+
+
+def test_a_ring_has_a_hole_and_a_cross_two_parts(shapes_root):
+    outlines = catalog.load(("train",), shapes_root, masks=True).records
+    parts = {name: [] for name in shapes.CLASSES}
+    for row, label in enumerate(outlines.classes):
+        if not outlines.crowd[row]:
+            parts[shapes.CLASSES[label - 1]].append([len(part) for part in outlines.outlines.of(row)])
+    expected = {"ellipse": [24], "rectangle": [4], "triangle": [3], "star": [10], "cross": [4, 4], "ring": [50]}
+    assert all(found and all(sizes == expected[name] for sizes in found) for name, found in parts.items())
+
+
+def test_shapes_without_polygons_serve_boxes_and_are_refused_for_masks(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "VERSION", 1)
+    shapes.ensure(tmp_path / "shapes")
+    monkeypatch.undo()
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 4, "val": 2})
+    before = digest(tmp_path / "shapes")
+    shapes.ensure(tmp_path / "shapes")
+    assert digest(tmp_path / "shapes") == before
+    with pytest.raises(
+        UserError, match=r"an earlier version, which have no polygons; set data\.root to another folder"
+    ):
+        shapes.ensure(tmp_path / "shapes", masks=True)
+
+
+def test_pictures_and_boxes_are_those_of_the_first_version(shapes_root):
+    """So results on boxes stay comparable: the digest was taken before outlines were written."""
     content = json.loads((shapes_root / "annotations" / "instances_train.json").read_text())
-    for annotation in content["annotations"]:
-        np.testing.assert_allclose(rle.toBbox(annotation["segmentation"]), annotation["bbox"])
-        assert rle.area(annotation["segmentation"]) == annotation["area"]
+    boxes = [
+        (entry["image_id"], entry["category_id"], *entry["bbox"], entry["area"]) for entry in content["annotations"]
+    ]
+    assert hashlib.sha256(repr(boxes).encode()).hexdigest()[:16] == "9258aaecfc393ace"
 
 
 @pytest.fixture(scope="module")

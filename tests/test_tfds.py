@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
+from diou_jax.configs import base
 from diou_jax.data import catalog, prepare_tfds, tfds
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.reader import BatchRules, train_reader
 from diou_jax.errors import UserError
+from diou_jax.options import build
 
 SPLITS = {"train": "coco_2017_train", "validation": "coco_2017_val"}
 
@@ -115,3 +117,12 @@ def test_mistakes(folders, tmp_path):
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no JPEG file"):
         prepare_tfds.prepare(str(tmp_path), str(tmp_path / "out"), {"train": "coco_2017_train"})
+
+
+def test_masks_are_refused_with_the_mend():
+    config = base.get_config()
+    config.data.source, config.model.mask_on = "tfds", True
+    with pytest.raises(
+        UserError, match=r"data\.source=tfds has no masks: set data\.source=coco, or model\.mask_on=False"
+    ):
+        build.dataset(config, ("coco_2017_train",))

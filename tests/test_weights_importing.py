@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import original_models
 import pytest
+from conftest import slow
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.command.export_weights import export_torch
@@ -32,10 +34,15 @@ def make_weights():
     return module
 
 
-def small_config(tiny_config):
+def small_config(tiny_config, *, masks=False):
+    """A config of the smallest network: two layers in the box head, or masks and GroupNorm everywhere."""
     config = tiny_config()
-    config.resnets.use_gn = False
-    config.fpn.use_gn = False
+    config.resnets.use_gn = config.fpn.use_gn = config.mrcnn.use_gn = config.model.mask_on = masks
+    if masks:
+        config.fast_rcnn.roi_box_head = "roi_Xconv1fc_gn_head"
+        config.fast_rcnn.num_stacked_convs, config.fast_rcnn.conv_head_dim = 1, 8
+        config.mrcnn.num_convs, config.mrcnn.dim_reduced = 1, 8
+        config.mrcnn.roi_xform_resolution, config.mrcnn.resolution = 4, 8
     config.resnets.freeze_at = 2
     config.solver.type = "SGD"
     return config
@@ -59,36 +66,35 @@ def test_imagenet_weights_become_what_the_original_makes_of_them(golden, make_we
         np.testing.assert_allclose(total, data[f"{name}::sum_f64"], rtol=1e-5, atol=1e-4)
 
 
-def test_every_blob_of_detectron_has_its_place(golden_path):
-    lines = golden_path("param_names.txt").read_text().splitlines()
-    rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    assert len(rows) == 189
-    for name, *_, blob in rows:
-        assert detectron.original_name(blob.strip()) == name
-    for blob in ("conv1_w_momentum", "fc1000_w", "lr", "mask_fcn_logits_w", "res2_0_branch3_w"):
-        assert detectron.original_name(blob) is None
+def test_blobs_without_a_place():
+    for blob in ("conv1_w_momentum", "fc1000_w", "lr", "kps_score_lowres_w", "res2_0_branch3_w", "head_conv1_bn_s"):
+        assert detectron.original_name(blob, ()) is None
 
 
 def test_a_deeper_body_has_other_blob_names():
-    assert detectron.original_name("fpn_inner_res4_22_sum_lateral_w").startswith("Conv_Body.topdown_lateral_modules.0.")
-    assert detectron.original_name("res4_22_branch2c_bn_b") == "Conv_Body.conv_body.res4.22.bn3.bias"
+    name = detectron.original_name("fpn_inner_res4_22_sum_lateral_w", ())
+    assert name.startswith("Conv_Body.topdown_lateral_modules.0.")
+    assert detectron.original_name("res4_22_branch2c_bn_b", ()) == "Conv_Body.conv_body.res4.22.bn3.bias"
 
 
 @pytest.mark.slow
-def test_a_whole_detector_from_detectrons_file(golden_path, make_weights, tmp_path):
-    rows = [line.split("\t") for line in golden_path("param_names.txt").read_text().splitlines() if line[0] != "#"]
-    weights = make_weights.weights("public")
-    blobs = {blob.strip(): weights[name] for name, *_, blob in rows}
+@pytest.mark.parametrize("model", ["r50fpn", "mask_r50fpn", "mask_r50fpn_gn"])
+def test_a_whole_detector_from_detectrons_file(tmp_path, model):
+    weights = original_models.weights(model)
+    blobs = {blob.strip(): weights[name] for name, *_, blob in original_models.maker().rows(model)}
+    assert len(blobs) == len(weights)
     blobs |= {f"{name}_momentum": value for name, value in list(blobs.items())[:3]}
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
     source = sources.read_source(tmp_path / "model.pkl")
     assert source.kind == "Detectron's blobs" and source.num_classes == 81 and len(source.unused) == 3
-    network = build.network(base.get_config(), 81)
+    network = build.network(original_models.configs()[model], 81)
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), network.variable_shapes())
     variables, report = sources.import_tensors(source, blank)
-    for name, value in export_original(variables).items():
+    exported = export_original(variables)
+    assert exported.keys() == weights.keys()
+    for name, value in exported.items():
         np.testing.assert_array_equal(value, weights[name], err_msg=name)
-    assert "189 tensors used" in report[0]
+    assert f"{len(weights)} tensors used" in report[0]
 
 
 def run_import(config, tensors, tmp_path, **options):
@@ -98,9 +104,10 @@ def run_import(config, tensors, tmp_path, **options):
     import_file(config, tmp_path / "model_step41.pth", tmp_path / "run", **options)
 
 
-def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys):
+@pytest.mark.parametrize("masks", [slow(False), True])
+def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, tmp_path, capsys, masks):
     torch = pytest.importorskip("torch")
-    config = small_config(tiny_config)
+    config = small_config(tiny_config, masks=masks)
     variables = build.network(config, 7).variable_shapes()
     tensors = random_tensors(variables, 0)
     run_import(config, tensors, tmp_path)
@@ -119,19 +126,23 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
         import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
 
 
-def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
-    """Weights first, biases after, in the model's order; what is frozen is not counted."""
-    config = small_config(tiny_config)
+@pytest.mark.parametrize("masks", [False, True])
+def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks):
+    """Weights first, biases after, then GroupNorm's weights, in the model's order; what is frozen is not counted."""
+    config = small_config(tiny_config, masks=masks)
     variables = build.network(config, 7).variable_shapes()
     tensors = random_tensors(variables, 0)
-    trained = [
-        name
-        for name in tensors
-        if ".bn" not in name and ".downsample.1" not in name and ".res1." not in name and ".res2." not in name
-    ]
+    frozen = (".res1.", ".res2.") if masks else (".bn", ".downsample.1", ".res1.", ".res2.")
+    trained = [name for name in tensors if not any(part in name for part in frozen)]
     torch = pytest.importorskip("torch")
-    groups = [[n for n in trained if n.endswith("weight")], [n for n in trained if n.endswith("bias")]]
-    numbers = {name: number for number, name in enumerate(groups[0] + groups[1])}
+    weights = [name for name in trained if name.endswith("weight")]
+    groups = [
+        [name for name in weights if tensors[name].ndim > 1],
+        [name for name in trained if name.endswith("bias")],
+        [name for name in weights if tensors[name].ndim == 1],
+    ]
+    assert bool(groups[2]) == masks
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
     rng = np.random.default_rng(1)
     momentum = {name: rng.normal(size=tensors[name].shape).astype(np.float32) for name in numbers}
     optimizer = {
@@ -150,7 +161,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path):
     config.solver.weight_decay = 0.0
     tx = build.make_optimizer(config, build.rule(config).schedule)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)
-    moved = export_original({"params": optax.apply_updates(state.params, updates), "affine": state.affine})
+    moved = export_original(state.variables | {"params": optax.apply_updates(state.params, updates)})
     rate = float(build.rate(config, build.rule(config).schedule)(42))
     for name in tensors:
         factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1

@@ -1,28 +1,36 @@
-"""Names and layouts of the original's tensors. Golden file: param_names."""
+"""Names and layouts of the original's tensors. Golden files: param_names, and param_names_* of the further models."""
 
 import ast
 
 import jax
 import numpy as np
 import pytest
+from conftest import find_golden
 from flax import traverse_util
 
+from diou_jax.configs import base, mask, mask_gn
 from diou_jax.errors import UserError
 from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN
+from diou_jax.models.mask_head import MaskHead
 from diou_jax.models.network import HeadModule, Network
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.optimization.optimizer import parameter_group
+from diou_jax.options import build
+from diou_jax.weights import detectron
 from diou_jax.weights.original import export_original, import_original, original_tensors
 
 
-def narrow(*, use_gn=False, class_agnostic=False):
+def narrow(*, use_gn=False, class_agnostic=False, convs=0):
+    norm = "group" if use_gn else "bias"
+    box = BoxHead(5, hidden=12, class_agnostic=class_agnostic, num_convs=convs, conv_features=10, norm_type=norm)
+    masks = MaskHead(1 if class_agnostic else 5, num_convs=2, features=4, norm_type=norm)
     return Network(
         ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm="group" if use_gn else "affine"),
-        FPN(8, norm="group" if use_gn else "bias"),
+        FPN(8, norm=norm),
         RPNHead(features=8),
-        (HeadModule("box_head", lambda: BoxHead(num_classes=5, hidden=12, class_agnostic=class_agnostic), 3),),
+        (HeadModule("box_head", lambda: box.clone(), 3), HeadModule("mask_head", lambda: masks.clone(), 4)),
     )
 
 
@@ -33,26 +41,63 @@ def draw(network, seed=0):
     return {tensor.name: rng.normal(size=tensor.shape).astype(np.float32) for tensor in tensors}
 
 
-def test_names_shapes_and_groups_are_the_originals(golden_path):
-    lines = golden_path("param_names.txt").read_text().splitlines()
-    rows = {name: rest for name, *rest in (line.split("\t") for line in lines if line[0] != "#")}
-    network = Network(ResNet(), FPN(), RPNHead(), (HeadModule("box_head", lambda: BoxHead(num_classes=81), 7),))
-    tensors = original_tensors(network.variable_shapes())
-    assert len(tensors) == 189
+MODELS = {
+    "r50fpn": (base.get_config(), {"weight": 57, "bias": 15, "norm": 0, "frozen": 117}),
+    "mask_r50fpn": (mask.get_config(), {"weight": 63, "bias": 21, "norm": 0, "frozen": 117}),
+    "mask_r50fpn_gn": (mask_gn.get_config(), {"weight": 66, "bias": 66, "norm": 58, "frozen": 33}),
+    "r101fpn": (base.get_config("r101"), {"weight": 108, "bias": 15, "norm": 0, "frozen": 219}),
+    "x101_32x8d_fpn": (base.get_config("x101_32x8d"), {"weight": 108, "bias": 15, "norm": 0, "frozen": 219}),
+}
+
+
+def table(model):
+    """The original's tensors: name, shape, whether it is trained, number of its group, name of Detectron's blob."""
+    lines = find_golden(f"param_names_{model}.txt", "golden2").read_text().splitlines()
+    return [[cell.strip() for cell in line.split("\t")] for line in lines if line[0] != "#"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_names_shapes_and_groups_are_the_originals(model):
+    config, counts = MODELS[model]
+    rows = {name: rest for name, *rest in table(model)}
+    tensors = original_tensors(build.network(config, 81).variable_shapes())
     assert {t.name: t.shape for t in tensors.values()} == {n: ast.literal_eval(row[0]) for n, row in rows.items()}
 
+    groups = []
     for path, tensor in tensors.items():
         collection, path = path.split("/", 1)
         _, trained, group, _ = rows[tensor.name]
-        group = {"0": "weight", "1": "bias", "-": "frozen"}[group]
+        group = {"0": "weight", "1": "bias", "2": "norm", "-": "frozen"}[group]
+        groups.append(group)
         assert (group != "frozen") == (trained == "True")
         if collection == "affine":
             assert group == "frozen"
         else:
-            assert parameter_group(path, lambda path: frozen_stage(path, 2)) == group
+            assert parameter_group(path, lambda path: frozen_stage(path, config.resnets.freeze_at)) == group, path
+    assert {group: groups.count(group) for group in counts} == counts
 
 
-@pytest.mark.parametrize("options", [{}, {"class_agnostic": True}, {"use_gn": True}])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_blob_of_detectron_has_its_place(model):
+    rows = table(model)
+    blobs = {blob: np.zeros(0) for *_, blob in rows}
+    tensors, unused = detectron.to_original(blobs)
+    assert unused == []
+    assert list(tensors) == [name for name, *_ in rows]
+    for name, *_, blob in rows:
+        assert detectron.original_name(blob, blobs) == name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_blobs_that_the_original_leaves_out_are_left_out(model):
+    lines = find_golden(f"param_names_{model}.txt", "golden2").read_text().splitlines()
+    orphans = next(line for line in lines if line.startswith("# orphans")).split(":")[1].split()
+    blobs = {*orphans, *(blob for *_, blob in table(model))}
+    assert len(orphans) > 50
+    assert not [blob for blob in orphans if detectron.original_name(blob, blobs)]
+
+
+@pytest.mark.parametrize("options", [{}, {"class_agnostic": True}, {"convs": 2}, {"use_gn": True, "convs": 2}])
 def test_import_and_export_are_exact_inverses(options):
     network = narrow(**options)
     shapes = network.variable_shapes()
@@ -78,10 +123,21 @@ def test_layouts():
     assert ours.reshape(3, 3, 8, 12)[2, 1, 7, 4] == theirs.reshape(12, 8, 3, 3)[4, 7, 2, 1]
     ours, theirs = variables["params"]["box_head"]["deltas"]["kernel"], tensors["Box_Outs.bbox_pred.weight"]
     assert ours[11, 4 * 3 + 2] == theirs[4 * 3 + 2, 11]
+    ours, theirs = variables["params"]["mask_head"]["upsample"]["kernel"], tensors["Mask_Head.upconv.weight"]
+    assert ours[3, 1, 0, 2] == theirs[2, 3, 1, 0]
+    ours, theirs = variables["params"]["mask_head"]["logits"]["kernel"], tensors["Mask_Outs.classify.weight"]
+    assert ours[4, 0, 0, 2] == theirs[4, 2, 0, 0]
+
+
+def test_behind_convolutions_a_layer_takes_their_channels():
+    network = narrow(convs=2)
+    tensors = draw(network)
+    kernel = import_original(tensors, network.variable_shapes())["params"]["box_head"]["fc"]["kernel"]
+    assert kernel.reshape(3, 3, 10, 12)[2, 1, 9, 4] == tensors["Box_Head.fc.weight"].reshape(12, 10, 3, 3)[4, 9, 2, 1]
 
 
 def test_names_where_group_norm_stands_for_the_affine_layers():
-    tensors = original_tensors(narrow(use_gn=True).variable_shapes())
+    tensors = original_tensors(narrow(use_gn=True, convs=2).variable_shapes())
     names = {path.removeprefix("params/"): tensor.name for path, tensor in tensors.items()}
     assert names["backbone/conv1/norm/scale"] == "Conv_Body.conv_body.res1.gn1.weight"
     assert names["backbone/res2_1/conv3/norm/bias"] == "Conv_Body.conv_body.res2.1.gn3.bias"
@@ -90,6 +146,19 @@ def test_names_where_group_norm_stands_for_the_affine_layers():
     assert names["neck/inner3/norm/bias"] == "Conv_Body.topdown_lateral_modules.1.conv_lateral.1.bias"
     assert names["neck/output2/norm/scale"] == "Conv_Body.posthoc_modules.3.1.weight"
     assert names["rpn/conv/bias"] == "RPN.FPN_RPN_conv.bias"
+    assert names["box_head/conv2/kernel"] == "Box_Head.convs.3.weight"
+    assert names["mask_head/conv2/norm/scale"] == "Mask_Head.conv_fcn.4.weight"
+    assert names["mask_head/upsample/bias"] == "Mask_Head.upconv.bias"
+
+
+def test_names_of_convolutions_with_biases():
+    """No golden model has them in the box head."""
+    tensors = original_tensors(narrow(convs=2).variable_shapes())
+    names = {path.removeprefix("params/"): tensor.name for path, tensor in tensors.items()}
+    blobs = ["head_conv1_w", "head_conv1_b", "head_conv2_w", "head_conv2_b", "fc6_w", "fc6_b"]
+    for ours, blob in zip(["conv1", "conv2", "fc"], blobs[::2], strict=True):
+        assert names[f"box_head/{ours}/kernel"] == detectron.original_name(blob, blobs)
+    assert detectron.original_name("head_conv2_b", blobs) == "Box_Head.convs.2.bias"
 
 
 def test_whatever_does_not_fit_is_named_in_one_line():

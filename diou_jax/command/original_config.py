@@ -11,11 +11,14 @@ import yaml
 from ml_collections import ConfigDict
 
 from diou_jax.command import original_types
-from diou_jax.command.original_keys import KEYS
+from diou_jax.command.original_keys import KEYS, MASK_HEADS
 from diou_jax.configs import base
 from diou_jax.errors import UserError
 
 SECTIONS = {name[:i] for name in KEYS for i, letter in enumerate(name) if letter == "."}
+# Prefixes of keys that the RPN alone does not read, and that Fast R-CNN on precomputed proposals does not.
+OF_ROI_HEADS = ("FAST_RCNN.", "FPN.MULTILEVEL_ROIS")
+OF_THE_RPN = ("FPN.MULTILEVEL_RPN",)
 # Either all of these keys choose GroupNorm, or none does.
 NORMS = ("RESNETS.USE_GN", "RESNETS.TRANS_FUNC", "RESNETS.STEM_FUNC", "RESNETS.SHORTCUT_FUNC")
 WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
@@ -35,7 +38,7 @@ def read_original(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
 
     Raises:
       UserError: if the file cannot be read, has a key that the original does not have or a value of another type, or
-        asks for an unsupported feature, such as masks.
+        asks for an unsupported feature, such as keypoints.
     """
     path = pathlib.Path(path)
     given = {name: _typed(path, name, value) for name, value in _leaves(path, _load(path))}
@@ -44,13 +47,15 @@ def read_original(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
     _refuse_mixed_norms(path, values)
     config = base.get_config()
     for name, key in KEYS.items():
-        if key.option:
+        if key.option and _acts(name, values):
             value = key.convert(values[name], values) if key.convert else values[name]
             _set(config, key.option, value)
+    if config.model.mask_on:
+        config.mrcnn.use_gn = MASK_HEADS[values["MRCNN.ROI_MASK_HEAD"]][1]
     config.fpn.mask_padding_train = config.resnets.use_gn  # as configs/base.py has it
     resnets = config.resnets
     resnets.imagenet_pretrained_weights = _find(path, values["ROOT_DIR"], resnets.imagenet_pretrained_weights)
-    return config, [*_without_effect(given), *_warnings(config, values)]
+    return config, [*_without_effect(given, values), *_warnings(config, values)]
 
 
 def _load(path: pathlib.Path) -> dict:
@@ -117,7 +122,15 @@ def _typed(path: pathlib.Path, name: str, value: Any) -> Any:
 
 def _refuse_what_is_not_there(path: pathlib.Path, values: dict, given: dict) -> None:
     """Raises a UserError that names the keys with unsupported values; keys in the file come before defaults."""
-    refused = [name for name, key in KEYS.items() if key.only and values[name] not in key.only]
+    unread = () if values["MODEL.FASTER_RCNN"] else OF_ROI_HEADS if values["MODEL.RPN_ONLY"] else OF_THE_RPN
+    refused = [
+        name
+        for name, key in KEYS.items()
+        if key.only
+        and values[name] not in key.only
+        and _acts(name, values)
+        and not (name.startswith(unread) and name not in given)
+    ]
     if not refused:
         return
     lines = []
@@ -127,6 +140,11 @@ def _refuse_what_is_not_there(path: pathlib.Path, values: dict, given: dict) -> 
         must = " or ".join(repr(value) for value in KEYS[name].only if value != "")
         lines.append(f"{name} is {said}, and must be {must}: {KEYS[name].reason}")
     raise UserError(f"{path}: {'; '.join(lines)}")
+
+
+def _acts(name: str, values: dict) -> bool:
+    """Whether the switch that a key needs is on."""
+    return not KEYS[name].needs or values[KEYS[name].needs]
 
 
 def _refuse_mixed_norms(path: pathlib.Path, values: dict) -> None:
@@ -154,13 +172,15 @@ def _find(path: pathlib.Path, root: str, weights: str) -> str:
     return next((file for file in found if os.path.isfile(file)), os.path.join(root, weights))
 
 
-def _without_effect(given: dict) -> list[str]:
+def _without_effect(given: dict, values: dict) -> list[str]:
     """A line for each reason for which keys of the file have no effect."""
     reasons: dict[str, list[str]] = {}
     for name, value in given.items():
         key = KEYS[name]
         as_here = name == "SOLVER.LR_POLICY" and value == "steps_with_decay"
-        if not (key.option or key.only or key.decides or as_here):
+        if not _acts(name, values):
+            reasons.setdefault(f"{key.needs} is off", []).append(name)
+        elif not (key.option or key.only or key.decides or as_here):
             reasons.setdefault(key.reason, []).append(name)
     return [f"without effect: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
 

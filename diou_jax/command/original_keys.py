@@ -5,12 +5,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from diou_jax.configs import base
+
 # MODEL.CONV_BODY: bottlenecks in res2 to res5.
 BODIES = {
     "FPN.fpn_ResNet50_conv5_body": (3, 4, 6, 3),
     "FPN.fpn_ResNet101_conv5_body": (3, 4, 23, 3),
     "FPN.fpn_ResNet152_conv5_body": (3, 8, 36, 3),
 }
+# MRCNN.ROI_MASK_HEAD: number of convolutions, and whether each has a GroupNorm.
+MASK_HEADS = {
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs": (4, False),
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs_gn": (4, True),
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up": (2, False),
+}
+BOX_HEADS = tuple(f"fast_rcnn_heads.{name}" for name in base.BOX_HEADS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Key:
       count: number of elements of a tuple; 0: any number.
       element: type of the elements, if the default is an empty tuple.
       decides: the key whose conversion reads this one, which therefore has an effect.
+      needs: a switch without which the key has no effect; empty: none.
     """
 
     default: Any
@@ -37,12 +47,13 @@ class Key:
     count: int = 0
     element: type | None = None
     decides: str = ""
+    needs: str = ""
 
 
-def _same(section: str, **defaults: Any) -> dict[str, Key]:
+def _same(section: str, *, needs: str = "", **defaults: Any) -> dict[str, Key]:
     """Keys of a section that set the options with their names in lower case."""
     prefix = f"{section}." if section else ""
-    return {prefix + name: Key(default, (prefix + name).lower()) for name, default in defaults.items()}
+    return {prefix + name: Key(default, (prefix + name).lower(), needs=needs) for name, default in defaults.items()}
 
 
 def _idle(section: str, reason: str, **defaults: Any) -> dict[str, Key]:
@@ -56,19 +67,36 @@ def _must(name: str, default: Any, only: tuple, reason: str, **more: Any) -> dic
     return {name: Key(default, only=only, reason=reason, **more)}
 
 
-def _off(name: str, reason: str) -> dict[str, Key]:
+def _off(name: str, reason: str, **more: Any) -> dict[str, Key]:
     """A switch that stays off."""
-    return _must(name, False, (False,), reason)
+    return _must(name, False, (False,), reason, **more)
 
 
-def _several_views(section: str, reason: str, **more: Any) -> dict[str, Key]:
-    """The keys for several views of an image in a test; the original has this group three times."""
-    group = {"H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "SCALE_SIZE_DEP": False}
+def _augmented(section: str) -> dict[str, Key]:
+    """The keys that are the same for augmented testing of boxes and of masks."""
+    numbers: dict[str, Any] = {
+        "ENABLED": False,
+        "H_FLIP": False,
+        "MAX_SIZE": 4000,
+        "SCALE_H_FLIP": False,
+        "ASPECT_RATIO_H_FLIP": False,
+    }
     return {
-        **_off(f"{section}.ENABLED", reason),
-        **_idle(section, reason, **more, **group, ASPECT_RATIO_H_FLIP=False),
-        f"{section}.SCALES": Key((), reason=reason, element=int),
-        f"{section}.ASPECT_RATIOS": Key((), reason=reason, element=float),
+        **_same(section, **numbers),
+        f"{section}.SCALES": Key((), f"{section}.SCALES".lower(), element=int),
+        f"{section}.ASPECT_RATIOS": Key((), f"{section}.ASPECT_RATIOS".lower(), element=float),
+        **_off(f"{section}.SCALE_SIZE_DEP", "the original refuses scales that depend on the size of an object, too"),
+    }
+
+
+def _keypoint_views() -> dict[str, Key]:
+    """The keys for augmented testing of keypoints."""
+    group = {"H_FLIP": False, "MAX_SIZE": 4000, "SCALE_H_FLIP": False, "SCALE_SIZE_DEP": False, "AREA_TH": 180**2}
+    return {
+        **_off("TEST.KPS_AUG.ENABLED", _KEYPOINTS),
+        **_idle("TEST.KPS_AUG", _KEYPOINTS, HEUR="HM_AVG", **group, ASPECT_RATIO_H_FLIP=False),
+        "TEST.KPS_AUG.SCALES": Key((), reason=_KEYPOINTS, element=int),
+        "TEST.KPS_AUG.ASPECT_RATIOS": Key((), reason=_KEYPOINTS, element=float),
     }
 
 
@@ -76,19 +104,25 @@ def _weights(path: str, values: dict[str, Any]) -> str:
     return path if values["MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS"] else ""
 
 
+def _has_rpn(values: dict[str, Any]) -> bool:
+    return values["MODEL.FASTER_RCNN"] or values["MODEL.RPN_ONLY"]
+
+
 _WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
-_MASKS = "masks are not supported"
+_MASKS = "several views of masks are not supported"
+_MASK_ON = "MODEL.MASK_ON"
 _KEYPOINTS = "keypoints are not supported"
 _RETINANET = "RetinaNet is not supported"
 _RFCN = "R-FCN is not supported"
-_VIEWS = "several views of an image at test are not supported"
-_PROPOSALS = "proposals come from the RPN; Fast R-CNN on precomputed ones is not supported"
+_UNION = "the boxes of all passes are united; other ways need precomputed proposals, in the original, too"
 _ONE_MODEL = "Faster R-CNN with FPN, trained end to end, is the only model"
 _BODY = "only bodies with FPN are supported, not C4 and P2only"
-_HEAD = "only the head of two layers is supported, not heads of convolutions and res5"
+_HEAD = "a head of res5 belongs to bodies without FPN"
+_MASK_HEAD = "a mask head of res5 belongs to bodies without FPN"
 _NOT_END_TO_END = "the original's end-to-end training does not read it, either"
 _INFERRED = "the original sets it itself"
 _POLICY = "the original's training script always follows SOLVER.STEPS and SOLVER.GAMMA"
+_ROI_ALIGN = "RoIPool and RoICrop are not supported"
 _POOLING = "it belongs to an older method of pooling"
 _NOTHING = "it has no counterpart here"
 
@@ -111,8 +145,13 @@ KEYS: dict[str, Key] = {
         lambda period, values: max(1, period // max(1, values["NUM_GPUS"])),
         reason="divided by `NUM_GPUS`, as in the original",
     ),
-    **_idle("TRAIN", "acts on precomputed proposals only, in the original, too", CROWD_FILTER_THRESH=0.7),
-    **_must("TRAIN.PROPOSAL_FILES", (), ((),), _PROPOSALS, element=str),
+    "TRAIN.CROWD_FILTER_THRESH": Key(
+        0.7,
+        "train.crowd_filter_thresh",
+        lambda share, values: None if _has_rpn(values) else share,
+        reason="acts on precomputed proposals only, as in the original",
+    ),
+    "TRAIN.PROPOSAL_FILES": Key((), "train.proposal_files", element=str),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_THRESH=0.5, BBOX_NORMALIZE_TARGETS=True),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_NORMALIZE_TARGETS_PRECOMPUTED=False),
     **_idle("TRAIN", _NOT_END_TO_END, BBOX_NORMALIZE_MEANS=(0.0, 0.0, 0.0, 0.0)),
@@ -136,16 +175,19 @@ KEYS: dict[str, Key] = {
     **_same("TEST.SOFT_NMS", ENABLED=False, METHOD="linear", SIGMA=0.5),
     **_same("TEST.BBOX_VOTE", ENABLED=False, VOTE_TH=0.8, SCORING_METHOD="ID", SCORING_METHOD_BETA=1.0),
     **_must("TEST.BBOX_REG", True, (True,), "boxes are always refined"),
-    **_must("TEST.PROPOSAL_FILES", (), ((),), _PROPOSALS, element=str),
-    **_idle("TEST", _PROPOSALS, PROPOSAL_LIMIT=2000),
+    "TEST.PROPOSAL_FILES": Key((), "test.proposal_files", element=str),
+    **_same("TEST", PROPOSAL_LIMIT=2000),
     **_idle("TEST", _INFERRED, PRECOMPUTED_PROPOSALS=True),
     **_idle("TEST", "the file of results always stays", COMPETITION_MODE=True),
     **_idle("TEST", "evaluation is always COCO's", FORCE_JSON_DATASET_EVAL=False),
-    **_several_views(
-        "TEST.BBOX_AUG", _VIEWS, SCORE_HEUR="UNION", COORD_HEUR="UNION", AREA_TH_LO=50**2, AREA_TH_HI=180**2
-    ),
-    **_several_views("TEST.MASK_AUG", _MASKS, HEUR="SOFT_AVG", AREA_TH=180**2),
-    **_several_views("TEST.KPS_AUG", _KEYPOINTS, HEUR="HM_AVG", AREA_TH=180**2),
+    **_augmented("TEST.BBOX_AUG"),
+    **_must("TEST.BBOX_AUG.SCORE_HEUR", "UNION", ("UNION",), _UNION),
+    **_must("TEST.BBOX_AUG.COORD_HEUR", "UNION", ("UNION",), _UNION),
+    **_idle("TEST.BBOX_AUG", "it belongs to SCALE_SIZE_DEP, which is off", AREA_TH_LO=50**2, AREA_TH_HI=180**2),
+    **_augmented("TEST.MASK_AUG"),
+    **_same("TEST.MASK_AUG", HEUR="SOFT_AVG"),
+    **_idle("TEST.MASK_AUG", "it belongs to SCALE_SIZE_DEP, which is off", AREA_TH=180**2),
+    **_keypoint_views(),
     **_must("MODEL.TYPE", "", ("", "generalized_rcnn"), _ONE_MODEL),
     "MODEL.CONV_BODY": Key("", "resnets.blocks", lambda name, _: BODIES[name], tuple(BODIES), _BODY),
     **_idle("MODEL", "the annotation file determines it", NUM_CLASSES=-1),
@@ -153,10 +195,15 @@ KEYS: dict[str, Key] = {
     **_same("MODEL", LOSS_TYPE="smooth_l1", LOSS_BBOX_WEIGHT=1.0, RPN_LOSS_TYPE="smooth_l1", RPN_LOSS_BBOX_WEIGHT=1.0),
     **_same("MODEL", CLS_AGNOSTIC_BBOX_REG=False),
     "MODEL.BBOX_REG_WEIGHTS": Key((10.0, 10.0, 5.0, 5.0), "model.bbox_reg_weights", count=4),
-    **_must("MODEL.FASTER_RCNN", False, (True,), _PROPOSALS),
-    **_off("MODEL.MASK_ON", _MASKS),
+    **_same("MODEL", MASK_ON=False),
+    "MODEL.FASTER_RCNN": Key(
+        False,
+        "model.faster_rcnn",
+        lambda _, values: _has_rpn(values),
+        reason="without effect if `MODEL.RPN_ONLY` is True",
+    ),
     **_off("MODEL.KEYPOINTS_ON", _KEYPOINTS),
-    **_off("MODEL.RPN_ONLY", _ONE_MODEL),
+    **_same("MODEL", RPN_ONLY=False),
     **_idle("MODEL", _INFERRED, SHARE_RES5=False),
     "MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS": Key(True, reason=f"False empties {_WEIGHTS}", decides=_WEIGHTS),
     **_off("MODEL.UNSUPERVISED_POSE", _KEYPOINTS),
@@ -174,10 +221,12 @@ KEYS: dict[str, Key] = {
     **_idle("SOLVER", _POLICY, LR_POLICY="step", STEP_SIZE=30000),
     "SOLVER.LRS": Key((), reason=_POLICY, element=float),
     **_idle("SOLVER", "the rate is in every line of the log", LOG_LR_CHANGE_THRESHOLD=1.1),
-    **_must("FAST_RCNN.ROI_BOX_HEAD", "", ("fast_rcnn_heads.roi_2mlp_head",), _HEAD),
+    "FAST_RCNN.ROI_BOX_HEAD": Key(
+        "", "fast_rcnn.roi_box_head", lambda name, _: name.rpartition(".")[2] or None, only=BOX_HEADS, reason=_HEAD
+    ),
     **_same("FAST_RCNN", MLP_HEAD_DIM=1024, ROI_XFORM_RESOLUTION=14, ROI_XFORM_SAMPLING_RATIO=0),
-    **_idle("FAST_RCNN", _HEAD, CONV_HEAD_DIM=256, NUM_STACKED_CONVS=4),
-    **_must("FAST_RCNN.ROI_XFORM_METHOD", "RoIPoolF", ("RoIAlign",), "RoIPool and RoICrop are not supported"),
+    **_same("FAST_RCNN", CONV_HEAD_DIM=256, NUM_STACKED_CONVS=4),
+    **_must("FAST_RCNN.ROI_XFORM_METHOD", "RoIPoolF", ("RoIAlign",), _ROI_ALIGN),
     **_must("RPN.CLS_ACTIVATION", "sigmoid", ("sigmoid",), "an RPN with softmax is not supported"),
     **_idle("RPN", _INFERRED, RPN_ON=False),
     **_idle("RPN", "read without FPN only", OUT_DIM_AS_IN_DIM=True, OUT_DIM=512, SIZES=(64, 128, 256, 512), STRIDE=16),
@@ -194,10 +243,23 @@ KEYS: dict[str, Key] = {
     **_idle("FPN", _INFERRED, RPN_COLLECT_SCALE=1.0),
     **_off("FPN.EXTRA_CONV_LEVELS", _RETINANET),
     **_off("FPN.ZERO_INIT_LATERAL", "lateral connections that start at zero are not supported"),
-    **_idle("MRCNN", _MASKS, ROI_MASK_HEAD="", RESOLUTION=14, ROI_XFORM_METHOD="RoIAlign", ROI_XFORM_RESOLUTION=7),
-    **_idle("MRCNN", _MASKS, ROI_XFORM_SAMPLING_RATIO=0, DIM_REDUCED=256, DILATION=2, UPSAMPLE_RATIO=1),
-    **_idle("MRCNN", _MASKS, USE_FC_OUTPUT=False, CONV_INIT="GaussianFill", CLS_SPECIFIC_MASK=True),
-    **_idle("MRCNN", _MASKS, WEIGHT_LOSS_MASK=1.0, THRESH_BINARIZE=0.5, MEMORY_EFFICIENT_LOSS=True),
+    "MRCNN.ROI_MASK_HEAD": Key(
+        "",
+        "mrcnn.num_convs",
+        lambda name, _: MASK_HEADS[name][0],
+        only=tuple(MASK_HEADS),
+        reason=_MASK_HEAD,
+        needs=_MASK_ON,
+    ),
+    **_same("MRCNN", needs=_MASK_ON, RESOLUTION=14, ROI_XFORM_RESOLUTION=7, ROI_XFORM_SAMPLING_RATIO=0),
+    **_same("MRCNN", needs=_MASK_ON, DIM_REDUCED=256, CLS_SPECIFIC_MASK=True),
+    **_same("MRCNN", needs=_MASK_ON, WEIGHT_LOSS_MASK=1.0, THRESH_BINARIZE=0.5),
+    **_must("MRCNN.ROI_XFORM_METHOD", "RoIAlign", ("RoIAlign",), _ROI_ALIGN, needs=_MASK_ON),
+    **_must("MRCNN.DILATION", 2, (1,), "dilated convolutions are not supported", needs=_MASK_ON),
+    **_must("MRCNN.UPSAMPLE_RATIO", 1, (1,), "predicted masks are not upsampled", needs=_MASK_ON),
+    **_off("MRCNN.USE_FC_OUTPUT", "masks come from convolutions alone", needs=_MASK_ON),
+    **_must("MRCNN.CONV_INIT", "GaussianFill", ("MSRAFill",), "weights start by MSRAFill alone", needs=_MASK_ON),
+    **_idle("MRCNN", "the loss always computes the mask of an object's class alone", MEMORY_EFFICIENT_LOSS=True),
     **_idle("KRCNN", _KEYPOINTS, ROI_KEYPOINTS_HEAD="", HEATMAP_SIZE=-1, UP_SCALE=-1, USE_DECONV=False, DECONV_DIM=256),
     **_idle("KRCNN", _KEYPOINTS, USE_DECONV_OUTPUT=False, DILATION=1, DECONV_KERNEL=4, NUM_KEYPOINTS=-1, NMS_OKS=False),
     **_idle("KRCNN", _KEYPOINTS, NUM_STACKED_CONVS=8, CONV_HEAD_DIM=256, CONV_HEAD_KERNEL=3, CONV_INIT="GaussianFill"),

@@ -15,10 +15,13 @@ reads a YAML file of the original as a config.
 - Types are read as in the original: `(800,)` is a tuple and `1e-4` a number, although YAML takes both for texts. Lists
   become tuples, a whole number may stand for a number with a fraction, and `9e4` for a whole number.
 - The program refuses keys that the original does not have, values of another type and unsupported values, such as
-  masks, and names them. It lists keys without effect when it starts.
+  keypoints, and names them. It lists keys without effect when it starts.
 - A relative `RESNETS.IMAGENET_PRETRAINED_WEIGHTS` is a path below `ROOT_DIR` if the file sets that; else it is searched
   in the current folder and in the folders above the file, to which the original's root belongs.
-- With GroupNorm `RESNETS.FREEZE_AT` stays 2, the original's default, whereas `configs/base.py` trains everything.
+- With GroupNorm `RESNETS.FREEZE_AT` stays 2, the original's default: the random weights of the stem and res2 are never
+  trained. `configs/mask_gn.py` has this as well, whereas the `_gn` bodies of other configs train everything.
+- Keys of `MRCNN` have no effect, and no value of theirs is refused, unless `MODEL.MASK_ON` is on. The names in
+  `MRCNN.ROI_MASK_HEAD` that end in `_gn` set `mrcnn.use_gn`.
 
 `python -m diou_jax.command.original_page` prints this page from the tables in `diou_jax/command/original_keys.py`.
 """

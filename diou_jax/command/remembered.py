@@ -18,9 +18,17 @@ SHAPES = (
     "fpn.dim",
     "fpn.use_gn",
     "fpn.rpn_aspect_ratios",
+    "fast_rcnn.roi_box_head",
     "fast_rcnn.mlp_head_dim",
+    "fast_rcnn.num_stacked_convs",
+    "fast_rcnn.conv_head_dim",
     "fast_rcnn.roi_xform_resolution",
     "model.cls_agnostic_bbox_reg",
+    "model.mask_on",
+    "mrcnn.num_convs",
+    "mrcnn.use_gn",
+    "mrcnn.dim_reduced",
+    "mrcnn.cls_specific_mask",
 )
 # These and the options for which the parameters were trained; with other values they give other results.
 NETWORK = (
@@ -37,6 +45,9 @@ NETWORK = (
     "fpn.roi_canonical_level",
     "fpn.mask_padding",
     "fast_rcnn.roi_xform_sampling_ratio",
+    "mrcnn.resolution",
+    "mrcnn.roi_xform_resolution",
+    "mrcnn.roi_xform_sampling_ratio",
 )
 # Other options that change an evaluation or prediction.
 FOLLOWED = ("model", "test", "data.source", "data.root", "data.val_annotations", "data.buckets")

@@ -43,7 +43,7 @@ class Boxes:
       areas: (M,) float64, the stated area, or that of the box if the file states no number of at least 0.
       crowd: (M,) bool, the flag ``"iscrowd"``.
       ignored: (M,) bool, the flag ``"ignore"``: such boxes are left out of training, while COCOeval counts them.
-      segmentations: M values of ``"segmentation"`` as in the file, None where there is none.
+      segmentations: M json values as in the file, or None if they were not asked for.
     """
 
     ids: list
@@ -53,7 +53,7 @@ class Boxes:
     areas: np.ndarray
     crowd: np.ndarray
     ignored: np.ndarray
-    segmentations: list
+    segmentations: list | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +77,20 @@ class Annotations:
     faults: Faults
 
 
-def read(annotation_file: str | os.PathLike) -> Annotations:
-    """Reads a COCO annotation file; raises UserError if it is not one or lists no category."""
+def read(annotation_file: str | os.PathLike, *, segmentations: bool = False) -> Annotations:
+    """Reads a COCO annotation file, with or without segmentations.
+
+    Raises:
+      UserError: if it is not one, or lists no category.
+    """
     content = read_json(annotation_file)
     faults = Faults()
     categories = _categories(content["categories"], annotation_file, faults)
     images = _images(content["images"], faults)
     annotations = content.get("annotations")
     boxes = _boxes(annotations or [], images, categories, faults)
+    if not segmentations:
+        boxes = dataclasses.replace(boxes, segmentations=None)
     return Annotations(str(annotation_file), images, categories, boxes, annotations is not None, faults)
 
 

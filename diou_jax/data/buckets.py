@@ -37,6 +37,11 @@ class Bucket:
         """Height and width of the canvas."""
         return self.canvas_height, self.canvas_width
 
+    @property
+    def canvas_bytes(self) -> int:
+        """Bytes of an image's canvas."""
+        return self.canvas_height * self.canvas_width * 3
+
 
 def round_up(size, multiple: int):
     """The next multiple of `multiple`, for an integer or an array of them."""

@@ -51,6 +51,7 @@ def load(
     root: str | os.PathLike,
     *,
     min_area: float = -1.0,
+    masks: bool = False,
     layout: Layout | None = None,
     val_share: float = 0.2,
     split_seed: int = 0,
@@ -61,6 +62,7 @@ def load(
       names: one or more names, see `paths`; with a `layout`, names of its splits.
       root: the folder of the data sets.
       min_area: TRAIN.GT_MIN_AREA.
+      masks: whether to read the objects' outlines, too.
       layout: the files found in a folder of own data.
       val_share: share of validation images where a layout has one json for all images.
       split_seed: seed of the choice of validation images.
@@ -73,21 +75,21 @@ def load(
     datasets = []
     for name in names:
         if layout is not None:
-            datasets.append(_load_part(name, layout, min_area=min_area, val_share=val_share, split_seed=split_seed))
+            datasets.append(_load_part(name, layout, val_share, split_seed, min_area=min_area, masks=masks))
             continue
         annotation_file, images = paths(name, root)
         for path in (annotation_file, images):
             if not os.path.exists(path):
                 raise UserError(_missing(name, path, root))
-        datasets.append(coco.load(annotation_file, images, name=name, min_area=min_area))
+        datasets.append(coco.load(annotation_file, images, name=name, min_area=min_area, masks=masks))
     return join(datasets)
 
 
-def _load_part(name, layout, *, min_area, val_share, split_seed):
+def _load_part(name, layout, val_share, split_seed, **options):
     if name not in layout.parts:
         raise UserError(f"data set {name!r}: there are {', '.join(sorted(layout.parts))}")
     part = layout.parts[name]
-    dataset = coco.load(part.annotations, part.images, name=name, min_area=min_area)
+    dataset = coco.load(part.annotations, part.images, name=name, **options)
     if not part.share:
         return dataset
     return divide(dataset, share=val_share, seed=split_seed)[("train", "val").index(part.share)]

@@ -92,13 +92,18 @@ class Report:
 
 
 def check_datasets(
-    datasets: Mapping[str, Callable[[], Dataset]], *, max_boxes: int = 128, threads: int | None = None
+    datasets: Mapping[str, Callable[[], Dataset]],
+    *,
+    max_boxes: int = 128,
+    max_vertices: int = 0,
+    threads: int | None = None,
 ) -> Report:
     """Reads and decodes every image as training does, and collects all faults instead of stopping at the first.
 
     Args:
       datasets: a function that loads the data set, by name in the report. If it raises UserError, that is a problem.
       max_boxes: G, boxes per image that training keeps.
+      max_vertices: P, vertices per outline that training keeps; 0: see `Outlines.limit`.
       threads: number of decoding threads; by default one per core.
     """
     sections, first = [], None
@@ -111,7 +116,9 @@ def check_datasets(
             section.problems.add("data sets that are refused", str(error))
             continue
         first = first or dataset
-        sections[-1] = check_dataset(dataset, name=name, max_boxes=max_boxes, threads=threads)
+        sections[-1] = check_dataset(
+            dataset, name=name, max_boxes=max_boxes, max_vertices=max_vertices, threads=threads
+        )
         if difference := class_difference(first.class_names, dataset.class_names):
             sections[-1].problems.add(
                 "data sets whose categories are not those of the first", f"{difference}, beside {first.name}"
@@ -124,12 +131,15 @@ def check_datasets(
     return Report(tuple(sections))
 
 
-def check_dataset(dataset: Dataset, *, name: str = "", max_boxes: int = 128, threads: int | None = None) -> Section:
+def check_dataset(
+    dataset: Dataset, *, name: str = "", max_boxes: int = 128, max_vertices: int = 0, threads: int | None = None
+) -> Section:
     """The section of one data set; arguments as in `check_datasets`."""
     section = Section(name or dataset.name, len(dataset), len(dataset.records.boxes))
     section.problems.merge(dataset.faults)
     section.notes.merge(dataset.notes)
     _check_ground_truth(dataset, max_boxes, section)
+    _check_outlines(dataset, max_vertices, section)
     progress = images_progress(len(dataset), title=section.name)
     with progress, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(dataset), CHUNK):
@@ -207,3 +217,19 @@ def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> N
         if file in seen:
             section.notes.add("images that share their file with an earlier one", file)
         seen.add(file)
+
+
+def _check_outlines(dataset: Dataset, max_vertices: int, section: Section) -> None:
+    """Adds outlines with more than `max_vertices` vertices to the notes, and a set without outlines to the problems."""
+    outlines = dataset.records.outlines
+    if outlines is None:
+        return
+    sizes, limit = outlines.sizes, outlines.limit(max_vertices)
+    if dataset.annotated and not sizes.any():
+        section.problems.add("data sets without a mask to learn from", dataset.name)
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.records.offsets))
+    for row in np.flatnonzero(sizes > limit).tolist():
+        section.notes.add(
+            f"outlines simplified to the {limit} vertices of data.max_vertices",
+            f"{dataset.image_name(image[row])}: {sizes[row]} vertices",
+        )

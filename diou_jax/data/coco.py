@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from diou_jax.data import annotations, decoding
+from diou_jax.data import annotations, decoding, segmentation
 from diou_jax.data.dataset import BACKGROUND, EXAMPLES, BadImageError, Dataset, Faults, clean_boxes, make_records
+from diou_jax.data.outlines import Outlines
 from diou_jax.errors import UserError
 
 # Largest size of an encoded image; files are read whole.
@@ -61,7 +62,12 @@ class FolderSource:
 
 
 def load(
-    annotation_file: str | os.PathLike, image_folder: str | os.PathLike, *, name: str = "", min_area: float = -1.0
+    annotation_file: str | os.PathLike,
+    image_folder: str | os.PathLike,
+    *,
+    name: str = "",
+    min_area: float = -1.0,
+    masks: bool = False,
 ) -> Dataset:
     """Reads a COCO-format data set; images are ordered by id.
 
@@ -74,13 +80,14 @@ def load(
       image_folder: the folder to which the ``file_name`` of an image is relative.
       name: name of the data set in messages; by default the path of the annotation file.
       min_area: TRAIN.GT_MIN_AREA.
+      masks: whether to read the objects' outlines, too. A faulty mask is left out, counted and logged; its box stays.
 
     Raises:
       UserError: if a path does not exist, the file is not COCO json, or an image's name leads out of the folder.
     """
     if not os.path.isdir(image_folder):
         raise UserError(f"{image_folder}: this folder of images does not exist; data.root must lead to it")
-    read = annotations.read(annotation_file)
+    read = annotations.read(annotation_file, segmentations=masks)
     name, faults, notes = name or str(annotation_file), read.faults, Faults()
     annotations.refuse_names(read.images.values(), annotation_file)
     sizes = _sizes(read.images, str(image_folder), faults, notes)
@@ -91,16 +98,23 @@ def load(
         raise UserError(f"{annotation_file}: it lists no usable images{': ' * bool(reasons)}{reasons}")
     keys = sorted(sizes, key=annotations.id_rank)
     heights, widths = np.array([sizes[key] for key in keys], np.int32).T
-    rows, classes, crowd, boxes = _ground_truth(read, keys, heights, widths, min_area, faults)
+    rows, classes, crowd, boxes, kept = _ground_truth(read, keys, heights, widths, min_area, faults)
     # A stable sort keeps the boxes of an image in the order of the file.
     order = np.argsort(rows, kind="stable")
     ends = np.searchsorted(rows[order], np.arange(1, len(keys)))
+    outlines = None
+    if masks:
+        outlines = _outlines(read.boxes, kept[order], heights[rows[order]], widths[rows[order]], faults, notes)
     columns = [np.split(column[order], ends) for column in (boxes, classes, crowd)]
     faults.report(name)
     return Dataset(
         name=name,
         records=make_records(
-            [_stated_id(read.images[key]) for key in keys], list(zip(*columns)), heights=heights, widths=widths
+            [_stated_id(read.images[key]) for key in keys],
+            list(zip(*columns)),
+            heights=heights,
+            widths=widths,
+            outlines=outlines,
         ),
         source=FolderSource(str(image_folder), np.array([read.images[key]["file_name"] for key in keys])),
         class_names=(BACKGROUND, *read.categories.values()),
@@ -157,7 +171,7 @@ def _file_size(source: FolderSource, index: int) -> tuple[int, int] | BadImageEr
 
 
 def _ground_truth(read, keys, heights, widths, min_area, faults):
-    """Image row, class, crowd flag and cleaned box of every annotation that counts."""
+    """Image row, class, crowd flag, cleaned box and position of every annotation that counts."""
     row_of = {key: row for row, key in enumerate(keys)}
     class_of = {category: label for label, category in enumerate(read.categories, start=1)}
     found = read.boxes
@@ -170,9 +184,24 @@ def _ground_truth(read, keys, heights, widths, min_area, faults):
     dropped = {kind: flags & wanted for kind, flags in dropped.items()}
     dropped["annotations of images that cannot be used"] = ~sized
     for kind, flags in dropped.items():
-        examples = [
-            f"annotation {found.ids[i]!r} of image {found.images[i]!r}" for i in np.flatnonzero(flags)[:EXAMPLES]
-        ]
-        faults.add(kind, *examples, count=int(flags.sum()))
+        _add(faults, kind, found, np.flatnonzero(flags))
     keep &= wanted & solid
-    return rows[keep], classes[keep], found.crowd[keep], boxes[keep]
+    return rows[keep], classes[keep], found.crowd[keep], boxes[keep], np.flatnonzero(keep)
+
+
+def _outlines(found, kept, heights, widths, faults, notes) -> Outlines:
+    """The outlines of the annotations `kept`; a crowd needs none."""
+    single = ~found.crowd[kept]
+    chosen = kept[single]
+    outlines, problems = segmentation.read(
+        [found.segmentations[i] for i in chosen.tolist()], heights[single], widths[single]
+    )
+    for kind, flags in problems.items():
+        _add(notes if kind == segmentation.MISSING else faults, kind, found, chosen[flags])
+    return outlines.spread(single)
+
+
+def _add(faults, kind, found, numbers):
+    """Counts annotations, by their positions, as faults of a kind."""
+    examples = [f"annotation {found.ids[i]!r} of image {found.images[i]!r}" for i in numbers[:EXAMPLES].tolist()]
+    faults.add(kind, *examples, count=len(numbers))

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from absl import logging
 
+from diou_jax.data.outlines import Outlines, concatenate, gather
+from diou_jax.data.proposals import ProposalTable
 from diou_jax.errors import UserError
 
 BACKGROUND = "__background__"
@@ -40,6 +42,7 @@ class Records:
       boxes: (M, 4) float32, x1, y1, x2, y2 in inclusive pixels of the image file.
       classes: (M,) int32, 1 to K - 1.
       crowd: (M,) bool, True for a region of many objects.
+      outlines: the outlines of the M objects, or None where masks are not wanted; crowds have none.
     """
 
     image_ids: np.ndarray
@@ -49,6 +52,7 @@ class Records:
     boxes: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
+    outlines: Outlines | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -57,6 +61,26 @@ class Records:
         """Boxes (n, 4), classes (n,) and crowd flags (n,) of one image; views, not copies."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes[rows], self.classes[rows], self.crowd[rows]
+
+    def outlines_of(self, index: int) -> Outlines | None:
+        """The outlines of the objects of one image; views, not copies."""
+        if self.outlines is None:
+            return None
+        return self.outlines.slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def take(self, rows: np.ndarray) -> "Records":
+        """The images `rows`, (n,) int, in that order."""
+        objects, offsets = gather(self.offsets, rows)
+        return Records(
+            image_ids=self.image_ids[rows],
+            heights=self.heights[rows],
+            widths=self.widths[rows],
+            offsets=offsets,
+            boxes=self.boxes[objects],
+            classes=self.classes[objects],
+            crowd=self.crowd[objects],
+            outlines=None if self.outlines is None else self.outlines.take(objects),
+        )
 
 
 class Source(Protocol):
@@ -118,6 +142,7 @@ class Dataset:
       annotated: whether there is ground truth at all; COCO's test sets have none.
       faults: annotations and images that were dropped.
       notes: oddities that were mended without loss.
+      proposals: proposals for the images, in the order of the records, or None if the RPN makes them.
     """
 
     name: str
@@ -129,6 +154,7 @@ class Dataset:
     annotated: bool = True
     faults: Faults = dataclasses.field(default_factory=Faults)
     notes: Faults = dataclasses.field(default_factory=Faults)
+    proposals: ProposalTable | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -148,8 +174,12 @@ def make_records(
     *,
     heights: Sequence[int],
     widths: Sequence[int],
+    outlines: Outlines | None = None,
 ) -> Records:
-    """Packs N images, each with boxes (n, 4), classes (n,) and crowd flags (n,), into a table."""
+    """Packs N images, each with boxes (n, 4), classes (n,) and crowd flags (n,), into a table.
+
+    `outlines` are those of all objects in a row.
+    """
     boxes, classes, crowd = zip(*annotations, strict=True) if len(annotations) else ((), (), ())
     # An empty array comes first, so that a data set without boxes has columns of the right shape, too.
     return Records(
@@ -160,6 +190,7 @@ def make_records(
         boxes=np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float32),
         classes=np.concatenate([np.zeros(0), *classes]).astype(np.int32),
         crowd=np.concatenate([np.zeros(0), *crowd]).astype(bool),
+        outlines=outlines,
     )
 
 
@@ -239,6 +270,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
             )
     tables = [dataset.records for dataset in datasets]
     box_starts = np.cumsum([0, *(len(table.boxes) for table in tables)])
+    outlines = [table.outlines for table in tables if table.outlines is not None]
     faults, notes = Faults(), Faults()
     for dataset in datasets:
         faults.merge(dataset.faults)
@@ -250,6 +282,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     records = Records(
         image_ids=id_column([i for table in tables for i in table.image_ids.tolist()]),
         offsets=np.concatenate([[0], *(table.offsets[1:] + start for table, start in zip(tables, box_starts))]),
+        outlines=concatenate(outlines) if len(outlines) == len(tables) else None,
         **columns,
     )
     return dataclasses.replace(
@@ -286,6 +319,17 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         records=dataclasses.replace(records, classes=np.argsort(order).astype(np.int32)[records.classes]),
         class_names=tuple(class_names),
         category_ids=tuple(dataset.category_ids[label] for label in order),
+    )
+
+
+def one_class(dataset: Dataset) -> Dataset:
+    """The data set with the same objects, all of them of one class, "object"."""
+    records = dataset.records
+    return dataclasses.replace(
+        dataset,
+        records=dataclasses.replace(records, classes=np.ones_like(records.classes)),
+        class_names=(BACKGROUND, "object"),
+        category_ids=(-1, 1),
     )
 
 

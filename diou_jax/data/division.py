@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from diou_jax.data.dataset import Dataset, Records, Source
+from diou_jax.data.dataset import Dataset, Source
 from diou_jax.errors import UserError
 
 
@@ -56,21 +56,4 @@ def divide(dataset: Dataset, *, share: float, seed: int) -> tuple[Dataset, Datas
 
 def subset(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """The images `rows` (n,) of a data set, in that order."""
-    records = dataset.records
-    counts = np.diff(records.offsets)[rows]
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    # Positions of the boxes in the old table, image by image.
-    boxes = np.repeat(records.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
-    return dataclasses.replace(
-        dataset,
-        records=Records(
-            image_ids=records.image_ids[rows],
-            heights=records.heights[rows],
-            widths=records.widths[rows],
-            offsets=offsets,
-            boxes=records.boxes[boxes],
-            classes=records.classes[boxes],
-            crowd=records.crowd[boxes],
-        ),
-        source=SubsetSource(dataset.source, rows),
-    )
+    return dataclasses.replace(dataset, records=dataset.records.take(rows), source=SubsetSource(dataset.source, rows))

@@ -1,7 +1,6 @@
 """Reads batches ahead in threads and processes, and yields them in order."""
 
 import gc
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from diou_jax.data.augmented_reader import AugmentedReader
 from diou_jax.data.reader import Reader
 from diou_jax.data.stall import watched
 from diou_jax.errors import UserError
@@ -19,7 +19,13 @@ from diou_jax.structures import Batch
 
 
 def batches(
-    reader: Reader, start: int, stop: int, *, threads: int = 1, workers: int = 0, timeout: float = 0.0
+    reader: Reader | AugmentedReader,
+    start: int,
+    stop: int,
+    *,
+    threads: int = 1,
+    workers: int = 0,
+    timeout: float = 0.0,
 ) -> Iterator[Batch]:
     """Reads a process' batches of the steps `start` to `stop` - 1; threads and workers do not change their content.
 
@@ -80,8 +86,7 @@ def _start_worker(index: int, count: int) -> None:
 
 def _check_shared_memory(reader, count):
     """Checks /dev/shm, often 64 MB in containers: if it were full, a worker would die of a bus error."""
-    largest = max(math.prod(bucket.canvas) * 3 for bucket in reader.buckets)
-    need = count * largest * (reader.part.stop - reader.part.start)
+    need = count * reader.image_bytes * (reader.part.stop - reader.part.start)
     if os.path.isdir("/dev/shm") and need > shutil.disk_usage("/dev/shm").free:
         raise UserError(
             f"data.workers: {count} batches need {need >> 20} MB of shared memory and /dev/shm has "

@@ -1,18 +1,36 @@
 """Packs decoded images, not yet resized, into a `Batch` of one bucket."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from diou_jax.data.buckets import Bucket, round_up
+from diou_jax.data.outlines import from_parts
 from diou_jax.data.taps import recolour, resample, taps
-from diou_jax.data.view import View, whole
-from diou_jax.structures import Batch, GroundTruth, Placement
+from diou_jax.data.view import View, flip_points, whole
+from diou_jax.structures import Batch, GroundTruth, Placement, Polygons
 
-Annotations = tuple[np.ndarray, np.ndarray, np.ndarray]
-NO_ANNOTATIONS: Annotations = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)
+
+class Annotations(NamedTuple):
+    """The n objects of an image.
+
+    Attributes:
+      boxes: (n, 4), inclusive pixels of the image.
+      classes: (n,).
+      crowd: (n,) bool.
+      masks: the objects' outlines with points (n, P, 2) float64 and parts (n, P), or None where no head needs them.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    masks: Polygons | None = None
+
+
+NO_ANNOTATIONS = Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
 
 
 def example(
@@ -21,7 +39,7 @@ def example(
     bucket: Bucket,
     *,
     stride: int = 32,
-    annotations: Annotations = NO_ANNOTATIONS,
+    annotations: Annotations | tuple[np.ndarray, np.ndarray, np.ndarray] = NO_ANNOTATIONS,
     max_boxes: int = 1,
     index: int = 0,
 ) -> dict[str, Any]:
@@ -32,7 +50,7 @@ def example(
       view: the network's view of the image.
       bucket: a bucket that holds the view.
       stride: the padded size is rounded up to a multiple of this.
-      annotations: boxes (n, 4), classes (n,) and crowd flags (n,); boxes outside the view are left out.
+      annotations: the image's objects; those whose boxes lie outside the view are left out.
       max_boxes: G; if there are more boxes, the largest are kept, in their order.
       index: the image's row in its data set.
     """
@@ -40,7 +58,10 @@ def example(
     if image.shape[0] > bucket.canvas_height or image.shape[1] > bucket.canvas_width:
         image, shown = resample(image, view), whole(view.size)
     rows, columns = taps(shown, bucket.shape)
-    boxes, seen = view.boxes(annotations[0])
+    truth = Annotations(*annotations)
+    boxes, seen = view.boxes(truth.boxes)
+    truth = truth._replace(boxes=boxes, masks=_mirrored(truth.masks, view))
+    truth = jax.tree.map(lambda column: column[seen], truth)
     return {
         "image": image,
         "rows": rows,
@@ -51,17 +72,27 @@ def example(
             np.array(view.scale, np.float32), np.array(view.offset, np.float32), np.array(view.mirrored)
         ),
         "original_size": np.array(view.source, np.int32),
-        "gt": _padded(boxes[seen], annotations[1][seen], annotations[2][seen], max_boxes=max_boxes),
+        "gt": _padded(truth, max_boxes),
         "index": np.int32(index),
         "present": np.True_,
     }
 
 
-def blank(bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, index: int = 0) -> dict[str, Any]:
-    """As `example`, for a black image that fills up a batch and is not present."""
+def blank(
+    bucket: Bucket, *, stride: int = 32, max_boxes: int = 1, max_vertices: int | None = None, index: int = 0
+) -> dict[str, Any]:
+    """As `example`, for a black image that fills up a batch and is not present.
+
+    Its ground truth has outlines of `max_vertices` vertices, P, as the other images of the batch have, or none if this
+    is None.
+    """
     view = whole((stride, stride))
     side = np.zeros((*view.size, 3), np.uint8)
-    return example(side, view, bucket, stride=stride, max_boxes=max_boxes, index=index) | {"present": np.False_}
+    annotations = NO_ANNOTATIONS
+    if max_vertices is not None:
+        annotations = annotations._replace(masks=from_parts([]).padded(max_vertices))
+    filling = example(side, view, bucket, stride=stride, annotations=annotations, max_boxes=max_boxes, index=index)
+    return filling | {"present": np.False_}
 
 
 def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
@@ -77,20 +108,31 @@ def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
     return Batch(image=canvas, **columns)
 
 
-def _padded(boxes, classes, crowd, *, max_boxes) -> GroundTruth:
-    if len(boxes) > max_boxes:
+def _mirrored(masks: Polygons | None, view: View) -> Polygons | None:
+    if masks is None or not view.mirrored:
+        return masks
+    points = flip_points(np.asarray(masks.points), view.source[1])
+    return dataclasses.replace(masks, points=np.where(masks.part[..., None] < 0, 0, points))
+
+
+def _padded(truth: Annotations, max_boxes: int) -> GroundTruth:
+    """The ground truth with `max_boxes` rows; the largest boxes are kept, in their order."""
+    if len(truth.boxes) > max_boxes:
+        boxes = truth.boxes
         area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
         largest = np.sort(np.argsort(-area, kind="stable")[:max_boxes])
-        boxes, classes, crowd = boxes[largest], classes[largest], crowd[largest]
+        truth = jax.tree.map(lambda column: column[largest], truth)
 
-    def pad(values, dtype):
-        padded = np.zeros((max_boxes, *values.shape[1:]), dtype)
+    def pad(values, dtype, filling=0):
+        padded = np.full((max_boxes, *values.shape[1:]), filling, dtype)
         padded[: len(values)] = values
         return padded
 
+    masks = truth.masks
     return GroundTruth(
-        boxes=pad(boxes, np.float32),
-        classes=pad(classes, np.int32),
-        crowd=pad(crowd, bool),
-        valid=np.arange(max_boxes) < len(boxes),
+        boxes=pad(truth.boxes, np.float32),
+        classes=pad(truth.classes, np.int32),
+        crowd=pad(truth.crowd, bool),
+        valid=np.arange(max_boxes) < len(truth.boxes),
+        masks=None if masks is None else Polygons(pad(masks.points, np.float32), pad(masks.part, np.int32, -1)),
     )

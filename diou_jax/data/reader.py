@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from diou_jax.data import proposals
 from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size, longest_sides
 from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
 from diou_jax.data.decoding import decode
-from diou_jax.data.packing import blank, example, pack
+from diou_jax.data.packing import Annotations, blank, example, pack
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
 from diou_jax.structures import Batch
@@ -31,6 +32,8 @@ class BatchRules:
       shapes: shapes of the network's input; (): the default ones, fitted to the images (`buckets.make_buckets`).
       stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
+      max_vertices: P, vertices of an object's outline, where the data set has outlines; 0: see `Outlines.limit`.
+      proposal_limit: R, proposals per image, where the data set has proposals.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
         not present.
@@ -41,6 +44,8 @@ class BatchRules:
     shapes: tuple[tuple[int, int], ...] = ()
     stride: int = 32
     max_boxes: int = 128
+    max_vertices: int = 0
+    proposal_limit: int = 2000
     on_bad_image: str = "error"
     process_index: int = 0
     process_count: int = 1
@@ -78,6 +83,11 @@ class Reader:
     steps: int
     part: slice
     rules: BatchRules
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the largest image on its canvas."""
+        return max(bucket.canvas_bytes for bucket in self.buckets)
 
     def __call__(self, step: int) -> tuple[Batch, tuple[str, ...]]:
         """The batch of a step, as numpy arrays, and a message for each image that was skipped.
@@ -128,18 +138,35 @@ class Reader:
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
         image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
-        return example(
+        view = augment(self.augmentations, key, (height, width)).within(bucket.shape)
+        fields = example(
             image,
-            augment(self.augmentations, key, (height, width)).within(bucket.shape),
+            view,
             bucket,
             stride=self.rules.stride,
-            annotations=records.annotations(index),
+            annotations=Annotations(*records.annotations(index), self._masks(index)),
             max_boxes=self.rules.max_boxes,
             index=index,
         )
+        if (table := self.dataset.proposals) is not None:
+            fields["proposals"] = proposals.in_view(table, index, view, limit=self.rules.proposal_limit)
+        return fields
+
+    def _masks(self, index: int):
+        outlines = self.dataset.records.outlines_of(index)
+        return None if outlines is None else outlines.padded(self.rules.max_vertices)
 
     def _blank(self, index: int, bucket: Bucket):
-        return blank(bucket, stride=self.rules.stride, max_boxes=self.rules.max_boxes, index=index)
+        fields = blank(
+            bucket,
+            stride=self.rules.stride,
+            max_boxes=self.rules.max_boxes,
+            max_vertices=None if self.dataset.records.outlines is None else self.rules.max_vertices,
+            index=index,
+        )
+        if self.dataset.proposals is not None:
+            fields["proposals"] = proposals.pad(*proposals.NONE, limit=self.rules.proposal_limit)
+        return fields
 
 
 def train_reader(
@@ -179,6 +206,8 @@ def train_reader(
         raise UserError(f"{dataset.name}: none of its {len(keep)} images has a box (train.drop_empty leaves these out)")
     if not keep.all():
         logging.info("%s: %d images without a box left out", dataset.name, (~keep).sum())
+    if records.outlines is not None:
+        dataset, rules = _simplified(dataset, rules)
     # Dropped images do not influence the shapes.
     buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
     schedule = TrainSchedule(image_bucket, batch_size=batch_size, seed=seed, use_flipped=use_flipped, keep=keep)
@@ -194,8 +223,10 @@ def eval_reader(
 ) -> Reader:
     """A reader of evaluation batches: every image once; ``steps`` is the number of batches.
 
-    The arguments are those of `train_reader`.
+    The arguments are those of `train_reader`. The batches have no outlines, since evaluation reads masks from the
+    annotation file.
     """
+    dataset = dataclasses.replace(dataset, records=dataclasses.replace(dataset.records, outlines=None))
     keep = np.ones(len(dataset.records), bool)
     buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
     schedule = EvalSchedule(image_bucket, batch_size=batch_size)
@@ -203,6 +234,32 @@ def eval_reader(
     reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=len(schedule), part=part, rules=rules)
     _report(reader, image_bucket, keep)
     return reader
+
+
+def _simplified(dataset, rules):
+    """The data set with outlines that fit, and the rules with their limit; raises UserError without any outline."""
+    records = dataset.records
+    sizes = records.outlines.sizes
+    if not sizes.any():
+        raise UserError(
+            f"{dataset.name}: none of its {len(sizes)} objects has a mask to learn from; model.mask_on=False trains "
+            "the box detector"
+        )
+    limit = records.outlines.limit(rules.max_vertices)
+    large = np.flatnonzero(sizes > limit)
+    if len(large):
+        image = int(np.searchsorted(records.offsets, large[0], "right")) - 1
+        logging.warning(
+            "%s: %d objects have more than data.max_vertices=%d vertices and are simplified to it, the first: one of "
+            "%d vertices in %s",
+            dataset.name,
+            len(large),
+            limit,
+            sizes[large[0]],
+            dataset.image_name(image),
+        )
+        records = dataclasses.replace(records, outlines=records.outlines.within(limit))
+    return dataclasses.replace(dataset, records=records), dataclasses.replace(rules, max_vertices=limit)
 
 
 def _buckets(dataset, augmentations, rules, *, keep):

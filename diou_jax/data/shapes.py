@@ -1,7 +1,8 @@
 """The embedded data set: drawn shapes in COCO's format, with which everything runs without a download.
 
 Shapes of six classes lie on textured backgrounds, from 8 pixels to most of the image, upright and rotated, compact and
-elongated, partly covered. Some images have a crowd, some no shape at all. Boxes enclose the drawn pixels.
+elongated, partly covered. Some images have a crowd, some no shape at all. Boxes enclose the drawn pixels. Outlines are
+polygons: a ring is one part with a hole, a cross two bars that overlap. Crowds are run lengths.
 """
 
 import contextlib
@@ -16,11 +17,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from diou_jax.data.simplification import join
 from diou_jax.errors import UserError
 from diou_jax.workdir.file_lock import FileLock, Unsupported
 
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross", "ring")
-VERSION = 1  # must increase with every change of the drawing, which makes another data set
+VERSION = 2  # must increase with every change of the drawing, which makes another data set
+BOXES_VERSION = 1  # the first version with the same pictures and boxes; it has run lengths instead of polygons
 SEED = 20
 SIDE = 128
 COUNTS = {"train": 800, "val": 200}
@@ -34,14 +37,16 @@ CONTRAST = 70  # least difference between a shape and the background, in the cha
 SHARE_EMPTY = 0.05
 SHARE_CROWD = 0.05
 OVERSAMPLING = 4
+CIRCLE = 48  # vertices
 
 MARKER = "shapes.json"
 
 
-def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
+def ensure(root: str | os.PathLike, *, seed: int = SEED, masks: bool = False) -> None:
     """Draws the data set into `root` unless it is there already; the folder appears only when it is complete.
 
-    It holds ``annotations/instances_{train,val}.json`` and ``images/{train,val}``.
+    It holds ``annotations/instances_{train,val}.json`` and ``images/{train,val}``. With `masks` a folder that an
+    earlier version drew, without polygons, is refused.
 
     Raises:
       UserError: if `root` holds something else or cannot be written.
@@ -49,6 +54,8 @@ def ensure(root: str | os.PathLike, *, seed: int = SEED) -> None:
     root = pathlib.Path(root)
     recipe = {"version": VERSION, "seed": seed, "side": SIDE, "images": COUNTS}
     try:
+        if not masks and _is_drawn(root, recipe | {"version": BOXES_VERSION}):
+            return
         if not _is_there(root, recipe):
             root.parent.mkdir(parents=True, exist_ok=True)
             _draw_alone(root, recipe)
@@ -65,6 +72,11 @@ def _is_there(root, recipe) -> bool:
         raise UserError(f"{root} is a file, not a folder; set data.root to another one")
     if not root.exists() or not any(root.iterdir()):
         return False
+    if _is_drawn(root, recipe | {"version": BOXES_VERSION}):
+        raise UserError(
+            f"{root} holds the shapes of an earlier version, which have no polygons; set data.root to another folder, "
+            "into which they are drawn anew"
+        )
     if not _is_drawn(root, recipe):
         raise UserError(
             f"{root} does not hold the shapes of this version and seed; set data.root to another folder for them, or, "
@@ -118,13 +130,13 @@ def _draw_split(root, split, count, seeds):
     images: list[dict] = []
     annotations: list[dict] = []
     for number, seed in enumerate(seeds.spawn(count), start=1):
-        picture, objects = draw(np.random.Generator(np.random.Philox(seed)))
+        picture, objects = _draw(np.random.Generator(np.random.Philox(seed)), SIDE)
         name = f"{number:06d}.jpg"
         if not cv2.imwrite(str(folder / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92]):
             raise UserError(f"{folder / name} cannot be written; is there space left?")
         images.append({"id": number, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
-        for label, mask, crowd in objects:
-            annotations.append(_annotation(len(annotations) + 1, number, label, mask, crowd))
+        for label, mask, parts in objects:
+            annotations.append(_annotation(len(annotations) + 1, number, label, mask, parts))
     (root / "annotations").mkdir(exist_ok=True)
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
     content = {
@@ -136,18 +148,19 @@ def _draw_split(root, split, count, seeds):
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
-def _annotation(number, image, label, mask, crowd):
+def _annotation(number, image, label, mask, parts):
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+    runs = {"size": encoded["size"], "counts": encoded["counts"].decode()}
     return {
         "id": number,
         "image_id": image,
         "category_id": label,
         "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
         "area": int(mask.sum()),
-        "iscrowd": int(crowd),
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+        "iscrowd": int(parts is None),
+        "segmentation": runs if parts is None else [np.round(part, 2).reshape(-1).tolist() for part in parts],
     }
 
 
@@ -158,16 +171,22 @@ def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[t
       The picture, uint8 BGR (side, side, 3), and for each object its class from 1, its mask, bool (side, side), which
       includes covered parts, and whether it is a crowd.
     """
+    picture, objects = _draw(rng, side)
+    return picture, [(label, mask, parts is None) for label, mask, parts in objects]
+
+
+def _draw(rng, side):
+    """As `draw`, but for each object its class, its mask, and the parts of its outline, which a crowd has not."""
     background = _background(rng, side)
     picture = background.copy()
     if rng.random() < SHARE_EMPTY:
         return _finish(picture, rng), []
-    objects: list[tuple[int, np.ndarray, bool]] = []
+    objects: list[tuple[int, np.ndarray, list[np.ndarray] | None]] = []
     hidden: list[np.ndarray] = []
 
     def place(label, longer, centre=None):
-        """Draws one shape and returns its mask; None if it would be too small or cover too much of another."""
-        alpha, left, top = _shape(rng, CLASSES[label - 1], longer, side, centre)
+        """Draws one shape; returns its mask and outline, None if it would be too small or cover too much of another."""
+        alpha, left, top, parts = _shape(rng, CLASSES[label - 1], longer, side, centre)
         full = np.zeros((side, side), np.float32)
         full[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
         mask = full > 0.5
@@ -179,24 +198,24 @@ def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[t
         hidden[:] = covered
         paint = _paint(rng, picture[mask].mean(0), side)
         picture[:] = picture * (1 - full[..., None]) + paint * full[..., None]
-        return mask
+        return mask, parts
 
     if rng.random() < SHARE_CROWD:
         label = int(rng.integers(1, len(CLASSES) + 1))
         centre = rng.uniform(0.25, 0.75, 2) * side
         members = [place(label, rng.uniform(SMALLEST, 14), centre + rng.normal(0, side / 10, 2)) for _ in range(14)]
-        members = [mask for mask in members if mask is not None]
+        members = [member[0] for member in members if member is not None]
         if members:
             union = np.logical_or.reduce(members)
-            objects.append((label, union, True))
+            objects.append((label, union, None))
             hidden.append(np.zeros_like(union))
     for _ in range(int(rng.integers(1, MOST_OBJECTS + 1))):
         label = int(rng.integers(1, len(CLASSES) + 1))
         for _ in range(8):
-            mask = place(label, SMALLEST * (LARGEST / SMALLEST) ** (rng.random() ** SIZE_SKEW))
-            if mask is not None:
-                objects.append((label, mask, False))
-                hidden.append(np.zeros_like(mask))
+            placed = place(label, SMALLEST * (LARGEST / SMALLEST) ** (rng.random() ** SIZE_SKEW))
+            if placed is not None:
+                objects.append((label, *placed))
+                hidden.append(np.zeros_like(placed[0]))
                 break
     return _finish(picture, rng), objects
 
@@ -240,7 +259,7 @@ def _outline(rng, kind):
     """The polygons of a shape within [-1, 1] squared, of which a second one is a hole; and its largest elongation."""
 
     def circle(radius):
-        turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        turns = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
         return radius * np.stack([np.cos(turns), np.sin(turns)], 1)
 
     if kind == "ellipse":
@@ -277,7 +296,7 @@ def _outline(rng, kind):
 
 
 def _shape(rng, kind, longer, side, centre):
-    """A shape's coverage, float32 (h, w) in [0, 1], and its left and top corner in the picture."""
+    """A shape's coverage, float32 (h, w) in [0, 1], its left and top corner in the picture, and its outline there."""
     polygons, most = _outline(rng, kind)
     # The shorter side is limited: thin shapes of a few pixels would consist of their edges only.
     shorter = max(longer / (1 + (most - 1) * rng.random() ** 2), min(longer, 6.0))
@@ -299,4 +318,26 @@ def _shape(rng, kind, longer, side, centre):
         # Four fractional bits place the corners at sixteenths of a cell.
         cv2.fillPoly(fine, [np.round(points * 16).astype(np.int32)], value, cv2.LINE_8, 4)
     coarse = cv2.resize(fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
-    return coarse.astype(np.float32) / 255, left, top
+    parts = _parts(kind, [polygon - low + corner for polygon in polygons])
+    return coarse.astype(np.float32) / 255, left, top, parts
+
+
+def _parts(kind, polygons):
+    """The outline that is written for a shape of one polygon, or of two if it has a hole."""
+    if kind == "cross":
+        (corners,) = polygons
+        return [_grown(corners[[0, 1, 6, 7]]), _grown(corners[[3, 4, 9, 10]])]
+    # Of circles every other vertex: the area loses one per cent, and the time that mask targets take is halved.
+    return [join([_grown(polygon[::2] if len(polygon) == CIRCLE else polygon) for polygon in polygons])]
+
+
+def _grown(polygon):
+    """A polygon whose sides lie half a cell of the oversampled grid further out, since OpenCV fills the border, too."""
+    ahead = np.roll(polygon, -1, 0)
+    sides = ahead - polygon
+    turn = np.sign((polygon[:, 0] * ahead[:, 1] - polygon[:, 1] * ahead[:, 0]).sum())
+    after = turn * np.stack([sides[:, 1], -sides[:, 0]], 1) / np.linalg.norm(sides, axis=1, keepdims=True)
+    before = np.roll(after, 1, 0)
+    # At a sharp corner the sides would meet far away.
+    along = np.maximum(1 + (after * before).sum(1, keepdims=True), 0.25)
+    return polygon + 0.5 / OVERSAMPLING * (after + before) / along

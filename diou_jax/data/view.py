@@ -141,6 +141,13 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
     return flipped
 
 
+def flip_points(points: np.ndarray, width: int) -> np.ndarray:
+    """Mirrors points (..., 2) in an image `width` pixels wide, as the original does, which treats them like boxes."""
+    flipped = points.copy()
+    flipped[..., 0] = width - points[..., 0] - 1
+    return flipped
+
+
 def _chain(first, second):
     """The colour change `first` followed by `second`."""
     if first is None or second is None:

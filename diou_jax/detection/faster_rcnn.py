@@ -17,7 +17,7 @@ from diou_jax.detection import loss, preprocess
 from diou_jax.detection.anchor_targets import AnchorTargets, anchor_targets
 from diou_jax.detection.anchors import AnchorGenerator
 from diou_jax.detection.heads.roi_head import AddedHead, FirstHead, RoiHead
-from diou_jax.detection.proposals import propose
+from diou_jax.detection.proposals import as_detections, propose
 from diou_jax.detection.roi_sampling import sample_rois
 from diou_jax.detection.rpn_losses import rpn_losses
 from diou_jax.detection.rules import (
@@ -31,7 +31,7 @@ from diou_jax.detection.rules import (
 )
 from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.models.network import Network
-from diou_jax.structures import Anchors, Array, Batch, Detections, Proposals, RoiSamples, blank_batch
+from diou_jax.structures import Anchors, Array, Batch, Candidates, Detections, Proposals, RoiSamples, blank_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ class FasterRCNN:
 
     Attributes:
       network: the Flax modules.
-      heads: the RoI heads, in the order in which they detect; the network holds their modules.
+      heads: the RoI heads, in the order in which they detect; the network holds their modules. Without any, the RPN is
+        trained alone (MODEL.RPN_ONLY), and its proposals are the detections.
       anchor_generator: makes the anchors of every map.
       train_proposals: how RPN outputs become proposals in training.
       test_proposals: likewise in a test.
@@ -56,7 +57,7 @@ class FasterRCNN:
     """
 
     network: Network
-    heads: tuple[FirstHead, *tuple[AddedHead, ...]]
+    heads: tuple[()] | tuple[FirstHead, *tuple[AddedHead, ...]]
     anchor_generator: AnchorGenerator
     train_proposals: ProposalRules
     test_proposals: ProposalRules
@@ -81,19 +82,25 @@ class FasterRCNN:
         """
         padded_size = batch.padded_size if self.mask_padding_train else None
         pyramid = self.pyramid(variables, batch, padded_size)
-        anchors = self.anchor_generator(pyramid, batch.padded_size)
-        targets = self.label_anchors(anchors, batch, keys)
-        outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
-        proposals = propose(outputs, anchors, batch.image_size, placement=batch.placement, rules=self.train_proposals)
-        samples = self.sample(proposals, batch, keys)
-        parts = self.rpn_losses(outputs, targets)
-        for head in self.heads:
-            parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
+        parts: dict[str, loss.Loss] = {}
+        proposals = self.precomputed(batch)
+        if proposals is None:
+            anchors = self.anchor_generator(pyramid, batch.padded_size)
+            targets = self.label_anchors(anchors, batch, keys)
+            outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
+            limit = batch.image_size
+            # Without heads nothing uses them, and the compiler leaves them out.
+            proposals = propose(outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals)
+            parts |= self.rpn_losses(outputs, targets)
+        if self.heads:
+            samples = self.sample(proposals, batch, keys)
+            for head in self.heads:
+                parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
         total = loss.total(parts)
         return total, {"loss": total, **loss.values(parts)}
 
     def detect(self, variables: dict, batch: Batch, thresholds: Thresholds | None = None) -> Detections:
-        """The detections in B images, in pixels of the original images, best first.
+        """The detections in B images, in pixels of the original images, best first; proposals if there is no head.
 
         The detections of an image depend neither on its bucket (with `mask_padding`) nor on the other images of the
         batch.
@@ -103,32 +110,80 @@ class FasterRCNN:
           batch: B images; their ground truth is ignored.
           thresholds: replace those of the first head.
         """
-        padded_size = batch.padded_size if self.mask_padding else None
-        pyramid = self.pyramid(variables, batch, padded_size)
-        thresholds = thresholds or self.thresholds
+        pyramid = self.test_pyramid(variables, batch)
         proposals = self.proposals(variables, pyramid, batch)
-        first, *others = self.heads
-        run = self.runner(first, variables, pyramid, padded_size=padded_size)
-        found = first.detect(run, proposals, batch, thresholds=thresholds)
-        for head in others:
-            run = self.runner(head, variables, pyramid, padded_size=padded_size)
+        if self.heads:
+            thresholds = thresholds or self.thresholds
+            first = self.heads[0]
+            run = self.runner(first, variables, pyramid, padded_size=self._test_padding(batch))
+            found = first.detect(run, proposals, batch, thresholds=thresholds)
+            found = self._with_other_heads(variables, pyramid, batch, found, thresholds)
+        else:
+            found = as_detections(proposals, batch, edges=self.box_rules.edges)
+        return dataclasses.replace(found, boxes=_unmirrored(found.boxes, batch, found.valid))
+
+    def candidates(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Candidates:
+        """The first part of `detect`: boxes and scores before suppression, in pixels of the images in their files.
+
+        Args:
+          variables: the network's variables.
+          pyramid: result of `test_pyramid`.
+          batch: B images, which may have another aspect ratio than their files.
+        """
+        assert self.heads, "proposals are no candidates"
+        proposals = self.proposals(variables, pyramid, batch)
+        first = self.heads[0]
+        run = self.runner(first, variables, pyramid, padded_size=self._test_padding(batch))
+        found = first.candidates(run, proposals, batch)
+        boxes = _unmirrored(found.boxes, batch, jnp.ones(found.scores.shape, bool))
+        return dataclasses.replace(found, boxes=boxes / _stretch(batch, boxes.ndim))
+
+    def describe(
+        self,
+        variables: dict,
+        pyramid: Mapping[int, jax.Array],
+        batch: Batch,
+        *,
+        found: Detections,
+        thresholds: Thresholds | None = None,
+    ) -> Detections:
+        """The last part of `detect`: what the heads after the first add to detections.
+
+        Args:
+          variables: the network's variables.
+          pyramid: result of `test_pyramid`.
+          batch: B images, which may have another aspect ratio than their files.
+          found: detections in pixels of the images in their files.
+          thresholds: replace those of the first head.
+        """
+        boxes = found.boxes * _stretch(batch, found.boxes.ndim)
+        seen = dataclasses.replace(found, boxes=_unmirrored(boxes, batch, found.valid))  # mirroring is its own inverse
+        more = self._with_other_heads(variables, pyramid, batch, seen, thresholds or self.thresholds)
+        return dataclasses.replace(more, boxes=found.boxes)
+
+    def _with_other_heads(self, variables, pyramid, batch, found, thresholds) -> Detections:
+        """Detections with boxes as the network sees them, and what the heads after the first add, mirrored back."""
+        for head in self.heads[1:]:
+            run = self.runner(head, variables, pyramid, padded_size=self._test_padding(batch))
             found = head.detect(run, found, batch, thresholds=thresholds)
-        mirrored = found.valid & batch.placement.mirrored[:, None]
-        found = dataclasses.replace(found, boxes=mirror(found.boxes, batch.original_size[:, 1], mirrored))
         if found.masks is None:
             return found
-        masks = jnp.where(mirrored[..., None, None], found.masks[..., ::-1], found.masks)
-        return dataclasses.replace(found, masks=masks)
+        mirrored = (found.valid & batch.placement.mirrored[:, None])[..., None, None]
+        return dataclasses.replace(found, masks=jnp.where(mirrored, found.masks[..., ::-1], found.masks))
 
     @property
     def thresholds(self) -> Thresholds:
         """The default thresholds of `detect`, those of the first head."""
+        assert self.heads, "proposals have no thresholds"
         return self.heads[0].detection.thresholds
 
     @functools.cached_property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the scalars that `losses` returns, the total first."""
         batch = jax.eval_shape(lambda: blank_batch(1, 64, 64))
+        if self.network.rpn is None:
+            given = jax.eval_shape(lambda: Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.zeros((1, 1), bool)))
+            batch = dataclasses.replace(batch, proposals=given)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
         _, values = jax.eval_shape(self.losses, self.network.variable_shapes(), batch, keys)
         return tuple(name for name, value in values.items() if value.ndim == 0)
@@ -139,8 +194,26 @@ class FasterRCNN:
         maps: Any = self.network.apply(variables, images, padded_size, method="pyramid")
         return maps
 
+    def test_pyramid(self, variables: dict, batch: Batch) -> dict[int, jax.Array]:
+        """The neck's maps by stride in a test, (B, Hl, Wl, C)."""
+        return self.pyramid(variables, batch, self._test_padding(batch))
+
+    def _test_padding(self, batch):
+        return batch.padded_size if self.mask_padding else None
+
+    def precomputed(self, batch: Batch) -> Proposals | None:
+        """The proposals that the batch brings, in pixels of the network's input, or None if it brings none."""
+        given = batch.proposals
+        if given is None:
+            return None
+        boxes = to_input(given.boxes, batch.placement, edges=self.box_rules.edges)
+        return dataclasses.replace(given, boxes=jnp.where(given.valid[..., None], boxes, 0.0))
+
     def proposals(self, variables: dict, pyramid: Mapping[int, jax.Array], batch: Batch) -> Proposals:
-        """The proposals in which the heads detect."""
+        """The proposals in which the heads detect: the batch's, or else the RPN's."""
+        given = self.precomputed(batch)
+        if given is not None:
+            return given
         outputs: Any = self.network.apply(variables, pyramid, method="propose")
         anchors = self.anchor_generator(pyramid, batch.padded_size)
         limit = batch.padded_size if self.box_rules.clip_to_padding else batch.image_size
@@ -194,3 +267,17 @@ class FasterRCNN:
             padded_size=padded_size,
             levels=levels,
         )
+
+
+def _unmirrored(boxes, batch: Batch, valid):
+    """Boxes (B, ..., 4) of the images as the network sees them, in pixels of the images that are not mirrored."""
+    mirrored = batch.placement.mirrored.reshape(-1, *[1] * (valid.ndim - 1))
+    return mirror(boxes, batch.original_size[:, 1], valid & mirrored)
+
+
+def _stretch(batch: Batch, rank):
+    """The factors of x1, y1, x2, y2 from the images' files to the images, (B, 1, ..., 4) of `rank` axes."""
+    if batch.aspect_ratio is None:
+        return jnp.ones((1,) * rank)
+    factors = jnp.where(jnp.array([True, False, True, False]), batch.aspect_ratio[:, None], 1.0)
+    return factors.reshape(-1, *[1] * (rank - 2), 4)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from diou_jax.boxes import clip, decode
+from diou_jax.boxes import clip, decode, to_original
 from diou_jax.detection.rules import ProposalRules
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.top_k import top_k
-from diou_jax.structures import Anchors, Array, Placement, Proposals
+from diou_jax.structures import Anchors, Array, Batch, Detections, Placement, Proposals
 
 
 @jax.named_scope("proposals")
@@ -60,6 +60,28 @@ def propose(
         _, best = top_k(scores.reshape(-1), rules.collect_top_n)
         valid &= jnp.zeros(batch * count, bool).at[best].set(True).reshape(valid.shape)
     return Proposals(jnp.where(valid[..., None], boxes, 0.0), jnp.where(valid, scores, 0.0), valid)
+
+
+@jax.named_scope("detections")
+def as_detections(proposals: Proposals, batch: Batch, *, edges: bool = False) -> Detections:
+    """Proposals as detections of the first class, without a threshold.
+
+    Args:
+      proposals: R proposals of each of B images.
+      batch: the images; boxes are clipped to them, since proposals may reach into the padding, and an image that is not
+        present has none.
+      edges: how boxes are mapped, see `boxes.to_original`.
+    """
+    size = batch.original_size[:, :, None]
+    boxes = to_original(proposals.boxes, batch.placement, edges=edges)
+    boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], proposals.scores.shape) for axis in (0, 1)))
+    valid = proposals.valid & batch.present[:, None]
+    return Detections(
+        boxes=jnp.where(valid[..., None], boxes, 0.0),
+        scores=jnp.where(valid, proposals.scores, 0.0),
+        classes=valid.astype(jnp.int32),
+        valid=valid,
+    )
 
 
 def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules):

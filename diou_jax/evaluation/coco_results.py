@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -192,7 +193,7 @@ def evaluate(
       UserError: if a file is not COCO json, two files share an image or disagree on a category, a result names an
         image or a category that no file lists, or, for masks, the size of an image with objects is unknown.
     """
-    truth = _read_truth(annotation_files)
+    truth = _read_truth(annotation_files, segmentations=kind == "segm")
     _check_known(results, truth)
     counted = truth.images.keys() if image_ids is None else truth.images.keys() & set(map(id_key, image_ids))
     # COCOeval compares and sorts image ids. It gets their ranks, since ids may be strings or of mixed types.
@@ -222,13 +223,13 @@ class _Truth:
     objects: list[dict]
 
 
-def _read_truth(annotation_files: Sequence[str | os.PathLike]) -> _Truth:
+def _read_truth(annotation_files: Sequence[str | os.PathLike], *, segmentations: bool) -> _Truth:
     listed_in: dict[int | str, str | os.PathLike] = {}
     images: dict[int | str, tuple[int | None, int | None]] = {}
     categories: dict[int, str] = {}
     objects: list[dict] = []
     for file in annotation_files:
-        read = annotations.read(file)
+        read = annotations.read(file, segmentations=segmentations)
         for key, image in read.images.items():
             if key in listed_in:
                 raise UserError(f"image {key!r} is in {listed_in[key]} and in {file}; evaluate one at a time")
@@ -251,7 +252,7 @@ def _read_truth(annotation_files: Sequence[str | os.PathLike]) -> _Truth:
                 columns.xywh.tolist(),
                 columns.areas.tolist(),
                 columns.crowd.astype(int).tolist(),
-                columns.segmentations,
+                columns.segmentations or itertools.repeat(None, len(columns.ids)),
                 strict=True,
             )
         ]

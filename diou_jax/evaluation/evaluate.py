@@ -3,6 +3,7 @@
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,18 +13,21 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
+from diou_jax.data import proposals_file
 from diou_jax.data.check import check_image
-from diou_jax.data.dataset import Dataset, align_classes
+from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
+from diou_jax.data.proposals import make_table
+from diou_jax.detection.augmented import AugmentedDetection
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results
+from diou_jax.evaluation import coco_results, proposal_recall
 from diou_jax.evaluation.found import NOTHING, Collector, Found
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.programs import Programs, compile_ahead
+from diou_jax.programs import Programs, compile_ahead, shapes
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
@@ -85,12 +89,14 @@ class Evaluator:
           UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
-        datasets = [build.dataset(config, (name,)) for name in dict.fromkeys(config.test.datasets)]
+        names = tuple(dict.fromkeys(config.test.datasets))
+        datasets = [build.dataset(config, (name,), masks=False) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
             if not dataset.annotation_files:
                 raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
+        datasets = [build.with_test_proposals(config, dataset, name) for dataset, name in zip(datasets, names)]
         self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
         for dataset in self._datasets:
             _refuse_unreadable(dataset)
@@ -102,7 +108,7 @@ class Evaluator:
                 config.test.max_dets,
             )
         self.detector = build.detector(config, len(class_names))
-        self._detect = detect_function(self.detector)
+        self._detect = detect_function(self.detector, config)
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
         """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files and pictures.
@@ -125,15 +131,15 @@ class Evaluator:
         rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
         return [row for row in rows if row]
 
-    def programs(self, variables: dict) -> list[tuple[Programs, dict, Batch]]:
+    def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
         blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
-        batches = {(batch.image.shape, batch.rows.index.shape): batch for batch in to_devices(blanks, ahead=0)}
-        missing = [batch for batch in batches.values() if not self._detect.has(batch)]
+        missing = [batch for batch in to_devices(blanks, ahead=0) if not self._detect.has(batch)]
         if not missing:
             return []
         variables = replicate(self.detector.network.folded(variables))
-        return [(self._detect, variables, batch) for batch in missing]
+        wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
+        return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
 
     def _evaluate(self, dataset, reader, variables, step, log) -> dict:
         config, began = self._config, time.perf_counter()
@@ -156,6 +162,8 @@ class Evaluator:
             return {}
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
+        if config.model.rpn_only:
+            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
 
         results = as_results(dataset, found)
         files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
@@ -182,6 +190,22 @@ class Evaluator:
         sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
         return coco_results.evaluate(results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes)
 
+    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
+        """As `_evaluate`, from the proposals of a network without a RoI head."""
+        pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
+        table = make_table(dataset.records.image_ids.tolist(), pairs)
+        file = self._folder / f"rpn_proposals_{dataset.name}.npz"
+        proposals_file.write(file, table)
+        metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
+        if dataset.annotated:
+            recall = proposal_recall.measure(table, dataset.annotation_files)
+            metrics, report = recall.metrics(), recall.report(dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name)
+        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
+        print_line(report)
+        self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
+        return {"dataset": dataset.name, **metrics} if metrics else {}
+
     def _draw(self, dataset, found, indices, step, log):
         for index in indices:
             picture = draw(dataset, index, found[index])
@@ -202,9 +226,15 @@ def _refuse_unreadable(dataset: Dataset) -> None:
     raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
 
 
-def detect_function(detector: FasterRCNN) -> Programs:
-    """``detect(variables, batch)`` on all local devices, which share the batch."""
-    return Programs("detection", jax.pmap(detector.detect, AXIS, in_axes=(None, 0)))
+def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | AugmentedDetection:
+    """``detect(variables, batch)`` on all local devices, which share the batch; with augmented testing by `config`."""
+
+    def on_devices(title, function):
+        return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
+
+    if config is not None and build.passes(config) is not None:
+        return build.augmented_detection(config, detector, on_devices)
+    return on_devices("detection", detector.detect)
 
 
 def detect_all(

@@ -1,4 +1,4 @@
-"""The box head: two fully connected layers, then a class and boxes for each RoI."""
+"""The box head: fully connected layers, or convolutions and one such layer, then a class and boxes for each RoI."""
 
 from typing import Any
 
@@ -7,21 +7,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Float32
 
+from diou_jax.models.conv_stack import conv_stack
 from diou_jax.models.initializers import normal, xavier_fill
 
 
 class BoxHead(nn.Module):
-    """The original's ``roi_2mlp_head`` and ``fast_rcnn_outputs``.
+    """The original's ``roi_2mlp_head`` or ``roi_Xconv1fc_head``, and ``fast_rcnn_outputs``.
 
     Attributes:
       num_classes: K, background included.
       hidden: FAST_RCNN.MLP_HEAD_DIM.
+      num_convs: 3x3 convolutions before a single fully connected layer, FAST_RCNN.NUM_STACKED_CONVS; 0: none, but two
+        layers.
+      conv_features: channels of each convolution, FAST_RCNN.CONV_HEAD_DIM.
+      norm_type: "bias" or "group", the norm of each `Conv`.
+      group_norm: keyword arguments of `GroupNorm`, as pairs.
       class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG, one box per RoI instead of K.
       dtype: dtype of the arithmetic.
     """
 
     num_classes: int
     hidden: int = 1024
+    num_convs: int = 0
+    conv_features: int = 256
+    norm_type: str = "bias"
+    group_norm: tuple[tuple[str, Any], ...] = ()
     class_agnostic: bool = False
     dtype: Any = jnp.float32
 
@@ -34,9 +44,17 @@ class BoxHead(nn.Module):
         def dense(features, init, name):
             return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
 
-        x = pooled.reshape(*pooled.shape[:-3], -1)
-        x = nn.relu(dense(self.hidden, xavier_fill, "fc1")(x))
-        x = nn.relu(dense(self.hidden, xavier_fill, "fc2")(x))
+        x = conv_stack(
+            pooled.reshape(-1, *pooled.shape[-3:]),
+            count=self.num_convs,
+            features=self.conv_features,
+            norm_type=self.norm_type,
+            group_norm=self.group_norm,
+            dtype=self.dtype,
+        )
+        x = x.reshape(*pooled.shape[:-3], -1)
+        for name in ("fc",) if self.num_convs else ("fc1", "fc2"):
+            x = nn.relu(dense(self.hidden, xavier_fill, name)(x))
         boxes = 1 if self.class_agnostic else self.num_classes
         logits = dense(self.num_classes, normal(0.01), "logits")(x)
         deltas = dense(4 * boxes, normal(0.001), "deltas")(x)

@@ -79,7 +79,7 @@ class PixelClassifier(nn.Module):
         x = x.astype(self.dtype)
         if labels is None:
             return (jnp.einsum("nhwc,kc->nkhw", x, kernel) + bias[:, None, None]).astype(jnp.float32)
-        # The product with ones and zeros copies exactly, and its gradient is a product, too, with a fixed order of sums.
+        # A product with ones and zeros copies exactly, and its gradient is a product, too, with a fixed order of sums.
         chosen = jax.nn.one_hot(labels.reshape(-1), self.classes, dtype=self.dtype)
         kernel, bias = (jnp.matmul(chosen, w, precision=jax.lax.Precision.HIGHEST) for w in (kernel, bias))
         return (jnp.einsum("nhwc,nc->nhw", x, kernel) + bias[:, None, None]).astype(jnp.float32)

@@ -36,13 +36,13 @@ class Network(nn.Module):
     Attributes:
       backbone: images to maps.
       neck: maps to the pyramid.
-      rpn: the region proposal head, shared by all maps.
+      rpn: the region proposal head, shared by all maps; None in Fast R-CNN, whose proposals are given.
       heads: the RoI heads' modules.
     """
 
     backbone: ResNet
     neck: FPN
-    rpn: RPNHead
+    rpn: RPNHead | None
     heads: tuple[HeadModule, ...]
 
     def setup(self):
@@ -58,6 +58,7 @@ class Network(nn.Module):
         self, pyramid: Mapping[int, jax.Array], sampled: jax.Array | None = None
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Logits and deltas of every anchor; see `RPNHead`."""
+        assert self.rpn is not None, "the batch must bring its proposals"
         return self.rpn(list(pyramid.values()), sampled)
 
     def head(self, pooled: jax.Array, name: str, *more: jax.Array) -> Any:
@@ -67,7 +68,8 @@ class Network(nn.Module):
     def __call__(self, images: jax.Array) -> None:
         """Calls every module once, for initialisation."""
         pyramid = self.pyramid(images)
-        self.propose(pyramid)
+        if self.rpn is not None:
+            self.propose(pyramid)
         channels = next(iter(pyramid.values())).shape[-1]
         for head in self.heads:
             self.head(jnp.zeros((1, 1, head.resolution, head.resolution, channels)), head.name)

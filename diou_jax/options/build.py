@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from diou_jax.data import catalog, coco_classes, layouts, reader, shapes
+from diou_jax.data import catalog, coco_classes, layouts, proposals_file, reader, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
+from diou_jax.data.augmented_reader import AugmentedReader, augmented_reader
 from diou_jax.data.dataset import BACKGROUND, Dataset
+from diou_jax.data.passes import Pass, Passes, arrange
 from diou_jax.detection.anchors import AnchorGenerator
+from diou_jax.detection.augmented import AugmentedDetection, Function
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.heads.box import BoxRoiHead
 from diou_jax.detection.heads.mask import MaskRoiHead
@@ -39,6 +42,7 @@ from diou_jax.optimization import batch_rule, optimizer
 from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
 from diou_jax.optimization.optimizer import OptimizerRules
 from diou_jax.optimization.schedules import MultiStep, WarmUp
+from diou_jax.programs import Programs
 
 BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
@@ -47,29 +51,66 @@ BOX_RULES = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def dataset(config: ConfigDict, names: Sequence[str]) -> Dataset:
+def dataset(config: ConfigDict, names: Sequence[str], *, masks: bool | None = None) -> Dataset:
     """The data sets `names` of the config's source, joined; `shapes` is drawn if it does not exist yet.
+
+    Args:
+      config: the config.
+      names: names of data sets.
+      masks: whether to read the objects' outlines; None: if model.mask_on.
 
     Raises:
       UserError: if files are missing or damaged.
     """
     data = config.data
+    masks = config.model.mask_on if masks is None else masks
     if data.source == "own":
         return catalog.load(
             tuple(names),
             data.root,
             min_area=config.train.gt_min_area,
+            masks=masks,
             layout=layout(config),
             val_share=data.val_share,
             split_seed=data.split_seed,
         )
     if data.source == "tfds":
+        if masks:
+            raise UserError(
+                "data.source=tfds has no masks: set data.source=coco, or model.mask_on=False for boxes only"
+            )
         from diou_jax.data import tfds  # an extra, which only this source needs
 
         return tfds.load(names, data.root, min_area=config.train.gt_min_area, annotations=data.val_annotations)
     if data.source == "shapes":
-        shapes.ensure(data.root)
-    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area)
+        shapes.ensure(data.root, masks=masks)
+    return catalog.load(tuple(names), data.root, min_area=config.train.gt_min_area, masks=masks)
+
+
+def with_train_proposals(config: ConfigDict, data: Dataset) -> Dataset:
+    """The training set with the proposals of its files, if Fast R-CNN is trained; else unchanged.
+
+    Raises:
+      UserError: if there is no file, or a file cannot be read or belongs to other images.
+    """
+    return _with_proposals(config, data, "train.proposal_files", config.train.proposal_files)
+
+
+def with_test_proposals(config: ConfigDict, data: Dataset, name: str) -> Dataset:
+    """As `with_train_proposals`, for the test set of a name."""
+    files = dict(zip(config.test.datasets, config.test.proposal_files))
+    return _with_proposals(config, data, "test.proposal_files", [files[name]] if name in files else [])
+
+
+def _with_proposals(config, data, option, files):
+    if config.model.faster_rcnn:
+        return data
+    if not files:
+        raise UserError(
+            f"{option}=(): with model.faster_rcnn=False it must name a file of proposals for each data set; an "
+            "evaluation of a run with model.rpn_only=True writes them"
+        )
+    return proposals_file.attach(data, files)
 
 
 def layout(config: ConfigDict) -> layouts.Layout:
@@ -95,7 +136,7 @@ def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str,
     if num_classes == len(coco_classes.NAMES):
         return coco_classes.NAMES, coco_classes.IDS
     try:
-        data = dataset(config, config.train.datasets)
+        data = dataset(config, config.train.datasets, masks=False)
     except UserError:
         if num_classes is None:
             raise
@@ -151,18 +192,16 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.
         seed=config.rng_seed,
         use_flipped=config.train.use_flipped,
         drop_empty=config.train.drop_empty,
-        rules=_batch_rules(config),
+        rules=_batch_rules(config, config.train.proposal_limit),
     )
 
 
-def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
-    """The reader of batches that hold every image of a data set once."""
-    return reader.eval_reader(
-        data,
-        eval_augmentations(config),
-        batch_size=config.test.ims_per_batch * jax.device_count(),
-        rules=_batch_rules(config),
-    )
+def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader | AugmentedReader:
+    """The reader of batches that hold every image of a data set once, in all passes if there are several."""
+    batch_size, rules = config.test.ims_per_batch * jax.device_count(), _batch_rules(config, config.test.proposal_limit)
+    if (several := passes(config)) is not None:
+        return augmented_reader(data, several.distinct, batch_size=batch_size, rules=rules)
+    return reader.eval_reader(data, usual_pass(config).augmentations, batch_size=batch_size, rules=rules)
 
 
 def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
@@ -170,9 +209,53 @@ def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
     return Mirror(), ScaleChoice(tuple(config.train.scales), config.train.max_size)
 
 
-def eval_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
-    """The changes of an image in evaluation and prediction, in their order."""
-    return (ScaleChoice((config.test.scale,), config.test.max_size),)
+def usual_pass(config: ConfigDict) -> Pass:
+    """The way in which evaluation and prediction look at an image."""
+    return Pass(config.test.scale, config.test.max_size)
+
+
+def passes(config: ConfigDict) -> Passes | None:
+    """The passes of augmented testing, None without it."""
+    test = config.test
+    if not test.bbox_aug.enabled and not test.mask_aug.enabled:
+        return None
+    usual = usual_pass(config)
+    # The order is the original's; it decides between equal scores.
+    boxes = *_more_passes(usual, test.bbox_aug), usual
+    masks = usual, *_more_passes(usual, test.mask_aug)
+    return arrange(usual, boxes=boxes, masks=masks if config.model.mask_on else ())
+
+
+def augmented_detection(
+    config: ConfigDict, detector: FasterRCNN, compiled: Callable[[str, Function], Programs]
+) -> AugmentedDetection:
+    """The config's augmented testing; `compiled` is that of `AugmentedDetection`."""
+    several = passes(config)
+    assert several is not None, "augmented testing is off"
+    return AugmentedDetection(
+        detector,
+        boxes=several.boxes,
+        masks=several.masks,
+        heuristic=config.test.mask_aug.heur,
+        compiled=compiled,
+    )
+
+
+def _more_passes(usual, options) -> list[Pass]:
+    """The passes besides the usual one that a group of options asks for."""
+    if not options.enabled:
+        return []
+    mirrored = functools.partial(dataclasses.replace, mirrored=True)
+    found = [mirrored(usual)] if options.h_flip else []
+    for one, both in [
+        *((Pass(scale, options.max_size), options.scale_h_flip) for scale in options.scales),
+        *(
+            (dataclasses.replace(usual, aspect_ratio=ratio), options.aspect_ratio_h_flip)
+            for ratio in options.aspect_ratios
+        ),
+    ]:
+        found += [one, mirrored(one)] if both else [one]
+    return found
 
 
 def loading(config: ConfigDict) -> dict[str, Any]:
@@ -180,11 +263,13 @@ def loading(config: ConfigDict) -> dict[str, Any]:
     return {"threads": config.data.threads, "workers": config.data.workers, "timeout": config.data.timeout}
 
 
-def _batch_rules(config):
+def _batch_rules(config, proposal_limit):
     return reader.BatchRules(
+        proposal_limit=proposal_limit,
         shapes=tuple(config.data.buckets),
         stride=config.fpn.coarsest_stride,
         max_boxes=config.data.max_boxes,
+        max_vertices=config.data.max_vertices,
         on_bad_image=config.data.on_bad_image,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -209,9 +294,14 @@ def network(config: ConfigDict, num_classes: int) -> Network:
         neck=FPN(
             features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
         ),
-        rpn=RPNHead(anchors_per_cell=len(config.fpn.rpn_aspect_ratios), features=config.fpn.dim, dtype=dtype),
+        rpn=_rpn(config) if config.model.faster_rcnn else None,
         heads=tuple(HeadModule(head.name, head.module, head.pooling.resolution) for head in heads(config, num_classes)),
     )
+
+
+def _rpn(config) -> RPNHead:
+    anchors = len(config.fpn.rpn_aspect_ratios)
+    return RPNHead(anchors_per_cell=anchors, features=config.fpn.dim, dtype=DTYPES[config.dtype])
 
 
 def _group_norm(config):
@@ -223,23 +313,29 @@ def _group_norm(config):
     )
 
 
-def heads(config: ConfigDict, num_classes: int) -> tuple[FirstHead, *tuple[AddedHead, ...]]:
+def heads(config: ConfigDict, num_classes: int) -> tuple[()] | tuple[FirstHead, *tuple[AddedHead, ...]]:
     """The RoI heads for `num_classes` classes, background included, in the order in which they detect."""
+    if config.model.rpn_only:
+        return ()
     box = _box_head(config, num_classes)
     return (box, _mask_head(config, num_classes)) if config.model.mask_on else (box,)
 
 
 def _box_head(config, num_classes) -> BoxRoiHead:
-    model, test = config.model, config.test
+    model, test, options = config.model, config.test, config.fast_rcnn
     return BoxRoiHead(
         num_classes=num_classes,
-        hidden=config.fast_rcnn.mlp_head_dim,
+        hidden=options.mlp_head_dim,
+        num_convs=0 if options.roi_box_head == "roi_2mlp_head" else options.num_stacked_convs,
+        conv_features=options.conv_head_dim,
+        norm_type="group" if options.roi_box_head == "roi_Xconv1fc_gn_head" else "bias",
+        group_norm=_group_norm(config),
         class_agnostic=model.cls_agnostic_bbox_reg,
         dtype=DTYPES[config.dtype],
         box_loss=model.loss_type,
         box_weight=model.loss_bbox_weight,
         reg_weights=tuple(model.bbox_reg_weights),
-        pooling=_pooling_rules(config, config.fast_rcnn),
+        pooling=_pooling_rules(config, options),
         detection=DetectionRules(
             thresholds=Thresholds(score=test.score_thresh, nms=test.nms),
             diou_nms=test.diou_nms.enabled,

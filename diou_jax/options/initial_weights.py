@@ -61,8 +61,8 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
                 f"init.checkpoint={path} is {source.kind}, a backbone alone; it belongs to "
                 "resnets.imagenet_pretrained_weights"
             )
-        assert source.num_classes is not None  # a detector has
-        blank = build.network(config, source.num_classes).init_variables(jax.random.key(config.rng_seed))
+        # The RPN alone has no classes, so that any number stands for it.
+        blank = build.network(config, source.num_classes or 1).init_variables(jax.random.key(config.rng_seed))
         variables, lines = import_tensors(source, blank)
         names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
         return variables, names, [f"weights of {path}", *lines]

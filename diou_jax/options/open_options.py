@@ -38,7 +38,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
         defaults.rest()
         base.check(defaults.config)
         prepare(config.log.compilation_cache)
-        data = build.dataset(config, config.train.datasets)
+        data = build.dataset(config, config.train.datasets, masks=False)
         devices = Devices(jax.device_count(), "cpu" if jax.default_backend() == "cpu" else "gpu")
         config, chosen = resolve(config, measure(data), start=_start(config), devices=devices)
     if jax.process_index() == 0:

@@ -1,9 +1,10 @@
 """A trained detector as a Python callable."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import overload
 
@@ -14,16 +15,18 @@ from ml_collections import ConfigDict
 from diou_jax import masks
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import base
-from diou_jax.data.augmentation import Key, augment, longest_sides
+from diou_jax.data.augmentation import longest_sides
 from diou_jax.data.buckets import Bucket, default_shapes
 from diou_jax.data.packing import blank, example, pack
+from diou_jax.data.passes import pack_passes
 from diou_jax.data.view import View
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.initial_weights import weight_source
-from diou_jax.structures import Batch
+from diou_jax.programs import Programs
+from diou_jax.structures import AugmentedBatch, Batch, Detections
 from diou_jax.weights.sources import import_tensors
 from diou_jax.workdir.run_config import CONFIG_FILE, restore_config
 
@@ -76,19 +79,34 @@ class Detector:
     ):
         """Builds the config's network with its variables; the detector runs on the first device."""
         base.check(config)
+        if config.model.rpn_only:
+            raise UserError(
+                "model.rpn_only=True: this network proposes boxes without classes and detects nothing; --mode eval "
+                "writes its proposals for the images of test.datasets"
+            )
+        if not config.model.faster_rcnn:
+            raise UserError(
+                "model.faster_rcnn=False: this network makes no proposals; --mode eval detects in the images for which "
+                "test.proposal_files holds some"
+            )
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(len(self.class_names)))
         self._detector = build.detector(config, len(self.class_names))
         variables = self._detector.network.folded(variables)
         self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self._augmentations = build.eval_augmentations(config)
         self._stride, self._batch_size = config.fpn.coarsest_stride, config.test.ims_per_batch
-        self._shapes = sorted(
-            tuple(config.data.buckets) or default_shapes(*longest_sides(self._augmentations), stride=self._stride),
-            key=np.prod,
-        )
         self._mask_threshold = config.mrcnn.thresh_binarize
-        self._run = jax.jit(self._detector.detect)
+        several = build.passes(config)
+        self._augmented = several is not None
+        self._passes = several.distinct if several else (build.usual_pass(config),)
+        # Given shapes are those of the usual pass, which is the first.
+        self._shapes = [
+            sorted(given or default_shapes(*longest_sides(one.augmentations), stride=self._stride), key=np.prod)
+            for one, given in itertools.zip_longest(self._passes, [tuple(config.data.buckets)])
+        ]
+        self._run: Callable[..., Detections] = jax.jit(self._detector.detect)
+        if self._augmented:
+            self._run = build.augmented_detection(config, self._detector, lambda title, f: Programs(title, jax.jit(f)))
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike, config: ConfigDict | None = None) -> "Detector":
@@ -174,26 +192,33 @@ class Detector:
             results |= self._unpack(*waiting)
         return results[0] if single is not None else [results[row] for row in range(len(images))]
 
-    def _batches(self, images) -> Iterator[tuple[list[int], Batch]]:
-        """Batches, bucket by bucket, each with the rows of `images` that it holds."""
-        by_bucket: dict[Bucket, list[int]] = {}
+    def _batches(self, images) -> Iterator[tuple[list[int], Batch | AugmentedBatch]]:
+        """Batches, each with the rows of `images` that it holds; their buckets agree in all passes."""
+        by_buckets: dict[tuple[Bucket, ...], list[int]] = {}
         for row, image in enumerate(images):
-            by_bucket.setdefault(self._bucket(self._view(image)), []).append(row)
-        options = {"stride": self._stride}
-        for bucket, members in by_bucket.items():
+            views = (one.view(image.shape[:2]) for one in self._passes)
+            by_buckets.setdefault(tuple(map(self._bucket, views, self._shapes)), []).append(row)
+        for buckets, members in by_buckets.items():
             for start in range(0, len(members), self._batch_size):
                 rows = members[start : start + self._batch_size]
-                examples = [example(images[row], self._view(images[row]), bucket, **options) for row in rows]
-                examples += [blank(bucket, **options)] * (self._batch_size - len(rows))
-                yield rows, pack(examples, bucket)
+                examples = [
+                    [
+                        example(one.resize(images[row]), one.view(images[row].shape[:2]), bucket, stride=self._stride)
+                        for one, bucket in zip(self._passes, buckets, strict=True)
+                    ]
+                    for row in rows
+                ]
+                blanks = [blank(bucket, stride=self._stride) for bucket in buckets]
+                examples += [blanks] * (self._batch_size - len(rows))
+                if self._augmented:
+                    yield rows, pack_passes(examples, self._passes, buckets)
+                else:
+                    yield rows, pack([one for (one,) in examples], buckets[0])
 
-    def _view(self, image) -> View:
-        return augment(self._augmentations, Key(bits=0), image.shape[:2])
-
-    def _bucket(self, view: View) -> Bucket:
+    def _bucket(self, view: View, shapes) -> Bucket:
         """The smallest bucket that holds a view; each shape has only two canvases, so that few programs suffice."""
         (height, width), size = view.source, view.size
-        fitting = [shape for shape in self._shapes if size[0] <= shape[0] and size[1] <= shape[1]]
+        fitting = [shape for shape in shapes if size[0] <= shape[0] and size[1] <= shape[1]]
         if not fitting:
             raise UserError(f"data.buckets: none holds an image of {width}x{height} pixels")
         shape = fitting[0]

@@ -57,6 +57,11 @@ class Panel:
 PANELS = (
     Panel("losses", {"loss": "total"}, prefix="loss_", log=True),
     Panel("box AP", {"eval/AP": "AP", "eval/AP50": "AP50", "eval/AP75": "AP75"}, noisy=False),
+    Panel(
+        "average recall of proposals",
+        {"eval/AR@10": "best 10", "eval/AR@100": "best 100", "eval/AR@1000": "best 1000"},
+        noisy=False,
+    ),
     Panel("mask AP", {"eval/segm/AP": "AP", "eval/segm/AP50": "AP50", "eval/segm/AP75": "AP75"}, noisy=False),
     Panel("box losses per RoI, unweighted", prefix="bbox_", log=True),
     Panel("norm of the gradient", {"grad_norm": ""}, log=True),

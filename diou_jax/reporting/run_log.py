@@ -168,9 +168,10 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     Evaluations are repeated if their steps are equal, and their data sets if rows name them.
     """
     rows = read_rows(pathlib.Path(workdir) / METRICS_FILE)
-    last = {(row["step"], row.get("dataset")): number for number, row in enumerate(rows) if "eval/AP" in row}
+    evaluations = {number for number, row in enumerate(rows) if any(name.startswith("eval/") for name in row)}
+    last = {(rows[number]["step"], rows[number].get("dataset")): number for number in sorted(evaluations)}
     return [
         row
         for number, row in enumerate(rows)
-        if "eval/AP" not in row or last[row["step"], row.get("dataset")] == number
+        if number not in evaluations or last[row["step"], row.get("dataset")] == number
     ]

@@ -89,7 +89,7 @@ class Run:
         """Reads the data, and the newest checkpoint or the weights to start from."""
         self.config, self._workdir, self._checkpoints = config, workdir, checkpoints
         self._first = jax.process_index() == 0
-        self._dataset = build.dataset(config, config.train.datasets)
+        self._dataset = build.with_train_proposals(config, build.dataset(config, config.train.datasets))
         latest = checkpoints.latest()
         before = {} if latest is None else checkpoints.metadata()
         _check_data(workdir, before.get("data"), fingerprint(self._dataset))
@@ -231,7 +231,8 @@ class Run:
         print_line(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)")
         classes = len(dataset.class_names) - 1
         print_line(f"{dataset.name}: {len(dataset)} images, {classes} classes, {reader.steps} steps an epoch")
-        print_line(f"{config.model.loss_type} loss, {trainable / 1e6:.2f} million parameters")
+        loss = f"RPN alone, {config.model.rpn_loss_type}" if config.model.rpn_only else config.model.loss_type
+        print_line(f"{loss} loss, {trainable / 1e6:.2f} million parameters")
         for line in self.rule.changes:
             print_line(f"adapted to the batch  {line}")
         for line in origin:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-# AP below SHARE of its best value is a collapse, once that best value was at least WORTH.
+# The number that judges a run, AP or the recall of an RPN that is trained alone. Below SHARE of its best value it is a
+# collapse, once that best value was at least WORTH.
+JUDGES = ("eval/AP", "eval/AR@1000")
 SHARE, WORTH = 0.5, 0.02
 
 # Number of rows with exactly the same loss that counts as a collapse.
@@ -21,15 +23,18 @@ class Watch:
 
     def sign_of_collapse(self, row: Mapping[str, float]) -> str | None:
         """The sign of a collapse that a new row shows, in words, or None."""
-        return self._by_ap(row) if "eval/AP" in row else self._by_loss(row.get("loss"))
+        for judge in JUDGES:
+            if judge in row:
+                return self._by_evaluation(row, judge)
+        return self._by_loss(row.get("loss"))
 
-    def _by_ap(self, row):
-        ap, dataset = row["eval/AP"], row.get("dataset")
-        ap = ap if isinstance(ap, int | float) else 0.0
+    def _by_evaluation(self, row, judge):
+        value, dataset = row[judge], row.get("dataset")
+        value = value if isinstance(value, int | float) else 0.0
         best = self._best.get(dataset, 0.0)
-        self._best[dataset] = max(best, ap)
-        if best >= WORTH and ap < SHARE * best:
-            return f"AP fell to {ap:.3f} from {best:.3f}: the run has collapsed"
+        self._best[dataset] = max(best, value)
+        if best >= WORTH and value < SHARE * best:
+            return f"{judge.removeprefix('eval/')} fell to {value:.3f} from {best:.3f}: the run has collapsed"
         return None
 
     def _by_loss(self, loss):

@@ -1,18 +1,16 @@
 """Reads weight files as numpy arrays, without running code from them."""
 
-import codecs
 import dataclasses
 import os
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy._core import multiarray
 
+from diou_jax import plain_pickle
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
 
@@ -52,7 +50,7 @@ def read(path: str | os.PathLike) -> WeightFile:
     elif head[8:9] == b"{":
         content = _read_safetensors(path)
     elif head.startswith((b"\x80", b"(", b"}", b"]")):
-        content = _read_pickle(path)
+        content = plain_pickle.read(path)
     else:
         raise UserError(f"{path} is no weight file: neither torch's, nor safetensors, nor a pickle of blobs")
     return _unpack(path, content)
@@ -119,37 +117,3 @@ def _read_safetensors(path):
         return load_file(path)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
-
-
-class _ForbiddenError(pickle.UnpicklingError):
-    """A pickle wants to call something other than constructors of data."""
-
-
-class _DataUnpickler(pickle.Unpickler):
-    """An unpickler that can only call the constructors of arrays and containers."""
-
-    _KNOWN = {  # noqa: RUF012
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): codecs.encode,
-    }
-
-    def find_class(self, module, name):
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(multiarray, name)
-        try:
-            return self._KNOWN[module, name]
-        except KeyError:
-            raise _ForbiddenError(f"{module}.{name}") from None
-
-
-def _read_pickle(path):
-    try:
-        with path.open("rb") as file:
-            return _DataUnpickler(file, encoding="latin1").load()
-    except _ForbiddenError as error:
-        raise UserError(f"{path} is refused, it holds more than arrays and numbers: {error}") from None
-    except Exception as error:
-        # A damaged pickle can raise anything.
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None

@@ -2,13 +2,34 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from diou_jax.errors import UserError
 
-LOGITS, DELTAS = "params/box_head/logits/", "params/box_head/deltas/"
+
+class Rows(NamedTuple):
+    """How the variables of an output layer are divided by class.
+
+    Attributes:
+      axis: the axis of the outputs in the kernel.
+      width: outputs of each class.
+      shared: whether the layer may have the outputs of one class, for all classes together.
+    """
+
+    axis: int
+    width: int
+    shared: bool
+
+
+LAYERS = {
+    "params/box_head/logits/": Rows(axis=-1, width=1, shared=False),
+    "params/box_head/deltas/": Rows(axis=-1, width=4, shared=True),
+    "params/mask_head/logits/": Rows(axis=0, width=1, shared=True),
+}
 SHOWN = 20  # names in a line
 
 
@@ -40,12 +61,9 @@ def fine_tune(
     if different:
         raise UserError(f"init.checkpoint={source} is of another network: {'; '.join(different[:5])}")
     rows = match(names, stored_names)
-    theirs |= {
-        name: _take(ours[name], theirs.get(name), rows, len(names), 4 if name.startswith(DELTAS) else 1)
-        for name in by_class
-    }
+    theirs |= {name: _take(ours[name], theirs[name], rows, len(names), _layer(name)) for name in by_class}
     taken = traverse_util.unflatten_dict({name: theirs[name] for name in ours}, sep="/")
-    return taken, _report(names, stored_names, rows)
+    return taken, _report(names, stored_names, rows) if by_class else []
 
 
 def match(names: Sequence[str], stored_names: Sequence[str]) -> dict[int, int]:
@@ -75,26 +93,41 @@ def _unique(names, key):
     return {name: row for row, name in enumerate(keys, start=1) if keys.count(name) == 1}
 
 
+def _layer(name):
+    """How a variable is divided by class; None if it is not."""
+    return next((layer for prefix, layer in LAYERS.items() if name.startswith(prefix)), None)
+
+
 def _has_rows(name, ours, theirs, count):
-    """Whether a variable has rows by class; the deltas have none if all classes share one box on both sides."""
-    if name.startswith(DELTAS):
-        return ours[name].shape[-1] == 4 * count or _kind(ours, name) != _kind(theirs, name)
-    return name.startswith(LOGITS)
+    """Whether a variable of both runs has rows by class; it has none if one row stands for all classes on both sides.
 
-
-def _take(ours, theirs, rows, count, width):
-    """Our variable (..., classes * width) with the other's values for the classes in `rows`, if it has these.
-
-    A variable for boxes that all classes share has no rows by class and stays unchanged.
+    A variable that the other run lacks makes it another network's.
     """
-    if theirs is None or ours.shape[-1] != count * width:
+    layer = _layer(name)
+    if layer is None or name not in theirs:
+        return False
+    if not layer.shared:
+        return True
+    return ours[name].shape[_axis(ours[name], layer)] == layer.width * count or _kind(ours, name) != _kind(theirs, name)
+
+
+def _axis(variable, layer):
+    return layer.axis if variable.ndim > 1 else 0
+
+
+def _take(ours, theirs, rows, count, layer):
+    """Our variable with the other's values for the classes in `rows`, if it has these.
+
+    A variable that all classes share has no rows by class and stays unchanged.
+    """
+    axis, width = _axis(ours, layer), layer.width
+    mine, other = (np.moveaxis(np.asarray(variable), axis, 0) for variable in (ours, theirs))
+    if len(mine) != count * width or len(other) % width or len(other) <= max(rows.values()) * width:
         return ours
-    if theirs.shape[-1] % width or theirs.shape[-1] <= max(rows.values()) * width:
-        return ours
-    here, there = jnp.array(list(rows)), jnp.array(list(rows.values()))
-    mine = jnp.reshape(jnp.asarray(ours), (*ours.shape[:-1], count, width))
-    other = jnp.reshape(jnp.asarray(theirs), (*theirs.shape[:-1], -1, width))
-    return mine.at[..., here, :].set(other[..., there, :]).reshape(ours.shape)
+    mine, other = (variable.reshape(-1, width, *variable.shape[1:]) for variable in (mine, other))
+    taken = np.array(mine)
+    taken[list(rows)] = other[list(rows.values())]
+    return jnp.asarray(np.moveaxis(taken.reshape(count * width, *taken.shape[2:]), 0, axis))
 
 
 def _report(names, stored_names, rows):

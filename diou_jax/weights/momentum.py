@@ -62,7 +62,8 @@ def _momentum(source):
     states = source.optimizer.get("state", {})
     numbers = [number for group in source.optimizer.get("param_groups", []) for number in group["params"]]
     # Frozen affine layers are not parameters of the original. Other frozen tensors are the first ones of its backbone.
-    names = [name for name in source.tensors if not (".bn" in name or ".downsample.1." in name)]
+    affine = any(".bn" in name for name in source.tensors)  # with GroupNorm instead a shortcut's norm is trained
+    names = [name for name in source.tensors if not (".bn" in name or (affine and ".downsample.1." in name))]
     frozen = [name for name in names if name.startswith(BODY)][: max(len(names) - len(numbers), 0)]
     names = [name for name in names if name not in set(frozen)]
 

@@ -15,10 +15,14 @@ _MODULES = {
     "rpn/deltas": "RPN.FPN_RPN_bbox_pred",
     "box_head/fc1": "Box_Head.fc1",
     "box_head/fc2": "Box_Head.fc2",
+    "box_head/fc": "Box_Head.fc",
     "box_head/logits": "Box_Outs.cls_score",
     "box_head/deltas": "Box_Outs.bbox_pred",
+    "mask_head/upsample": "Mask_Head.upconv",
+    "mask_head/logits": "Mask_Outs.classify",
     "neck/inner5": "Conv_Body.conv_top",
 }
+_STACKS = {"box_head": "Box_Head.convs", "mask_head": "Mask_Head.conv_fcn"}
 
 
 class Tensor(NamedTuple):
@@ -43,8 +47,7 @@ def original_tensors(variables: Mapping) -> dict[str, Tensor]:
       variables: the network's variables; shapes are enough.
     """
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    channels = flat["params/neck/output2/kernel"].shape[0]
-    return {path: Tensor(_name(path, flat), *_layout(path, value.shape, channels)) for path, value in flat.items()}
+    return {path: Tensor(_name(path, flat), *_layout(path, value.shape, flat)) for path, value in flat.items()}
 
 
 def fit(tensors: Mapping[str, np.ndarray], variables: Mapping, *, only: str = "") -> tuple[dict, dict[str, str]]:
@@ -95,8 +98,9 @@ def misfit(problems: Mapping[str, str]) -> UserError:
     if len(lines) > 8:
         lines = [*lines[:8], f"and {len(lines) - 8} more"]
     return UserError(
-        f"these weights do not fit the network of this config: {'; '.join(lines)}. "
-        "The argument after the config's colon names the backbone, and --allow takes names that need not fit"
+        f"these weights do not fit the network of this config: {'; '.join(lines)}. The argument after the config's "
+        "colon names the backbone, model.mask_on and fast_rcnn.roi_box_head choose the heads, and --allow takes names "
+        "that need not fit"
     )
 
 
@@ -116,10 +120,16 @@ def _name(path, paths):
     leaf = "bias" if leaf == "bias" else "weight"
     if module.startswith("backbone/"):
         return f"Conv_Body.conv_body.{_backbone_module(module, 'bn' if frozen else 'gn' if grouped else 'conv')}.{leaf}"
-    name = _MODULES.get(module) or _neck_module(module)
-    if f"params/{module}/norm/scale" in paths:
-        # With GroupNorm the original's pyramid has sequences of convolution and norm.
-        name += ".1" if grouped else ".0"
+    # With GroupNorm the original has sequences of convolution and norm.
+    sequence = f"params/{module}/norm/scale" in paths
+    if stacked := re.fullmatch(r"(\w+)/conv(\d+)", module):
+        # Each convolution of a head is followed by its norm, if it has one, and by a ReLU, which counts as well.
+        place = (3 if sequence else 2) * (int(stacked[2]) - 1) + grouped
+        name = f"{_STACKS[stacked[1]]}.{place}"
+    else:
+        name = _MODULES.get(module) or _neck_module(module)
+        if sequence:
+            name += ".1" if grouped else ".0"
     return f"{name}.{leaf}"
 
 
@@ -144,12 +154,15 @@ def _neck_module(module):
     return f"Conv_Body.topdown_lateral_modules.{4 - int(level)}.conv_lateral"
 
 
-def _layout(path, shape, channels):
+def _layout(path, shape, variables):
     """The original's shape for our array of `shape`, and the conversions to our layout and back."""
+    if path.endswith("upsample/kernel"):
+        return (shape[3], shape[0], *shape[1:3]), lambda a: a.transpose(1, 2, 3, 0), lambda a: a.transpose(3, 0, 1, 2)
     if len(shape) == 4:
         return (shape[0], shape[3], *shape[1:3]), lambda a: a.transpose(0, 2, 3, 1), lambda a: a.transpose(0, 3, 1, 2)
-    if path.endswith("fc1/kernel"):
-        # The original flattens pooled RoIs channel first, ours channel last.
+    if path.endswith(("box_head/fc1/kernel", "box_head/fc/kernel")):
+        # The original flattens a RoI's features channel first, ours channel last.
+        channels = _flattened_channels(variables)
         side = round((shape[0] / channels) ** 0.5)
         return (
             shape[::-1],
@@ -157,3 +170,9 @@ def _layout(path, shape, channels):
             lambda a: a.reshape(side, side, channels, -1).transpose(3, 2, 0, 1).reshape(shape[::-1]),
         )
     return shape[::-1], np.transpose, np.transpose
+
+
+def _flattened_channels(variables):
+    """The channels of the features that the box head's first fully connected layer takes."""
+    convolution = variables.get("params/box_head/conv1/kernel", variables["params/neck/output2/kernel"])
+    return convolution.shape[0]

@@ -16,6 +16,7 @@ from diou_jax.weights.original import fit, misfit, original_tensors
 
 BODY = "Conv_Body.conv_body."
 STEM = "Conv_Body.conv_body.res1.conv1.weight"
+RPN = "RPN.FPN_RPN_conv.weight"
 CLASSIFIER = "Box_Outs.cls_score.weight"
 
 
@@ -42,12 +43,12 @@ class WeightSource:
     @property
     def is_detector(self) -> bool:
         """Whether the file holds more than a backbone."""
-        return CLASSIFIER in self.tensors
+        return CLASSIFIER in self.tensors or RPN in self.tensors
 
     @property
     def num_classes(self) -> int | None:
-        """K of a detector, None for a backbone."""
-        return len(self.tensors[CLASSIFIER]) if self.is_detector else None
+        """K of a detector, None for a backbone or an RPN alone."""
+        return len(self.tensors[CLASSIFIER]) if CLASSIFIER in self.tensors else None
 
 
 def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> WeightSource:

@@ -1,4 +1,4 @@
-"""Weights of torchvision's ``fasterrcnn_resnet50_fpn`` (its first version)."""
+"""Weights of torchvision's ``fasterrcnn_resnet50_fpn`` and ``maskrcnn_resnet50_fpn`` (their first versions)."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,11 @@ _HEADS = {
     "roi_heads.box_head.fc7": "Box_Head.fc2",
     "roi_heads.box_predictor.cls_score": "Box_Outs.cls_score",
     "roi_heads.box_predictor.bbox_pred": "Box_Outs.bbox_pred",
+    "roi_heads.mask_predictor.conv5_mask": "Mask_Head.upconv",
+    "roi_heads.mask_predictor.mask_fcn_logits": "Mask_Outs.classify",
 }
+# Outputs with a row, or four, for every category.
+_BY_CLASS = ("Box_Outs.", "Mask_Outs.")
 
 
 def is_torchvision(names) -> bool:
@@ -42,11 +46,11 @@ def to_original(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray
         if name in body.values():
             continue
         module, _, leaf = name.rpartition(".")
-        original = _HEADS.get(module) or _pyramid(module)
+        original = _HEADS.get(module) or _mask_stack(module) or _pyramid(module)
         if original is None:
             unused.append(name)
         else:
-            result[f"{original}.{leaf}"] = _of_coco(value) if original.startswith("Box_Outs.") else value
+            result[f"{original}.{leaf}"] = _of_coco(value) if original.startswith(_BY_CLASS) else value
     return result, unused
 
 
@@ -58,6 +62,12 @@ def _pyramid(module):
     if kind == "layer":
         return f"Conv_Body.posthoc_modules.{5 - level}"
     return "Conv_Body.conv_top" if level == 5 else f"Conv_Body.topdown_lateral_modules.{4 - level}.conv_lateral"
+
+
+def _mask_stack(module):
+    """Older versions call the convolutions of the mask head mask_fcn1 to mask_fcn4, newer ones 0.0 to 3.0."""
+    match = re.fullmatch(r"roi_heads\.mask_head\.(?:mask_fcn([1-4])|([0-3])\.0)", module)
+    return match and f"Mask_Head.conv_fcn.{2 * (int(match[1]) - 1 if match[1] else int(match[2]))}"
 
 
 def _of_coco(value):

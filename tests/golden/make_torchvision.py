@@ -1,9 +1,11 @@
 """Writes torchvision.npz: what torchvision's Faster R-CNN finds with the weights of `weights`, step by step.
 
-python tests/golden/make_torchvision.py    (torch and torchvision are needed; the file was made with 2.13 and 0.28)
+python tests/golden/make_torchvision.py            (torch and torchvision are needed; made with 2.13 and 0.28)
+python tests/golden/make_torchvision.py masks      (torchvision_mask.npz of its Mask R-CNN; made with 2.14 and 0.29)
 """
 
 import pathlib
+import sys
 
 import numpy as np
 
@@ -58,20 +60,44 @@ def images() -> list[np.ndarray]:
     return made
 
 
-def main():
+def filled(make):
+    """A model with the weights of `weights`, and the names and shapes of its tensors."""
     import torch
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=256, max_size=448).eval()
+    model = make(weights=None, weights_backbone=None, min_size=256, max_size=448).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = 0.0  # as with the published weights
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights(shapes).items()}, strict=False)
-    content = {
+    return model, {
         "names": np.array(list(shapes)),
         "shapes": np.array([" ".join(map(str, shape)) for shape in shapes.values()]),
     }
+
+
+def masks():
+    """The 20 best detections in the first picture, and the cells of their masks before they are pasted."""
+    import torch
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    model, content = filled(maskrcnn_resnet50_fpn)
+    tensor = torch.from_numpy(images()[0][..., ::-1].copy()).permute(2, 0, 1).float() / 255
+    with torch.inference_mode():
+        inputs, _ = model.transform([tensor])
+        pyramid = model.backbone(inputs.tensors)
+        proposals, _ = model.rpn(inputs, pyramid)
+        found = model.roi_heads(pyramid, proposals, inputs.image_sizes)[0][0]
+    content |= {name: value[:20].numpy() for name, value in found.items()}
+    print(len(found["scores"]), found["scores"][:5], found["masks"].std())
+    np.savez_compressed(pathlib.Path(__file__).parent / "torchvision_mask.npz", **content)
+
+
+def main():
+    import torch
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    model, content = filled(fasterrcnn_resnet50_fpn)
     for number, image in enumerate(images()):
         tensor = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
@@ -89,4 +115,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    masks() if sys.argv[1:] == ["masks"] else main()

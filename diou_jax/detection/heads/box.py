@@ -13,7 +13,7 @@ from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
 from diou_jax.losses import BOX_LOSSES, box_loss, softmax_cross_entropy
 from diou_jax.models.box_head import BoxHead
-from diou_jax.structures import Batch, Detections, GroundTruth, Proposals, RoiSamples
+from diou_jax.structures import Batch, Candidates, Detections, GroundTruth, Proposals, RoiSamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,10 @@ class BoxRoiHead:
       num_classes: K, background included.
       hidden: FAST_RCNN.MLP_HEAD_DIM.
       class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG.
+      num_convs: convolutions before a single fully connected layer, FAST_RCNN.NUM_STACKED_CONVS; 0: two layers.
+      conv_features: channels of the convolutions, FAST_RCNN.CONV_HEAD_DIM.
+      norm_type: "bias" or "group", part of the name FAST_RCNN.ROI_BOX_HEAD.
+      group_norm: keyword arguments of `GroupNorm`, as pairs.
       dtype: dtype of the module's arithmetic.
       box_loss: MODEL.LOSS_TYPE, a name in `diou_jax.losses.BOX_LOSSES`.
       box_weight: weight of the box loss, MODEL.LOSS_BBOX_WEIGHT.
@@ -37,6 +41,10 @@ class BoxRoiHead:
     num_classes: int
     hidden: int
     class_agnostic: bool
+    num_convs: int
+    conv_features: int
+    norm_type: str
+    group_norm: tuple[tuple[str, Any], ...]
     dtype: Any
     box_loss: str
     box_weight: float
@@ -47,8 +55,17 @@ class BoxRoiHead:
     name: str = "box_head"
 
     def module(self) -> BoxHead:
-        """Two fully connected layers and the outputs, float32 logits (B, R, K) and deltas (B, R, K or 1, 4)."""
-        return BoxHead(self.num_classes, hidden=self.hidden, class_agnostic=self.class_agnostic, dtype=self.dtype)
+        """Hidden layers and the outputs, float32 logits (B, R, K) and deltas (B, R, K or 1, 4)."""
+        return BoxHead(
+            self.num_classes,
+            hidden=self.hidden,
+            num_convs=self.num_convs,
+            conv_features=self.conv_features,
+            norm_type=self.norm_type,
+            group_norm=self.group_norm,
+            class_agnostic=self.class_agnostic,
+            dtype=self.dtype,
+        )
 
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
         """The losses and metrics of sampled RoIs, see `compare`."""
@@ -106,6 +123,15 @@ class BoxRoiHead:
         self, outputs: tuple[jax.Array, jax.Array], found: Proposals, batch: Batch, *, thresholds: Thresholds
     ) -> Detections:
         """The detections of probabilities (B, R, K) and deltas (B, R, K or 1, 4) of proposals."""
+        return self.suppress(self.refine(outputs, found, batch), thresholds=thresholds)
+
+    def candidates(self, run: Run, found: Proposals, batch: Batch) -> Candidates:
+        """The boxes and scores of all proposals and classes."""
+        logits, deltas = run(found.boxes)
+        return self.refine((jax.nn.softmax(logits), deltas), found, batch)
+
+    def refine(self, outputs: tuple[jax.Array, jax.Array], found: Proposals, batch: Batch) -> Candidates:
+        """The boxes, clipped to the image, and scores of probabilities (B, R, K) and deltas (B, R, K or 1, 4)."""
         scores, deltas = outputs
         rois = to_original(found.boxes, batch.placement, edges=self.edges)
         boxes = decode(rois[:, None], deltas.swapaxes(1, 2), weights=self.reg_weights)
@@ -115,5 +141,10 @@ class BoxRoiHead:
         boxes = jnp.broadcast_to(boxes, (*scores.shape, 4))
         size = batch.original_size.astype(jnp.float32)[:, :, None, None]
         boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], scores.shape) for axis in (0, 1)))
-        candidate = (found.valid & batch.present[:, None])[:, None]
-        return suppress(boxes, scores, candidate, thresholds=thresholds, rules=self.detection)
+        return Candidates(boxes, scores, (found.valid & batch.present[:, None])[:, None])
+
+    def suppress(self, candidates: Candidates, *, thresholds: Thresholds) -> Detections:
+        """The best boxes of all classes after suppression within each class."""
+        return suppress(
+            candidates.boxes, candidates.scores, candidates.valid, thresholds=thresholds, rules=self.detection
+        )

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
-from diou_jax.structures import Batch, Detections, Proposals, RoiSamples
+from diou_jax.structures import Batch, Candidates, Detections, Proposals, RoiSamples
 
 # A function from RoIs (B, R, 4), pixels of the network's input, and what else the head's module takes, to its outputs.
 Run = Callable[..., Any]
@@ -51,7 +51,13 @@ class FirstHead(RoiHead, Protocol):
     def detection(self) -> DetectionRules: ...
 
     def detect(self, run: Run, found: Proposals, batch: Batch, *, thresholds: Thresholds) -> Detections:
-        """Makes detections of proposals."""
+        """Makes detections of proposals: `suppress` of its `candidates`."""
+
+    def candidates(self, run: Run, found: Proposals, batch: Batch) -> Candidates:
+        """Boxes and scores before suppression; boxes are those of the mirrored image if it is one."""
+
+    def suppress(self, candidates: Candidates, *, thresholds: Thresholds) -> Detections:
+        """Makes detections of candidates, also of several passes together."""
 
 
 class AddedHead(RoiHead, Protocol):
