@@ -1,5 +1,6 @@
 """Masks from the network to results: evaluation, prediction and `Detector`, with random weights."""
 
+import dataclasses
 import json
 
 import cv2
@@ -12,7 +13,7 @@ from diou_jax import masks
 from diou_jax.data.loader import batches
 from diou_jax.detection.rules import Thresholds
 from diou_jax.devices import replicate
-from diou_jax.evaluation import evaluate
+from diou_jax.evaluation import evaluate, true_masks
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
@@ -141,6 +142,18 @@ def test_evaluation_names_masks_beside_boxes(evaluator, found, variables, data, 
     (logged,) = read_metrics(workdir)
     assert logged["eval/segm/AP"] == pytest.approx(row["eval/segm/AP"], nan_ok=True)
     assert len(list((workdir / "pictures").iterdir())) == 1
+
+
+def test_pictures_show_the_masks_of_detections_and_ground_truth(data, found):
+    records = data.records
+    size = int(records.heights[0]), int(records.widths[0])
+    true = true_masks.by_box(data.annotation_files, {records.image_ids.tolist()[0]: size})
+    boxes, _, _ = records.annotations(0)
+    assert len(boxes) > 0 and {key[1:] for key in true} >= {tuple(box) for box in boxes.tolist()}
+    bare = evaluate.draw(data, 0, dataclasses.replace(found[0], rles=None), score_threshold=0.05)
+    picture = evaluate.draw(data, 0, found[0], score_threshold=0.05, true=true)
+    changed, middle = (picture != bare).any(-1), picture.shape[1] // 2
+    assert changed[:, :middle].any() and changed[:, middle:].any()
 
 
 def test_prediction_writes_masks(config, detector, photos, tmp_path, monkeypatch):

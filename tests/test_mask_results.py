@@ -219,6 +219,16 @@ def test_the_region_is_the_part_of_the_box_inside_the_image(tmp_path, bbox):
     assert evaluate([found(square())], file, kind="segm").statistics["AP"] == pytest.approx(1)
 
 
+def test_masks_are_found_by_the_box_that_training_sees(tmp_path):
+    hidden = {"segmentation": None, "bbox": [1, 1, 5, 5]}
+    across = {"segmentation": SQUARE, "bbox": [-5, 10, 35, 100]}
+    file = write(tmp_path / "a.json", {"segmentation": SQUARE}, hidden, across)
+    masks_by_box = true_masks.by_box(file, {"7": (40, 50)})
+    rle = compressed(square())
+    assert masks_by_box == {(7, 10, 10, 29, 29): rle, (7, 0, 10, 29, 39): rle}
+    assert true_masks.by_box(file, {8: (40, 50)}) == {}
+
+
 def test_crowds_are_compared_by_their_masks(tmp_path):
     left = np.zeros((40, 50), bool)
     left[:, :25] = True

@@ -14,6 +14,7 @@ from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
+from diou_jax.data.annotations import id_key
 from diou_jax.data.check import check_image
 from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
@@ -23,8 +24,9 @@ from diou_jax.detection.augmented import AugmentedDetection
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results, proposal_recall
+from diou_jax.evaluation import coco_results, proposal_recall, true_masks
 from diou_jax.evaluation.found import NOTHING, Collector, Found
+from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import Programs, compile_ahead, shapes
@@ -207,8 +209,12 @@ class Evaluator:
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _draw(self, dataset, found, indices, step, log):
+        records, true = dataset.records, None
+        if any(found[index].rles is not None for index in indices):
+            sizes = {records.image_ids.tolist()[i]: (int(records.heights[i]), int(records.widths[i])) for i in indices}
+            true = true_masks.by_box(dataset.annotation_files, sizes)
         for index in indices:
-            picture = draw(dataset, index, found[index])
+            picture = draw(dataset, index, found[index], true=true)
             name = f"{step:07d}_{dataset.name}_{picture_files.flat(dataset.image_name(index))}"
             with log.spared("pictures"):
                 picture_files.write(self._folder / "pictures" / name, picture)
@@ -283,8 +289,15 @@ def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[d
     return results
 
 
-def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float = 0.5) -> np.ndarray:
-    """A picture of detections beside ground truth, uint8 BGR."""
+def draw(
+    dataset: Dataset,
+    index: int,
+    found: Found,
+    *,
+    score_threshold: float = 0.5,
+    true: Mapping[tuple, Rle] | None = None,
+) -> np.ndarray:
+    """A picture of detections beside ground truth, uint8 BGR; `true` has its masks, see `true_masks.by_box`."""
     records = dataset.records
     image = decode(
         dataset.read(index),
@@ -293,11 +306,13 @@ def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float =
         width=int(records.widths[index]),
     )
     boxes, classes, crowd = records.annotations(index)
+    key = id_key(records.image_ids.tolist()[index])
+    of_truth = None if true is None else [true.get((key, *box)) for box in boxes.tolist()]
     shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     rles = None if found.rles is None else [found.rles[row] for row in shown]
     return side_by_side(
         image,
         Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown], rles=rles),
-        Objects(boxes, classes, crowd=crowd),
+        Objects(boxes, classes, crowd=crowd, rles=of_truth),
         class_names=dataset.class_names,
     )

@@ -1,13 +1,17 @@
 """The masks of annotation files as COCO's run lengths, to evaluate against; see docs/reliability.md for faulty ones."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from diou_jax.data import rle
-from diou_jax.data.annotations import whole
+from diou_jax.data.annotations import id_key, read, whole
+from diou_jax.data.dataset import clean_boxes
+from diou_jax.masks import Rle
 
 
 class UnusableMaskError(ValueError):
@@ -55,6 +59,33 @@ def of_box(xywh: Sequence[float], *, height: int, width: int) -> dict:
     top, bottom = np.clip([y, y + h], 0, height)
     box = np.array([[left, top, right - left, bottom - top]], np.float64)
     return coco_mask.frPyObjects(box, height, width)[0]
+
+
+def by_box(
+    annotation_files: Sequence[str | os.PathLike], sizes: Mapping[int | str, tuple[int, int]]
+) -> dict[tuple, Rle]:
+    """The usable masks of some images' objects, to draw them.
+
+    Args:
+      annotation_files: COCO json files.
+      sizes: height and width of the images by id.
+
+    Returns:
+      Masks by the key of the image and x1, y1, x2, y2 of the object's box, clipped as `clean_boxes` does.
+    """
+    wanted = {id_key(key): size for key, size in sizes.items()}
+    found: dict[tuple, Rle] = {}
+    for file in annotation_files:
+        columns = read(file, segmentations=True).boxes
+        for key, xywh, segmentation in zip(columns.images, columns.xywh, columns.segmentations or (), strict=True):
+            if key not in wanted:
+                continue
+            height, width = wanted[key]
+            box, *_ = clean_boxes(xywh, height, width)
+            with contextlib.suppress(UnusableMaskError):
+                mask = of_segmentation(segmentation, height=height, width=width)
+                found[key, *box[0].tolist()] = Rle(size=[height, width], counts=mask["counts"].decode())
+    return found
 
 
 def _polygon(part):
