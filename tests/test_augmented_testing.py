@@ -18,7 +18,7 @@ from diou_jax.prediction.detector import Detector
 from diou_jax.programs import Programs, compile_ahead
 from diou_jax.reporting.run_log import RunLog
 
-SIZES = ((48, 64), (64, 48), (48, 64))
+SIZES = ((48, 64), (36, 48), (48, 60))
 NAMES = ("__background__", "a", "b", "c")
 
 
