@@ -230,7 +230,7 @@ OPTIONS = (
            free=True),
     Option("test.mask_aug.enabled", False, Flag(),
            "augmented testing of masks: the masks of the final boxes are combined from several passes; the usual pass "
-           "comes first, the others as in `test.bbox_aug`", free=True),
+           "comes first, the others as in `test.bbox_aug.enabled`", free=True),
     Option("test.mask_aug.heur", "SOFT_AVG", Choice(MASK_HEURISTICS),
            "how masks are combined. `SOFT_AVG`: mean of the probabilities, `SOFT_MAX`: the largest, `LOGIT_AVG`: "
            "probability of the mean logit", free=True),
@@ -381,9 +381,7 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
         if config.test[group].enabled and (config.model.rpn_only or not config.model.faster_rcnn):
             problems.append(f"test.{group}.enabled=True: a pass needs an RPN that makes its proposals, and a box head")
     if 0 < config.data.max_vertices < 3:
-        problems.append(
-            f"data.max_vertices={config.data.max_vertices}: an outline has at least 3 vertices, 0: by the data"
-        )
+        problems.append(f"data.max_vertices={config.data.max_vertices}: it must be 0, or 3 and more, as in a triangle")
     problems += _proposal_problems(config)
     if config.model.rpn_only and config.model.mask_on:
         problems.append("model.mask_on=True: it must be False with model.rpn_only=True, which has no RoI head")

@@ -84,7 +84,8 @@ def _changes(grid, box, *, height, width, threshold):
     inside = np.zeros((rows + 2, columns), np.uint8)
     np.greater(visible, threshold, out=inside[1:-1].view(bool))
     # Comparing rows before the transposition and not after it spares a copy with large strides.
-    steps = cv2.transpose(inside[1:] ^ inside[:-1]).ravel().view(bool).nonzero()[0]
+    differs: np.ndarray = inside[1:] ^ inside[:-1]
+    steps = cv2.transpose(differs).ravel().view(bool).nonzero()[0]
     changes = steps // (rows + 1) * (height - rows - 1)
     changes += steps
     changes += left * height + top

@@ -1,6 +1,7 @@
 """What the original computed with its further models: weights, networks and outputs of golden2."""
 
 import ast
+import functools
 import importlib.util
 
 import jax
@@ -13,10 +14,13 @@ from ml_collections import ConfigDict
 from diou_jax.configs import base, mask, mask_gn
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket
+from diou_jax.masks import Rle, encode
 from diou_jax.structures import Batch, Detections
 from diou_jax.weights.original import import_original
 
 GOLDEN = "golden2"
+# As a run compiles, whatever the tests do: rounding differs, and the limits leave little room.
+as_a_run = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
 # What two correct implementations meet, as the README of the numbers has it; GroupNorm's are wider.
 SCORE, BOX, MASK = 2e-5, 0.002, 6e-6
 GROUP_NORM_SCORE, GROUP_NORM_BOX = 8e-5, 0.005
@@ -59,6 +63,12 @@ def detections(rows: np.ndarray) -> Detections:
         classes=jnp.asarray(rows[None, :, 0], jnp.int32),
         valid=jnp.ones((1, len(rows)), bool),
     )
+
+
+def pasted(masks: np.ndarray, golden: dict[str, np.ndarray], rows: np.ndarray, threshold: float = 0.5) -> list[Rle]:
+    """The masks (D, M, M) of the original's detections (D, 6), pasted into the image."""
+    height, width = map(int, packed(golden).original_size[0])
+    return encode(masks, rows[:, 1:5], height=height, width=width, threshold=threshold)
 
 
 def channels(golden: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, slice]:

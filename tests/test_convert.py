@@ -285,6 +285,16 @@ def test_yolo_shares_become_pixels(yolo, tmp_path):
     assert boxes(tmp_path / "out", "val") == [("a.jpg", 1, [2, 4, 10, 24], 0)]
 
 
+def test_yolo_polygons_become_outlines_too(yolo, tmp_path):
+    convert.convert(yolo, tmp_path / "out")
+    (entry,) = content(tmp_path / "out", "val")["annotations"]
+    assert entry["segmentation"] == [[2, 4, 12, 4, 12, 28, 6, 8]]
+    assert not any("segmentation" in entry for entry in content(tmp_path / "out", "train")["annotations"])
+    dataset = catalog.load(("val",), tmp_path / "out", masks=True)
+    assert dataset.records.outlines.of(0)[0].tolist() == [[2, 4], [12, 4], [12, 28], [6, 8]]
+    assert not dataset.faults.counts and not dataset.notes.counts
+
+
 def test_yolo_loads_with_images_that_have_no_objects(yolo, tmp_path):
     lines = convert.convert(yolo, tmp_path / "out")
     dataset = catalog.load(("train",), tmp_path / "out")

@@ -11,7 +11,7 @@ from diou_jax.reporting.curves import PANELS, curves, draw_curves, smooth
 
 PARTS = ("loss", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_rpn_bbox", "bbox_iou", "bbox_giou", "bbox_sl1")
 
-LEGENDS = ("losses", "box AP", "box losses per RoI, unweighted")
+LEGENDS = ("losses", "box AP", "mask AP", "box losses per RoI, unweighted")
 
 
 def training(steps):
@@ -24,7 +24,8 @@ def training(steps):
 
 
 def judged(steps, **more):
-    return [{"step": step, "eval/AP": 0.3, "eval/AP50": 0.6, "eval/AP75": 0.4} | more for step in steps]
+    masks = {"eval/segm/AP": 0.2, "eval/segm/AP50": 0.5, "eval/segm/AP75": 0.3}
+    return [{"step": step, "eval/AP": 0.3, "eval/AP50": 0.6, "eval/AP75": 0.4} | masks | more for step in steps]
 
 
 def panel(title):

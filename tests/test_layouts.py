@@ -110,6 +110,25 @@ def test_one_json_is_divided(tmp_path, layout):
     assert all("a share of" in line for line in found.lines)
 
 
+def test_masks_stay_with_their_images_when_one_json_is_divided(tmp_path):
+    names = [f"{i}.jpg" for i in range(20)]
+    write(tmp_path / "all.json", names, boxes=2)
+    touch(tmp_path, *names)
+    content = json.loads((tmp_path / "all.json").read_text())
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[0, 0, 3, 3, entry["image_id"] / 8, entry["id"] / 64]]
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    seen = set()
+    for split in ("train", "val"):
+        records = catalog.load([split], tmp_path, layout=find(tmp_path), masks=True).records
+        for row, image_id in enumerate(records.image_ids.tolist()):
+            outlines = records.outlines_of(row)
+            marks = [outlines.of(number)[0][2].tolist() for number in range(len(outlines))]
+            assert [x for x, _ in marks] == [image_id / 8] * 2
+            seen.update(y for _, y in marks)
+    assert len(seen) == 40
+
+
 def test_the_division_depends_on_names_and_seed_alone(tmp_path):
     names = [f"{i}.jpg" for i in range(30)]
     parts = []

@@ -3,6 +3,8 @@
 import json
 import math
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import find_golden
@@ -256,3 +258,50 @@ def test_no_results(tmp_path):
     file = write(tmp_path / "a.json", {"segmentation": SQUARE})
     assert evaluate([], file, kind="segm").statistics["AP"] == 0
     assert evaluate([], write(tmp_path / "a.json"), kind="segm").statistics["AP"] == -1
+
+
+NUMBER = st.one_of(
+    st.integers(-10, 70),
+    st.floats(-10, 70),
+    st.sampled_from([math.inf, -math.nan, 1e308, 10**400, "7", "x", None, True, -0.0, 1e-320]),
+)
+TEXT = st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12)
+COUNTS = st.one_of(st.none(), TEXT, st.lists(NUMBER, max_size=6), st.just([500, 1000, 500]), st.just(7))
+SIZE = st.one_of(st.just([40, 50]), st.just([40.0, "50"]), st.lists(NUMBER, max_size=3), st.none())
+SEGMENTATION = st.one_of(
+    st.recursive(st.one_of(NUMBER, TEXT), lambda inner: st.lists(inner, max_size=8), max_leaves=30),
+    st.lists(st.lists(st.floats(-60, 120), min_size=6, max_size=12), min_size=1, max_size=3),
+    st.fixed_dictionaries({}, optional={"size": SIZE, "counts": COUNTS, "more": NUMBER}),
+)
+
+
+@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.given(SEGMENTATION)
+def test_any_json_is_a_mask_or_a_reason(segmentation):
+    """A mask that is taken has runs that fill the image, so that pycocotools can do with it what it wants."""
+    try:
+        mask = true_masks.of_segmentation(segmentation, height=40, width=50)
+    except true_masks.UnusableMaskError as reason:
+        assert str(reason)
+        return
+    assert mask["size"] == [40, 50]
+    assert masks.run_lengths(mask["counts"].decode()).sum() == 40 * 50
+
+
+@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.given(st.one_of(TEXT, st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=9)))
+def test_strings_are_read_as_pycocotools_reads_them(text_or_lengths):
+    """Lengths have five characters at most: pycocotools writes past its buffer if all have six."""
+    if isinstance(text_or_lengths, str):
+        try:
+            lengths = masks.run_lengths(text_or_lengths)
+        except ValueError:
+            return
+        text = text_or_lengths
+    else:
+        lengths = np.array(text_or_lengths)
+        runs = {"size": [1, 1], "counts": lengths}
+        text = coco_mask.frPyObjects([runs], 1, 1)[0]["counts"].decode()
+        np.testing.assert_array_equal(masks.run_lengths(text), lengths)
+    if lengths.max() < 2**28:  # pycocotools reads numbers of 30 bits
+        assert coco_mask.area({"size": [1, 1], "counts": text}) == lengths[1::2].sum() % 2**32

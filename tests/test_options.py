@@ -54,6 +54,7 @@ WRONG = {
     "data.workers": [-1],
     "data.buckets": [(64, 96), ((64,),), ((64, 96, 3),), ((0, 64),)],
     "data.max_boxes": [0],
+    "data.max_vertices": [-1, 2, 5000],
     "data.timeout": [-1.0],
     "data.on_bad_image": ["ignore"],
     "data.source": ["voc"],

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import find_golden
+from flax import serialization, traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_reader import RULES, make_dataset
@@ -21,6 +22,7 @@ from diou_jax.data.outlines import concatenate, from_parts
 from diou_jax.data.reader import eval_reader, train_reader
 from diou_jax.data.view import flip_points, mirrored, whole
 from diou_jax.errors import UserError
+from diou_jax.training.diagnosis import load_batch
 
 BUCKET = Bucket(64, 96, 64, 96)
 
@@ -256,3 +258,11 @@ def test_a_set_without_any_mask_is_refused_with_the_mend():
     dataset = dataclasses.replace(dataset, records=dataclasses.replace(dataset.records, outlines=outlines))
     with pytest.raises(UserError, match=r"none of its 7 objects has a mask to learn from; model\.mask_on=False"):
         readers_of(dataset)
+
+
+def test_a_batch_that_is_kept_for_diagnosis_keeps_its_outlines(tmp_path):
+    train, _ = readers_of(with_masks())
+    batch, _ = train(0)
+    fields = traverse_util.flatten_dict(serialization.to_state_dict(batch), sep=".")
+    np.savez(tmp_path / "batch.npz", **{name: value for name, value in fields.items() if value is not None})
+    jax.tree.map(np.testing.assert_array_equal, load_batch(tmp_path / "batch.npz"), batch)

@@ -149,6 +149,7 @@ def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, det
     wanted = detector(images[1][0])
     np.testing.assert_allclose(content["images"][0]["boxes"], wanted.boxes, atol=1e-3)
     assert content["images"][0]["names"] == list(wanted.names)
+    assert wanted.rles is None and wanted.masks is None and "masks" not in content["images"][0]
     assert [entry["path"] for entry in content["images"]] == [f"{photos}/a.png", f"{photos}/below/b.jpg"]
     assert [entry["picture"] for entry in content["images"]] == ["a.png.jpg", "below/b.jpg.jpg"]
     for entry in content["images"]:

@@ -36,7 +36,13 @@ def whole(crop, shape):
 def test_every_spelling_of_a_mask_is_that_mask(mask, scale):
     mask = np.kron(mask, np.ones((1 + 9 * scale, 1 + 13 * scale), bool))  # counts of several characters, too
     text = encoded(mask)
-    for counts in (text, text.decode(), runs_of(mask), [float(run) for run in runs_of(mask)]):
+    for counts in (
+        text,
+        text.decode(),
+        runs_of(mask),
+        [float(run) for run in runs_of(mask)],
+        list(map(str, runs_of(mask))),
+    ):
         crop = rle.crop(counts, *mask.shape)
         np.testing.assert_array_equal(whole(crop, mask.shape), mask)
         assert (crop is None) == (not mask.any())
@@ -59,7 +65,7 @@ def test_runs_without_pixels_count_for_nothing():
         [3, -1, 4],
         [3, 2, 1, 1],
         [3, 2.5, 0.5],
-        [3, "3"],
+        [3, "x"],
         [3, None],
         [True, 5],
         [float("nan"), 6],
@@ -72,15 +78,15 @@ def test_runs_without_pixels_count_for_nothing():
     ],
 )
 def test_what_is_no_mask_of_six_pixels_is_refused(counts):
-    with pytest.raises(rle.BadRunsError):
+    with pytest.raises(ValueError):
         rle.crop(counts, 2, 3)
 
 
 @pytest.mark.parametrize("text", ["6 ", "é", "33\n", "P", "3P", "oooooooooooo3", "\x00", "6pp", "o" * 5000, "3" * 5000])
 def test_strings_that_are_no_runs_are_refused(text):
-    with pytest.raises(rle.BadRunsError):
+    with pytest.raises(ValueError):
         rle.crop(text, 2, 3)
-    with pytest.raises(rle.BadRunsError):
+    with pytest.raises(ValueError):
         rle.crop(text.encode("latin-1"), 2, 3)
 
 
@@ -89,7 +95,7 @@ def test_strings_that_are_no_runs_are_refused(text):
 def test_no_string_does_harm(text):
     try:
         crop = rle.crop(text, 4, 5)
-    except rle.BadRunsError:
+    except ValueError:
         return
     text = text if isinstance(text, bytes) else text.encode()
     np.testing.assert_array_equal(whole(crop, (4, 5)), coco_mask.decode({"size": [4, 5], "counts": text}))

@@ -90,6 +90,7 @@ def test_an_evaluation_can_be_repeated_and_counts_once(finished, make):
     assert len(judged) == 1 and judged[0]["eval/AR@100"] == rows[0]["eval/AR@100"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(make, finished, tmp_path, monkeypatch):
     def interrupted(reader, start, end, **options):
         for number, batch in enumerate(batches(reader, start, end, **options)):

@@ -85,6 +85,14 @@ def test_the_refusal_names_the_way_to_start_from_these_weights(tmp_path):
         keep_config(tmp_path, CONFIG | {"rng_seed": 4}, resuming=True)
 
 
+def test_an_option_that_is_younger_than_the_run_had_its_default(tmp_path):
+    keep_config(tmp_path, CONFIG, resuming=False)
+    younger = {"mrcnn": {"resolution": 28}, "model": {**CONFIG["model"], "mask_on": False}}
+    keep_config(tmp_path, CONFIG | younger, resuming=True, write=False)
+    with pytest.raises(UserError, match=r"model\.mask_on was False, now True"):
+        keep_config(tmp_path, CONFIG | {"model": {**CONFIG["model"], "mask_on": True}}, resuming=True)
+
+
 def test_the_length_of_a_run_may_change(tmp_path):
     keep_config(tmp_path, CONFIG | {"solver": {"steps": [0, 10], "max_iter": 20}}, resuming=False)
     keep_config(tmp_path, CONFIG | {"solver": {"steps": [0, 30], "max_iter": 40}}, resuming=True, write=False)

@@ -9,7 +9,8 @@ from test_outlines import of_set, same
 from test_rings import fill
 from test_rle import encoded, runs_of
 
-from diou_jax.data import segmentation
+from diou_jax.data import coco, segmentation
+from diou_jax.data.simplification import fewer
 
 HEIGHT, WIDTH = 40, 60
 TRIANGLE = [10, 10, 20.5, 10, 10, 20]
@@ -155,3 +156,20 @@ def test_the_error_of_run_lengths_is_the_one_stated(name, scale, iou, cells):
     assert len(found) == (47 if name == "golden" else 15)
     assert found[:, 0].mean() == pytest.approx(iou, abs=0.001)
     assert found[:, 1].mean() == pytest.approx(cells, abs=0.0005)
+
+
+def test_the_vertices_of_real_masks_are_those_stated(real_data, tmp_path):
+    """The figures of docs/own_data.md and `outlines.MOST_VERTICES`: COCO128, 738 masks as run lengths."""
+    found = real_data("coco128") / "annotations" / "instances_train2017.json"
+    outlines = coco.load(found, tmp_path, masks=True).records.outlines
+    sizes = outlines.sizes[outlines.sizes > 0]
+    assert (len(sizes), (sizes > 256).sum(), (sizes > 128).sum()) == (738, 2, 39)
+    assert sizes.mean() == pytest.approx(46.1, abs=0.1)
+    overlaps = []
+    for row in np.flatnonzero(outlines.sizes > 128).tolist():
+        exact, simple = outlines.of(row), fewer(outlines.of(row), 128)
+        vertices = np.concatenate(exact)
+        box = [*vertices.min(0), *vertices.max(0)]
+        one, other = target(exact, box), target(simple, box)
+        overlaps.append((one & other).sum() / (one | other).sum())
+    assert np.mean(overlaps) > 0.97 and min(overlaps) > 0.9

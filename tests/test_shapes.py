@@ -127,7 +127,7 @@ def test_a_ring_has_a_hole_and_a_cross_two_parts(shapes_root):
     for row, label in enumerate(outlines.classes):
         if not outlines.crowd[row]:
             parts[shapes.CLASSES[label - 1]].append([len(part) for part in outlines.outlines.of(row)])
-    expected = {"ellipse": [48], "rectangle": [4], "triangle": [3], "star": [10], "cross": [4, 4], "ring": [98]}
+    expected = {"ellipse": [24], "rectangle": [4], "triangle": [3], "star": [10], "cross": [4, 4], "ring": [50]}
     assert all(found and all(sizes == expected[name] for sizes in found) for name, found in parts.items())
 
 

@@ -1,8 +1,11 @@
 import itertools
 
+import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
+from diou_jax.masks import Rle
 from diou_jax.reporting.visualize import LARGEST, LINE, SMALLEST, Objects, class_color, draw, side_by_side
 
 NAMES = ("__background__", "cup", "hat", "traffic light")
@@ -105,3 +108,48 @@ def test_detections_lie_beside_the_ground_truth():
     assert is_color(right, 2)[:, middle:].any() and not is_color(right, 2)[:, :middle].any()
     # The captions count.
     assert (left[:30, :middle] != empty[:30, :middle]).any() and (left[:30, middle:] == empty[:30, middle:]).all()
+
+
+def rle(mask):
+    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return Rle(size=list(mask.shape), counts=encoded["counts"].decode())
+
+
+def ring(height=SMALLEST, width=SMALLEST):
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    mask[height // 3 : height * 5 // 12, width // 3 : width * 5 // 12] = False
+    return mask
+
+
+def test_a_mask_is_tinted_inside_and_outlined():
+    mask = ring()
+    box = np.array([[100.0, 100.0, 500.0, 500.0]])
+    bare, filled = (draw(gray(), Objects(box, [1], rles=rles), class_names=NAMES) for rles in (None, [rle(mask)]))
+    changed = (bare != filled).any(-1)
+    assert changed[mask].all()
+    assert not changed[~mask].any()
+    outline = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3))).astype(bool)
+    assert is_color(filled, 1)[outline].all()
+    inside = filled[mask & ~outline]
+    assert len(np.unique(inside, axis=0)) == 1 and (inside[0] != class_color(1)).any(), "what is inside can be seen"
+    hole = np.zeros_like(mask)
+    hole[245:295, 245:295] = True
+    assert (filled[hole] == 100).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (72, 72), (72, 90), (2000, 1500)])
+def test_masks_grow_and_shrink_with_the_image(size):
+    height, width = size
+    box = np.array([[0.0, 0.0, width - 1.0, height - 1.0]])
+    mask = ring(height, width)
+    bare, filled = (draw(gray(*size), Objects(box, [1], rles=rles), class_names=NAMES) for rles in (None, [rle(mask)]))
+    changed = (bare != filled).any(-1)
+    assert changed.mean() == pytest.approx(mask.mean(), abs=0.01)
+
+
+def test_objects_without_a_mask_are_drawn_as_ever():
+    boxes = np.array([[100, 200, 299, 399], [400, 200, 599, 399]])
+    bare = draw(gray(), Objects(boxes, [1, 2]), class_names=NAMES)
+    nothing = draw(gray(), Objects(boxes, [1, 2], rles=[None, rle(np.zeros((SMALLEST,) * 2, bool))]), class_names=NAMES)
+    np.testing.assert_array_equal(bare, nothing)

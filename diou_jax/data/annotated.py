@@ -23,11 +23,19 @@ IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """One object: name of its class; x, y, width and height in pixels, as in COCO; whether it becomes a crowd."""
+    """One object.
+
+    Attributes:
+      label: name of its class.
+      xywh: x, y, width and height in pixels, as in COCO.
+      crowd: whether it becomes a crowd.
+      polygon: x and y of its outline's vertices in turn, pixels; empty without an outline.
+    """
 
     label: str
     xywh: tuple[float, float, float, float]
     crowd: bool = False
+    polygon: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

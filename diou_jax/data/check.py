@@ -116,8 +116,9 @@ def check_datasets(
             section.problems.add("data sets that are refused", str(error))
             continue
         first = first or dataset
-        options = {"max_boxes": max_boxes, "max_vertices": max_vertices, "threads": threads}
-        sections[-1] = check_dataset(dataset, name=name, **options)
+        sections[-1] = check_dataset(
+            dataset, name=name, max_boxes=max_boxes, max_vertices=max_vertices, threads=threads
+        )
         if difference := class_difference(first.class_names, dataset.class_names):
             sections[-1].problems.add(
                 "data sets whose categories are not those of the first", f"{difference}, beside {first.name}"

@@ -90,16 +90,17 @@ def to_coco(images: Mapping[str, Annotated], classes: Mapping[str, int]) -> dict
         width, height = image.size
         content["images"].append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for box in image.boxes:
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": classes[box.label],
-                    "bbox": [round(value, DIGITS) for value in box.xywh],
-                    "area": round(box.xywh[2] * box.xywh[3], DIGITS),
-                    "iscrowd": int(box.crowd),
-                }
-            )
+            annotation = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": classes[box.label],
+                "bbox": [round(value, DIGITS) for value in box.xywh],
+                "area": round(box.xywh[2] * box.xywh[3], DIGITS),
+                "iscrowd": int(box.crowd),
+            }
+            if box.polygon:
+                annotation["segmentation"] = [[round(value, DIGITS) for value in box.polygon]]
+            content["annotations"].append(annotation)
     return content
 
 

@@ -1,5 +1,6 @@
 """Packs decoded images, not yet resized, into a `Batch` of one bucket."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +111,8 @@ def pack(examples: Sequence[dict[str, Any]], bucket: Bucket) -> Batch:
 def _mirrored(masks: Polygons | None, view: View) -> Polygons | None:
     if masks is None or not view.mirrored:
         return masks
-    return masks.replace(points=np.where(masks.part[..., None] < 0, 0, flip_points(masks.points, view.source[1])))
+    points = flip_points(np.asarray(masks.points), view.source[1])
+    return dataclasses.replace(masks, points=np.where(masks.part[..., None] < 0, 0, points))
 
 
 def _padded(truth: Annotations, max_boxes: int) -> GroundTruth:

@@ -1,5 +1,7 @@
 """The outline of a mask: rings along the edges of its pixels, whose filling gives back the mask bit for bit."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -44,28 +46,31 @@ def rings(mask: np.ndarray) -> list[np.ndarray]:
     turn, beginning with a horizontal one.
     """
     padded = np.pad(mask.astype(np.int8), 1)
-    # The number of corners at each crossing of four pixels: 0 or 1, or 2 where two pixels touch diagonally.
-    horizontal = np.abs(np.diff(padded, axis=0))  # edges to the left of column x
-    ends = np.abs(np.diff(horizontal, axis=1))
-    across = padded[:-1, :-1] + padded[1:, 1:] - padded[:-1, 1:] - padded[1:, :-1]
-    number = np.where(np.abs(across) == 2, 2, ends)
-    y, x = np.repeat(np.argwhere(number), number[number > 0], axis=0).T
-    # In a row, the first and the second corner end a horizontal edge, the third and the fourth, and so on; likewise in
-    # a column.
-    count = len(x)
-    beside = np.arange(count) ^ 1
-    column = np.lexsort((np.arange(count), y, x))
-    above = np.empty(count, np.int64)
-    above[column] = column[np.arange(count) ^ 1]
-    beside, above = beside.tolist(), above.tolist()
-    found, done = [], [False] * count
-    for start in range(count):
+    # Where four pixels meet there is no corner or one, and two where pixels of the mask touch diagonally.
+    ends = np.abs(np.diff(np.abs(np.diff(padded, axis=0)), axis=1))
+    diagonal = padded[:-1, :-1] + padded[1:, 1:] - padded[:-1, 1:] - padded[1:, :-1]
+    corners = np.where(np.abs(diagonal) == 2, 2, ends)
+    y, x = np.repeat(np.argwhere(corners), corners[corners > 0], axis=0).T
+    # In a row, the first and the second corner are the ends of a horizontal edge, the third and the fourth of another,
+    # and so on; likewise in a column.
+    numbers = np.arange(len(x))
+    across_row = numbers ^ 1
+    by_column = np.lexsort((numbers, y, x))
+    along_column = np.empty_like(numbers)
+    along_column[by_column] = by_column[numbers ^ 1]
+    cycles = _cycles(across_row.tolist(), along_column.tolist())
+    return [np.stack([x[path], y[path]], 1) for path in cycles]
+
+
+def _cycles(first: list[int], second: list[int]) -> Iterator[list[int]]:
+    """The cycles of corners, each joined to two others, from one to the next by `first` and `second` in turn."""
+    done = [False] * len(first)
+    for start in range(len(first)):
         path, corner = [], start
         while not done[corner]:
-            other = beside[corner]
-            path += [corner, other]
+            other = first[corner]
             done[corner] = done[other] = True
-            corner = above[other]
+            path += [corner, other]
+            corner = second[other]
         if path:
-            found.append(np.stack([x[path], y[path]], 1))
-    return found
+            yield path

@@ -103,7 +103,7 @@ def _of_runs(value, height, width) -> list[np.ndarray]:
         raise _FaultError(NO_RUNS)  # neither is its image
     try:
         crop = rle.crop(value["counts"], height, width)
-    except rle.BadRunsError:
+    except ValueError:
         raise _FaultError(NO_RUNS) from None
     if crop is None:
         raise _FaultError(NO_PIXEL)

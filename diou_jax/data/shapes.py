@@ -37,6 +37,7 @@ CONTRAST = 70  # least difference between a shape and the background, in the cha
 SHARE_EMPTY = 0.05
 SHARE_CROWD = 0.05
 OVERSAMPLING = 4
+CIRCLE = 48  # vertices
 
 MARKER = "shapes.json"
 
@@ -258,7 +259,7 @@ def _outline(rng, kind):
     """The polygons of a shape within [-1, 1] squared, of which a second one is a hole; and its largest elongation."""
 
     def circle(radius):
-        turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        turns = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
         return radius * np.stack([np.cos(turns), np.sin(turns)], 1)
 
     if kind == "ellipse":
@@ -326,7 +327,8 @@ def _parts(kind, polygons):
     if kind == "cross":
         (corners,) = polygons
         return [_grown(corners[[0, 1, 6, 7]]), _grown(corners[[3, 4, 9, 10]])]
-    return [join([_grown(polygon) for polygon in polygons])]
+    # Of circles every other vertex: the area loses one per cent, and the time that mask targets take is halved.
+    return [join([_grown(polygon[::2] if len(polygon) == CIRCLE else polygon) for polygon in polygons])]
 
 
 def _grown(polygon):

@@ -1,5 +1,6 @@
 """Reads YOLO: a text file per image with a line per object; boxes are shares of the image's width and height."""
 
+import itertools
 import os
 import pathlib
 
@@ -33,7 +34,9 @@ def found(source: pathlib.Path) -> bool:
 
 
 def read(source: pathlib.Path) -> Source:
-    """Reads all images of a folder; an image without a text file has no objects, and polygons become their boxes.
+    """Reads all images of a folder; an image without a text file has no objects.
+
+    A polygon becomes the box around it and the object's outline.
 
     The splits are those of data.yaml; without data.yaml they follow from the names of folders.
 
@@ -228,4 +231,5 @@ def _box(line, size, names) -> Box:
         box = None
     if box is None or not finite(box):
         raise ValueError("width and height must not be negative")
-    return Box(names[int(number)], (box.xmin, box.ymin, box.width, box.height))
+    outline = tuple(share * side for share, side in zip(shares, itertools.cycle(size))) if polygon else ()
+    return Box(names[int(number)], (box.xmin, box.ymin, box.width, box.height), polygon=outline)

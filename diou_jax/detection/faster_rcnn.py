@@ -89,6 +89,7 @@ class FasterRCNN:
             targets = self.label_anchors(anchors, batch, keys)
             outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
             limit = batch.image_size
+            # Without heads nothing uses them, and the compiler leaves them out.
             proposals = propose(outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals)
             parts |= self.rpn_losses(outputs, targets)
         if self.heads:

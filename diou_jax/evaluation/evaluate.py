@@ -90,7 +90,7 @@ class Evaluator:
         """
         self._config, self._folder = config, pathlib.Path(workdir)
         names = tuple(dict.fromkeys(config.test.datasets))
-        datasets = [build.dataset(config, (name,)) for name in names]
+        datasets = [build.dataset(config, (name,), masks=False) for name in names]
         if not datasets:
             raise UserError("test.datasets=(): name one or more data sets to evaluate on")
         for dataset in datasets:
@@ -293,7 +293,7 @@ def draw(dataset: Dataset, index: int, found: Found, *, score_threshold: float =
         width=int(records.widths[index]),
     )
     boxes, classes, crowd = records.annotations(index)
-    shown = np.flatnonzero(found.scores >= score_threshold)
+    shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     rles = None if found.rles is None else [found.rles[row] for row in shown]
     return side_by_side(
         image,

@@ -80,7 +80,7 @@ class Collector:
         if jax.process_count() > 1:
             rows, present, columns = multihost_utils.process_allgather((rows, present, columns), tiled=True)
         for slot in np.flatnonzero(present).tolist():
-            boxes, scores, classes, valid = (column[slot] for column in columns)
+            boxes, scores, classes, valid = (np.asarray(column[slot]) for column in columns)
             self._found[int(rows[slot])] = Found(boxes[valid], scores[valid], classes[valid])
         return int(present.sum())
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from diou_jax.data import rle
 from diou_jax.data.annotations import whole
-from diou_jax.masks import run_lengths
 
 
 class UnusableMaskError(ValueError):
@@ -71,18 +71,13 @@ def _of_runs(size, counts, height, width):
     if not isinstance(size, list) or [whole(side) for side in size] != [height, width]:
         raise UnusableMaskError(f"it is an RLE of size {size!r:.99}, its image has {[height, width]}")
     try:
-        lengths = run_lengths(counts) if isinstance(counts, str) else _listed(counts)
+        lengths = rle.lengths(counts)
     except ValueError as error:
         raise UnusableMaskError(f"its RLE cannot be decoded: {error}") from None
     if lengths.sum() != height * width:
         raise UnusableMaskError(f"the runs of its RLE are {lengths.sum()} pixels long, its image has {height * width}")
     if not lengths[1::2].any():
         raise UnusableMaskError("its RLE has no pixel")
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode()}
     return coco_mask.frPyObjects([{"size": [height, width], "counts": lengths}], height, width)[0]
-
-
-def _listed(counts):
-    lengths = [whole(count) for count in counts] if isinstance(counts, list) else [None]
-    if None in lengths or not all(0 <= length < 2**32 for length in lengths) or not lengths:
-        raise ValueError("its counts are neither a string nor whole numbers of at least 0")
-    return np.array(lengths, np.int64)

@@ -65,7 +65,7 @@ def predict(
         print_line(f"passed over: {line}")
 
     def show(path, image, result):
-        shown = np.flatnonzero(result.scores > draw_threshold)
+        shown = np.flatnonzero(result.scores > draw_threshold).tolist()
         rles = None if result.rles is None else [result.rles[row] for row in shown]
         objects = visualize.Objects(result.boxes[shown], result.classes[shown], scores=result.scores[shown], rles=rles)
         picture = visualize.draw(image, objects, class_names=detector.class_names)

@@ -74,9 +74,9 @@ def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> 
 
     # Small objects are drawn last, so that no border crosses them and no mask covers them.
     order = np.argsort(-(rectangles[:, 2:] - rectangles[:, :2]).prod(1), kind="stable").tolist()
-    for i in order if rles is not None else ():
-        if rles[i] is not None:
-            _fill(canvas, rles[i], colors[i])
+    for i in order:
+        if rles is not None and (rle := rles[i]) is not None:
+            _fill(canvas, rle, colors[i])
     for i in order:
         _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
     # A label should cover neither other labels nor objects of about its own size.
@@ -119,8 +119,7 @@ def _fill(canvas, rle, color):
     scaled = cv2.resize(255 * mask, canvas.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     inside = scaled > 127
     canvas[inside] = (canvas[inside] * (1 - OPACITY) + np.array(color) * OPACITY).astype(np.uint8)
-    outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outlines, -1, color, 1, cv2.LINE_AA)
+    canvas[inside & ~cv2.erode(inside.view(np.uint8), np.ones((3, 3))).view(bool)] = color
 
 
 def _outline(canvas, rectangle, color, *, hatched):

@@ -14,7 +14,7 @@ from diou_jax.data.reader import Reader
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
 from diou_jax.optimization.state import TrainState
-from diou_jax.structures import Batch, Proposals, blank_batch
+from diou_jax.structures import Batch, Polygons, Proposals, blank_batch
 
 
 class Diverged(Exception):  # noqa: N818
@@ -56,10 +56,15 @@ def load_batch(file: str | os.PathLike) -> Batch:
     """The numpy batch that `give_up` wrote."""
     with np.load(file) as content:
         fields = traverse_util.unflatten_dict(dict(content), sep=".")
-    fields["gt"] = {"masks": None, "keypoints": None} | fields["gt"]
-    proposals = fields.pop("proposals", None)
-    batch = flax.serialization.from_state_dict(blank_batch(1, 32, 32), fields | {"proposals": None})
-    return batch.replace(proposals=proposals and Proposals(**proposals))
+    masks, proposals = fields["gt"].pop("masks", None), fields.pop("proposals", None)
+    blank = blank_batch(1, 32, 32)
+    # What is None has not been written.
+    fields = flax.serialization.to_state_dict(blank) | fields
+    fields["gt"] = flax.serialization.to_state_dict(blank.gt) | fields["gt"]
+    batch = flax.serialization.from_state_dict(blank, fields)
+    return batch.replace(
+        gt=batch.gt.replace(masks=masks and Polygons(**masks)), proposals=proposals and Proposals(**proposals)
+    )
 
 
 def not_finite(detector: FasterRCNN, variables: dict, batch: Batch, *, step: int, seed: int) -> list[str]:

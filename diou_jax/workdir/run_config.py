@@ -22,6 +22,9 @@ CONFIG_FILE = "config.json"
 # Options that may change when a run is resumed; any other change would make it another run.
 FREE = tuple(option.name for option in base.OPTIONS if option.free)
 
+# What a run did whose config was written before an option existed, as json has it.
+_DEFAULTS = {option.name: json.loads(json.dumps(option.default)) for option in base.OPTIONS}
+
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """The config of the run in `workdir`: `config.json` or, if that is missing or damaged, the newest checkpoint's.
@@ -66,7 +69,9 @@ def keep_config(workdir: str | os.PathLike, config: Mapping[str, Any], *, resumi
     if resuming:
         before = read_config(workdir)
         if before is not None:
-            _compare(workdir, flatten(before), flatten(new))
+            after = flatten(new)
+            defaults = {name: default for name, default in _DEFAULTS.items() if name in after}
+            _compare(workdir, defaults | flatten(before), after)
         if jax.process_index() == 0 and write and _read_file(file) is None:
             source = "the newest checkpoint's was compared" if before else "no checkpoint holds one to compare"
             logging.warning("%s is missing or damaged; %s, and it is written anew", file, source)
