@@ -16,8 +16,9 @@ from diou_jax.evaluation import evaluate
 from diou_jax.options import build
 from diou_jax.prediction.detector import Detector
 from diou_jax.programs import Programs, compile_ahead
+from diou_jax.reporting.run_log import RunLog
 
-SIZES = ((48, 64), (64, 48), (48, 64))
+SIZES = ((48, 64), (36, 48), (48, 60))
 NAMES = ("__background__", "a", "b", "c")
 
 
@@ -28,6 +29,7 @@ def make_config(tiny_config):
     def make(boxes=None, masks=None):
         config = tiny_config()
         config.resnets.use_gn = config.fpn.use_gn = False  # they take long to compile
+        config.resnets.blocks = (1, 1, 1, 1)
         config.model.mask_on = True
         config.mrcnn.update(dim_reduced=8, num_convs=1, resolution=8, roi_xform_resolution=4)
         config.test.update(score_thresh=0.02, scale=48, max_size=64)
@@ -143,8 +145,8 @@ def test_boxes_of_another_aspect_ratio_are_in_pixels_of_the_file(with_passes, us
     rows = [run["candidates"](variables, (run["backbone"](variables, view), view)) for view in batch.views]
     wide = cv2.resize(image, (2 * image.shape[1], image.shape[0]))
     ((_, plain),) = usual._batches([wide])
-    model = usual._detector
-    theirs = jax.jit(lambda v, b: model.candidates(v, model.test_pyramid(v, b), b))(usual._variables, plain)
+    plain = plain.replace(aspect_ratio=np.ones(2, np.float32))
+    theirs = run["candidates"](variables, (run["backbone"](variables, plain), plain))
     valid = np.asarray(theirs.valid[0, 0])
     assert batch.views[1].aspect_ratio[0] == 2 and valid.any()
     np.testing.assert_array_equal(rows[1].valid, theirs.valid)
@@ -243,3 +245,18 @@ def test_equal_passes_vote_as_often_as_they_are_asked_for(make_config):
     config = make_config({"scales": (48, 48), "max_size": 64})
     passes = build.passes(config)
     assert passes.distinct == (Pass(48, 64),) and passes.boxes == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_whole_evaluation(make_config, tmp_path):
+    """Boxes and masks are scored; what was compiled for the first evaluation serves the next."""
+    config = make_config(BOXES, MASKS)
+    names = build.dataset(config, config.test.datasets).class_names
+    variables = build.network(config, len(names)).init_variables(jax.random.key(0))
+    evaluator = evaluate.Evaluator(config, str(tmp_path), names)
+    assert evaluator.programs(variables)
+    with RunLog(tmp_path) as log:
+        (row,) = evaluator(variables, 1, log)
+    assert 0 <= row["eval/AP"] <= 1
+    assert (tmp_path / f"bbox_{row['dataset']}_results.json").exists()
+    assert not evaluator.programs(variables)

@@ -1,24 +1,26 @@
 """The proof of augmented testing: the original's weights, imported, give the original's numbers, in float32.
 
-Golden file: tta_r50fpn, eight settings of TEST.BBOX_AUG on the photo of model_r50fpn.
+Golden files: tta_r50fpn, eight settings of TEST.BBOX_AUG on the photo of model_r50fpn; model_mask_r50fpn, masks of
+some of its detections by TEST.MASK_AUG.
 """
 
 import jax
 import numpy as np
 import original
+import original_models
 import pytest
-from conftest import find_golden, slow
+from conftest import slow
 from original import largest, pair_of_a_class
+from original_models import BOX, MASK, SCORE
 
-from diou_jax.configs import base
+from diou_jax.configs import base, mask
 from diou_jax.data import packing
 from diou_jax.data.buckets import Bucket, round_up
 from diou_jax.data.passes import Pass, pack_passes
-from diou_jax.detection.augmented import unite
+from diou_jax.detection.augmented import MASK_HEURISTICS, unite
 from diou_jax.options import build
 from diou_jax.weights.original import import_original
 
-SCORE, BOX = 2e-5, 0.002  # BOX in pixels; two correct implementations meet these
 ROW_SCORE = 4e-5  # of rows that suppression drops, too: 3 of 3600 exceed SCORE
 
 # What TEST.BBOX_AUG sets in each setting.
@@ -50,8 +52,7 @@ SWAPPED_ROIS = {"brief256": 1}
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(find_golden("tta_r50fpn.npz", "golden2")) as file:
-        return dict(file)
+    return original_models.load("tta_r50fpn.npz")
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,58 @@ def test_detections(golden, candidates, record_property, setting, suppression):
     record_property("pixels", deviations[0])
     record_property("score", deviations[1])
     assert deviations[1] < SCORE
+
+
+@pytest.fixture(scope="module")
+def masks(image):
+    """The original's numbers, the passes, and our masks (V, 1, D, M, M) of its boxes in each of them."""
+    golden = original_models.load("model_mask_r50fpn.npz")
+    config = mask.get_config()
+    config.test.scale, config.test.max_size = golden["test_scale"].tolist()
+    config.test.mask_aug.update(
+        enabled=True,
+        h_flip=True,
+        scales=tuple(golden["aug/scales"].tolist()),
+        max_size=int(golden["aug/max_size"]),
+        scale_h_flip=True,
+        aspect_ratios=tuple(golden["aug/aspect_ratios_f64"].tolist()),
+        aspect_ratio_h_flip=True,
+    )
+    detector, passes = build.detector(config, 81), build.passes(config)
+    stored = original_models.detections(golden["dets"][golden["aug/sel"]])
+
+    @jax.jit
+    def forward(variables, batch):
+        pyramid = detector.test_pyramid(variables, batch)
+        return detector.describe(variables, pyramid, batch, found=stored).masks
+
+    variables = original_models.variables("mask_r50fpn", detector.network)
+    ours = [forward(variables, look(image, passes.distinct[number])) for number in passes.masks]
+    return golden, [passes.distinct[number] for number in passes.masks], np.stack(ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [
+        ("identity", Pass(256, 448)),
+        ("hflip", Pass(256, 448, mirrored=True)),
+        ("scale192", Pass(192, 448)),
+        ("aspect0.8_hflip", Pass(256, 448, mirrored=True, aspect_ratio=0.8)),
+    ],
+)
+def test_the_masks_of_a_pass(masks, record_property, name, one):
+    golden, passes, ours = masks
+    deviation = largest(ours[passes.index(one), 0], golden[f"aug/{name}"])
+    record_property("probability", deviation)
+    assert deviation < MASK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heuristic", MASK_HEURISTICS)
+def test_masks_of_all_passes(masks, record_property, heuristic):
+    golden, passes, ours = masks
+    assert len(passes) == 8
+    deviation = largest(MASK_HEURISTICS[heuristic](ours)[0], golden[f"aug/{heuristic}"])
+    record_property("probability", deviation)
+    assert deviation < MASK

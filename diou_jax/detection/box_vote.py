@@ -14,8 +14,8 @@ from diou_jax.overlaps import pairwise_iou
 from diou_jax.structures import Array
 
 SCORING_METHODS = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
-# Problems computed at once; each takes a few N x N matrices.
-TOGETHER = 8
+# Pairs of boxes that are compared at once: those of eight problems of 1000 boxes. A problem takes a few N x N matrices.
+PAIRS = 8 * 1000**2
 
 # TensorFloat-32 would be too coarse for coordinates and scores.
 _matmul = functools.partial(jnp.matmul, precision="highest")
@@ -81,7 +81,8 @@ def box_vote(
     if scores.size == 0:
         return boxes, kept_scores
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[lead:]), (boxes, scores, kept_scores, valid))
-    moved, score = jax.lax.map(vote, flat, batch_size=min(TOGETHER, len(flat[0])))
+    together = max(PAIRS // scores.shape[-1] ** 2, 1)
+    moved, score = jax.lax.map(vote, flat, batch_size=min(together, len(flat[0])))
     return moved.reshape(boxes.shape), score.reshape(scores.shape)
 
 
