@@ -80,7 +80,8 @@ def _body(stem, norm, leaf):
 
 def _stack(stem, norm, sequence):
     """Each convolution of a head is followed by its GroupNorm, if it has one, and by a ReLU, which counts as well."""
-    prefix, number = re.fullmatch(r"(.*?)(\d*)", stem).groups()
+    prefix = stem.rstrip("0123456789")
+    number = stem[len(prefix) :]
     if prefix not in _STACKS or not number or norm == "bn":
         return None
     return f"{_STACKS[prefix]}.{(3 if sequence else 2) * (int(number) - 1) + bool(norm)}"
