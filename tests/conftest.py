@@ -2,10 +2,7 @@
 
 import os
 
-# Tests compile a thousand programs that run once, and LLVM's optimisation takes a fifth of their time. CI sets the
-# variable and so keeps the optimisation, see .ci/run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
 # Tests of a kernel mean the kernel, whether it has earned its place on this machine or not.
 os.environ.setdefault("DIOU_JAX_KERNELS", "pallas")

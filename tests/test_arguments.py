@@ -94,7 +94,10 @@ def test_a_value_may_stand_behind_a_space_and_options_before_the_config():
         (["--config", "ciou", "--config.solver.steps[1]=5"], ["all of it", "solver.steps=(0, 60000, 80000)"]),
         (["--config", "ciou", "--config.TEST.DIOU_NMS.BETA9=1"], ["nearest is --config.test.diou_nms.beta1"]),
         (["--config", "ciou", "--config.DATA_LOADER.NUM_THREADS=2"], ["--config.data.threads"]),
-        (["--config", "ciou", "--config.MODEL.MASK_ON=True"], ["MODEL.MASK_ON", "masks are not supported"]),
+        (
+            ["--config", "ciou", "--config.MODEL.KEYPOINTS_ON=True"],
+            ["MODEL.KEYPOINTS_ON", "keypoints are not supported"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_says_how_to_mend_it(arguments, words):

@@ -188,6 +188,7 @@ def test_thresholds_of_a_call_hold(augmented, images):
     assert len(augmented(images[0], nms=0.05)) <= len(augmented(images[0], nms=0.9))
 
 
+@pytest.mark.slow
 def test_two_devices_find_what_one_finds(make_config, variables, images, augmented):
     """Programs that were compiled ahead are those that are called."""
     config = make_config(BOXES, MASKS)

@@ -102,6 +102,7 @@ def test_log_line_and_curves_take_up_its_names(trained):
     assert {"total", "cls", "bbox", "rpn_cls", "rpn_bbox", "colour"} == {curve.label for curve in curves(losses, rows)}
 
 
+@pytest.mark.slow
 def test_it_adds_to_the_detections(trained):
     detector, _, variables, batch = trained
     found = jax.jit(detector.detect)(variables, jax.tree.map(jnp.asarray, batch))

@@ -40,7 +40,7 @@ SUPPRESSION = {
     "greedy_vote": {"diou_nms.enabled": False, "bbox_vote.enabled": True},
 }
 # The default run has the setting with most kinds of passes.
-CASES = [slow(name) if name != "aspect" else name for name in SETTINGS]
+CASES = [slow(name) for name in SETTINGS]
 
 # The objectness of the 300th proposal of this pass exceeds that of the 301st by 1 unit in the last place, 6e-8. The
 # original has them the other way round, so that its last proposal is our 301st.

@@ -283,6 +283,7 @@ def finished(make, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_on_proposals_has_no_rpn_and_finite_losses(finished):
     with Checkpoints(finished, create=False) as checkpoints:
         assert checkpoints.stored_variables()["params"].keys() == {"backbone", "neck", "box_head"}
@@ -326,6 +327,7 @@ def test_heads_learn_from_the_ground_truth_and_the_proposals_of_the_file(make):
         assert valid.sum() > 8 and distance.max() < 1e-4
 
 
+@pytest.mark.slow
 def test_heads_detect_in_the_proposals_of_the_file_alone(make, finished):
     """A box head that leaves boxes where they are finds some of the file's boxes, and no others."""
     config = make()
@@ -349,6 +351,7 @@ def test_heads_detect_in_the_proposals_of_the_file_alone(make, finished):
         assert len(detections.boxes) and distance.min(1).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_other_proposals_are_other_data(make, finished, tmp_path):
     config = make()
     content = dict(np.load(config.train.proposal_files[0]))
@@ -361,6 +364,7 @@ def test_other_proposals_are_other_data(make, finished, tmp_path):
         train.train(config, str(finished))
 
 
+@pytest.mark.slow
 def test_what_needs_a_file_says_so(make, finished):
     config = make()
     data = build.dataset(config, config.train.datasets)

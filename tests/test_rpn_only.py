@@ -50,6 +50,7 @@ def leaves(workdir):
         return jax.tree_util.tree_leaves_with_path(checkpoints.stored_variables())
 
 
+@pytest.mark.slow
 def test_the_network_has_no_head_and_the_log_the_losses_of_the_rpn(finished):
     names = {jax.tree_util.keystr(path[:2]) for path, _ in leaves(finished)}
     assert names == {"['params']['backbone']", "['params']['neck']", "['params']['rpn']"}
@@ -65,6 +66,7 @@ def test_the_network_has_no_head_and_the_log_the_losses_of_the_rpn(finished):
         assert row["loss"] == pytest.approx(row["loss_rpn_cls"] + row["loss_rpn_bbox"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_recall_a_file_pictures_and_curves(finished, make):
     (row,) = [row for row in read_metrics(finished) if "dataset" in row]
     assert row["step"] == 8 and {f"eval/AR{size}@{limit}" for size in SIZES for limit in LIMITS} < row.keys()
@@ -82,6 +84,7 @@ def test_an_evaluation_leaves_recall_a_file_pictures_and_curves(finished, make):
     assert (finished / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_an_evaluation_can_be_repeated_and_counts_once(finished, make):
     before = (finished / "rpn_proposals_val.npz").read_bytes()
     rows = evaluate.evaluate(make(), str(finished))
@@ -134,6 +137,7 @@ def test_proposals_are_those_in_which_the_whole_detector_looks_for_objects(tiny_
     assert np.asarray(found.valid).sum() > 10 and not np.asarray(found.valid[0]).any()
 
 
+@pytest.mark.slow
 def test_detection_is_refused_with_the_reason(finished, make):
     with pytest.raises(UserError, match=r"model\.rpn_only=True: this network proposes boxes without classes"):
         Detector.from_checkpoint(finished)
@@ -146,6 +150,7 @@ def test_a_mask_head_is_refused():
         base.check(config)
 
 
+@pytest.mark.slow
 def test_weights_go_out_under_the_original_s_names_and_come_back(finished, make, tmp_path):
     with Checkpoints(finished, create=False) as checkpoints:
         variables = checkpoints.stored_variables()
