@@ -1,6 +1,6 @@
 """Augmented testing: boxes of several views of an image are united before suppression, masks are averaged.
 
-Bag of tricks of Detectron's model zoo ("test-time augmentation"); the original's TEST.BBOX_AUG and TEST.MASK_AUG.
+The field calls it test-time augmentation; the original has it as TEST.BBOX_AUG and TEST.MASK_AUG.
 Every view goes through the backbone once, and has proposals of its own.
 """
 
