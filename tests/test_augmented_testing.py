@@ -28,7 +28,6 @@ def make_config(tiny_config):
 
     def make(boxes=None, masks=None):
         config = tiny_config()
-        config.resnets.use_gn = config.fpn.use_gn = False  # they take long to compile
         config.resnets.blocks = (1, 1, 1, 1)
         config.model.mask_on = True
         config.mrcnn.update(dim_reduced=8, num_convs=1, resolution=8, roi_xform_resolution=4)

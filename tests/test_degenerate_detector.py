@@ -252,7 +252,6 @@ def test_targets_of_any_ground_truth(seed, share):
 def test_devices_without_objects(tiny_config):
     """The whole step, by an optimiser that turns gradients into differences of parameters."""
     config = tiny_config()
-    config.resnets.use_gn = config.fpn.use_gn = False  # they take long to compile
     rule = build.rule(config)
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))

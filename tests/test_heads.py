@@ -63,7 +63,6 @@ class ColourHead:
 def trained(tiny_config):
     """The detector with the second head, its rows of metrics, and its state after some steps on one batch."""
     config = tiny_config()
-    config.resnets.use_gn = config.fpn.use_gn = False  # they take long to compile
     rule = build.rule(config)
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))

@@ -25,7 +25,6 @@ def config(tiny_config):
     config = tiny_config()
     config.model.mask_on = True
     config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
-    config.resnets.use_gn = config.fpn.use_gn = False  # they take long to compile
     config.test.score_thresh = 0.02
     config.log.images = 1
     return config

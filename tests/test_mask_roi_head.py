@@ -27,7 +27,6 @@ def mask_config(tiny_config):
     def make():
         config = tiny_config()
         config.model.mask_on = True
-        config.resnets.use_gn = config.fpn.use_gn = False
         config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
         config.mrcnn.resolution, config.mrcnn.roi_xform_resolution = 14, 7
         return config

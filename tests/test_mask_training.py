@@ -80,12 +80,13 @@ def test_two_devices_average_what_each_finds_on_its_own_image(mask_config):
     assert (batch.gt.masks.part >= 0).any((1, 2)).all()
     optimizer, rate = build.make_optimizer(config, rule.schedule), float(build.rate(config, rule.schedule)(0))
     detector = build.detector(config, len(data.class_names))
+    variables = detector.network.init_variables(jax.random.key(0))
 
     @jax.jit
     def alone(params, one, key):
-        return jax.grad(lambda p: detector.losses({"params": p}, one, key[None]), has_aux=True)(params)
+        return jax.grad(lambda p: detector.losses(variables | {"params": p}, one, key[None]), has_aux=True)(params)
 
-    state = create_state(detector.network.init_variables(jax.random.key(0)), optimizer, detector.loss_names)
+    state = create_state(variables, optimizer, detector.loss_names)
     before = jax.device_get(state.params)
     gradients, losses = zip(
         *(

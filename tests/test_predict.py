@@ -30,13 +30,24 @@ def config(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def detector(config):
+def classes(config):
+    """The data set's class names and category ids."""
     data = build.dataset(config, config.test.datasets)
-    variables = build.network(config, len(data.class_names)).init_variables(jax.random.key(0))
-    # Random heads score everything alike; louder ones give detections worth comparing.
+    return data.class_names, data.category_ids
+
+
+@pytest.fixture(scope="module")
+def variables(config, classes):
+    """Random weights that find something."""
+    variables = build.network(config, len(classes[0])).init_variables(jax.random.key(0))
     variables["params"]["box_head"]["logits"]["kernel"] *= 40.0
     variables["params"]["rpn"]["logits"]["kernel"] *= 40.0
-    return Detector(config, variables, data.class_names, category_ids=data.category_ids)
+    return variables
+
+
+@pytest.fixture(scope="module")
+def detector(config, classes, variables):
+    return Detector(config, variables, classes[0], category_ids=classes[1])
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +129,14 @@ def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, i
 
 
 @pytest.fixture(scope="module")
-def workdir(config, detector, tmp_path_factory):
+def workdir(config, classes, variables, tmp_path_factory):
     from diou_jax.checkpoint.checkpoints import Checkpoints
     from diou_jax.optimization.state import create_state
 
     folder = tmp_path_factory.mktemp("run")
-    state = create_state(detector._variables, build.make_optimizer(config, build.rule(config).schedule), ("loss",))
+    state = create_state(variables, build.make_optimizer(config, build.rule(config).schedule), ("loss",))
     with Checkpoints(folder) as checkpoints:
-        metadata = {"class_names": detector.class_names, "category_ids": detector.category_ids}
+        metadata = {"class_names": classes[0], "category_ids": classes[1]}
         checkpoints.save(state, 0, metadata)
     return folder
 

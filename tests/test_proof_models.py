@@ -63,7 +63,7 @@ def run(request):
     variables = original_models.variables(request.param, detector.network)
     batch = original_models.packed(golden)
 
-    @jax.jit
+    @original_models.as_a_run
     def forward(variables, batch, stored_rois):
         network, padded_size = detector.network, batch.padded_size
         images = preprocess.normalise(batch, detector.pixel_means)

@@ -123,7 +123,7 @@ def test_proposals_are_those_in_which_the_whole_detector_looks_for_objects(tiny_
     def both(variables, batch):
         pyramid = whole.pyramid(variables, batch, batch.padded_size)
         params = {name: value for name, value in variables["params"].items() if name != "box_head"}
-        return whole.proposals(variables, pyramid, batch), alone.detect({"params": params}, batch)
+        return whole.proposals(variables, pyramid, batch), alone.detect(variables | {"params": params}, batch)
 
     wanted, found = both(variables, batch)
     scale = batch.placement.scale[:, None, [1, 0, 1, 0]]

@@ -134,17 +134,19 @@ def on_its_own(tiny_config):
     config = tiny_config()
     detector = build.detector(config, len(build.dataset(config, config.train.datasets).class_names))
 
+    variables = detector.network.init_variables(jax.random.key(0))
+
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def losses(params, batch, key):
-        return detector.losses({"params": params}, batch, key[None])
+        return detector.losses(variables | {"params": params}, batch, key[None])
 
     def alone(params, batch, slot):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 0), slot)
         (_, values), gradient = losses(params, jax.tree.map(lambda x: jnp.asarray(x[slot : slot + 1]), batch), key)
         return values, gradient
 
-    return detector, detector.network.init_variables(jax.random.key(0)), alone
+    return detector, variables, alone
 
 
 def test_two_devices_average_what_each_finds_on_its_own_image(plain, on_its_own):
