@@ -135,6 +135,7 @@ def test_boxes_of_several_passes_are_found(usual, augmented, images):
     assert (distance > 1).any() and (distance < 1e-3).any()
 
 
+@pytest.mark.slow
 def test_boxes_of_another_aspect_ratio_are_in_pixels_of_the_file(with_passes, usual, images):
     """An image twice as wide, made by hand, is what the pass sees."""
     image = images[0]

@@ -13,7 +13,7 @@ from diou_jax.detection.rules import BoxVoteRules
 compiled = jax.jit(box_vote, static_argnames=("rules",))
 
 
-@pytest.mark.parametrize("size", ["n1", slow("n17"), slow("n300"), slow("n1000"), "n2000"])
+@pytest.mark.parametrize("size", ["n1", slow("n17"), "n300", slow("n1000"), slow("n2000")])
 def test_every_golden_case(golden, size):
     data = golden("nms.npz")
     boxes, scores = data[f"{size}/dets"][:, :4], data[f"{size}/dets"][:, 4]

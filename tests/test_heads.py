@@ -22,6 +22,9 @@ from diou_jax.reporting.curves import PANELS, curves
 from diou_jax.reporting.run_log import Progress
 from diou_jax.training.step import make_train_step
 
+# What a head of one's own costs is a compilation of the whole step.
+pytestmark = pytest.mark.slow
+
 
 class MeanColour(nn.Module):
     """Pooled RoIs (B, R, H, W, C) to colours (B, R, 3)."""
@@ -101,7 +104,6 @@ def test_log_line_and_curves_take_up_its_names(trained):
     assert {"total", "cls", "bbox", "rpn_cls", "rpn_bbox", "colour"} == {curve.label for curve in curves(losses, rows)}
 
 
-@pytest.mark.slow
 def test_it_adds_to_the_detections(trained):
     detector, _, variables, batch = trained
     found = jax.jit(detector.detect)(variables, jax.tree.map(jnp.asarray, batch))

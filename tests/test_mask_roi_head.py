@@ -107,6 +107,7 @@ def gradient(detector):
     return run
 
 
+@pytest.mark.slow
 def test_the_mask_loss_reaches_head_and_backbone(detector, variables, gradient):
     losses, slope = gradient(variables, with_objects(blank_batch(2, 64, 64)))
     assert "loss_mask" in detector.loss_names and losses["loss_mask"] > 0
@@ -114,6 +115,7 @@ def test_the_mask_loss_reaches_head_and_backbone(detector, variables, gradient):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slope["mask_head"]["logits"]))
 
 
+@pytest.mark.slow
 def test_objects_without_an_outline_train_their_box_and_no_mask(variables, gradient):
     losses, slope = gradient(variables, with_objects(blank_batch(2, 64, 64), outlines=False))
     assert losses["loss_mask"] == 0 and losses["loss_bbox"] > 0

@@ -110,6 +110,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(make, fi
         assert np.asarray(ours).tobytes() == np.asarray(wanted).tobytes(), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_proposals_are_those_in_which_the_whole_detector_looks_for_objects(tiny_config, make):
     """A detector with a box head and the RPN alone propose the same boxes with the same weights."""
     whole, alone = build.detector(tiny_config(), 5), build.detector(make(), 5)
@@ -169,6 +170,7 @@ def test_weights_go_out_under_the_original_s_names_and_come_back(finished, make,
     np.testing.assert_array_equal(*(tree["params"]["rpn"]["conv"]["kernel"] for tree in (taken, variables)))
 
 
+@pytest.mark.slow
 def test_weights_of_a_whole_detector_need_a_word_for_their_head(tiny_config, make, tmp_path):
     shapes = build.network(tiny_config(), 7).variable_shapes()
     tensors = {one.name: np.ones(one.shape, np.float32) for one in original_tensors(shapes).values()}
