@@ -113,5 +113,17 @@ def test_masks_follow_the_names_as_scores_do():
     for ours, theirs, wanted in ((1, 1, [0]), (3, 1, [100, 101, 102]), (1, 4, [100])):
         taken, _ = fine_tune(with_masks(tree(3, 100), ours), with_masks(tree(4, 0), theirs), **options)
         np.testing.assert_array_equal(taken["params"]["mask_head"]["logits"]["bias"], wanted)
-    with pytest.raises(UserError, match="params/mask_head/logits/bias is absent there"):
-        fine_tune(with_masks(tree(3, 100), 3), tree(4, 0), **options)
+
+
+def test_a_head_that_only_one_of_both_has_starts_anew_or_is_left_out():
+    """A mask detector from a box detector's weights, and the other way round."""
+    names = (BACKGROUND, "dog", "bird")
+    options = {"names": names, "stored_names": names, "source": "w"}
+    ours = with_masks(tree(3, 100), 3)
+    taken, lines = fine_tune(ours, tree(3, 0), **options)
+    np.testing.assert_array_equal(taken["params"]["mask_head"]["logits"]["bias"], [100, 101, 102])
+    np.testing.assert_array_equal(taken["params"]["neck"]["kernel"], tree(3, 0)["params"]["neck"]["kernel"])
+    assert "mask_head: starts anew, the other run has none" in lines
+    taken, lines = fine_tune(tree(3, 100), with_masks(tree(3, 0), 3), **options)
+    assert taken["params"].keys() == tree(3, 0)["params"].keys()
+    assert "mask_head: not used, this network has none" in lines

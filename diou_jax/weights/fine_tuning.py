@@ -46,12 +46,16 @@ def fine_tune(
       source: name of the other run in messages.
 
     Returns:
-      The variables, and lines that list the classes whose rows are taken over and those that start anew.
+      The variables, and lines that name the heads that only one of both has, the classes whose rows are taken over and
+      those that start anew.
 
     Raises:
       UserError: if variables differ in more than the number of classes; the message names them.
     """
     ours, theirs = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (variables, stored))
+    anew, unused = _heads(ours) - _heads(theirs), _heads(theirs) - _heads(ours)
+    theirs = {name: value for name, value in theirs.items() if _head(name) not in unused}
+    theirs |= {name: value for name, value in ours.items() if _head(name) in anew}
     by_class = [name for name in ours if _has_rows(name, ours, theirs, len(names))]
     different = [
         f"{name} is {_kind(theirs, name)} there and {_kind(ours, name)} here"
@@ -63,7 +67,19 @@ def fine_tune(
     rows = match(names, stored_names)
     theirs |= {name: _take(ours[name], theirs[name], rows, len(names), _layer(name)) for name in by_class}
     taken = traverse_util.unflatten_dict({name: theirs[name] for name in ours}, sep="/")
-    return taken, _report(names, stored_names, rows) if by_class else []
+    lines = [f"{head}: starts anew, the other run has none" for head in sorted(anew)]
+    lines += [f"{head}: not used, this network has none" for head in sorted(unused)]
+    return taken, lines + (_report(names, stored_names, rows) if by_class else [])
+
+
+def _head(name):
+    """The RoI head that a variable belongs to, or None."""
+    found = re.match(r"params/(\w+_head)/", name)
+    return found and found[1]
+
+
+def _heads(flat):
+    return {_head(name) for name in flat} - {None}
 
 
 def match(names: Sequence[str], stored_names: Sequence[str]) -> dict[int, int]:
