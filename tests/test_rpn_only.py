@@ -53,7 +53,8 @@ def leaves(workdir):
 @pytest.mark.slow
 def test_the_network_has_no_head_and_the_log_the_losses_of_the_rpn(finished):
     names = {jax.tree_util.keystr(path[:2]) for path, _ in leaves(finished)}
-    assert names == {"['params']['backbone']", "['params']['neck']", "['params']['rpn']"}
+    learned = {"['params']['backbone']", "['params']['neck']", "['params']['rpn']"}
+    assert names == learned | {"['affine']['backbone']"}
     training = [row for row in read_metrics(finished) if "loss" in row]
     assert [row["step"] for row in training] == [2, 4, 6, 8]
     for row in training:
