@@ -112,6 +112,7 @@ def test_the_usual_pass_alone_finds_what_a_usual_test_finds(with_passes, usual, 
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mirrored_image_has_mirrored_detections(with_passes, usual, images):
     """If every pass is also made over the mirrored image; a random network alone finds others there."""
     flips = {"h_flip": True, "scales": (32,), "max_size": 64, "scale_h_flip": True}

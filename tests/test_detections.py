@@ -228,6 +228,7 @@ alone = {
 
 @pytest.mark.parametrize("soft", ["linear", slow("gaussian"), slow("")])
 @pytest.mark.parametrize("scoring", [slow(""), SCORING_METHODS[0], *map(slow, SCORING_METHODS[1:])])
+@pytest.mark.slow
 def test_soft_nms_and_votes_act_on_each_class_before_the_limit(golden, soft, scoring):
     """As the original has them in its loop over classes, here one class after the other."""
     data = golden("postproc.npz")

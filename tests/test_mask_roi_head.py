@@ -138,6 +138,7 @@ def detect(detector):
     return jax.jit(lambda variables, batch: detector.detect(variables, batch, detector.thresholds._replace(score=0.0)))
 
 
+@pytest.mark.slow
 def test_masks_are_probabilities_of_detections_and_zero_elsewhere(detector, variables, detect):
     batch = identity_taps(blank_batch(1, 64, 64), 64).replace(image=noise(64))
     found = detect(variables, batch)
@@ -151,6 +152,7 @@ def test_masks_are_probabilities_of_detections_and_zero_elsewhere(detector, vari
     )
 
 
+@pytest.mark.slow
 def test_a_mirrored_image_gives_masks_of_the_image_itself(variables, detect):
     """The network sees the mirrored pixels; boxes and masks come back in the image's own frame."""
     plain = identity_taps(blank_batch(1, 64, 64), 64)
@@ -163,6 +165,7 @@ def test_a_mirrored_image_gives_masks_of_the_image_itself(variables, detect):
     np.testing.assert_array_equal(back.masks, seen.masks[..., ::-1])
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_padding(variables, detect):
     small = identity_taps(blank_batch(1, 64, 64), 64).replace(image=noise(64))
     wide = identity_taps(blank_batch(1, 128, 128), 128)

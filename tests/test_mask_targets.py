@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import find_golden
+from conftest import find_golden, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -75,7 +75,7 @@ def test_boxes_of_outlines(stored):
     np.testing.assert_array_equal(outline_boxes(masks)[0], stored["poly/boxes"])
 
 
-CASES = ["basic_81", "small_K5", "agnostic", "with_crowd", "no_fg_K5", "overlapping_K5"]
+CASES = ["basic_81", slow("small_K5"), slow("agnostic"), "with_crowd", slow("no_fg_K5"), slow("overlapping_K5")]
 
 
 @pytest.mark.parametrize("case", CASES)

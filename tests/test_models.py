@@ -65,6 +65,7 @@ def assert_close(ours, theirs, *, relative):
     assert np.abs(ours - theirs).max() <= relative * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_initial_weights_are_distributed_as_the_originals(golden_path):
     rows = [line.split("\t") for line in golden_path("init_stats.txt").read_text().splitlines() if line[0] != "#"]
     statistics = {name: [float(x) for x in numbers] for name, _, *numbers in rows}

@@ -68,6 +68,7 @@ def looked_at(sampled):
 
 
 @pytest.mark.parametrize("share", [slow(0.0), 0.1, slow(0.6), 1.0])
+@pytest.mark.slow
 def test_the_gradient_is_the_whole_one(maps, share):
     """Anchors side by side, three in a cell, at every edge; images with different numbers of them, or none."""
     head = RPNHead(features=6)

@@ -149,6 +149,7 @@ def on_its_own(tiny_config):
     return detector, variables, alone
 
 
+@pytest.mark.slow
 def test_two_devices_average_what_each_finds_on_its_own_image(plain, on_its_own):
     """Each device has its own proposals, samples and normalisers; what is averaged are the gradients."""
     batch, optimizer, rate = plain(1)
