@@ -130,12 +130,13 @@ def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
     detector = build.detector(config, len(data.class_names))
     batch, _ = build.train_reader(config, data, build.rule(config).batch)(0)
     batch = jax.tree.map(jnp.asarray, batch.replace(gt=batch.gt.replace(valid=np.zeros_like(batch.gt.valid))))
-    params = detector.network.init_variables(jax.random.key(0))["params"]
+    variables = detector.network.init_variables(jax.random.key(0))
 
     def total(params):
-        return detector.losses({"params": params}, batch, jax.random.split(jax.random.key(0), len(batch.index)))
+        keys = jax.random.split(jax.random.key(0), len(batch.index))
+        return detector.losses(variables | {"params": params}, batch, keys)
 
-    gradient, metrics = jax.jit(jax.grad(total, has_aux=True))(params)
+    gradient, metrics = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, metrics)))
     assert metrics["loss_bbox"] == metrics["loss_rpn_bbox"] == 0
     assert metrics["loss_cls"] > 0 and metrics["loss_rpn_cls"] > 0
@@ -144,6 +145,7 @@ def test_losses_are_finite_without_any_box(tiny_config, rpn_loss):
 @pytest.mark.slow
 def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
     config = tiny_config()
+    config.resnets.use_gn = config.fpn.use_gn = True
     config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64
     data = catalog.load(("train2017",), real_data("coco128"))
     augmentations, rules = [ScaleChoice((128,), 192)], reader.BatchRules(max_boxes=64)
