@@ -167,6 +167,20 @@ def tiny_config(shapes_root, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_mask_config(tiny_config):
+    """``tiny_mask_config()`` is the tiny config with a small mask head."""
+
+    def make():
+        config = tiny_config()
+        config.model.mask_on = True
+        config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
+        config.mrcnn.resolution, config.mrcnn.roi_xform_resolution = 14, 7
+        return config
+
+    return make
+
+
 @pytest.fixture
 def hopper():
     """Skips where there is no GPU that Mosaic compiles for."""

@@ -21,22 +21,8 @@ def stored():
 
 
 @pytest.fixture(scope="module")
-def mask_config(tiny_config):
-    """A mask detector that compiles quickly."""
-
-    def make():
-        config = tiny_config()
-        config.model.mask_on = True
-        config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
-        config.mrcnn.resolution, config.mrcnn.roi_xform_resolution = 14, 7
-        return config
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def detector(mask_config):
-    return build.detector(mask_config(), 4)
+def detector(tiny_mask_config):
+    return build.detector(tiny_mask_config(), 4)
 
 
 @pytest.fixture(scope="module")

@@ -21,24 +21,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def mask_config(tiny_config):
-    """``mask_config()`` is the tiny config with a small mask head."""
-
-    def make():
-        config = tiny_config()
-        config.model.mask_on = True
-        config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
-        config.mrcnn.resolution, config.mrcnn.roi_xform_resolution = 14, 7
-        return config
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def finished(mask_config, tmp_path_factory):
+def finished(tiny_mask_config, tmp_path_factory):
     """A run that was never interrupted, evaluated."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    evaluate.evaluate(mask_config(), str(workdir), train.train(mask_config(), str(workdir)))
+    evaluate.evaluate(tiny_mask_config(), str(workdir), train.train(tiny_mask_config(), str(workdir)))
     return workdir
 
 
@@ -56,7 +42,9 @@ def test_a_run_leaves_what_it_promises(finished):
     assert [row["score"] for row in boxes] == [row["score"] for row in masks]
 
 
-def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(mask_config, finished, tmp_path, monkeypatch):
+def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(
+    tiny_mask_config, finished, tmp_path, monkeypatch
+):
     def interrupted(reader, start, end, **options):
         for number, batch in enumerate(batches(reader, start, end, **options)):
             if start + number >= 4:
@@ -67,13 +55,13 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(mask_con
     with monkeypatch.context() as patch:
         patch.setattr(train, "batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train.train(mask_config(), str(workdir))
-    train.train(mask_config(), str(workdir))
-    assert_same_bits(saved_state(mask_config(), workdir), saved_state(mask_config(), finished))
+            train.train(tiny_mask_config(), str(workdir))
+    train.train(tiny_mask_config(), str(workdir))
+    assert_same_bits(saved_state(tiny_mask_config(), workdir), saved_state(tiny_mask_config(), finished))
 
 
-def test_two_devices_average_what_each_finds_on_its_own_image(mask_config):
-    config = mask_config()
+def test_two_devices_average_what_each_finds_on_its_own_image(tiny_mask_config):
+    config = tiny_mask_config()
     config.solver.type, config.solver.clip_norm, config.solver.weight_decay = "SGD", 0.0, 0.0
     data, rule = build.dataset(config, config.train.datasets), build.rule(config)
     batch, _ = build.train_reader(config, data, rule.batch)(0)

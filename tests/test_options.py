@@ -13,7 +13,7 @@ from diou_jax.detection import box_vote, soft_nms
 from diou_jax.errors import UserError
 from diou_jax.losses import BOX_LOSSES
 from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
-from diou_jax.options import build
+from diou_jax.options import model
 from diou_jax.training import train
 
 # What users of such software have typed, and what passed without a word or ended in a traceback.
@@ -140,8 +140,8 @@ def test_choices_are_those_of_the_code():
     assert set(base.LOSSES) == set(BOX_LOSSES)
     assert BY_NAME["test.soft_nms.method"].kind == Choice(tuple(soft_nms.METHODS))
     assert set(base.VOTES) == set(box_vote.SCORING_METHODS)
-    assert set(BY_NAME["dtype"].kind.names) == set(build.DTYPES)
-    assert set(BY_NAME["model.box_convention"].kind.names) == set(build.BOX_RULES)
+    assert set(BY_NAME["dtype"].kind.names) == set(model.DTYPES)
+    assert set(BY_NAME["model.box_convention"].kind.names) == set(model.BOX_RULES)
 
 
 def test_every_option_is_declared_once_with_a_meaning_and_a_legal_default():
