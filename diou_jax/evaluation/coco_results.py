@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import math
 import os
@@ -17,11 +16,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from diou_jax.data import annotations
 from diou_jax.data.annotations import id_key, id_rank
-from diou_jax.data.dataset import Faults
 from diou_jax.errors import UserError
-from diou_jax.evaluation import true_masks
+from diou_jax.evaluation.coco_truth import GroundTruth, read_ground_truth, with_masks
 from diou_jax.masks import Rle
 from diou_jax.structures import Array
 
@@ -193,7 +190,7 @@ def evaluate(
       UserError: if a file is not COCO json, two files share an image or disagree on a category, a result names an
         image or a category that no file lists, or, for masks, the size of an image with objects is unknown.
     """
-    truth = _read_truth(annotation_files, segmentations=kind == "segm")
+    truth = read_ground_truth(annotation_files, segmentations=kind == "segm")
     _check_known(results, truth)
     counted = truth.images.keys() if image_ids is None else truth.images.keys() & set(map(id_key, image_ids))
     # COCOeval compares and sorts image ids. It gets their ranks, since ids may be strings or of mixed types.
@@ -202,7 +199,7 @@ def evaluate(
     results = [result for result in results if id_key(result["image_id"]) in number]
     if kind == "segm":
         given = truth.images if sizes is None else {id_key(key): size for key, size in sizes.items()}
-        entries, results = _with_masks(entries, given, annotation_files), _with_areas(results)
+        entries, results = with_masks(entries, given, annotation_files), _with_areas(results)
     objects, found = _index(entries, number, truth.categories), _index(results, number, truth.categories)
     _report_limit(objects, found, max_dets)
     evaluation = COCOeval(objects, found, kind)
@@ -214,76 +211,12 @@ def evaluate(
     return Summary(statistics, lines, tuple(_class_results(evaluation, truth.categories)), kind)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Truth:
-    """The content of annotation files: stated sizes of images by key, names by category id, objects for COCOeval."""
-
-    images: dict[int | str, tuple[int | None, int | None]]
-    categories: dict[int, str]
-    objects: list[dict]
-
-
-def _read_truth(annotation_files: Sequence[str | os.PathLike], *, segmentations: bool) -> _Truth:
-    listed_in: dict[int | str, str | os.PathLike] = {}
-    images: dict[int | str, tuple[int | None, int | None]] = {}
-    categories: dict[int, str] = {}
-    objects: list[dict] = []
-    for file in annotation_files:
-        read = annotations.read(file, segmentations=segmentations)
-        for key, image in read.images.items():
-            if key in listed_in:
-                raise UserError(f"image {key!r} is in {listed_in[key]} and in {file}; evaluate one at a time")
-            listed_in[key] = file
-            images[key] = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
-        for category, name in read.categories.items():
-            if categories.setdefault(category, name) != name:
-                raise UserError(
-                    f"{file}: category {category} is {name!r}, elsewhere it is {categories[category]!r}; "
-                    "each category id must have one name"
-                )
-        columns = read.boxes
-        names = "file_id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"
-        objects += [
-            dict(zip(names, row, strict=True))
-            for row in zip(
-                columns.ids,
-                columns.images,
-                columns.categories.tolist(),
-                columns.xywh.tolist(),
-                columns.areas.tolist(),
-                columns.crowd.astype(int).tolist(),
-                columns.segmentations or itertools.repeat(None, len(columns.ids)),
-                strict=True,
-            )
-        ]
-    return _Truth(images, categories, objects)
-
-
-def _with_masks(entries, sizes, annotation_files) -> list[dict]:
-    """The objects with their masks, in images with known `sizes`; those without a usable one as regions to ignore."""
-    faults, found = Faults(), []
-    for entry in entries:
-        height, width = sizes[entry["image_id"]]
-        if not (height and width and height > 0 and width > 0):
-            raise UserError(f"image {entry['image_id']!r}: its height and width are needed to evaluate masks")
-        try:
-            mask = true_masks.of_segmentation(entry["segmentation"], height=height, width=width)
-            found.append(entry | {"segmentation": mask})
-        except true_masks.UnusableMaskError as fault:
-            where = f"annotation {entry['file_id']!r} of image {entry['image_id']!r}: {fault}"
-            faults.add("objects without a usable mask, regions to ignore in the evaluation of masks", where)
-            mask = true_masks.of_box(entry["bbox"], height=height, width=width)
-            found.append(entry | {"segmentation": mask, "iscrowd": 1})
-    faults.report(", ".join(map(str, annotation_files)))
-    return found
-
-
 def _with_areas(results) -> list[dict]:
     """Mask results with their areas in pixels, by which COCOeval leaves out unmatched ones of other sizes."""
     return [result | {"area": int(coco_mask.area(result["segmentation"]))} for result in map(dict, results)]
 
 
-def _check_known(results: Sequence[Mapping], truth: _Truth) -> None:
+def _check_known(results: Sequence[Mapping], truth: GroundTruth) -> None:
     """Raises UserError for a result of an image or category that is not in the annotation files."""
     known: Collection
     for kind, known in (("image", truth.images), ("category", truth.categories)):
