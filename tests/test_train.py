@@ -133,8 +133,8 @@ def on_its_own(tiny_config):
     """The detector, initial variables, and ``alone(params, batch, slot)``: losses and gradient of a batch's image."""
     config = tiny_config()
     detector = build.detector(config, len(build.dataset(config, config.train.datasets).class_names))
-
-    variables = detector.network.init_variables(jax.random.key(0))
+    # On the host, since the compiled step donates the memory of its state, which may be that of these variables.
+    variables = jax.device_get(detector.network.init_variables(jax.random.key(0)))
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
