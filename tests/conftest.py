@@ -2,8 +2,8 @@
 
 import os
 
-# Tests compile a thousand programs that run once, and LLVM's optimisation takes a fifth of their time. CI sets the
-# variable and so keeps the optimisation, see .ci/run.
+# Tests compile a thousand programs that run once, and LLVM's optimisation takes a fifth of their time. CI repeats the
+# proofs with the optimisation, see .ci/run.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
 
