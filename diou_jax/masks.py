@@ -3,6 +3,7 @@
 A run length encoding (RLE) counts the pixels of the image column by column, in turn those outside and inside the mask.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -14,6 +15,9 @@ from diou_jax.structures import Array
 
 # More threads gain little: numpy and OpenCV release the interpreter's lock only for the work on pixels.
 THREADS = 4
+
+# Runs of fewer pixels, and their differences, take at most five bytes, of five bits each, one of them the sign.
+SAFE_RUN = 2**24
 
 
 class Rle(TypedDict):
@@ -66,9 +70,8 @@ def encode(probabilities: Array, boxes: Array, *, height: int, width: int, thres
         # np.diff with prepend and append takes ten times as long for so few numbers.
         ends = np.empty(len(changes) + 2, np.int64)
         ends[0], ends[1:-1], ends[-1] = 0, changes, height * width
-        runs.append({"size": [height, width], "counts": ends[1:] - ends[:-1]})
-    packed = coco_mask.frPyObjects(runs, height, width)
-    return [Rle(size=[height, width], counts=rle["counts"].decode()) for rle in packed]
+        runs.append(ends[1:] - ends[:-1])
+    return [Rle(size=[height, width], counts=counts) for counts in compress(runs)]
 
 
 def _changes(grid, box, *, height, width, threshold):
@@ -106,6 +109,30 @@ def decode(rles: Sequence[Rle], *, height: int, width: int) -> np.ndarray:
         lengths = run_lengths(rle["counts"])
         mask[:] = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height)
     return np.moveaxis(columns, 1, 2)
+
+
+def compress(runs: Sequence[np.ndarray]) -> list[str]:
+    """The compressed strings of D masks' run lengths, each int64; the inverse of `run_lengths`.
+
+    pycocotools' encoder is faster, but writes beyond the six bytes that it reserves for a run if the run is long.
+    """
+    if all(run.max() < SAFE_RUN for run in runs):
+        packed = coco_mask.frPyObjects([{"size": [1, int(run.sum())], "counts": run} for run in runs], 1, 1)
+        return [rle["counts"].decode() for rle in packed]
+    # All masks at once, since numpy's cost is that of its calls.
+    numbers = np.concatenate([np.concatenate([run[:3], run[3:] - run[1:-2]]) for run in runs])
+    digits = np.ones(len(numbers), np.int64)
+    most = 1
+    while (beyond := (numbers >> (5 * most - 1)) + 1 >> 1).any():  # 0 and -1 are the sign alone
+        digits += beyond != 0
+        most += 1
+    place = np.arange(most)
+    codes = (numbers[:, None] >> (5 * place)) & 31
+    codes |= (place < digits[:, None] - 1) << 5
+    text = (codes + ord("0")).astype(np.uint8)[place < digits[:, None]].tobytes().decode("ascii")
+    lengths = [int(length) for length in np.add.reduceat(digits, np.cumsum([0, *map(len, runs)])[:-1])]
+    ends = np.cumsum([0, *lengths]).tolist()
+    return [text[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def run_lengths(counts: str) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 import itertools
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import find_golden
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from diou_jax import masks
@@ -164,6 +167,19 @@ def test_large_images_cost_as_much_as_their_boxes():
     assert time.perf_counter() - began < 2
     assert [rle["size"] for rle in rles] == [[height, width]] * 100
     assert coco_mask.area(rles[0]) == pytest.approx(0.5 * height * width, rel=0.1)
+
+
+@pytest.mark.parametrize("safe", [masks.SAFE_RUN, 0])
+@given(runs=st.lists(st.lists(st.integers(0, 2**23), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_compressed_strings_are_those_of_pycocotools(safe, runs):
+    wanted = coco_mask.frPyObjects([{"size": [1, sum(run)], "counts": run} for run in runs], 1, 1)
+    with mock.patch.object(masks, "SAFE_RUN", safe):
+        assert masks.compress([np.array(run) for run in runs]) == [rle["counts"].decode() for rle in wanted]
+
+
+def test_runs_beyond_the_range_of_pycocotools_survive():
+    for run in ([2**40], [0, 2**31, 5, 2**45, 2**31, 1], [2**29 - 1, 2**29, 2**30]):
+        assert masks.run_lengths(masks.compress([np.array(run)])[0]).tolist() == run
 
 
 def test_run_lengths_of_strings():
