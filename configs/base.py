@@ -82,9 +82,9 @@ OPTIONS = (
            "random weights", free=True),
     Option("resnets.imagenet_style", "auto", Choice(("auto", "caffe", "torchvision")),
            "style of `resnets.imagenet_pretrained_weights`: `caffe` (BGR minus means, stride in the 1×1) or "
-           "`torchvision` (RGB of unit variance, stride in the 3×3); `auto` recognises it by batch-norm statistics. "
-           "torchvision's needs `resnets.stride_1x1=False` and `pixel_means=(103.53,116.28,123.675)`; the rest is "
-           "folded into its first convolution",
+           "`torchvision` (RGB of unit variance, stride in the 3×3); `auto` recognises it by batch-norm statistics "
+           "and refuses a file that has none. torchvision's needs `resnets.stride_1x1=False` and "
+           "`pixel_means=(103.53,116.28,123.675)`; the rest is folded into its first convolution",
            original=None, free=True),
     Option("group_norm.num_groups", 32, Whole(1),
            "groups of channels; reduced to the next smaller number that divides the channels into groups of at least "
