@@ -82,9 +82,9 @@ OPTIONS = (
            "random weights", free=True),
     Option("resnets.imagenet_style", "auto", Choice(("auto", "caffe", "torchvision")),
            "style of `resnets.imagenet_pretrained_weights`: `caffe` (BGR minus means, stride in the 1×1) or "
-           "`torchvision` (RGB of unit variance, stride in the 3×3); `auto` recognises it by batch-norm statistics. "
-           "torchvision's needs `resnets.stride_1x1=False` and `pixel_means=(103.53,116.28,123.675)`; the rest is "
-           "folded into its first convolution",
+           "`torchvision` (RGB of unit variance, stride in the 3×3); `auto` recognises it by batch-norm statistics "
+           "and refuses a file that has none. torchvision's needs `resnets.stride_1x1=False` and "
+           "`pixel_means=(103.53,116.28,123.675)`; the rest is folded into its first convolution",
            original=None, free=True),
     Option("group_norm.num_groups", 32, Whole(1),
            "groups of channels; reduced to the next smaller number that divides the channels into groups of at least "
@@ -248,8 +248,13 @@ OPTIONS = (
     Option("test.rpn_post_nms_top_n", 1000, Whole(1),
            "as `train.rpn_post_nms_top_n`, for each image", there="2000", free=True),
     Option("test.rpn_min_size", 0, Whole(0), "as `train.rpn_min_size`", free=True),
-    Option("solver.type", "SGD", Choice(("SGD", "Adam")), "the optimiser"),
+    Option("solver.type", "SGD", Choice(("SGD", "Adam", "AdamW")),
+           "the optimiser; `AdamW` decays weights by themselves, not through the gradient's moments"),
     Option("solver.base_lr", 0.02, Real(0, 1e6), "learning rate after the warm-up", there="0.001"),
+    Option("solver.lr_policy", "steps_with_decay", Choice(("steps_with_decay", "cosine", "linear")),
+           "how the learning rate falls after the warm-up: by `solver.gamma` at each of `solver.steps`, or to 0 at "
+           "`solver.max_iter` along half a cosine or a line, which do not read `solver.steps`; the original always has "
+           "the first policy", there='"step"'),
     Option("solver.gamma", 0.1, Real(0, 1), "factor of the learning rate at each of `solver.steps`"),
     Option("solver.steps", (0, 60000, 80000), Several(Whole(0), rising=True),
            "iterations at which the learning rate falls; the first one is ignored", there="()", free=True),
@@ -259,6 +264,10 @@ OPTIONS = (
     Option("solver.weight_decay_gn", 0.0, Real(0, 1), "weight decay of GroupNorm's scales"),
     Option("solver.bias_double_lr", True, Flag(), "biases have twice the learning rate"),
     Option("solver.bias_weight_decay", False, Flag(), "biases decay as weights do"),
+    Option("solver.backbone_lr", 1.0, Real(0), "factor of the backbone's learning rate", original=None),
+    Option("solver.layer_decay", 1.0, Real(0, 1, above=True),
+           "factor of the learning rate from a stage of the backbone to the stage below it; res5 has "
+           "`solver.backbone_lr`, res4 this times as much, and so on down to the stem", original=None),
     Option("solver.warm_up_iters", 500, Whole(0), "number of iterations of warm-up"),
     Option("solver.warm_up_factor", 1 / 3, Real(0, 1), "factor of the learning rate at the start of the warm-up"),
     Option("solver.warm_up_method", "linear", Choice(("linear", "constant")),

@@ -77,6 +77,22 @@ def test_adams_rate_stays_and_its_schedule_follows():
     assert any("solver.base_lr stays 0.02" in line for line in rule.changes)
 
 
+@pytest.mark.parametrize("policy", ["cosine", "linear"])
+def test_an_annealed_rate_follows_the_batch_and_ends_with_the_adapted_run(policy):
+    """Four images on two devices in place of sixteen: a quarter of the rate, four times the steps."""
+    config = base.get_config()
+    config.solver.lr_policy = policy
+    rule = build.rule(config)
+    rate = build.rate(config, rule.schedule)
+    warm, last = config.solver.warm_up_iters, 4 * config.solver.max_iter
+    assert rule.schedule.max_iter == last and not any("solver.steps" in line for line in rule.changes)
+    assert float(rate(warm)) == pytest.approx(0.02 / 4)
+    assert float(rate(warm + (last - warm) // 2)) == pytest.approx(0.02 / 8)
+    assert 0 < float(rate(last - 1)) < 1e-7
+    config.solver.type = "AdamW"
+    assert float(build.rate(config, build.rule(config).schedule)(warm)) == pytest.approx(0.02)
+
+
 @given(batch=st.integers(1, 64), devices=st.integers(2, 16))
 def test_the_advice_to_a_run_that_goes_on_works(batch, devices):
     try:

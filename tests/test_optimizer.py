@@ -1,16 +1,24 @@
 """Golden file: lr_schedule."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from diou_jax.errors import UserError
-from diou_jax.optimization.optimizer import OptimizerRules, make_optimizer, momentum_correction, parameter_group
-from diou_jax.optimization.schedules import MultiStep, WarmUp
+from diou_jax.optimization.optimizer import (
+    OptimizerRules,
+    make_optimizer,
+    momentum_correction,
+    parameter_group,
+    rate_factor,
+)
+from diou_jax.optimization.schedules import Annealed, MultiStep, WarmUp
 
 RULES = OptimizerRules(
     type="SGD",
@@ -44,6 +52,43 @@ def test_rates_equal_the_original(golden, name, base_lr, steps):
     rates = jax.jit(jax.vmap(schedule(base_lr, steps)))(jnp.asarray(data[f"{name}_steps"], jnp.int32))
     np.testing.assert_allclose(rates, data[f"{name}_lr_weights_f64"], rtol=3e-7)
     np.testing.assert_allclose(2 * rates, data[f"{name}_lr_bias_f64"], rtol=3e-7)
+
+
+def half_cosine(done):
+    return (1 + np.cos(np.pi * done)) / 2
+
+
+CURVES = {"cosine": half_cosine, "linear": lambda done: 1 - done}
+
+
+@pytest.mark.parametrize(("method", "iters"), [("linear", 500), ("constant", 500), ("linear", 0)])
+@pytest.mark.parametrize("curve", CURVES)
+def test_an_annealed_rate_rises_falls_and_ends_at_zero(curve, method, iters):
+    """The closed form in float64, at every one of 20000 steps; the last digits of the small rates count, too."""
+    base, last, factor = 0.02, 20000, 1 / 3
+    rates = jax.jit(jax.vmap(Annealed(base, curve, last=last, warm_up=WarmUp(iters, factor, method))))(jnp.arange(last))
+    step = np.arange(last, dtype=np.float64)
+    warm = factor + (1 - factor) * step / iters if method == "linear" and iters else np.full(last, factor)
+    done = (step - iters) / (last - iters)
+    np.testing.assert_allclose(rates, base * np.where(step < iters, warm, CURVES[curve](done)), rtol=2e-6)
+    assert (np.diff(rates[iters:]) <= 0).all() and 0 < rates[-1] < 2e-6
+    assert Annealed(base, curve, last=last, warm_up=WarmUp(iters, factor, method))(last) == 0
+
+
+def test_annealed_rates_are_those_of_optax():
+    warm_up = WarmUp(50, 0.1, "linear")
+    cosine = optax.warmup_cosine_decay_schedule(0.03, 0.3, warmup_steps=50, decay_steps=400)
+    line = optax.join_schedules(
+        [optax.linear_schedule(0.03, 0.3, 50), optax.linear_schedule(0.3, 0.0, 350)], boundaries=[50]
+    )
+    for curve, theirs in (("cosine", cosine), ("linear", line)):
+        rates = jax.vmap(Annealed(0.3, curve, last=400, warm_up=warm_up))(jnp.arange(401))
+        np.testing.assert_allclose(rates, jax.vmap(theirs)(jnp.arange(401)), rtol=1e-5, atol=1e-7)
+
+
+def test_a_warm_up_longer_than_the_run_is_all_of_it():
+    rates = jax.vmap(Annealed(1.0, "cosine", last=10, warm_up=WarmUp(100, 0.0, "linear")))(jnp.arange(10))
+    np.testing.assert_allclose(rates, np.arange(10) / 100, rtol=1e-6)
 
 
 def test_momentum_is_corrected_at_each_decay_and_not_in_the_warm_up(golden):
@@ -85,32 +130,72 @@ def test_three_groups_follow_the_originals_trajectories(golden):
             np.testing.assert_allclose(buffers[0], data[f"sgd/{short}_momentum_after_step"][step], rtol=2e-6, atol=2e-6)
 
 
-def test_adam_takes_the_decay_into_its_moments_and_doubles_the_rate_of_biases():
-    """Kingma and Ba, 2015, algorithm 1, with torch's decay: part of the gradient, unlike AdamW's."""
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_adam_takes_the_decay_into_its_moments_and_adamw_beside_them(kind):
+    """Kingma and Ba, 2015, algorithm 1, with torch's decay; Loshchilov and Hutter, 2019, algorithm 2.
+
+    Biases have twice the learning rate and do not decay, nor do scales of a norm; a part of the backbone is slower.
+    """
     rate = schedule(0.05, (0, 4), warm_up_iters=3)
     random = np.random.default_rng(0)
-    params = {"fc": {"kernel": random.normal(size=(3, 2)), "bias": random.normal(size=2)}}
-    wanted = {name: value.copy() for name, value in params["fc"].items()}
+    paths = {  # factor of the rate, decay
+        ("fc", "kernel"): (1, RULES.weight_decay),
+        ("fc", "bias"): (2, 0.0),
+        ("norm", "scale"): (1, 0.0),
+        ("backbone", "res4_0", "kernel"): (0.5 * 0.8, RULES.weight_decay),
+    }
+    wanted = {path: random.normal(size=(3, 2)) for path in paths}
     moments = dict.fromkeys(wanted, (0.0, 0.0))
-    params = jax.tree.map(jnp.float32, params)
-    optimizer = optimizer_of(rate, type="Adam")
+    params = traverse_util.unflatten_dict({path: jnp.float32(value) for path, value in wanted.items()})
+    optimizer = optimizer_of(rate, type=kind, backbone_lr=0.5, layer_decay=0.8)
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for step in range(6):
-        gradient = {name: random.normal(size=value.shape) for name, value in wanted.items()}
-        updates, state = update({"fc": jax.tree.map(jnp.float32, gradient)}, state, params)
+        gradient = {path: random.normal(size=(3, 2)) for path in paths}
+        updates, state = update(
+            traverse_util.unflatten_dict({path: jnp.float32(value) for path, value in gradient.items()}), state, params
+        )
         params = optax.apply_updates(params, updates)
-        for name, factor, decay in (("kernel", 1, RULES.weight_decay), ("bias", 2, 0.0)):
-            g = gradient[name] + decay * wanted[name]
-            first, second = moments[name]
+        for path, (factor, decay) in paths.items():
+            g = gradient[path] + (decay * wanted[path] if kind == "Adam" else 0)
+            first, second = moments[path]
             first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
-            moments[name] = first, second
+            moments[path] = first, second
             direction = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
-            wanted[name] = wanted[name] - factor * float(rate(step)) * direction
-            np.testing.assert_allclose(params["fc"][name], wanted[name], rtol=2e-5, atol=2e-6)
+            direction = direction + (decay * wanted[path] if kind == "AdamW" else 0)
+            wanted[path] = wanted[path] - factor * float(rate(step)) * direction
+            found = traverse_util.flatten_dict(params)[path]
+            np.testing.assert_allclose(found, wanted[path], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_adamw_is_optaxs():
+    params = {"fc": {"kernel": jnp.linspace(-1, 1, 6)}}
+    ours = optimizer_of(schedule(0.01, (0,), warm_up_iters=0), type="AdamW")
+    theirs = optax.adamw(0.01, weight_decay=RULES.weight_decay)
+    states = [one.init(params) for one in (ours, theirs)]
+    for step in range(3):
+        gradient = jax.tree.map(jnp.sin, jax.tree.map(functools.partial(jnp.add, step), params))
+        found = [one.update(gradient, state, params) for one, state in zip((ours, theirs), states)]
+        states = [state for _, state in found]
+        np.testing.assert_allclose(*(updates["fc"]["kernel"] for updates, _ in found), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "factor"),
+    [
+        ("backbone/res5_2/conv1/kernel", 0.5),
+        ("backbone/res4_0/conv1/norm/scale", 0.25),
+        ("backbone/res2_0/shortcut/kernel", 0.0625),
+        ("backbone/conv1/kernel", 0.03125),
+        ("neck/output2/bias", 1.0),
+        ("box_head/res5_0/kernel", 1.0),
+    ],
+)
+def test_the_rate_falls_from_stage_to_stage(path, factor):
+    assert rate_factor(path, rules=dataclasses.replace(RULES, backbone_lr=0.5, layer_decay=0.5)) == factor
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
 def test_frozen_parameters_stay_and_take_no_memory(kind):
     params = {"frozen": {"kernel": jnp.ones(1000)}, "free": {"kernel": jnp.ones(3)}}
     optimizer = optimizer_of(schedule(0.1, (0,)), type=kind)
@@ -143,7 +228,7 @@ def test_groups(path, group):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="there are SGD, Adam"):
+    with pytest.raises(UserError, match="there are SGD, Adam, AdamW"):
         optimizer_of(schedule(0.1, (0,)), type="sgdd")
     with pytest.raises(UserError, match="linear, constant"):
         schedule(0.1, (0,), warm_up_method="cubic")(jnp.int32(0))

@@ -28,6 +28,8 @@ WRONG = {
     "solver.steps": [(0, 20, 10), (5, 5), (-1, 3), (0, 1.5)],
     "solver.type": ["adam", "SGDM", ""],
     "solver.warm_up_method": ["cosine"],
+    "solver.lr_policy": ["step", "Cosine"],
+    "solver.layer_decay": [0.0, 1.5],
     "solver.clip_norm": [-1.0, math.inf],
     "solver.base_lr": [-0.1, math.nan, math.inf, "0.1"],
     "solver.momentum": [1.5],

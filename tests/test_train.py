@@ -1,6 +1,7 @@
 """Whole runs on a small data set, with two devices."""
 
 import functools
+import itertools
 import json
 import pathlib
 
@@ -72,6 +73,31 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(
         ]
 
     assert losses(workdir) == losses(finished)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_annealed_rates_and_adamw_is_the_same_to_the_bit(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config()
+    config.solver.type, config.solver.lr_policy = "AdamW", "cosine"
+    config.solver.backbone_lr, config.solver.layer_decay = 0.5, 0.8
+    config.checkpoint.every, config.test.every = 4, 0
+    train.train(config, str(tmp_path / "whole"))
+
+    def interrupted(reader, start, end, **options):
+        yield from itertools.islice(batches(reader, start, end, **options), 6)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, str(tmp_path / "stopped"))
+    train.train(config, str(tmp_path / "stopped"))
+    assert_same_bits(*(saved_state(config, tmp_path / name) for name in ("stopped", "whole")))
+    rates = [[row["rate"] for row in read_metrics(tmp_path / name)] for name in ("stopped", "whole")]
+    # Of the updates 1, 3, 5 and 7, from 0: the first is one of two of the warm-up, the others go down the cosine.
+    wanted = [2 / 3, *((1 + np.cos(np.pi * np.array([1, 3, 5]) / 6)) / 2)]
+    np.testing.assert_allclose(rates[0], config.solver.base_lr * np.array(wanted), rtol=1e-6)
+    assert rates[0] == rates[1]
 
 
 LOGGED = (
@@ -197,7 +223,7 @@ def test_summed_minibatches_make_one_update(plain, on_its_own):
     [
         (lambda c: c.model.update(loss_type="ciuo"), "model.loss_type='ciuo': it must be one of smooth_l1"),
         (lambda c: c.train.update(batch_size=3), "train.batch_size=3 cannot be divided among 2 devices"),
-        (lambda c: c.solver.update(type="sgd"), "one of SGD, Adam"),
+        (lambda c: c.solver.update(type="sgd"), "one of SGD, Adam, AdamW"),
         (lambda c: c.data.update(source="voc"), "one of coco, own, tfds, shapes"),
         (lambda c: c.data.update(root="/nonexistent"), "does not exist"),
         (lambda c: c.update(dtype="float16"), "one of float32, bfloat16"),

@@ -252,6 +252,56 @@ def test_the_style_of_an_imagenet_file_shows_in_its_statistics(tiny_config, tmp_
     assert sources.read_source(tmp_path / "r.pkl", imagenet_style="caffe").style == "caffe"
 
 
+def folded(tensors, *, variance):
+    """The same network with batch normalisation folded into its convolutions, and an identity left in its place."""
+    result = dict(tensors)
+    for name in [name for name in tensors if name.endswith("running_var")]:
+        norm = name.removesuffix(".running_var")
+        convolution = norm.replace("downsample.1", "downsample.0").replace("bn", "conv") + ".weight"
+        factor = tensors[f"{norm}.weight"] / np.sqrt(tensors[name] + imagenet.BATCH_NORM_EPSILON)
+        result[convolution] = tensors[convolution] * factor[:, None, None, None]
+        result[f"{norm}.bias"] = tensors[f"{norm}.bias"] - factor * tensors[f"{norm}.running_mean"]
+        result[f"{norm}.weight"] = np.ones_like(factor)
+        result[f"{norm}.running_mean"] = np.zeros_like(factor)
+        result[name] = np.full_like(factor, variance)
+    return result
+
+
+@pytest.mark.parametrize("variance", [1.0, 1 - imagenet.BATCH_NORM_EPSILON])
+@pytest.mark.parametrize("style", ["caffe", "torchvision"])
+def test_a_folded_imagenet_file_is_read_with_the_option_only(tiny_config, tmp_path, style, variance):
+    """Either reading of a file without statistics would be a guess, and one of them wrong without a word."""
+    config, path = small_config(tiny_config), tmp_path / "folded.pkl"
+    tensors = resnet_file(build.network(config, 7).variable_shapes(), tmp_path / "r.pkl", style=style)
+    path.write_bytes(pickle.dumps(folded(tensors, variance=variance)))
+    with pytest.raises(UserError, match=r"folded\.pkl: .* resnets\.imagenet_style=caffe .*=torchvision"):
+        sources.read_source(path)
+    plain, wanted = (sources.read_source(file, imagenet_style=style) for file in (path, tmp_path / "r.pkl"))
+    # The function of a layer is kernel times scale, plus bias: folding must not change it.
+    for stage in ("res1.conv1", "res2.0.conv2"):
+        norm = stage.replace("conv", "bn")
+        kernels, biases = (
+            [
+                source.tensors[f"{sources.BODY}{stage}.weight"]
+                * source.tensors[f"{sources.BODY}{norm}.weight"][:, None, None, None]
+                for source in (plain, wanted)
+            ],
+            [source.tensors[f"{sources.BODY}{norm}.bias"] for source in (plain, wanted)],
+        )
+        np.testing.assert_allclose(*kernels, rtol=2e-5)
+        np.testing.assert_allclose(*biases, rtol=2e-5, atol=2e-5)
+
+
+def test_an_imagenet_file_without_statistics_asks_for_the_option(tiny_config, tmp_path):
+    config = small_config(tiny_config)
+    tensors = resnet_file(build.network(config, 7).variable_shapes(), tmp_path / "r.pkl", style="caffe")
+    bare = {name: value for name, value in tensors.items() if "running" not in name}
+    (tmp_path / "bare.pkl").write_bytes(pickle.dumps(bare))
+    with pytest.raises(UserError, match=r"set resnets\.imagenet_style=caffe"):
+        sources.read_source(tmp_path / "bare.pkl")
+    assert sources.read_source(tmp_path / "bare.pkl", imagenet_style="caffe").style == "caffe"
+
+
 def test_torchvisions_first_convolution_sees_the_same_image():
     """RGB of unit variance through the file's filters, and BGR less means through ours."""
     rng = np.random.default_rng(0)

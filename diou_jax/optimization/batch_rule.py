@@ -92,8 +92,8 @@ def adapt(
       batch: the run's batch size.
       written_for: the batch size for which the config was written.
       iter_size: iterations of an update; their gradients are summed.
-      scale_rate: False pins the learning rate: the rule does not hold for Adam, whose updates do not grow with the
-        gradient.
+      scale_rate: False pins the learning rate: the rule does not hold for Adam and AdamW, whose updates do not grow
+        with the gradient.
       explicit: dotted names of options that were given by hand; those of the schedule stay.
     """
     ruled = _by_the_rule(written, batch, written_for, iter_size)

@@ -1,6 +1,8 @@
-"""The original's SGD, and Adam, with groups of parameters."""
+"""The original's SGD, Adam and AdamW, with groups of parameters."""
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -59,7 +61,8 @@ class OptimizerRules:
     """The optimiser's options: the original's SOLVER.*, in lower case.
 
     Attributes:
-      type: "SGD" or "Adam".
+      type: "SGD", "Adam", whose decay is a part of the gradient, or "AdamW", whose decay is not (Loshchilov and Hutter,
+        2019): weights shrink by the learning rate times the decay.
       momentum: momentum of SGD.
       weight_decay: weight decay of weights.
       weight_decay_gn: weight decay of GroupNorm's scales.
@@ -68,6 +71,9 @@ class OptimizerRules:
       scale_momentum: whether momentum buffers are scaled when the learning rate jumps.
       scale_momentum_threshold: ratio of learning rates above which a change is a jump.
       clip_norm: norm to which larger gradients are scaled down; 0 switches this off.
+      backbone_lr: factor of the backbone's learning rate.
+      layer_decay: factor of the learning rate of a stage of the backbone to that of the stage above it; res5, the
+        uppermost, has `backbone_lr` alone.
     """
 
     type: str
@@ -79,6 +85,8 @@ class OptimizerRules:
     scale_momentum: bool
     scale_momentum_threshold: float
     clip_norm: float = 0.0
+    backbone_lr: float = 1.0
+    layer_decay: float = 1.0
 
 
 def make_optimizer(
@@ -102,21 +110,17 @@ def make_optimizer(
 
     def group(factor, decay):
         if rules.type == "SGD":
-            direction = _corrected_momentum(rules.momentum, correction)
+            direction = (optax.add_decayed_weights(decay), _corrected_momentum(rules.momentum, correction))
         elif rules.type == "Adam":
-            direction = optax.scale_by_adam()
+            direction = (optax.add_decayed_weights(decay), optax.scale_by_adam())
+        elif rules.type == "AdamW":
+            direction = (optax.scale_by_adam(), optax.add_decayed_weights(decay))
         else:
-            raise UserError(f"solver.type {rules.type!r}: there are SGD, Adam")
-        return optax.chain(
-            optax.add_decayed_weights(decay),
-            direction,
-            optax.scale_by_learning_rate(lambda step: factor * rate(step)),
-        )
+            raise UserError(f"solver.type {rules.type!r}: there are SGD, Adam, AdamW")
+        return optax.chain(*direction, optax.scale_by_learning_rate(lambda step: factor * rate(step)))
 
     def labels(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: parameter_group("/".join(key.key for key in path), frozen), params
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, _: parameter_group(_joined(path), frozen), params)
 
     groups = {
         "weight": group(1.0, rules.weight_decay),
@@ -124,5 +128,30 @@ def make_optimizer(
         "norm": group(1.0, rules.weight_decay_gn),
         "frozen": optax.set_to_zero(),
     }
-    optimizer = optax.multi_transform(groups, labels)
-    return optax.chain(optax.clip_by_global_norm(rules.clip_norm), optimizer) if rules.clip_norm > 0 else optimizer
+    parts = [optax.multi_transform(groups, labels)]
+    if rules.clip_norm > 0:
+        parts.insert(0, optax.clip_by_global_norm(rules.clip_norm))
+    if (rules.backbone_lr, rules.layer_decay) != (1, 1):
+        parts.append(_layer_wise(functools.partial(rate_factor, rules=rules)))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def rate_factor(path: str, *, rules: OptimizerRules) -> float:
+    """The factor of the learning rate of a parameter named by its "/"-joined path; 1 outside the backbone."""
+    if not path.startswith("backbone/"):
+        return 1.0
+    stage = re.match(r"backbone/res(\d)_", path)
+    return rules.backbone_lr * rules.layer_decay ** (5 - (int(stage[1]) if stage else 1))
+
+
+def _layer_wise(factor: Callable[[str], float]) -> optax.GradientTransformation:
+    """Multiplies the finished update of each parameter, and so its learning rate, by a factor of its path."""
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(
+            lambda path, update: factor(_joined(path)) * update, updates
+        )
+    )
+
+
+def _joined(path) -> str:
+    return "/".join(key.key for key in path)

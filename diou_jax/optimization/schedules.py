@@ -1,6 +1,8 @@
 """Learning rates as functions of the step."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +59,35 @@ class MultiStep:
             rates.append(rates[-1] * self.gamma)
         rate = jnp.asarray(rates, jnp.float32)[decays]
         return jnp.where(step < self.warm_up.iters, self.base_lr * self.warm_up(step), rate)
+
+
+# The share of the learning rate that is left, by the share of the steps that is left, from 1 to 0. The cosine's
+# (1 + cos(pi (1 - x))) / 2 is written as a square, since the sum cancels near the end.
+CURVES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "cosine": lambda left: jnp.sin(0.5 * math.pi * left) ** 2,
+    "linear": lambda left: left,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Annealed:
+    """A learning rate that falls to 0 along a curve, from the end of the warm-up to the end of the run.
+
+    Attributes:
+      base_lr: SOLVER.BASE_LR, the learning rate at the end of the warm-up.
+      curve: a name of `CURVES`; "cosine" is that of Loshchilov and Hutter, 2017, without restarts.
+      last: SOLVER.MAX_ITER, the number of updates.
+      warm_up: factor of `base_lr` in the first updates.
+    """
+
+    base_lr: float
+    curve: str
+    last: int
+    warm_up: WarmUp
+
+    def __call__(self, step: jax.Array | int) -> jax.Array:
+        """The learning rate of the update with number `step`, from 0: float32 scalar."""
+        falling = max(self.last - self.warm_up.iters, 1)
+        left = jnp.clip((self.last - jnp.asarray(step)) / jnp.float32(falling), 0.0, 1.0)
+        share = jnp.where(step < self.warm_up.iters, self.warm_up(step), CURVES[self.curve](left))
+        return self.base_lr * share

@@ -21,7 +21,7 @@ from diou_jax.models.resnet import frozen_stage
 from diou_jax.optimization import batch_rule, optimizer
 from diou_jax.optimization.batch_rule import BatchRule, BatchSize, Schedule
 from diou_jax.optimization.optimizer import OptimizerRules
-from diou_jax.optimization.schedules import MultiStep, WarmUp
+from diou_jax.optimization.schedules import Annealed, MultiStep, WarmUp
 from diou_jax.options.model import detector as detector
 from diou_jax.options.model import heads as heads
 from diou_jax.options.model import network as network
@@ -140,7 +140,7 @@ def rule(
       config: the run's config.
       batch_size: images of an iteration of a resumed run, which keeps this number on any devices.
       explicit: dotted names of options that keep their values.
-      scale_rate: whether the learning rate follows the batch size; None: unless the optimiser is Adam.
+      scale_rate: whether the learning rate follows the batch size; None: if the optimiser is SGD.
 
     Raises:
       UserError: if the devices cannot share the batch.
@@ -148,7 +148,9 @@ def rule(
     solver, devices, per_device = config.solver, jax.device_count(), config.train.ims_per_batch
     images = batch_size or config.train.batch_size or devices * per_device
     batch = batch_rule.divide(images, devices, resumed=batch_size is not None)
-    written = Schedule(solver.base_lr, tuple(solver.steps), solver.max_iter, config.fpn.rpn_collect_scale)
+    # Other policies do not read the steps, so that the rule has nothing to say about them.
+    steps = tuple(solver.steps) if solver.lr_policy == "steps_with_decay" else ()
+    written = Schedule(solver.base_lr, steps, solver.max_iter, config.fpn.rpn_collect_scale)
     if not solver.scale_with_devices:
         return BatchRule(batch, written)
     return batch_rule.adapt(
@@ -156,7 +158,7 @@ def rule(
         batch,
         written_for=BatchSize(config.num_gpus * per_device, config.num_gpus),
         iter_size=solver.iter_size,
-        scale_rate=solver.type != "Adam" if scale_rate is None else scale_rate,
+        scale_rate=solver.type == "SGD" if scale_rate is None else scale_rate,
         explicit=explicit,
     )
 
@@ -254,11 +256,13 @@ def _batch_rules(config, proposal_limit):
     )
 
 
-def rate(config: ConfigDict, schedule: Schedule) -> MultiStep:
+def rate(config: ConfigDict, schedule: Schedule) -> MultiStep | Annealed:
     """The learning rate as a function of the step."""
     solver = config.solver
     warm_up = WarmUp(solver.warm_up_iters, solver.warm_up_factor, solver.warm_up_method)
-    return MultiStep(schedule.base_lr, schedule.steps, solver.gamma, warm_up)
+    if solver.lr_policy == "steps_with_decay":
+        return MultiStep(schedule.base_lr, schedule.steps, solver.gamma, warm_up)
+    return Annealed(schedule.base_lr, solver.lr_policy, last=schedule.max_iter, warm_up=warm_up)
 
 
 def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:

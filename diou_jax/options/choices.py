@@ -287,7 +287,7 @@ def _batch(choices, data, start, devices):
     images = config.train.batch_size or config.train.ims_per_batch * count
     adam = devices.kind == "cpu"
     choices.set("solver.type", "Adam" if adam else "SGD", "for a short run" if adam else "as in the original")
-    adam = config.solver.type == "Adam"
+    adam = config.solver.type != "SGD"
     choices.set("solver.bias_double_lr", not adam, "")
     choices.set("solver.clip_norm", 0.0 if start.weights and not adam else 10.0, "")
     if adam:

@@ -99,7 +99,7 @@ class Run:
             "batch_size": before.get("batch_size"),
             "explicit": explicit,
             # Runs from before this option scaled Adam's learning rate, and keep it.
-            "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type != "Adam",
+            "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type == "SGD",
         }
         self.rule = build.rule(config, **self._rule_options)
         schedule = self.rule.schedule

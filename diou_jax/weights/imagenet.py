@@ -17,15 +17,24 @@ def is_imagenet(names) -> bool:
     return "conv1.weight" in names and "layer1.0.conv1.weight" in names
 
 
-def style(tensors: Mapping[str, np.ndarray]) -> str:
+def style(tensors: Mapping[str, np.ndarray]) -> str | None:
     """The style of the images for which the weights are meant, by the statistics behind the first convolution.
 
     "caffe": BGR from 0 to 255 minus means, stride in the first 1x1. "torchvision": RGB of unit variance, stride in the
     3x3. The variance of a filter's output is about that of its input times the squared norm of the filter. The input's
     variance is 1 or 57 squared, so that no file is near the threshold of 57.
+
+    None: the file does not tell. Its batch normalisation is folded into the convolution and left as an identity, or is
+    absent. Channels have equal variances then, which no measured ones have.
     """
     energy = np.square(tensors["conv1.weight"], dtype=np.float64).sum((1, 2, 3))
-    ratio = np.median(tensors["bn1.running_var"][energy > 0] / energy[energy > 0])
+    variance = np.asarray(tensors.get("bn1.running_var", ()), np.float64)
+    if variance.shape != energy.shape or not energy.any():
+        return None
+    # An exporter that folds exactly leaves 1 minus an epsilon of 1e-5 to 1e-3 in place of 1.
+    if np.ptp(variance) <= 1e-3 * variance.max():
+        return None
+    ratio = np.median(variance[energy > 0] / energy[energy > 0])
     return "caffe" if ratio > 57 else "torchvision"
 
 

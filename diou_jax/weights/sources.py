@@ -59,7 +59,8 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Wei
       imagenet_style: "caffe", "torchvision", or "auto" to recognise the style of an ImageNet ResNet by its statistics.
 
     Raises:
-      UserError: if the file cannot be read or is of no kind that can be imported.
+      UserError: if the file cannot be read or is of no kind that can be imported, or with "auto" if its statistics do
+        not tell its style.
     """
     file = files.read(path)
     names = file.tensors.keys()
@@ -72,6 +73,14 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Wei
         return WeightSource("Detectron's blobs", tensors, tuple(unused))
     if imagenet.is_imagenet(names):
         style = imagenet.style(file.tensors) if imagenet_style == "auto" else imagenet_style
+        if style is None:
+            raise UserError(
+                f"{path}: this ImageNet ResNet has no batch-norm statistics by which its style could be told, since "
+                "every channel of bn1 has the same variance or none; set resnets.imagenet_style=caffe if it was "
+                "trained on BGR images of 0 to 255 minus means, with the stride of a stage in the first 1x1, or "
+                "resnets.imagenet_style=torchvision if it was trained on RGB images of unit variance, with the "
+                "stride in the 3x3"
+            )
         tensors, unused = imagenet.to_original(file.tensors)
         if style == "torchvision":
             tensors[STEM] = imagenet.from_bgr(tensors[STEM])
