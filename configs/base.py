@@ -302,6 +302,10 @@ OPTIONS = (
     Option("data.buckets", (), Several(Several(Whole(1), length=2)),
            "shapes of the network's input, ((height, width), …); empty: chosen by scale and limit of size",
            original=None),
+    Option("data.repeat_threshold", 0.0, Real(0, 1),
+           "repeat images with rare classes: a class in the share f of the training images below this threshold t has "
+           "the factor √(t / f), and an epoch has an image as often as the largest factor of its classes says (LVIS); "
+           "0: off", original=None),
     Option("data.max_boxes", 128, Whole(1), "ground-truth boxes per image; the largest are kept", original=None),
     Option("data.max_vertices", 0, Whole(0, 4096),
            "vertices of an object's outline, which is simplified to fewer if it has more; 0: as many as the largest "

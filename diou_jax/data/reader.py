@@ -15,6 +15,7 @@ from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
 from diou_jax.data.decoding import decode
 from diou_jax.data.packing import Annotations, blank, example, pack
+from diou_jax.data.repeat_factors import repeat_factors
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
 from diou_jax.structures import Batch
@@ -60,6 +61,21 @@ class BatchRules:
             raise UserError(f"a batch of {batch_size} images cannot be divided among {self.process_count} processes")
         size = batch_size // self.process_count
         return slice(self.process_index * size, (self.process_index + 1) * size)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRules:
+    """Which images an epoch of the training has, and how often.
+
+    Attributes:
+      use_flipped: TRAIN.USE_FLIPPED, whether an epoch has every image twice, the second time mirrored by `Mirror`.
+      drop_empty: whether to leave out images that have no box, or crowds only.
+      repeat_threshold: the share of images below which a class is rare and its images are repeated; 0 repeats none.
+    """
+
+    use_flipped: bool = True
+    drop_empty: bool = True
+    repeat_threshold: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +192,7 @@ def train_reader(
     batch_size: int,
     seed: int,
     use_flipped: bool = True,
-    drop_empty: bool = True,
+    epoch: EpochRules = EpochRules(),
     rules: BatchRules = BatchRules(),
 ) -> Reader:
     """A reader of training batches.
@@ -186,8 +202,7 @@ def train_reader(
       augmentations: what happens to each image, in this order.
       batch_size: images of one step, over all processes and accumulated minibatches.
       seed: seed of the order and of the augmentations.
-      use_flipped: TRAIN.USE_FLIPPED, whether an epoch has every image twice, the second time mirrored by `Mirror`.
-      drop_empty: whether to leave out images that have no box, or crowds only.
+      epoch: which images an epoch has, and how often.
       rules: how images become batches.
 
     Raises:
@@ -195,7 +210,7 @@ def train_reader(
     """
     records = dataset.records
     keep = np.ones(len(records), bool)
-    if drop_empty:
+    if epoch.drop_empty:
         image = np.repeat(np.arange(len(records)), np.diff(records.offsets))
         keep = np.bincount(image[~records.crowd], minlength=len(records)) > 0
     if not dataset.annotated:
@@ -210,7 +225,14 @@ def train_reader(
         dataset, rules = _simplified(dataset, rules)
     # Dropped images do not influence the shapes.
     buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
-    schedule = TrainSchedule(image_bucket, batch_size=batch_size, seed=seed, use_flipped=use_flipped, keep=keep)
+    schedule = TrainSchedule(
+        image_bucket,
+        batch_size=batch_size,
+        seed=seed,
+        use_flipped=epoch.use_flipped,
+        keep=keep,
+        repeats=_repeats(dataset, keep, threshold=epoch.repeat_threshold),
+    )
     part = rules.part(batch_size)
     steps = schedule.steps_per_epoch
     reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=steps, part=part, rules=rules)
@@ -234,6 +256,22 @@ def eval_reader(
     reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=len(schedule), part=part, rules=rules)
     _report(reader, image_bucket, keep)
     return reader
+
+
+def _repeats(dataset, keep, *, threshold):
+    """The repeat factor of each image, or None if all are 1."""
+    factors = repeat_factors(dataset.records, threshold=threshold, keep=keep)
+    if (factors <= 1).all():
+        return None
+    logging.info(
+        "%s: %d images with rare classes are repeated, up to %.2f times; %d images become %.0f",
+        dataset.name,
+        (factors > 1).sum(),
+        factors.max(),
+        keep.sum(),
+        factors[keep].sum(),
+    )
+    return factors
 
 
 def _simplified(dataset, rules):

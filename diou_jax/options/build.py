@@ -170,8 +170,11 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.
         train_augmentations(config),
         batch_size=batch.images * config.solver.iter_size,
         seed=config.rng_seed,
-        use_flipped=config.train.use_flipped,
-        drop_empty=config.train.drop_empty,
+        epoch=reader.EpochRules(
+            use_flipped=config.train.use_flipped,
+            drop_empty=config.train.drop_empty,
+            repeat_threshold=config.data.repeat_threshold,
+        ),
         rules=_batch_rules(config, config.train.proposal_limit),
     )
 
