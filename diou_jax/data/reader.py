@@ -14,7 +14,7 @@ from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size,
 from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
 from diou_jax.data.decoding import decode
-from diou_jax.data.packing import Annotations, blank, example, pack
+from diou_jax.data.packing import Annotations, blank, example, pack, visible
 from diou_jax.data.repeat_factors import repeat_factors
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
@@ -34,6 +34,7 @@ class BatchRules:
       stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
       max_vertices: P, vertices of an object's outline, where the data set has outlines; 0: see `Outlines.limit`.
+      min_visible: share of an object's box that an augmentation must leave; objects with less are left out.
       proposal_limit: R, proposals per image, where the data set has proposals.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
@@ -46,6 +47,7 @@ class BatchRules:
     stride: int = 32
     max_boxes: int = 128
     max_vertices: int = 0
+    min_visible: float = 0.0
     proposal_limit: int = 2000
     on_bad_image: str = "error"
     process_index: int = 0
@@ -154,13 +156,16 @@ class Reader:
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
         image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
+        objects = Annotations(*records.annotations(index), self._masks(index))
+        # Crowd regions are no objects that a crop should keep.
+        key = key._replace(boxes=(objects.boxes + np.float64([0, 0, 1, 1]))[~objects.crowd])
         view = augment(self.augmentations, key, (height, width)).within(bucket.shape)
         fields = example(
             image,
             view,
             bucket,
             stride=self.rules.stride,
-            annotations=Annotations(*records.annotations(index), self._masks(index)),
+            annotations=visible(objects, view, least=self.rules.min_visible),
             max_boxes=self.rules.max_boxes,
             index=index,
         )
