@@ -9,12 +9,13 @@ import pytest
 from test_augmentation import Boxes, RandomCrop
 from test_reader import RULES, make_dataset, make_train_reader
 
+from diou_jax.command import input_pictures
 from diou_jax.command.check_data import check_data
+from diou_jax.command.input_pictures import write_pictures
 from diou_jax.data.outlines import from_parts
 from diou_jax.errors import UserError
 from diou_jax.masks import decode
-from diou_jax.reporting import input_pictures, visualize
-from diou_jax.reporting.input_pictures import write_pictures
+from diou_jax.reporting import visualize
 
 NAMES = ("background", "a & b", "<b>", "c")
 

@@ -4,13 +4,13 @@ import functools
 
 from ml_collections import ConfigDict
 
+from diou_jax.command.input_pictures import write_pictures
 from diou_jax.configs import base
 from diou_jax.data.check import check_datasets
 from diou_jax.data.dataset import Dataset
 from diou_jax.errors import UserError
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.reporting.input_pictures import write_pictures
 from diou_jax.reporting.run_log import print_line
 
 
