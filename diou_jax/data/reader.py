@@ -158,7 +158,7 @@ class Reader:
         image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
         objects = Annotations(*records.annotations(index), self._masks(index))
         # Crowd regions are no objects that a crop should keep.
-        key = key._replace(boxes=(objects.boxes + np.float64([0, 0, 1, 1]))[~objects.crowd])
+        key = key._replace(boxes=(objects.boxes + np.array([0.0, 0.0, 1.0, 1.0]))[~objects.crowd])
         view = augment(self.augmentations, key, (height, width)).within(bucket.shape)
         fields = example(
             image,

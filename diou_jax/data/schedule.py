@@ -123,19 +123,19 @@ class TrainSchedule:
         for bucket in np.flatnonzero(self._counts):
             rows = order[self._bucket[order] == bucket]
             if self._repeats is not None:
-                rows = self._repeated(rows, epoch, bucket)
+                rows = self._repeated(rows, self._repeats[rows], epoch, bucket)
             full = -(-self._counts[bucket] // self._batch_size) * self._batch_size
             by_bucket.append(np.resize(rows, full).reshape(-1, self._batch_size))
         batches = np.concatenate(by_bucket)
         batches = batches[np.argsort(random_bits(len(batches), self._seed, _BATCHES, epoch), kind="stable")]
         return batches, random_bits(batches.size, self._seed, _BITS, epoch).reshape(batches.shape)
 
-    def _repeated(self, rows, epoch, bucket):
-        """The entries `rows` of a bucket, each as often as the epoch has it, shuffled."""
+    def _repeated(self, rows, repeats, epoch, bucket):
+        """The entries `rows` of a bucket, each as often as the epoch has it, shuffled; `repeats` are their factors."""
         bits = random_bits(1 + self._counts[bucket], self._seed, _REPEATS, epoch, int(bucket))
-        whole = np.floor(self._repeats[rows])
+        whole = np.floor(repeats)
         # Copies beyond the whole ones are due where the sum of the fractions passes the draw plus a whole number.
-        passed = np.floor(np.cumsum(self._repeats[rows] - whole) + (bits[0] >> np.uint64(44)) * GRID)
+        passed = np.floor(np.cumsum(repeats - whole) + (bits[0] >> np.uint64(44)) * GRID)
         copies = np.repeat(rows, (whole + np.diff(passed, prepend=0)).astype(int))
         return copies[np.argsort(bits[1 : 1 + len(copies)], kind="stable")]
 

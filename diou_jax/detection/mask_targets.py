@@ -46,7 +46,7 @@ def mask_targets(samples: RoiSamples, gt: GroundTruth, *, resolution: int, windo
     samples, gt = jax.lax.stop_gradient((samples, gt))
     if windows is None:
         windows = jnp.tile(jnp.array([-jnp.inf, -jnp.inf, jnp.inf, jnp.inf]), (len(samples.labels), 1))
-    return jax.vmap(lambda *one: _of_image(*one, resolution))(samples, gt, windows)
+    return jax.vmap(lambda one, truth, window: _of_image(one, truth, window, resolution))(samples, gt, windows)
 
 
 def _of_image(samples, gt, window, resolution):

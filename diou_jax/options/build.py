@@ -199,7 +199,7 @@ def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
     found: list[Augmentation] = [PhotometricJitter(train.photometric)] if train.photometric else []
     found += [IoUCrop(train.iou_crop)] if train.iou_crop else []
     sizing = (
-        ScaleJitter(*train.jitter, side=train.jitter_size)
+        ScaleJitter(train.jitter[0], train.jitter[1], side=train.jitter_size)
         if train.jitter
         else ScaleChoice(tuple(train.scales), train.max_size)
     )
