@@ -134,6 +134,21 @@ OPTIONS = (
     Option("train.scales", (800,), Several(Whole(1), least=1),
            "lengths of the shorter side in pixels, one of which is drawn for each image", there="(600,)"),
     Option("train.max_size", 1333, Whole(1), "limit of the longer side in pixels", there="1000"),
+    Option("train.jitter", (), Several(Real(0, above=True), rising=True),
+           "large-scale jitter in place of `train.scales` and `train.max_size`: the smallest and the largest factor of "
+           "an image, where 1 is the largest size that fits into the square; (0.1, 2.0) in the literature; (): off",
+           original=None),
+    Option("train.jitter_size", 1024, Whole(32),
+           "side in pixels of the square to which `train.jitter` cuts an image, at a random place", original=None),
+    Option("train.iou_crop", 0.0, Real(0, 1),
+           "probability of a crop as in SSD: a random part that holds the centre of an object and overlaps it enough",
+           original=None),
+    Option("train.photometric", 0.0, Real(0, 1),
+           "probability of each of a random brightness, contrast, saturation and hue, in the ranges of SSD",
+           original=None),
+    Option("train.min_visible", 0.1, Real(0, 1),
+           "share of its box that an object must keep in a part of its image; with less it is left out. Boxes are cut "
+           "off where the part ends", original=None),
     Option("train.ims_per_batch", 2, Whole(1), "images per device and iteration"),
     Option("train.batch_size", 0, Whole(0),
            "images per iteration over all devices; 0 means `train.ims_per_batch` on each device, whereas the original "
@@ -302,6 +317,10 @@ OPTIONS = (
     Option("data.buckets", (), Several(Several(Whole(1), length=2)),
            "shapes of the network's input, ((height, width), …); empty: chosen by scale and limit of size",
            original=None),
+    Option("data.repeat_threshold", 0.0, Real(0, 1),
+           "repeat images with rare classes: a class in the share f of the training images below this threshold t has "
+           "the factor √(t / f), and an epoch has an image as often as the largest factor of its classes says (LVIS); "
+           "0: off", original=None),
     Option("data.max_boxes", 128, Whole(1), "ground-truth boxes per image; the largest are kept", original=None),
     Option("data.max_vertices", 0, Whole(0, 4096),
            "vertices of an object's outline, which is simplified to fewer if it has more; 0: as many as the largest "
@@ -389,6 +408,8 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
     for group in ("bbox_aug", "mask_aug"):
         if config.test[group].enabled and (config.model.rpn_only or not config.model.faster_rcnn):
             problems.append(f"test.{group}.enabled=True: a pass needs an RPN that makes its proposals, and a box head")
+    if len(train.jitter) not in (0, 2):
+        problems.append(f"train.jitter={train.jitter!r}: it must be a smallest and a largest factor, or ()")
     if 0 < config.data.max_vertices < 3:
         problems.append(f"data.max_vertices={config.data.max_vertices}: it must be 0, or 3 and more, as in a triangle")
     problems += _proposal_problems(config)

@@ -30,7 +30,7 @@ from diou_jax.data import catalog, coco, decoding, prepare_tfds, tfds
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.loader import batches
-from diou_jax.data.reader import BatchRules, eval_reader, train_reader
+from diou_jax.data.reader import BatchRules, EpochRules, eval_reader, train_reader
 from diou_jax.errors import UserError
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
@@ -228,7 +228,7 @@ def test_images_with_nothing_or_only_crowds_are_left_out_or_pass_without_a_box(b
     dataset = build(images=content, annotations=[box(0, image_id=51, iscrowd=1)])
     seen = {int(i) for batch in epoch(reader_of(dataset)) for i in batch.index}
     assert {int(dataset.records.image_ids[i]) for i in seen} == {0, 1, 2, 5, 6}
-    found = epoch(reader_of(dataset, drop_empty=False))
+    found = epoch(reader_of(dataset, epoch=EpochRules(drop_empty=False)))
     rows = [(batch, row) for batch in found for row in range(2) if dataset.records.image_ids[batch.index[row]] >= 50]
     assert {
         (int(batch.gt.valid[row].sum()), int((batch.gt.crowd & batch.gt.valid)[row].sum())) for batch, row in rows

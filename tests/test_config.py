@@ -7,13 +7,16 @@ import sys
 
 import pytest
 from conftest import slow
+from flax import traverse_util
 
-from diou_jax.configs import base, ciou
+from diou_jax.configs import base, ciou, lsj
+from diou_jax.data.augmentation import longest_sides
 from diou_jax.errors import UserError
+from diou_jax.options import build
 from diou_jax.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FULL_SIZE = ["smooth_l1", "iou", "giou", "diou", "ciou", "rpn_giou", "tutorial"]
+FULL_SIZE = ["smooth_l1", "iou", "giou", "diou", "ciou", "rpn_giou", "tutorial", "lsj"]
 
 
 def run_main(*arguments):
@@ -48,6 +51,23 @@ def test_the_argument_picks_the_body(name):
 def test_losses_of_the_configs(name, loss, weight, rpn_loss):
     model = importlib.import_module(f"diou_jax.configs.{name}").get_config().model
     assert (model.loss_type, model.loss_bbox_weight, model.rpn_loss_type) == (loss, weight, rpn_loss)
+
+
+@pytest.mark.parametrize("body", ["r50_gn", "r50"])
+def test_the_long_recipe_has_norms_in_neck_and_heads_and_one_square_input(body):
+    """As torchvision's fasterrcnn_resnet50_fpn_v2 and maskrcnn_resnet50_fpn_v2, with GroupNorm."""
+    config = lsj.get_config(body)
+    config.model.mask_on = True
+    base.check(config)
+    paths = {"/".join(path) for path in traverse_util.flatten_dict(build.network(config, 81).variable_shapes())}
+    for level in (2, 3, 4, 5):
+        assert {f"params/neck/inner{level}/norm/scale", f"params/neck/output{level}/norm/scale"} <= paths
+    heads = [path for path in paths if path.endswith("norm/scale") and path.startswith(("params/box", "params/mask"))]
+    assert len(heads) == 4 + 4  # convolutions of each head
+    assert ("params/backbone/res2_0/conv1/norm/scale" in paths) == (body == "r50_gn")
+    assert longest_sides(build.train_augmentations(config)) == (1024, 1024)
+    assert config.solver.max_iter * 64 / 118000 == 400
+    assert [step * 64 / 118000 for step in config.solver.steps] == [0, 352, 384]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,9 @@ def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
     config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64
     data = catalog.load(("train2017",), real_data("coco128"))
     augmentations, rules = [ScaleChoice((128,), 192)], reader.BatchRules(max_boxes=64)
-    photos = reader.train_reader(data, augmentations, batch_size=2, seed=3, use_flipped=False, rules=rules)
+    photos = reader.train_reader(
+        data, augmentations, batch_size=2, seed=3, epoch=reader.EpochRules(use_flipped=False), rules=rules
+    )
     batch = jax.tree.map(jnp.asarray, photos(0)[0])
     detector = build.detector(config, len(data.class_names))
     params = detector.network.init_variables(jax.random.key(0))["params"]

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
+from diou_jax.data.buckets import Bucket
+from diou_jax.data.packing import example, pack
+from diou_jax.data.view import cropped, mirrored, scaled, whole
 from diou_jax.detection import mask_targets as mask_targets_module
 from diou_jax.detection import polygon_filling
-from diou_jax.detection.mask_targets import outline_boxes
+from diou_jax.detection.mask_targets import outline_boxes, visible_windows
 from diou_jax.structures import GroundTruth, Polygons, RoiSamples
 
 GOLDEN = "mask_targets_paste_loss.npz"
@@ -184,3 +187,41 @@ def test_without_outlines_nothing_exists():
 def test_absurd_coordinates_are_harmless(value):
     points = jnp.full((1, 4, 2), value).at[0, :3].set(jnp.array([[0, 0], [20, 3], [5, 25]]))
     assert fill(points, jnp.zeros((1, 4), jnp.int32), resolution=28).dtype == bool
+
+
+def bar(x1, y1, x2, y2):
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def test_an_outline_ends_where_the_view_of_its_image_ends():
+    """Of a bar of 100 pixels the last 20 are seen; as a whole the bar overlaps the RoI less than its neighbour does."""
+    masks = outlines([*bar(0, 0, 100, 20), *bar(70, 0, 96, 26)], [8, 8], [0, 1])
+    gt = ground_truth(masks)
+    rois = sampled([[80, 0, 99, 19], [60, 0, 99, 19]], [1, 1])
+    window = np.array([[80, 0, np.inf, np.inf]], np.float32)
+    whole = mask_targets(rois, gt, resolution=28)
+    part = mask_targets(rois, gt, resolution=28, windows=window)
+    assert not whole.masks[0, 0].all() and part.masks[0, 0].all()
+    # 20 of the second RoI's 39 pixels lie before the window.
+    columns = 60 + (np.arange(28) + 0.5) * 39 / 28
+    np.testing.assert_array_equal(part.masks[0, 1], np.broadcast_to(columns >= 80, (28, 28)))
+    assert whole.masks[0, 1].sum() > part.masks[0, 1].sum()
+
+
+@pytest.mark.parametrize(
+    ("view", "window"),
+    [
+        (whole((40, 60)), [-np.inf, -np.inf, np.inf, np.inf]),
+        (scaled((31, 31), 0.3), [-np.inf, -np.inf, np.inf, np.inf]),  # 9.3 pixels are 9
+        (cropped((40, 60), 10, 0, shape=(40, 50)), [-np.inf, 10, 49, np.inf]),
+        (
+            mirrored((40, 60)).then(scaled((40, 60), 2)).then(cropped((80, 120), 20, 30, shape=(32, 64))),
+            [15, 10, 46, 25],
+        ),
+    ],
+)
+def test_the_window_is_the_part_that_a_view_shows(view, window):
+    batch = pack(
+        [example(np.zeros((*view.source, 3), np.uint8), view, Bucket(96, 128, 96, 128))], Bucket(96, 128, 96, 128)
+    )
+    np.testing.assert_allclose(visible_windows(batch)[0], window)

@@ -19,7 +19,7 @@ from diou_jax.data.dataset import join
 from diou_jax.data.division import subset
 from diou_jax.data.fingerprint import fingerprint
 from diou_jax.data.outlines import concatenate, from_parts
-from diou_jax.data.reader import eval_reader, train_reader
+from diou_jax.data.reader import EpochRules, eval_reader, train_reader
 from diou_jax.data.view import flip_points, mirrored, whole
 from diou_jax.errors import UserError
 from diou_jax.training.diagnosis import load_batch
@@ -164,7 +164,7 @@ def with_masks(counts=(2, 1, 0, 3, 1, 1, 1), shift=0.0):
 def readers_of(dataset, **options):
     augmentations = Mirror(), ScaleChoice((32,), 64)
     rules = dataclasses.replace(RULES, **options)
-    train = train_reader(dataset, augmentations, batch_size=2, seed=0, drop_empty=False, rules=rules)
+    train = train_reader(dataset, augmentations, batch_size=2, seed=0, epoch=EpochRules(drop_empty=False), rules=rules)
     return train, eval_reader(dataset, augmentations, batch_size=2, rules=rules)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diou_jax.data import coco
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, make_records
-from diou_jax.data.reader import BatchRules, eval_reader, train_reader
+from diou_jax.data.reader import BatchRules, EpochRules, eval_reader, train_reader
 from diou_jax.detection import preprocess
 from diou_jax.errors import UserError
 
@@ -188,7 +188,7 @@ def test_images_without_boxes_are_left_out_or_not():
     dataset.records.crowd[0] = True
     kept = make_train_reader(dataset)
     assert {i for step in range(kept.steps) for i in kept(step)[0].index} == {2, 3, 4, 5, 6}
-    everything = make_train_reader(dataset, drop_empty=False)
+    everything = make_train_reader(dataset, epoch=EpochRules(drop_empty=False))
     assert {i for step in range(everything.steps) for i in everything(step)[0].index} == set(range(7))
 
 

@@ -11,7 +11,7 @@ from diou_jax.configs import base
 from diou_jax.data import catalog, prepare_tfds, tfds
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
-from diou_jax.data.reader import BatchRules, train_reader
+from diou_jax.data.reader import BatchRules, EpochRules, train_reader
 from diou_jax.errors import UserError
 from diou_jax.options import build
 
@@ -60,7 +60,7 @@ def test_both_paths_give_the_same_batches(folders, name):
     assert (ours.class_names, ours.category_ids) == (theirs.class_names, theirs.category_ids)
     assert ours.records.image_ids.tolist() == theirs.records.image_ids.tolist()
     augmentations = Mirror(), ScaleChoice((32, 48), 96)
-    options = {"batch_size": 2, "seed": 1, "drop_empty": False, "rules": BatchRules(max_boxes=5)}
+    options = {"batch_size": 2, "seed": 1, "epoch": EpochRules(drop_empty=False), "rules": BatchRules(max_boxes=5)}
     a, b = (train_reader(data, augmentations, **options) for data in (ours, theirs))
     assert a.steps == b.steps
     for step in range(a.steps):

@@ -76,10 +76,13 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_annealed_rates_and_adamw_is_the_same_to_the_bit(tiny_config, tmp_path, monkeypatch):
+def test_a_resumed_run_of_a_modern_recipe_is_the_same_to_the_bit(tiny_config, tmp_path, monkeypatch):
     config = tiny_config()
     config.solver.type, config.solver.lr_policy = "AdamW", "cosine"
     config.solver.backbone_lr, config.solver.layer_decay = 0.5, 0.8
+    config.train.jitter, config.train.jitter_size = (0.5, 2.0), 64
+    config.train.iou_crop = config.train.photometric = 0.5
+    config.data.repeat_threshold = 0.9
     config.checkpoint.every, config.test.every = 4, 0
     train.train(config, str(tmp_path / "whole"))
 

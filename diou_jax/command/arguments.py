@@ -110,6 +110,9 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_string(
         "output", None, "predict: folder for pictures and json. export_torch: file to write.", flag_values=values
     )
+    flags.DEFINE_string(
+        "pictures", None, "check: folder for a page with pictures of the training's input.", flag_values=values
+    )
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
     flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)

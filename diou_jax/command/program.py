@@ -88,7 +88,7 @@ def _do(command: Command) -> None:
 
     config, workdir, given = command.config, command.workdir, command.flags
     if command.mode == "check":
-        sys.exit(0 if check_data(config) else 1)
+        sys.exit(0 if check_data(config, pictures=given["pictures"]) else 1)
     assert workdir is not None  # every other mode has one
     evaluator = None
     if command.mode in ("train", "train_and_eval"):

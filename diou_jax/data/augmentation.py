@@ -1,7 +1,7 @@
 """Augmentations: functions from a key and the size of an image to a view of it (`diou_jax.data.view`).
 
-The original has two, in this order: it mirrors every image once, and draws a scale. `diou_jax.options.build` lists
-those of a run.
+The original has two, in this order: it mirrors every image once, and draws a scale. `scale_jitter`, `iou_crop` and
+`photometric` have more. `diou_jax.options.build` lists those of a run.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ import numpy as np
 from diou_jax.data.schedule import random_bits
 from diou_jax.data.view import Size, View, image_scale, mirrored, scaled, whole
 
+NO_BOXES = np.zeros((0, 4))
+
 
 class Key(NamedTuple):
     """All that an augmentation may depend on, besides the size: the same in every run, on any number of devices.
@@ -21,10 +23,13 @@ class Key(NamedTuple):
     Attributes:
       bits: 64 random bits of the image's place in the epoch.
       mirrored: True for the second one of an image's two entries in the epoch (TRAIN.USE_FLIPPED).
+      boxes: float (n, 4), edges of the image's objects in pixels, at the size and place at which the augmentation meets
+        them: mirrored, scaled and cut off by those before it.
     """
 
     bits: int
     mirrored: bool = False
+    boxes: np.ndarray = NO_BOXES
 
     def uniform(self, stream: str, count: int) -> np.ndarray:
         """(count,) float64 in [0, 1), a function of the key and of `stream`, the augmentation's name."""
@@ -76,8 +81,12 @@ class ScaleChoice:
 
 
 def augment(augmentations: Sequence[Augmentation], key: Key, size: Size) -> View:
-    """The view that augmentations make of an image, one after the other."""
-    return functools.reduce(lambda view, change: view.then(change(key, view.size)), augmentations, whole(size))
+    """The view that augmentations make of an image, one after the other; `key.boxes` are in pixels of the image."""
+    return functools.reduce(
+        lambda view, change: view.then(change(key._replace(boxes=view.edges(key.boxes)), view.size)),
+        augmentations,
+        whole(size),
+    )
 
 
 def largest_size(augmentations: Sequence[Augmentation], size: Size) -> Size:

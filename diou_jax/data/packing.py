@@ -33,6 +33,19 @@ class Annotations(NamedTuple):
 NO_ANNOTATIONS = Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
 
 
+def visible(annotations: Annotations, view: View, *, least: float) -> Annotations:
+    """The objects without those of whose box the view shows a smaller share than `least`; crowd regions all stay.
+
+    An object of which a sliver is seen teaches little, and its class hardly shows.
+    """
+    if not least or not view.cuts:
+        return annotations
+    boxes, _ = view.boxes(annotations.boxes)
+    areas, shown = ((x[:, 2:] - x[:, :2] + 1).clip(0).prod(1) for x in (annotations.boxes, boxes))
+    kept = annotations.crowd | (shown >= least * areas)
+    return jax.tree.map(lambda column: column[kept], annotations)
+
+
 def example(
     image: np.ndarray,
     view: View,

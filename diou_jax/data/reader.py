@@ -14,7 +14,8 @@ from diou_jax.data.augmentation import Augmentation, Key, augment, largest_size,
 from diou_jax.data.buckets import Bucket, default_shapes, make_buckets
 from diou_jax.data.dataset import BadImageError, Dataset
 from diou_jax.data.decoding import decode
-from diou_jax.data.packing import Annotations, blank, example, pack
+from diou_jax.data.packing import Annotations, blank, example, pack, visible
+from diou_jax.data.repeat_factors import repeat_factors
 from diou_jax.data.schedule import Entries, EvalSchedule, TrainSchedule
 from diou_jax.errors import UserError
 from diou_jax.structures import Batch
@@ -33,6 +34,7 @@ class BatchRules:
       stride: FPN.COARSEST_STRIDE; padded sizes are multiples of it.
       max_boxes: G, ground-truth boxes per image.
       max_vertices: P, vertices of an object's outline, where the data set has outlines; 0: see `Outlines.limit`.
+      min_visible: share of an object's box that an augmentation must leave; objects with less are left out.
       proposal_limit: R, proposals per image, where the data set has proposals.
       on_bad_image: "error" stops the run at an unreadable image. "skip" takes another image of the same bucket in
         training, the same one in every run, and after several failures one of any bucket; in evaluation the image is
@@ -45,6 +47,7 @@ class BatchRules:
     stride: int = 32
     max_boxes: int = 128
     max_vertices: int = 0
+    min_visible: float = 0.0
     proposal_limit: int = 2000
     on_bad_image: str = "error"
     process_index: int = 0
@@ -60,6 +63,21 @@ class BatchRules:
             raise UserError(f"a batch of {batch_size} images cannot be divided among {self.process_count} processes")
         size = batch_size // self.process_count
         return slice(self.process_index * size, (self.process_index + 1) * size)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRules:
+    """Which images an epoch of the training has, and how often.
+
+    Attributes:
+      use_flipped: TRAIN.USE_FLIPPED, whether an epoch has every image twice, the second time mirrored by `Mirror`.
+      drop_empty: whether to leave out images that have no box, or crowds only.
+      repeat_threshold: the share of images below which a class is rare and its images are repeated; 0 repeats none.
+    """
+
+    use_flipped: bool = True
+    drop_empty: bool = True
+    repeat_threshold: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +156,16 @@ class Reader:
         records = self.dataset.records
         height, width = int(records.heights[index]), int(records.widths[index])
         image = decode(self.dataset.read(index), self.dataset.image_name(index), height=height, width=width)
+        objects = Annotations(*records.annotations(index), self._masks(index))
+        # Crowd regions are no objects that a crop should keep.
+        key = key._replace(boxes=(objects.boxes + np.array([0.0, 0.0, 1.0, 1.0]))[~objects.crowd])
         view = augment(self.augmentations, key, (height, width)).within(bucket.shape)
         fields = example(
             image,
             view,
             bucket,
             stride=self.rules.stride,
-            annotations=Annotations(*records.annotations(index), self._masks(index)),
+            annotations=visible(objects, view, least=self.rules.min_visible),
             max_boxes=self.rules.max_boxes,
             index=index,
         )
@@ -176,7 +197,7 @@ def train_reader(
     batch_size: int,
     seed: int,
     use_flipped: bool = True,
-    drop_empty: bool = True,
+    epoch: EpochRules = EpochRules(),
     rules: BatchRules = BatchRules(),
 ) -> Reader:
     """A reader of training batches.
@@ -186,8 +207,7 @@ def train_reader(
       augmentations: what happens to each image, in this order.
       batch_size: images of one step, over all processes and accumulated minibatches.
       seed: seed of the order and of the augmentations.
-      use_flipped: TRAIN.USE_FLIPPED, whether an epoch has every image twice, the second time mirrored by `Mirror`.
-      drop_empty: whether to leave out images that have no box, or crowds only.
+      epoch: which images an epoch has, and how often.
       rules: how images become batches.
 
     Raises:
@@ -195,7 +215,7 @@ def train_reader(
     """
     records = dataset.records
     keep = np.ones(len(records), bool)
-    if drop_empty:
+    if epoch.drop_empty:
         image = np.repeat(np.arange(len(records)), np.diff(records.offsets))
         keep = np.bincount(image[~records.crowd], minlength=len(records)) > 0
     if not dataset.annotated:
@@ -210,7 +230,14 @@ def train_reader(
         dataset, rules = _simplified(dataset, rules)
     # Dropped images do not influence the shapes.
     buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
-    schedule = TrainSchedule(image_bucket, batch_size=batch_size, seed=seed, use_flipped=use_flipped, keep=keep)
+    schedule = TrainSchedule(
+        image_bucket,
+        batch_size=batch_size,
+        seed=seed,
+        use_flipped=epoch.use_flipped,
+        keep=keep,
+        repeats=_repeats(dataset, keep, threshold=epoch.repeat_threshold),
+    )
     part = rules.part(batch_size)
     steps = schedule.steps_per_epoch
     reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=steps, part=part, rules=rules)
@@ -234,6 +261,22 @@ def eval_reader(
     reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=len(schedule), part=part, rules=rules)
     _report(reader, image_bucket, keep)
     return reader
+
+
+def _repeats(dataset, keep, *, threshold):
+    """The repeat factor of each image, or None if all are 1."""
+    factors = repeat_factors(dataset.records, threshold=threshold, keep=keep)
+    if (factors <= 1).all():
+        return None
+    logging.info(
+        "%s: %d images with rare classes are repeated, up to %.2f times; %d images become %.0f",
+        dataset.name,
+        (factors > 1).sum(),
+        factors.max(),
+        keep.sum(),
+        factors[keep].sum(),
+    )
+    return factors
 
 
 def _simplified(dataset, rules):

@@ -8,6 +8,9 @@ import dataclasses
 
 import numpy as np
 
+# Repeat factors and the draw that rounds them are multiples of this, so that their sums in float64 are exact.
+GRID = 2.0**-20
+
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
@@ -38,6 +41,10 @@ class TrainSchedule:
 
     An epoch shuffles all entries, distributes them to their buckets in that order, cuts each bucket into batches and
     shuffles the batches. The last batch of a bucket is filled up from the bucket's start, so that no entry is left out.
+
+    An entry with a repeat factor comes that often, rounded up or down at random in each epoch so that the factor is
+    the mean. The entries of a bucket share one draw (systematic sampling): the number of their copies in an epoch then
+    varies by one at most, and the number of batches not at all, so that a step determines its epoch.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class TrainSchedule:
         seed: int,
         use_flipped: bool = True,
         keep: np.ndarray | None = None,
+        repeats: np.ndarray | None = None,
     ):
         """Prepares the schedule.
 
@@ -57,6 +65,7 @@ class TrainSchedule:
           seed: a non-negative integer.
           use_flipped: TRAIN.USE_FLIPPED, whether each image has a second entry.
           keep: (N,) bool, the images to train on; all by default.
+          repeats: float (N,), the repeat factor of each image, at least 1; None: 1.
         """
         image_bucket = np.asarray(image_bucket)
         images = np.arange(len(image_bucket)) if keep is None else np.flatnonzero(keep)
@@ -64,7 +73,8 @@ class TrainSchedule:
         self._mirrored = np.arange(len(self._index)) >= len(images)
         self._bucket = image_bucket[self._index]
         self._batch_size, self._seed = batch_size, seed
-        self._counts = np.bincount(self._bucket)
+        self._repeats = None if repeats is None else np.rint(np.asarray(repeats)[self._index] / GRID) * GRID
+        self._counts = np.ceil(np.bincount(self._bucket, self._repeats)).astype(int)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -112,17 +122,28 @@ class TrainSchedule:
         by_bucket = []
         for bucket in np.flatnonzero(self._counts):
             rows = order[self._bucket[order] == bucket]
-            full = -(-len(rows) // self._batch_size) * self._batch_size
+            if self._repeats is not None:
+                rows = self._repeated(rows, self._repeats[rows], epoch, bucket)
+            full = -(-self._counts[bucket] // self._batch_size) * self._batch_size
             by_bucket.append(np.resize(rows, full).reshape(-1, self._batch_size))
         batches = np.concatenate(by_bucket)
         batches = batches[np.argsort(random_bits(len(batches), self._seed, _BATCHES, epoch), kind="stable")]
         return batches, random_bits(batches.size, self._seed, _BITS, epoch).reshape(batches.shape)
 
+    def _repeated(self, rows, repeats, epoch, bucket):
+        """The entries `rows` of a bucket, each as often as the epoch has it, shuffled; `repeats` are their factors."""
+        bits = random_bits(1 + self._counts[bucket], self._seed, _REPEATS, epoch, int(bucket))
+        whole = np.floor(repeats)
+        # Copies beyond the whole ones are due where the sum of the fractions passes the draw plus a whole number.
+        passed = np.floor(np.cumsum(repeats - whole) + (bits[0] >> np.uint64(44)) * GRID)
+        copies = np.repeat(rows, (whole + np.diff(passed, prepend=0)).astype(int))
+        return copies[np.argsort(bits[1 : 1 + len(copies)], kind="stable")]
+
     def __getstate__(self):
         return self.__dict__ | {"_epochs": {}}
 
 
-_ENTRIES, _BATCHES, _BITS, _SUBSTITUTE = range(4)
+_ENTRIES, _BATCHES, _BITS, _SUBSTITUTE, _REPEATS = range(5)
 
 
 class EvalSchedule:

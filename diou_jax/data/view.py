@@ -93,6 +93,18 @@ class View:
         cut = np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], 1).astype(boxes.dtype)
         return cut, (cut[:, 2:] - cut[:, :2] + 1 > 0).all(1)
 
+    def edges(self, edges: np.ndarray) -> np.ndarray:
+        """Edges x1, y1, x2, y2 (n, 4) of boxes of the image in pixels of the view; boxes outside it are left out."""
+        if not len(edges):
+            return edges
+        x, y = edges[:, ::2], edges[:, 1::2]
+        if self.mirrored:
+            x = self.source[1] - x[:, ::-1]
+        x = np.clip(self.scale[1] * x + self.offset[1], 0, self.size[1])
+        y = np.clip(self.scale[0] * y + self.offset[0], 0, self.size[0])
+        inside = (x[:, 0] < x[:, 1]) & (y[:, 0] < y[:, 1])
+        return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)[inside]
+
 
 def whole(size: Size) -> View:
     """All of an image, unchanged."""

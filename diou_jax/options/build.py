@@ -13,7 +13,10 @@ from diou_jax.data import catalog, coco_classes, layouts, proposals_file, reader
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
 from diou_jax.data.augmented_reader import AugmentedReader, augmented_reader
 from diou_jax.data.dataset import BACKGROUND, Dataset
+from diou_jax.data.iou_crop import IoUCrop
 from diou_jax.data.passes import Pass, Passes, arrange
+from diou_jax.data.photometric import PhotometricJitter
+from diou_jax.data.scale_jitter import ScaleJitter
 from diou_jax.detection.augmented import AugmentedDetection, Function
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.errors import UserError
@@ -165,14 +168,20 @@ def rule(
 
 def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.Reader:
     """The reader that makes training batches of a data set."""
+    rules = _batch_rules(config, config.train.proposal_limit)
+    if config.train.jitter:
+        rules = dataclasses.replace(rules, shapes=())  # the square is the only input
     return reader.train_reader(
         data,
         train_augmentations(config),
         batch_size=batch.images * config.solver.iter_size,
         seed=config.rng_seed,
-        use_flipped=config.train.use_flipped,
-        drop_empty=config.train.drop_empty,
-        rules=_batch_rules(config, config.train.proposal_limit),
+        epoch=reader.EpochRules(
+            use_flipped=config.train.use_flipped,
+            drop_empty=config.train.drop_empty,
+            repeat_threshold=config.data.repeat_threshold,
+        ),
+        rules=rules,
     )
 
 
@@ -186,7 +195,15 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader | AugmentedR
 
 def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
     """The changes of an image in training, in their order."""
-    return Mirror(), ScaleChoice(tuple(config.train.scales), config.train.max_size)
+    train = config.train
+    found: list[Augmentation] = [PhotometricJitter(train.photometric)] if train.photometric else []
+    found += [IoUCrop(train.iou_crop)] if train.iou_crop else []
+    sizing = (
+        ScaleJitter(train.jitter[0], train.jitter[1], side=train.jitter_size)
+        if train.jitter
+        else ScaleChoice(tuple(train.scales), train.max_size)
+    )
+    return *found, Mirror(), sizing
 
 
 def usual_pass(config: ConfigDict) -> Pass:
@@ -250,6 +267,7 @@ def _batch_rules(config, proposal_limit):
         stride=config.fpn.coarsest_stride,
         max_boxes=config.data.max_boxes,
         max_vertices=config.data.max_vertices,
+        min_visible=config.train.min_visible,
         on_bad_image=config.data.on_bad_image,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

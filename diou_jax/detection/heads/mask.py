@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diou_jax.boxes import to_input
 from diou_jax.detection.heads.roi_head import Run
 from diou_jax.detection.loss import Loss
-from diou_jax.detection.mask_targets import MaskTargets, mask_targets
+from diou_jax.detection.mask_targets import MaskTargets, mask_targets, visible_windows
 from diou_jax.detection.rules import PoolingRules, Thresholds
 from diou_jax.losses import sigmoid_cross_entropy
 from diou_jax.models.mask_head import MaskHead
@@ -62,7 +62,7 @@ class MaskRoiHead:
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
         """The mask loss of the sampled RoIs with an object, see `compare`."""
         objects = jax.tree.map(lambda rows: rows[:, : self.most], samples)  # samples with an object come first
-        targets = mask_targets(objects, batch.gt, resolution=self.resolution)
+        targets = mask_targets(objects, batch.gt, resolution=self.resolution, windows=visible_windows(batch))
         return self.compare(run(objects.input_rois, self._masks_of(objects.labels)), targets)
 
     @jax.named_scope("losses")
