@@ -20,8 +20,8 @@ from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
-from diou_jax.detection.augmented import AugmentedDetection
 from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.detection.staged import StagedDetection
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results, proposal_recall, true_masks
@@ -232,14 +232,14 @@ def _refuse_unreadable(dataset: Dataset) -> None:
     raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
 
 
-def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | AugmentedDetection:
+def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | StagedDetection:
     """``detect(variables, batch)`` on all local devices, which share the batch; with augmented testing by `config`."""
 
     def on_devices(title, function):
         return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
 
     if config is not None and build.passes(config) is not None:
-        return build.augmented_detection(config, detector, on_devices)
+        return build.staged_detection(config, detector, on_devices)
     return on_devices("detection", detector.detect)
 
 
