@@ -321,6 +321,9 @@ OPTIONS = (
     Option("log.every", 20, Whole(1), "iterations between lines of the log", original="--disp_interval", free=True),
     Option("log.images", 8, Whole(0),
            "pictures of detections beside ground truth at each evaluation", original=None, free=True),
+    Option("log.report", True, Flag(),
+           "pages for a browser: `report.html` after each evaluation, and `index.html`, the page of the run, which is "
+           "written anew at each evaluation", original=None, free=True),
     Option("log.compilation_cache", "~/.cache/diou_jax", Text(),
            "folder in which compiled programs are kept; empty: none", original=None, free=True),
 )

@@ -161,6 +161,7 @@ def tiny_config(shapes_root, tmp_path_factory):
         config.checkpoint.every = 3
         config.log.every = 2
         config.log.images = 2
+        config.log.report = False  # tests of the pages switch it on
         config.log.compilation_cache = str(cache)
         return config
 

@@ -26,6 +26,7 @@ from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results, proposal_recall, true_masks
 from diou_jax.evaluation.found import NOTHING, Collector, Found
+from diou_jax.evaluation.report import Report
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
@@ -34,6 +35,7 @@ from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
+from diou_jax.reporting.run_page import write_index
 from diou_jax.reporting.visualize import Objects, side_by_side
 from diou_jax.structures import Batch
 
@@ -67,6 +69,8 @@ def evaluate(config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = N
         step = checkpoints.latest()
     with RunLog(workdir, active=jax.process_index() == 0) as log:
         rows = evaluator(variables, step, log)
+        if config.log.report and jax.process_index() == 0:
+            write_index(log, training=False)
     if rows:
         draw_curves(workdir)
     return rows
@@ -113,7 +117,7 @@ class Evaluator:
         self._detect = detect_function(self.detector, config)
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
-        """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files and pictures.
+        """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files, pictures and report.html.
 
         Args:
           variables: the network's variables after `step` updates.
@@ -130,7 +134,10 @@ class Evaluator:
         compile_ahead(self.programs(variables))
         variables = replicate(self.detector.network.folded(variables))
         pairs = zip(self._datasets, self._readers, strict=True)
-        rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
+        page = Report(self._config, log, step) if self._config.log.report and jax.process_index() == 0 else None
+        rows = [self._evaluate(dataset, reader, variables, step=step, log=log, page=page) for dataset, reader in pairs]
+        if page is not None:
+            page.write()
         return [row for row in rows if row]
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
@@ -143,7 +150,7 @@ class Evaluator:
         wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
         return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
 
-    def _evaluate(self, dataset, reader, variables, step, log) -> dict:
+    def _evaluate(self, dataset, reader, variables, *, step, log, page) -> dict:
         config, began = self._config, time.perf_counter()
         # A skipped image, which could not be read, has no detections, but its objects count.
         stream = batches(reader, 0, reader.steps, **build.loading(config))
@@ -165,13 +172,14 @@ class Evaluator:
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
         if config.model.rpn_only:
-            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
+            return self._evaluate_proposals(dataset, found, sorted(seen), step=step, log=log, page=page, began=began)
 
         results = as_results(dataset, found)
         files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
         for kind, file in files.items():
             coco_results.write_results(file, results[kind])
         metrics: dict[str, float] = {}
+        summaries: list[coco_results.Summary] = []
         if dataset.annotated:
             summaries = [self._score(dataset, kind, results[kind]) for kind in results]
             for summary in summaries:
@@ -184,28 +192,45 @@ class Evaluator:
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
+        if page is not None:
+            page.add(dataset, results, summaries, files=files, unread=len(dataset) - len(seen), seconds=duration)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _score(self, dataset, kind, results) -> coco_results.Summary:
         records = dataset.records
         ids, max_dets = records.image_ids.tolist(), self._config.test.max_dets
         sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
-        return coco_results.evaluate(results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes)
+        return coco_results.evaluate(
+            results,
+            dataset.annotation_files,
+            ids,
+            kind=kind,
+            max_dets=max_dets,
+            sizes=sizes,
+            with_matches=self._config.log.report,
+        )
 
-    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
+    def _evaluate_proposals(self, dataset, found, seen, *, step, log, page, began) -> dict:
         """As `_evaluate`, from the proposals of a network without a RoI head."""
+        duration = time.perf_counter() - began
         pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
         table = make_table(dataset.records.image_ids.tolist(), pairs)
         file = self._folder / f"rpn_proposals_{dataset.name}.npz"
         proposals_file.write(file, table)
+        values: dict[str, float] = {}
         metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
         if dataset.annotated:
             recall = proposal_recall.measure(table, dataset.annotation_files)
+            values = recall.values
             metrics, report = recall.metrics(), recall.report(dataset.name)
             log.scalars(step, metrics, dataset=dataset.name)
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
         print_line(report)
         self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
+        if page is not None:
+            proposals = sum(len(one.scores) for one in found.values())
+            unread = len(dataset) - len(seen)
+            page.add_recall(dataset, values, proposals=proposals, unread=unread, seconds=duration)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _draw(self, dataset, found, indices, step, log):

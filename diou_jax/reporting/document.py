@@ -1,6 +1,7 @@
 """A page as data: parts with sections, sections with texts, charts, tables and pictures; `render` makes HTML of it.
 
-The page is one file. It asks no server for anything, and it is whole without scripts, which only sort and filter tables.
+The page is one file. It asks no server for anything, and it is whole without scripts, which only sort and filter
+tables.
 """
 
 import dataclasses

@@ -4,7 +4,9 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import logging
 
 from diou_jax.nested_config import flatten
 from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, count, number, write
@@ -28,15 +30,30 @@ REFRESH = 30
 SHOWN = 8
 
 
+@contextlib.contextmanager
+def index_page(log: RunLog, *, active: bool) -> Iterator[None]:
+    """A context that trains: its beginning and its end write the page of the run, if it is `active`."""
+    if active:
+        write_index(log, training=True)
+    try:
+        yield
+    finally:
+        if active:
+            write_index(log, training=False)
+
+
 def write_index(log: RunLog, *, training: bool) -> None:
-    """Writes `index.html` into the workdir of a log, from the files that lie there; a failure only logs a warning.
+    """Writes `index.html` into the workdir of a log, from the files that lie there; a failure is only logged.
 
     Args:
       log: the run's log.
       training: whether the run is going on; then browsers load the page again from time to time.
     """
-    with log.spared(INDEX_FILE):
-        write(log.workdir / INDEX_FILE, run_document(log.workdir, training=training))
+    try:
+        with log.spared(INDEX_FILE):
+            write(log.workdir / INDEX_FILE, run_document(log.workdir, training=training))
+    except Exception:  # whatever is wrong with a page, it must not end a run
+        logging.exception("%s cannot be written, and the run goes on without it", INDEX_FILE)
 
 
 def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
