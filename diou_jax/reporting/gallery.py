@@ -1,4 +1,4 @@
-"""Photographs of a page, with objects drawn on them as vectors: right and wrong detections, found and missed objects."""
+"""Photographs of a page, on which right and wrong detections, found and missed objects are drawn as vectors."""
 
 import base64
 import dataclasses
