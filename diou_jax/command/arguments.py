@@ -2,12 +2,12 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diou_jax.command import config_files, option_names, remembered
+from diou_jax.command import config_files, option_names, remembered, settings
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
 
@@ -27,6 +27,7 @@ class Command:
       workdir: folder of the run; None if the mode has none.
       flags: values of the other flags by name.
       lines: lines to print first.
+      settings: the configs of the settings of ``--sweep`` by name; empty without it.
     """
 
     config: ConfigDict
@@ -34,6 +35,7 @@ class Command:
     workdir: str | None
     flags: dict
     lines: tuple[str, ...]
+    settings: Mapping[str, ConfigDict] = dataclasses.field(default_factory=dict)
 
     @property
     def mode(self) -> str:
@@ -55,6 +57,8 @@ def parse(arguments: Sequence[str]) -> Command:
     for flag in NEEDED.get(given["mode"], ()):
         if not given[flag]:
             raise UserError(f"--mode {given['mode']} needs --{flag}")
+    if given["sweep"] and given["mode"] != "eval":
+        raise UserError(f"--sweep belongs to --mode eval, not to --mode {given['mode']}")
     if given["workdir"] is not None and not given["workdir"].strip():
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
     return _Resolved(given).command(options)
@@ -91,7 +95,17 @@ class _Resolved:
                 where = {"file": self._given["config"], "explicit": explicit, "workdir": self._workdir}
                 notes += remembered.contradictions(self._run, given, **where)
             notes += remembered.differences(self._run, config)
-        return Command(config, explicit, self._workdir, self._given, (*lines, *notes))
+        return Command(config, explicit, self._workdir, self._given, (*lines, *notes), self._settings(config))
+
+    def _settings(self, config) -> dict[str, ConfigDict]:
+        """The configs of the settings of ``--sweep``, in the order in which their values were written."""
+        if not self._given["sweep"]:
+            return {}
+        found = {}
+        for options in settings.combinations(self._given["sweep"], config):
+            one = _override(copy.deepcopy(config), options)
+            found[settings.check(options, one)] = one
+        return found
 
     def _first_line(self) -> str:
         config = f"config of the run in {self._workdir}" if self._run is not None else f"config {self._given['config']}"
@@ -111,6 +125,16 @@ def _define() -> flags.FlagValues:
         "output", None, "predict: folder for pictures and json. export_torch: file to write.", flag_values=values
     )
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "sweep",
+        None,
+        "eval: NAME=VALUE,VALUE; evaluates these values of a test option from one run of the network. Repeated, it "
+        "combines options.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "workdirs", [], "compare: folders of evaluated runs, the first is the one to beat.", flag_values=values
+    )
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
     flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)
     flags.DEFINE_bool("resume_optimizer", False, "import: take over step and momentum, too.", flag_values=values)

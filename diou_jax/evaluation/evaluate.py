@@ -1,5 +1,6 @@
 """Evaluation: detection in every image once, on all devices, scored by pycocotools."""
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +16,7 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
 from diou_jax.data.annotations import id_key
-from diou_jax.data.check import check_image
-from diou_jax.data.dataset import Dataset, align_classes, one_class
+from diou_jax.data.dataset import Dataset, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
@@ -25,6 +25,7 @@ from diou_jax.detection.staged import StagedDetection
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results, proposal_recall, true_masks
+from diou_jax.evaluation.datasets import open_datasets
 from diou_jax.evaluation.found import NOTHING, Collector, Found
 from diou_jax.evaluation.report import Report
 from diou_jax.masks import Rle
@@ -38,9 +39,6 @@ from diou_jax.reporting.run_log import RunLog, print_line
 from diou_jax.reporting.run_page import write_index
 from diou_jax.reporting.visualize import Objects, side_by_side
 from diou_jax.structures import Batch
-
-# Number of images of a test set that are read before anything is computed.
-PROBES = 20
 
 # Names of results files begin as the original's do, by kind of result.
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
@@ -95,17 +93,7 @@ class Evaluator:
           UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
-        names = tuple(dict.fromkeys(config.test.datasets))
-        datasets = [build.dataset(config, (name,), masks=False) for name in names]
-        if not datasets:
-            raise UserError("test.datasets=(): name one or more data sets to evaluate on")
-        for dataset in datasets:
-            if not dataset.annotation_files:
-                raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
-        datasets = [build.with_test_proposals(config, dataset, name) for dataset, name in zip(datasets, names)]
-        self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
-        for dataset in self._datasets:
-            _refuse_unreadable(dataset)
+        self._datasets = open_datasets(config, class_names)
         self._readers = [build.eval_reader(config, dataset) for dataset in self._datasets]
         if config.test.detections_per_im > config.test.max_dets:
             logging.warning(
@@ -181,7 +169,8 @@ class Evaluator:
         metrics: dict[str, float] = {}
         summaries: list[coco_results.Summary] = []
         if dataset.annotated:
-            summaries = [self._score(dataset, kind, results[kind]) for kind in results]
+            options = {"max_dets": config.test.max_dets, "with_matches": config.log.report}
+            summaries = [score(dataset, kind, results[kind], **options) for kind in results]
             for summary in summaries:
                 metrics |= summary.metrics()
             report = coco_results.report(dataset.name, summaries)
@@ -195,20 +184,6 @@ class Evaluator:
         if page is not None:
             page.add(dataset, results, summaries, files=files, unread=len(dataset) - len(seen), seconds=duration)
         return {"dataset": dataset.name, **metrics} if metrics else {}
-
-    def _score(self, dataset, kind, results) -> coco_results.Summary:
-        records = dataset.records
-        ids, max_dets = records.image_ids.tolist(), self._config.test.max_dets
-        sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
-        return coco_results.evaluate(
-            results,
-            dataset.annotation_files,
-            ids,
-            kind=kind,
-            max_dets=max_dets,
-            sizes=sizes,
-            with_matches=self._config.log.report,
-        )
 
     def _evaluate_proposals(self, dataset, found, seen, *, step, log, page, began) -> dict:
         """As `_evaluate`, from the proposals of a network without a RoI head."""
@@ -246,26 +221,16 @@ class Evaluator:
             log.image(step, f"detections/{dataset.name}/{index}", picture)
 
 
-def _refuse_unreadable(dataset: Dataset) -> None:
-    """Raises UserError if none of `PROBES` images, spread over the data set, can be read."""
-    problems = []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, PROBES).astype(int)).tolist():
-        problem, _ = check_image(dataset, index)
-        if problem is None:
-            return
-        problems.append(problem)
-    raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
-
-
 def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | StagedDetection:
     """``detect(variables, batch)`` on all local devices, which share the batch; with augmented testing by `config`."""
-
-    def on_devices(title, function):
-        return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
-
     if config is not None and build.passes(config) is not None:
         return build.staged_detection(config, detector, on_devices)
     return on_devices("detection", detector.detect)
+
+
+def on_devices(title: str, function: Callable) -> Programs:
+    """A function of variables and a batch on all local devices, which share the batch; `title` is for messages."""
+    return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
 
 
 def detect_all(
@@ -288,17 +253,44 @@ def detect_all(
     Returns:
       The detections by the image's row in its data set; every process gets those of all.
     """
-    with Collector(mask_threshold=mask_threshold) as collector:
+    (found,) = detect_each(
+        lambda variables, batch: (detect(variables, batch),),
+        variables,
+        stream,
+        progress=progress,
+        mask_thresholds=(mask_threshold,),
+    )
+    return found
+
+
+def detect_each(
+    detect: Callable,
+    variables: dict,
+    stream: Iterable[Batch],
+    *,
+    progress: Callable[[int], object] = lambda images: None,
+    mask_thresholds: Sequence[float],
+) -> tuple[dict[int, Found], ...]:
+    """As `detect_all`, for a `detect` that returns several selections of detections, each with its mask threshold."""
+    with contextlib.ExitStack() as stack:
+        collectors = [stack.enter_context(Collector(mask_threshold=threshold)) for threshold in mask_thresholds]
+
+        def collect(images, results):
+            counts = [
+                collector.add(*images, detections=one) for collector, one in zip(collectors, results, strict=True)
+            ]
+            progress(counts[0])
+
         waiting = None
         for batch in to_devices(stream, ahead=1):
             result = (batch.index, batch.present, batch.original_size), detect(variables, batch)
             # The device computes this batch while the host collects the one before.
             if waiting is not None:
-                progress(collector.add(*waiting[0], detections=waiting[1]))
+                collect(*waiting)
             waiting = result
         if waiting is not None:
-            progress(collector.add(*waiting[0], detections=waiting[1]))
-        return collector.all()
+            collect(*waiting)
+        return tuple(collector.all() for collector in collectors)
 
 
 def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[dict]]:
@@ -312,6 +304,18 @@ def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[d
             mine = coco_results.to_mask_results(one.rles, one.scores, one.classes, **about)
             results.setdefault("segm", []).extend(mine)
     return results
+
+
+def score(
+    dataset: Dataset, kind: str, results: Sequence[Mapping], *, max_dets: int, with_matches: bool = False
+) -> coco_results.Summary:
+    """The scores of COCO results of a data set; see `coco_results.evaluate`."""
+    records = dataset.records
+    ids = records.image_ids.tolist()
+    sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
+    return coco_results.evaluate(
+        results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes, with_matches=with_matches
+    )
 
 
 def draw(

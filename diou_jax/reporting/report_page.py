@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from diou_jax.analysis.suppression import SideBySide
 from diou_jax.reporting import report_sections as sections_of
 from diou_jax.reporting.document import (
     Cell,
@@ -26,6 +27,7 @@ from diou_jax.reporting.findings import Findings
 from diou_jax.reporting.gallery import Album, worst_gallery
 from diou_jax.reporting.run_page import INDEX_FILE, REPORT_FILE
 from diou_jax.reporting.run_sections import run_section
+from diou_jax.reporting.suppression_section import suppression_blocks
 
 # Names of the kinds of detections, COCO's "bbox" and "segm".
 KINDS = {"bbox": "Boxes", "segm": "Masks"}
@@ -45,6 +47,7 @@ class TestSet:
       found: the analysis by kind, "bbox" and "segm"; empty without annotations.
       album: its images.
       recall: average recall by name, of proposals alone; else None.
+      suppression: greedy NMS and DIoU-NMS side by side, if the evaluation has compared them.
     """
 
     __test__ = False  # no test, whatever pytest thinks of its name
@@ -58,6 +61,7 @@ class TestSet:
     found: Mapping[str, Findings]
     album: Album
     recall: Mapping[str, float] | None = None
+    suppression: SideBySide | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +208,18 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
         "The intervals say how much other images of the same source would change a number. They do not say how much "
         "another training run would, nor images of another source; with few objects they are too narrow."
     )
+    suppression = (
+        [
+            Section(
+                "suppression",
+                "Greedy NMS and DIoU-NMS side by side",
+                suppression_blocks(test_set.suppression, name),
+                "Both get the same boxes and scores; what only one of them keeps shows which was right.",
+            )
+        ]
+        if test_set.suppression is not None
+        else []
+    )
     return [
         Section("numbers", "The numbers", sections_of.numbers(kinds), numbers_intro),
         Section(
@@ -222,6 +238,7 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
         ),
         Section("size", "Size and crowdedness", each(sections_of.bins)),
         Section("losses", "Why AP is lost", each(sections_of.losses)),
+        *suppression,
         Section("placement", "How well boxes fit", each(sections_of.placement)),
         Section(
             "worst",

@@ -310,8 +310,8 @@ def confusion_matrix(findings: Findings, name: str) -> list:
     reading = Text(
         f"Detections with a score of at least {number(found.score_threshold, 2)}, each with the object that it "
         f"overlaps most, by an IoU of {found.iou:g} or more. Blue cells are right, orange ones are errors; "
-        "a cell is as dark as its share of the row. The last row holds detections without an object, the last column objects without a "
-        "detection."
+        "a cell is as dark as its share of the row. The last row holds detections without an object, the last column "
+        "objects without a detection."
     )
     table = Table(f"Confusions{more}", columns, table_rows, narrow=True)
     listed = [Folded(f"The {len(table_rows)} largest errors as a table", [table])] if table_rows else []
