@@ -123,13 +123,7 @@ class Evaluator:
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
-        blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
-        missing = [batch for batch in to_devices(blanks, ahead=0) if not self._detect.has(batch)]
-        if not missing:
-            return []
-        variables = replicate(self.detector.network.folded(variables))
-        wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
-        return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
+        return missing_programs(self._detect, self._readers, lambda: replicate(self.detector.network.folded(variables)))
 
     def _evaluate(self, dataset, reader, variables, step, log) -> dict:
         config, began = self._config, time.perf_counter()
@@ -213,6 +207,25 @@ def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> P
 def on_devices(title: str, function: Callable) -> Programs:
     """A function of variables and a batch on all local devices, which share the batch; `title` is for messages."""
     return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
+
+
+def missing_programs(
+    detect: Programs | StagedDetection, readers: Sequence, variables: Callable[[], dict]
+) -> list[tuple[Programs, Any, Any]]:
+    """The programs of `detect` for all batches of the readers that are not yet compiled, for `compile_ahead`.
+
+    Args:
+      detect: the function that is compiled for each shape of a batch.
+      readers: readers of evaluation batches.
+      variables: makes the network's variables, if they are needed.
+    """
+    blanks = [blank for reader in readers for blank in reader.blanks(0, reader.steps)]
+    missing = [batch for batch in to_devices(blanks, ahead=0) if not detect.has(batch)]
+    if not missing:
+        return []
+    placed = variables()
+    wanted = [each for batch in missing for each in detect.programs(placed, batch)]
+    return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
 
 
 def detect_all(
