@@ -19,14 +19,8 @@ from diou_jax.devices import replicate
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results
 from diou_jax.evaluation.datasets import open_datasets
-from diou_jax.evaluation.evaluate import (
-    RESULTS_PREFIX,
-    as_results,
-    detect_each,
-    missing_programs,
-    on_devices,
-    score,
-)
+from diou_jax.evaluation.detect_all import detect_each, missing_programs, on_devices
+from diou_jax.evaluation.evaluate import RESULTS_PREFIX, as_results, score
 from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
@@ -84,9 +78,7 @@ class _Sweep:
         self._config, self._configs = config, configs
         self.detector = build.detector(config, len(class_names))
         selections = [Selection(build.heads(one, len(class_names))[0].detection) for one in configs.values()]
-        distinct = list(dict.fromkeys(selections))
-        self._places = [distinct.index(one) for one in selections]
-        self._detect = build.staged_detection(config, self.detector, on_devices, selections=distinct)
+        self._detect = build.staged_detection(config, self.detector, on_devices, selections=selections)
 
     def __call__(self, sets, variables, step, *, folder) -> list[Comparison]:
         readers = [build.eval_reader(self._config, dataset) for dataset in sets]
@@ -99,17 +91,13 @@ class _Sweep:
                 found += self._judge(dataset, results, step, folder)
         return found
 
-    def _several(self, variables, batch):
-        distinct = self._detect.several(variables, batch)
-        return tuple(distinct[place] for place in self._places)
-
     def _results(self, dataset: Dataset, reader, variables, step) -> list[dict[str, list[dict]]]:
         """The COCO results of each setting by kind."""
         began, first = time.perf_counter(), jax.process_index() == 0
         stream = batches(reader, 0, reader.steps, **build.loading(self._config))
         with images_progress(len(dataset), title=f"{dataset.name}, step {step}", active=first) as progress:
             found = detect_each(
-                self._several,
+                self._detect.several,
                 variables,
                 stream,
                 progress=progress.update,
