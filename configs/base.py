@@ -198,6 +198,10 @@ OPTIONS = (
     Option("test.max_dets", 100, Whole(11),
            "detections per class and image that COCOeval counts; the name of the AR statistic contains this number",
            original=None, free=True),
+    Option("test.compare_nms", True, Flag(),
+           "an evaluation also applies greedy NMS and DIoU-NMS to the same candidates, and counts the detections that "
+           "only one of both keeps, rightly or wrongly; see [comparing.md](comparing.md)",
+           original=None, free=True),
     Option("test.every", 0, Whole(0),
            "training steps between evaluations; 0: only at the end", original=None, free=True),
     Option("test.scale", 800, Whole(1), "length of the shorter side in pixels", there="600", free=True),

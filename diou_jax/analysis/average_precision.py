@@ -52,6 +52,10 @@ def score(matches: Matches, weights: np.ndarray | None = None, *, areas: bool = 
     return Scores(statistics, precision[0].mean(0).T, precision[0][half].T)
 
 
+# Sets of weights that are computed together: enough for vectors, few enough for a large class's rows in memory.
+BLOCK = 1000
+
+
 def class_scores(matches: Matches, weights: np.ndarray, area: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """AP and recall of each class and IoU threshold in an area range.
 
@@ -63,16 +67,18 @@ def class_scores(matches: Matches, weights: np.ndarray, area: int = 0) -> tuple[
     Returns:
       AP (T, N, S) with the largest of ``max_dets``, and recall (limits, T, N, S) for each of them; NaN without objects.
     """
-    weights = np.asarray(weights, np.float64)
     shape = len(matches.iou_thresholds), len(matches.class_names), len(weights)
     precision, recall = np.full(shape, np.nan), np.full((len(matches.max_dets), *shape), np.nan)
-    for row in range(shape[1]):
-        one = ClassRows.of(matches, row, area)
-        objects = one.count(weights)
-        with np.errstate(invalid="ignore"):
+    for start in range(0, len(weights), BLOCK):
+        part = slice(start, start + BLOCK)
+        columns = np.ascontiguousarray(weights[part].T, np.float64)
+        for row in range(shape[1]):
+            one = ClassRows.of(matches, row, area)
+            objects = columns[one.object_images].sum(0)
+            absent = np.where(objects > 0, 0, np.nan)
+            precision[:, row, part] = one.average_precision(columns, objects) + absent
             for place, limit in enumerate(matches.max_dets):
-                recall[place, :, row] = one.hits(weights, limit) / objects
-        precision[:, row] = np.where(objects > 0, one.average_precision(weights, objects), np.nan)
+                recall[place, :, row, part] = one.hits(columns, limit) / np.maximum(objects, 1) + absent
     return precision, recall
 
 
@@ -81,15 +87,15 @@ class ClassRows:
     """The detections of one class in one area range, divided by their effect on AP.
 
     AP depends on precision where a detection is right at some threshold. Detections that are wrong at all thresholds
-    matter as counts between these, and so they need no axis of thresholds.
+    matter as counts between these.
 
     Attributes:
-      images: int (n,), images of the detections that are right at some threshold, or ignored at some; by score.
+      images: int (n,), images of the detections that are right, or ignored, at some threshold; by descending score.
       ranks: int (n,), their place in their image.
       right: bool (T, n).
       counted: bool (T, n), right or wrong.
-      wrong_images: int (w,), images of the detections that are wrong at all thresholds, by score.
-      wrong_before: int (n,), how many of these have a higher score than each of `images`.
+      wrong_images: int (w,), images of the detections that are wrong at all thresholds, by descending score.
+      wrong_before: int (n,), how many of these come before each of `images`.
       object_images: int (g,), images of the objects.
       recalls: float64 (101,), recalls at which precision is read.
     """
@@ -122,84 +128,89 @@ class ClassRows:
             recalls=matches.recalls,
         )
 
-    def count(self, weights: np.ndarray) -> np.ndarray:
-        """float64 (S,): the objects, for weights (S, I)."""
-        return weights[:, self.object_images].sum(1)
-
-    def hits(self, weights: np.ndarray, limit: int) -> np.ndarray:
-        """float64 (T, S): objects found by the `limit` best detections of their image."""
+    def hits(self, columns: np.ndarray, limit: int) -> np.ndarray:
+        """float64 (T, S): objects found by the `limit` best detections of each image, for weights (I, S)."""
         few = self.ranks < limit
-        return self.right[:, few].astype(np.float64) @ weights[:, self.images[few]].T
+        return self.right[:, few].astype(np.float64) @ columns[self.images[few]]
 
     def average_precision(
-        self, weights: np.ndarray, objects: np.ndarray, *, first: np.ndarray | None = None
+        self, columns: np.ndarray, objects: np.ndarray, *, first: np.ndarray | None = None
     ) -> np.ndarray:
-        """AP (T, S), without meaning where there are no objects.
+        """`read_precision` for many sets of weights.
+
+        The detections are walked from the last to the first, so that the monotone precision of all sets and thresholds
+        is a running maximum, and no array has more than two axes.
 
         Args:
-          weights: float64 (S, I), how often each image counts.
+          columns: float64 (I, S), how often each image counts.
           objects: float64 (S,), the number of objects.
-          first: float64 (S,), a number of right detections of higher score than all others.
+          first: float64 (S,), a number of right detections before all others.
+
+        Returns:
+          float64 (T, S), without meaning where there are no objects.
         """
-        sets, ap = len(weights), np.zeros((len(self.right), len(weights)))
-        # Blocks of sets whose arrays fit into the processor's cache.
-        block = max(1, BLOCK // max(1, self.right.size + len(self.wrong_images)))
-        for start in range(0, sets, block):
-            part = slice(start, start + block)
-            mine = weights[part]
-            wrong = np.zeros((len(mine), len(self.wrong_images) + 1))
-            np.cumsum(mine[:, self.wrong_images], 1, out=wrong[:, 1:])
-            each = mine[:, None, self.images]
-            hits, counted = np.cumsum(each * self.right, 2), np.cumsum(each * self.counted, 2)
-            counted += wrong[:, None, self.wrong_before]
-            ap[:, part] = read_precision(
-                hits, counted, objects[part, None], self.recalls, first=None if first is None else first[part, None]
-            ).T
-        return ap
+        objects, first = np.maximum(objects, 1), np.zeros(len(objects)) if first is None else first
+        # Recalls that the detections before all others reach are read at them, with a precision of 1.
+        least = np.where(first > 0, recalls_reached(first / objects, self.recalls), 0)
+        if not len(self.images):
+            return np.repeat(least[None] / len(self.recalls), len(self.right), 0)
+        always = self.counted.all(0)
+        hits = first + self.right.astype(np.float64) @ columns[self.images]
+        # Counts of detections: those that count at every threshold, and those that do so at some.
+        common = np.append(self.images[always], self.wrong_images[: self.wrong_before[-1]])
+        common = first + np.bincount(common, minlength=len(columns)).astype(np.float64) @ columns
+        special = self.counted[:, ~always].astype(np.float64) @ columns[self.images[~always]]
+        level = recalls_reached(hits / objects, self.recalls)
+        best, total = np.zeros(hits.shape), np.zeros(hits.shape)
+        starts, ends = self.right.argmax(0).tolist(), (len(hits) - self.right[::-1].argmax(0)).tolist()
+        wrong_before = [0, *self.wrong_before.tolist()]
+        for row in range(len(self.images) - 1, -1, -1):
+            each, right = columns[self.images[row]], self.right[:, row]
+            # Precision is read at right detections only; the thresholds between are harmless.
+            part = slice(starts[row], ends[row]) if right.any() else slice(0, 0)
+            mine = hits[part]
+            np.maximum(best[part], mine / np.maximum(common + special[part], 1), out=best[part])
+            mine -= each if right[part].all() else each * right[part, None]
+            now = recalls_reached(mine / objects, self.recalls)
+            total[part] += best[part] * (level[part] - now)
+            level[part] = now
+            if always[row]:
+                common -= each
+            else:
+                special -= each * self.counted[:, row, None]
+            if wrong_before[row] < wrong_before[row + 1]:
+                common -= columns[self.wrong_images[wrong_before[row] : wrong_before[row + 1]]].sum(0)
+        # The rest of the recalls lie at the first detection: `least`, or recall 0, which precedes all objects.
+        return (total + np.where(first > 0, least, best)) / len(self.recalls)
 
 
-# Elements of a block of float64; several such arrays are in use at a time.
-BLOCK = 1 << 17
-
-
-def read_precision(
-    hits: np.ndarray, counted: np.ndarray, objects: np.ndarray, recalls: np.ndarray, *, first: np.ndarray | None = None
-) -> np.ndarray:
+def read_precision(hits: np.ndarray, counted: np.ndarray, objects: np.ndarray, recalls: np.ndarray) -> np.ndarray:
     """COCOeval's AP: the mean of precision, made monotone, over fixed recalls.
 
     Each recall reads precision at the first detection that reaches it. So the detection n stands for the recalls above
     recall n - 1 up to recall n, and AP is a sum over detections.
 
     Args:
-      hits: float64 (..., n), number of right detections up to each one, by descending score.
-      counted: float64 (..., n), number of all detections likewise.
-      objects: float64 (...), number of objects.
+      hits: (..., n), number of right detections up to each one, by descending score.
+      counted: (..., n), number of right and wrong detections likewise.
+      objects: (...), number of objects.
       recalls: float64 (R,), the recalls, ascending from 0 to 1 in equal steps.
-      first: float64 (...), a number of right detections before all others.
 
     Returns:
       float64 (...), without meaning where there are no objects.
     """
-    objects = np.maximum(objects, 1)
-    if first is None:
-        reached = np.zeros(hits.shape[:-1])
-    else:
-        hits, counted = hits + first[..., None], counted + first[..., None]
-        # Their precision is 1.
-        reached = np.where(first > 0, _reached(first / objects, recalls), 0)
-    if not hits.shape[-1]:
-        return reached / len(recalls)
     precision = hits / np.maximum(counted, 1)
     precision = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
-    steps = np.diff(_reached(hits / objects[..., None], recalls), axis=-1, prepend=reached[..., None])
-    return (reached + (precision * steps).sum(-1)) / len(recalls)
+    reached = recalls_reached(hits / np.maximum(objects, 1)[..., None], recalls)
+    return (precision * np.diff(reached, axis=-1, prepend=0)).sum(-1) / len(recalls)
 
 
-def _reached(recall: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """How many of the `recalls` are not above `recall`, as float64."""
-    # A recall is a fraction of whole numbers: it equals a step, or is farther from it than the summand.
+def recalls_reached(recall: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """How many of the `recalls`, ascending from 0 to 1 in equal steps, are not above `recall`, as float64."""
+    # A recall is a fraction of whole numbers: it equals a step, or is farther from it than the summand. A step is
+    # numpy's product, which differs in the last bit from some of these fractions.
     step = np.floor(recall * (len(recalls) - 1) + 1e-9)
-    return step + 1 - (recall < recalls[step.astype(np.intp)])
+    return step + 1 - (recall < step * recalls[1])
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import enum
 
 import numpy as np
 
+from diou_jax.analysis.average_precision import read_precision
 from diou_jax.analysis.matches import LEAST_IOU, Matches
 
 
@@ -63,20 +64,56 @@ class Gains:
     class_ap50: dict[Kind, np.ndarray]
 
 
-def find_errors(matches: Matches, *, background_iou: float = LEAST_IOU) -> Errors:
+def find_errors(matches: Matches) -> Errors:
     """The kind of each detection and object at each IoU threshold t.
 
     A detection that COCOeval counts as wrong gets the first kind that fits. Crowds are no objects here.
 
-    * PLACE: its largest IoU with an object of its class is at least `background_iou` and below t.
+    * PLACE: its largest IoU with an object of its class is at least 0.1 and below t.
     * CLASS: its largest IoU with an object of another class is at least t.
     * DUPLICATE: its largest IoU with an object of its class is at least t; a detection of higher score has the object.
-    * BACKGROUND: its IoU with every object is below `background_iou`.
+    * BACKGROUND: its IoU with every object is below 0.1.
     * BOTH: the rest; it is near an object of another class, with an IoU below t.
 
     An object without a detection is MISSED, unless a CLASS or PLACE error is about it.
     """
-    raise NotImplementedError
+    found, true, overlaps = matches.found, matches.true, matches.overlaps
+    own = found.classes[overlaps.found] == true.classes[overlaps.true]
+    objects = ~true.ignored[0, overlaps.true]
+    own_iou, own_target = _best(matches, own & objects)
+    other_iou, other_target = _best(matches, ~own & objects)
+
+    kinds = np.where(matches.right(), Kind.RIGHT, Kind.IGNORED).astype(np.int8)
+    targets = np.full(kinds.shape, -1, np.int32)
+    of_objects = np.where(true.ignored[0], Kind.IGNORED, Kind.MISSED).astype(np.int8)
+    of_objects = np.repeat(of_objects[None], len(kinds), 0)
+    for row, (threshold, wrong) in enumerate(zip(matches.iou_thresholds, matches.wrong(), strict=True)):
+        rules = {
+            Kind.PLACE: (own_iou >= LEAST_IOU) & (own_iou < threshold),
+            Kind.CLASS: other_iou >= threshold,
+            Kind.DUPLICATE: own_iou >= threshold,
+            Kind.BACKGROUND: np.maximum(own_iou, other_iou) < LEAST_IOU,
+        }
+        kinds[row, wrong] = np.select(list(rules.values()), list(rules), Kind.BOTH)[wrong]
+        own_error = np.isin(kinds[row], (Kind.PLACE, Kind.DUPLICATE))
+        other_error = np.isin(kinds[row], (Kind.CLASS, Kind.BOTH))
+        targets[row, own_error], targets[row, other_error] = own_target[own_error], other_target[other_error]
+        for kind in (Kind.CLASS, Kind.PLACE):
+            of_objects[row, targets[row, kinds[row] == kind]] = kind
+        of_objects[row, (true.matched[0, row] >= 0) & ~true.ignored[0]] = Kind.RIGHT
+    return Errors(kinds, targets, of_objects)
+
+
+def _best(matches: Matches, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of some overlaps, the largest IoU of each detection and its object; 0 and -1 without any."""
+    found, true, ious = (
+        part[chosen] for part in (matches.overlaps.found, matches.overlaps.true, matches.overlaps.ious)
+    )
+    order = np.lexsort((true, -ious, found))
+    rows, first = np.unique(found[order], return_index=True)
+    iou, target = np.zeros(len(matches.found)), np.full(len(matches.found), -1, np.int32)
+    iou[rows], target[rows] = ious[order][first], true[order][first]
+    return iou, target
 
 
 def gains(matches: Matches, errors: Errors) -> Gains:
@@ -87,4 +124,75 @@ def gains(matches: Matches, errors: Errors) -> Gains:
     * BOTH, DUPLICATE, BACKGROUND: the detections are removed.
     * MISSED: the objects are removed. A class that loses all its objects so has an AP of 1.
     """
-    raise NotImplementedError
+    names, half = matches.class_names, matches.threshold(0.5)
+    mended = {kind: _mended(matches, errors, kind) for kind in (Kind.CLASS, Kind.PLACE)}
+    before = np.full((len(matches.iou_thresholds), len(names)), np.nan)
+    after = {kind: before.copy() for kind in ERRORS}
+    objects = matches.objects()
+    for row in np.flatnonzero(objects).tolist():
+        mine = np.arange(len(matches.found))[matches.rows(row)]
+        kinds = errors.found[:, mine]
+        right, counted = kinds == Kind.RIGHT, kinds != Kind.IGNORED
+        before[:, row] = _average_precision(matches, right, counted, objects[row])
+        for kind in (Kind.BOTH, Kind.DUPLICATE, Kind.BACKGROUND):
+            after[kind][:, row] = _average_precision(matches, right, counted & (kinds != kind), objects[row])
+
+        missed = (errors.true[:, matches.true.classes == row] == Kind.MISSED).sum(1)
+        left = objects[row] - missed
+        after[Kind.MISSED][:, row] = np.where(left > 0, _average_precision(matches, right, counted, left), 1)
+
+        found = right | mended[Kind.PLACE][:, mine]
+        after[Kind.PLACE][:, row] = _average_precision(
+            matches, found, counted & ((kinds != Kind.PLACE) | found), objects[row]
+        )
+
+        # Detections of other classes that get this one, sorted in among those of the class.
+        new = mended[Kind.CLASS] & (errors.target >= 0)
+        new[new] = matches.true.classes[errors.target[new]] == row
+        extra = np.flatnonzero(new.any(0))
+        every = np.concatenate([mine, extra])
+        order = np.lexsort((matches.found.images[every], -matches.found.scores[every]))
+        found = np.concatenate([right, new[:, extra]], 1)[:, order]
+        kept = np.concatenate([counted & (kinds != Kind.CLASS), new[:, extra]], 1)[:, order]
+        after[Kind.CLASS][:, row] = _average_precision(matches, found, kept, objects[row])
+
+    gained = {kind: values - before for kind, values in after.items()}
+    return Gains(
+        counts={kind: _count(matches, errors, kind, half) for kind in ERRORS},
+        ap={kind: _mean(values) for kind, values in gained.items()},
+        ap50={kind: _mean(values[half]) for kind, values in gained.items()},
+        class_ap={kind: values.mean(0) for kind, values in gained.items()},
+        class_ap50={kind: values[half] for kind, values in gained.items()},
+    )
+
+
+def _mended(matches: Matches, errors: Errors, kind: Kind) -> np.ndarray:
+    """Which errors of a kind become right, bool (T, D): for each object that is not found the one of highest score."""
+    mended = np.zeros(errors.found.shape, bool)
+    for row, kinds in enumerate(errors.found):
+        mine = np.flatnonzero(kinds == kind)
+        mine = mine[errors.true[row, errors.target[row, mine]] != Kind.RIGHT]
+        order = np.lexsort((mine, -matches.found.scores[mine], errors.target[row, mine]))
+        _, first = np.unique(errors.target[row, mine[order]], return_index=True)
+        mended[row, mine[order][first]] = True
+    return mended
+
+
+def _average_precision(matches: Matches, right: np.ndarray, counted: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """AP (T,) of the right detections among those that are counted, both bool (T, n)."""
+    return read_precision(
+        np.cumsum(right, 1), np.cumsum(counted, 1), np.broadcast_to(objects, len(right)), matches.recalls
+    )
+
+
+def _count(matches: Matches, errors: Errors, kind: Kind, threshold: int) -> np.ndarray:
+    if kind == Kind.MISSED:
+        classes = matches.true.classes[errors.true[threshold] == kind]
+    else:
+        classes = matches.found.classes[errors.found[threshold] == kind]
+    return np.bincount(classes, minlength=len(matches.class_names))
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+import numpy as np
+
+from diou_jax.analysis.average_precision import Scores, score
 from diou_jax.analysis.matches import Matches
+from diou_jax.errors import UserError
 
 RESAMPLES = 1000
 
@@ -50,7 +54,8 @@ def bootstrap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0, le
     class, a percentile interval is too narrow, too; `Interval.resamples` says in how many resamples the class had
     objects at all.
     """
-    raise NotImplementedError
+    value, resampled = score(matches), score(matches, draw_weights(len(matches.image_ids), resamples, seed))
+    return _intervals(value, resampled, level)
 
 
 def paired_bootstrap(
@@ -65,4 +70,61 @@ def paired_bootstrap(
     Raises:
       UserError: if both have other images, classes or kinds.
     """
-    raise NotImplementedError
+    _check_comparable(first, second)
+    weights = draw_weights(len(first.image_ids), resamples, seed)
+    value, resampled = (_difference(score(first, drawn), score(second, drawn)) for drawn in (None, weights))
+    return _intervals(value, resampled, level)
+
+
+def draw_weights(images: int, resamples: int, seed: int) -> np.ndarray:
+    """int64 (S, I): how often each image is drawn, when as many images are drawn with replacement as there are."""
+    if not images:
+        return np.zeros((resamples, 0), np.int64)
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+
+
+def _check_comparable(first: Matches, second: Matches) -> None:
+    """Raises UserError unless both are evaluations of one kind by the same ground truth."""
+    if first.kind != second.kind:
+        raise UserError(f"results of the kinds {first.kind} and {second.kind} cannot be compared")
+    for what, mine, theirs in (
+        ("images", first.image_ids, second.image_ids),
+        ("classes", first.class_names, second.class_names),
+    ):
+        if mine != theirs:
+            other = next(iter({*mine} ^ {*theirs}), "their order")
+            raise UserError(
+                f"results cannot be compared, since they are of {len(mine)} and of {len(theirs)} {what}, of which "
+                f"{other!r} is not in both; evaluate both on the same data set"
+            )
+    if not all(
+        np.array_equal(getattr(first.true, name), getattr(second.true, name)) for name in ("images", "classes", "boxes")
+    ):
+        raise UserError("results cannot be compared, since their annotations differ; evaluate both by the same file")
+
+
+def _difference(first: Scores, second: Scores) -> Scores:
+    names = [name for name in first.statistics if name in second.statistics]
+    return Scores(
+        {name: second.statistics[name] - first.statistics[name] for name in names},
+        second.class_ap - first.class_ap,
+        second.class_ap50 - first.class_ap50,
+    )
+
+
+def _intervals(value: Scores, resampled: Scores, level: float) -> Intervals:
+    """The intervals of all numbers, from their values (S = 1) and those of the resamples."""
+    return Intervals(
+        {name: _interval(value.statistics[name][0], drawn, level) for name, drawn in resampled.statistics.items()},
+        tuple(_interval(*pair, level) for pair in zip(value.class_ap[0], resampled.class_ap.T, strict=True)),
+        tuple(_interval(*pair, level) for pair in zip(value.class_ap50[0], resampled.class_ap50.T, strict=True)),
+        level,
+    )
+
+
+def _interval(value: float, drawn: np.ndarray, level: float) -> Interval:
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Interval(float(value), np.nan, np.nan, 0)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high), len(drawn))

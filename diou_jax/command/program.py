@@ -83,6 +83,7 @@ def _do(command: Command) -> None:
     from diou_jax.command.export_weights import export_torch
     from diou_jax.command.import_weights import import_file
     from diou_jax.evaluation import evaluate
+    from diou_jax.evaluation.sweep import sweep
     from diou_jax.prediction import predict
     from diou_jax.training import train
 
@@ -94,7 +95,9 @@ def _do(command: Command) -> None:
     if command.mode in ("train", "train_and_eval"):
         then_evaluate = command.mode == "train_and_eval"
         evaluator = train.train(config, workdir, explicit=command.explicit, then_evaluate=then_evaluate)
-    if command.mode in ("eval", "train_and_eval"):
+    if command.settings:
+        sweep(config, workdir, command.settings)
+    elif command.mode in ("eval", "train_and_eval"):
         evaluate.evaluate(config, workdir, evaluator)
     if command.mode == "predict":
         options = {"output": given["output"], "draw_threshold": given["draw_threshold"]}

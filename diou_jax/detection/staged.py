@@ -142,6 +142,9 @@ class StagedDetection:
             del pyramid  # it would keep the device's memory
         parts, results = tuple(candidates[number] for number in self._boxes), []
         for place, one in enumerate(selections):
+            if (known := _known(one, selections, results)) is not None:
+                results.append(known)
+                continue
             thresholds = Thresholds(*(np.float32(value) for value in one.rules.thresholds))
             found = call(self._suppressions[_without_thresholds(one)], thresholds, parts)
             if self._masks and one.masks:
@@ -174,6 +177,14 @@ class StagedDetection:
 
 def _suppress(detector, thresholds, parts):
     return detector.heads[0].suppress(unite(parts), thresholds=thresholds)
+
+
+def _known(selection, selections, results) -> Detections | None:
+    """The result of an earlier selection by the same rules, without masks if the selection has none."""
+    for earlier, found in zip(selections, results):
+        if earlier.rules == selection.rules and earlier.masks >= selection.masks:
+            return found if selection.masks else found.replace(masks=None)
+    return None
 
 
 def _without_thresholds(selection: Selection) -> DetectionRules:

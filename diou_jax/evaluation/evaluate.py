@@ -1,9 +1,8 @@
 """Evaluation: detection in every image once, on all devices, scored by pycocotools."""
 
-import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from diou_jax.analysis.suppression import SideBySide, side_by_side
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
@@ -20,25 +20,24 @@ from diou_jax.data.dataset import Dataset, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
-from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.detection.staged import StagedDetection
-from diou_jax.devices import AXIS, replicate, to_devices
+from diou_jax.detection.staged import Selection
+from diou_jax.devices import replicate
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results, proposal_recall, true_masks
 from diou_jax.evaluation.datasets import open_datasets
-from diou_jax.evaluation.found import NOTHING, Collector, Found
+from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_function, missing_programs, on_devices
+from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.evaluation.report import Report
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.programs import Programs, compile_ahead, shapes
-from diou_jax.reporting import picture_files
+from diou_jax.programs import Programs, compile_ahead
+from diou_jax.reporting import picture_files, visualize
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
 from diou_jax.reporting.run_page import write_index
-from diou_jax.reporting.visualize import Objects, side_by_side
-from diou_jax.structures import Batch
+from diou_jax.reporting.visualize import Objects
 
 # Names of results files begin as the original's do, by kind of result.
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
@@ -103,6 +102,11 @@ class Evaluator:
             )
         self.detector = build.detector(config, len(class_names))
         self._detect = detect_function(self.detector, config)
+        self._both = None
+        if config.test.compare_nms and self.detector.heads:
+            own = self.detector.heads[0].detection
+            hard = [Selection(own.hard_nms(diou=diou), masks=False) for diou in (False, True)]
+            self._both = build.staged_detection(config, self.detector, on_devices, selections=[Selection(own), *hard])
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
         """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files, pictures and report.html.
@@ -130,13 +134,9 @@ class Evaluator:
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
-        blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
-        missing = [batch for batch in to_devices(blanks, ahead=0) if not self._detect.has(batch)]
-        if not missing:
-            return []
-        variables = replicate(self.detector.network.folded(variables))
-        wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
-        return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
+        return missing_programs(
+            self._both or self._detect, self._readers, lambda: replicate(self.detector.network.folded(variables))
+        )
 
     def _evaluate(self, dataset, reader, variables, *, step, log, page) -> dict:
         config, began = self._config, time.perf_counter()
@@ -144,13 +144,7 @@ class Evaluator:
         stream = batches(reader, 0, reader.steps, **build.loading(config))
         title, first = f"{dataset.name}, step {step}", jax.process_index() == 0
         with images_progress(len(dataset), title=title, active=first) as progress:
-            found = detect_all(
-                self._detect,
-                variables,
-                stream,
-                progress=progress.update,
-                mask_threshold=config.mrcnn.thresh_binarize,
-            )
+            found, *both = self._find(variables, stream, progress.update)
         if not found:
             raise UserError(
                 f"{dataset.name}: none of its {len(dataset)} images could be read, {dataset.image_name(0)} first"
@@ -180,10 +174,33 @@ class Evaluator:
             report = f"{dataset.name} has no annotations, so there is no AP: {names} for the server"
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
+        suppression = None
+        if both and dataset.annotated:
+            suppression = self._compare_nms(dataset, *both)
+            print_line("\n".join([*suppression.lines(), ""]))
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
         if page is not None:
-            page.add(dataset, results, summaries, files=files, unread=len(dataset) - len(seen), seconds=duration)
+            about = {"files": files, "unread": len(dataset) - len(seen), "seconds": duration}
+            page.add(dataset, results, summaries, suppression=suppression, **about)
         return {"dataset": dataset.name, **metrics} if metrics else {}
+
+    def _find(self, variables, stream, progress) -> tuple[dict[int, Found], ...]:
+        """The detections by image; with `test.compare_nms` also those of greedy NMS and of DIoU-NMS."""
+        threshold = self._config.mrcnn.thresh_binarize
+        if self._both is None:
+            found = detect_all(self._detect, variables, stream, progress=progress, mask_threshold=threshold)
+            return (found,)
+        return detect_each(self._both.several, variables, stream, progress=progress, mask_thresholds=(threshold,) * 3)
+
+    def _compare_nms(self, dataset, greedy, diou) -> SideBySide:
+        """Greedy NMS beside DIoU-NMS, from the detections of both by image."""
+        test = self._config.test
+        summaries = [
+            score(dataset, "bbox", as_results(dataset, found)["bbox"], max_dets=test.max_dets, with_matches=True)
+            for found in (greedy, diou)
+        ]
+        matches = [summary.matches for summary in summaries if summary.matches is not None]
+        return side_by_side(*matches, limit=test.detections_per_im)
 
     def _evaluate_proposals(self, dataset, found, seen, *, step, log, page, began) -> dict:
         """As `_evaluate`, from the proposals of a network without a RoI head."""
@@ -219,78 +236,6 @@ class Evaluator:
             with log.spared("pictures"):
                 picture_files.write(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{dataset.name}/{index}", picture)
-
-
-def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | StagedDetection:
-    """``detect(variables, batch)`` on all local devices, which share the batch; with augmented testing by `config`."""
-    if config is not None and build.passes(config) is not None:
-        return build.staged_detection(config, detector, on_devices)
-    return on_devices("detection", detector.detect)
-
-
-def on_devices(title: str, function: Callable) -> Programs:
-    """A function of variables and a batch on all local devices, which share the batch; `title` is for messages."""
-    return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
-
-
-def detect_all(
-    detect: Callable,
-    variables: dict,
-    stream: Iterable[Batch],
-    *,
-    progress: Callable[[int], object] = lambda images: None,
-    mask_threshold: float = 0.5,
-) -> dict[int, Found]:
-    """The valid detections in every present image of a stream of host batches.
-
-    Args:
-      detect: result of `detect_function`.
-      variables: the network's variables.
-      stream: batches of this process.
-      progress: a function that is called after each batch with its number of images over all processes.
-      mask_threshold: MRCNN.THRESH_BINARIZE.
-
-    Returns:
-      The detections by the image's row in its data set; every process gets those of all.
-    """
-    (found,) = detect_each(
-        lambda variables, batch: (detect(variables, batch),),
-        variables,
-        stream,
-        progress=progress,
-        mask_thresholds=(mask_threshold,),
-    )
-    return found
-
-
-def detect_each(
-    detect: Callable,
-    variables: dict,
-    stream: Iterable[Batch],
-    *,
-    progress: Callable[[int], object] = lambda images: None,
-    mask_thresholds: Sequence[float],
-) -> tuple[dict[int, Found], ...]:
-    """As `detect_all`, for a `detect` that returns several selections of detections, each with its mask threshold."""
-    with contextlib.ExitStack() as stack:
-        collectors = [stack.enter_context(Collector(mask_threshold=threshold)) for threshold in mask_thresholds]
-
-        def collect(images, results):
-            counts = [
-                collector.add(*images, detections=one) for collector, one in zip(collectors, results, strict=True)
-            ]
-            progress(counts[0])
-
-        waiting = None
-        for batch in to_devices(stream, ahead=1):
-            result = (batch.index, batch.present, batch.original_size), detect(variables, batch)
-            # The device computes this batch while the host collects the one before.
-            if waiting is not None:
-                collect(*waiting)
-            waiting = result
-        if waiting is not None:
-            collect(*waiting)
-        return tuple(collector.all() for collector in collectors)
 
 
 def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[dict]]:
@@ -339,7 +284,7 @@ def draw(
     of_truth = None if true is None else [true.get((key, *box)) for box in boxes.tolist()]
     shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     rles = None if found.rles is None else [found.rles[row] for row in shown]
-    return side_by_side(
+    return visualize.side_by_side(
         image,
         Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown], rles=rles),
         Objects(boxes, classes, crowd=crowd, rles=of_truth),

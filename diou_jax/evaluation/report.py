@@ -1,6 +1,7 @@
 """What an evaluation hands to the page that explains it."""
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
+from diou_jax.analysis.suppression import SideBySide
 from diou_jax.data.annotations import id_key
 from diou_jax.data.dataset import BadImageError, Dataset, clean_boxes
 from diou_jax.data.decoding import decode
@@ -86,6 +88,7 @@ class Report:
         files: Mapping[str, pathlib.Path],
         unread: int,
         seconds: float,
+        suppression: SideBySide | None = None,
     ) -> None:
         """Adds a test set.
 
@@ -96,6 +99,7 @@ class Report:
           files: the results files by kind.
           unread: number of images that could not be read.
           seconds: time of detection.
+          suppression: greedy NMS and DIoU-NMS side by side.
         """
         with self._no_harm("analysed"):
             began = time.perf_counter()
@@ -109,7 +113,8 @@ class Report:
             album = DatasetAlbum(dataset, results)
             names = [file.name for file in files.values()]
             detections = len(results["bbox"])
-            self._sets.append(TestSet(dataset.name, len(dataset), unread, detections, seconds, names, found, album))
+            one = TestSet(dataset.name, len(dataset), unread, detections, seconds, names, found, album)
+            self._sets.append(dataclasses.replace(one, suppression=suppression))
 
     def add_recall(
         self, dataset: Dataset, values: Mapping[str, float], *, proposals: int, unread: int, seconds: float
