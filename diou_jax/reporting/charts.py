@@ -295,9 +295,9 @@ def bar_chart(
 
     `width` is in inches; the height follows from the number of bars.
     """
-    longest = max((_letters(clean(bar.label)) for bar in bars), default=0)
+    longest = max((letters(clean(bar.label)) for bar in bars), default=0)
     left = min(0.25 + 0.078 * min(longest, 26), 0.45 * width)
-    note = max((_letters(bar.note) for bar in bars), default=0)
+    note = max((letters(bar.note) for bar in bars), default=0)
     size = (width, 0.62 + 0.25 * max(len(bars), 1))
     with drawing(name, size, margins=(left, 0.1 + 0.07 * note, 0.5, 0.08)) as (axes, svg):
         for place, bar in enumerate(bars):
@@ -356,7 +356,7 @@ def _tick(value, _) -> str:
     return f"{value:,.0f}".replace(",", "\u2009") if abs(value) >= 1000 else f"{value:.4g}".replace("-", "\u2212")
 
 
-def _letters(text: str) -> float:
+def letters(text: str) -> float:
     """Width of a text in average Latin letters; those of Chinese, Japanese and Korean are twice as wide."""
     return sum(2 if ord(letter) > 0x2E7F else 1 for letter in text)
 

@@ -36,7 +36,7 @@ from diou_jax.reporting.document import (
     signed,
     write,
 )
-from diou_jax.reporting.gallery import MOST, Album, found_shape, true_shape
+from diou_jax.reporting.gallery import MOST, Album, found_shape, true_shape, with_tags
 from diou_jax.reporting.report_sections import meaning_of_statistic
 from diou_jax.reporting.suppression_section import suppression_blocks
 
@@ -380,7 +380,8 @@ def _photograph(name: str, first: Side, other: Side, one: ImageDifference, album
         f"gain {signed(one.gain, 4)} AP: {len(gained)} objects gained, {len(lost)} lost; wrong detections "
         f"{len(one.false)} before, {len(one.other_false)} after"
     )
-    return Photograph(name, photo.title, photo.link, photo.source, photo.size, f"{photo.title}: {note}", note, panels)
+    alt = f"{photo.title}: {note}"
+    return with_tags(Photograph(name, photo.title, photo.link, photo.source, photo.size, alt, note, panels))
 
 
 def _panel(side: Side, wrong: Sequence[int], *, finds: Sequence[int], misses: Sequence[int], album: Album) -> Panel:

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from diou_jax.reporting.charts import Chart, clean
+from diou_jax.reporting.charts import Chart, Key, clean
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -94,6 +94,12 @@ class Figures:
     reading: str = ""
     kind: ClassVar[str] = "figures"
 
+    @property
+    def legend(self) -> tuple[Key, ...]:
+        """The legend that all charts share, which then stands once above them; else empty."""
+        legends = {chart.legend for chart in self.charts}
+        return legends.pop() if len(legends) == 1 and len(self.charts) > 1 else ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
@@ -142,6 +148,7 @@ class Shape:
       width: width.
       height: height.
       label: text at its corner; may be empty.
+      tag: left end and baseline of the label, in pixels of the photograph's file.
       meaning: text that appears under the pointer.
       style: "right", "wrong", "duplicate", "missed", "found" or "crowd".
       outline: SVG's path data of its mask, or empty.
@@ -152,6 +159,7 @@ class Shape:
     width: float
     height: float
     label: str
+    tag: tuple[float, float]
     meaning: str
     style: str
     outline: str = ""
@@ -188,6 +196,11 @@ class Photograph:
     alt: str
     note: str
     panels: Sequence[Panel]
+
+    @property
+    def tag_size(self) -> float:
+        """Height of the letters of labels, in pixels of the image file."""
+        return max(self.size) / 32
 
 
 @dataclasses.dataclass(frozen=True)

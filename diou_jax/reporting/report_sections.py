@@ -92,7 +92,7 @@ def numbers(found: Sequence[tuple[str, Findings]]) -> list:
             one = findings.intervals.statistics[name]
             row += [number_cell(one.value, bar=_bar(one.value)), Cell(_interval(one))]
         rows.append(row)
-    table = Table("COCO's twelve numbers, in [0, 1]", columns, rows, sortable=False)
+    table = Table("COCO's twelve numbers, in [0, 1]", columns, rows, sortable=False, narrow=True)
     return [table]
 
 
@@ -480,4 +480,4 @@ def _bar(value: float) -> float | None:
 def _interval(one) -> str:
     if not (math.isfinite(one.low) and math.isfinite(one.high)):
         return "–"
-    return f"{number(one.low)} to {number(one.high)}"
+    return f"{number(one.low)}–{number(one.high)}"
