@@ -28,6 +28,7 @@ class Cell:
       tint: strength of the cell's colour, in [0, 1], or None.
       tone: "good" or "bad" colours the number, empty does not.
       link: address that the text leads to, or empty.
+      strip: a small chart as SVG, which stands behind the text, or empty.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Cell:
     tint: float | None = None
     tone: str = ""
     link: str = ""
+    strip: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,9 +107,9 @@ def _photograph(name: str, findings: Findings, one: ImageErrors, album: Album) -
         for row in order[:MOST]
     ]
     below = len(styles) - len(shown)
-    left = f"detections with scores from {number(least, 2)}: {len(shown)}" + _more(shown)
-    left += f"; {count(below)} below are not drawn" if below else ""
-    right = f"objects: {len(objects)}, {len(missed)} missed" + _more(objects)
+    left = f"{len(shown)} detections from score {number(least, 2)}" + _more(shown)
+    left += f"; {count(below)} below it not drawn" if below else ""
+    right = f"{len(objects)} objects, {len(missed)} missed" + _more(objects)
     kinds_here = [Kind(int(kinds[row])) for row in [*one.false.tolist(), *one.duplicates.tolist()]]
     parts = [f"{kinds_here.count(kind)} {NAMES[kind]}" for kind in ERRORS if kind in kinds_here]
     note = f"costs {signed(one.loss, 4).lstrip('+')} AP. At any score: " + ", ".join(

@@ -39,6 +39,9 @@ MATRIX, CONFUSIONS = 20, 100
 # IoU thresholds of the curves over all classes, and of those of single classes.
 IOUS, CLASS_IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95), (0.5, 0.75, 0.9)
 
+# A space at which no line breaks.
+NBSP = "\N{NO-BREAK SPACE}"
+
 # Blues from dark to light, for thresholds that rise.
 RAMP = ("#08306b", "#0b4a8a", "#1f6fb3", "#3f8fc5", "#6bacd6", "#98c6e3", "#bfd8ea")
 
@@ -118,7 +121,7 @@ def classes(findings: Findings, name: str) -> list:
         interval, best = findings.intervals.classes[row], findings.thresholds[row]
         kind = max(ERRORS, key=lambda one: np.nan_to_num(gains.class_ap[one][row], nan=-1))
         gain = gains.class_ap[kind][row]
-        lost = f"{NAMES[kind]} {signed(gain)}" if gain >= 0.0005 else "–"
+        lost = f"{NAMES[kind]} {signed(gain)}".replace(" ", NBSP) if gain >= 0.0005 else "–"
         rows.append(
             [
                 Cell(matches.class_names[row]),
