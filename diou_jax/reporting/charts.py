@@ -351,8 +351,9 @@ def bar_strip(layers: Sequence[tuple[np.ndarray, str]]) -> str:
     width, below, paths = STRIP[0] / max(len(total), 1), np.zeros(len(total)), []
     for counts, color in layers:
         below = below + counts
+        side = f"{0.9 * width:.1f}"
         path = "".join(
-            f"M{place * width:.1f} {STRIP[1] - factor * top:.1f}h{0.9 * width:.1f}v{factor * own:.1f}h-{0.9 * width:.1f}z"
+            f"M{place * width:.1f} {STRIP[1] - factor * top:.1f}h{side}v{factor * own:.1f}h-{side}z"
             for place, (top, own) in enumerate(zip(below.tolist(), counts.tolist(), strict=True))
             if own
         )
