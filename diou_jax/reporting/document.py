@@ -113,10 +113,11 @@ class Terms:
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """Blocks that are shown after a click on `summary`, and always in print."""
+    """Blocks that are shown after a click on `summary`; in print they are shown if `printed`, else left out."""
 
     summary: str
     blocks: Sequence[Any]
+    printed: bool = True
     kind: ClassVar[str] = "folded"
 
 

@@ -46,7 +46,10 @@ def options_blocks(config: Mapping[str, Any]) -> list:
     if differing:
         columns = [*head, Column("meaning", False)]
         blocks = [Table(f"{len(differing)} options differ from their defaults", columns, differing)]
-    return [*blocks, Folded(f"All {len(every)} options", [Table("All options", head, every, filterable=True)])]
+    return [
+        *blocks,
+        Folded(f"All {len(every)} options", [Table("All options", head, every, filterable=True)], printed=False),
+    ]
 
 
 def _value(value: Any) -> str:
