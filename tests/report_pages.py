@@ -62,16 +62,21 @@ def matches(path, found):
     return coco_results.evaluate(found, [path], with_matches=True).matches
 
 
+def image(number):
+    """A uint8 BGR image of one colour."""
+    return np.full((SIDE, SIDE, 3), 40 * number, np.uint8)
+
+
 class Album:
     """Images of one colour; the one with id 2 cannot be read."""
 
     def photo(self, image_id):
         """As `gallery.Album.photo`."""
-        image = np.full((SIDE, SIDE, 3), 40 * image_id, np.uint8)
+        source = "" if image_id == 2 else data_uri(image(image_id))
         return Photo(
             f"a&b<{image_id}>.png",
             f"file:///images/{image_id}.png",
-            "" if image_id == 2 else data_uri(image),
+            source,
             (SIDE, SIDE),
         )
 

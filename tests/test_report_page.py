@@ -168,7 +168,7 @@ def test_photographs_show_what_is_right_wrong_and_missed(page, found):
 
 def test_options_that_differ_come_first(page):
     text = page.text()
-    assert text.index("1 options differ from their defaults") < text.index("All options")
+    assert text.index("1 option with another value than the default") < text.index("All options")
     assert "model.loss_type ciou smooth_l1 box loss of the box head" in text
     assert text.count("solver.max_iter 90000 90000") == 1
 

@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 
 from diou_jax.reporting.charts import Chart, Key, clean
 
+# A space at which no line breaks.
+NBSP = "\N{NO-BREAK SPACE}"
+
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
@@ -302,6 +305,11 @@ def signed(value: float, digits: int = 3) -> str:
 def count(value: int) -> str:
     """A count, in groups of three digits."""
     return f"{value:,}".replace(",", "\u202f")
+
+
+def plural(number: int, thing: str) -> str:
+    """A count of things, whose plural ends in s."""
+    return f"{count(number)} {thing}" + ("" if number == 1 else "s")
 
 
 def share(part: float, whole: float) -> str:

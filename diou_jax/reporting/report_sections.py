@@ -23,6 +23,7 @@ from diou_jax.reporting.charts import (
 )
 from diou_jax.reporting.curves import COLORS
 from diou_jax.reporting.document import (
+    NBSP,
     Cell,
     Column,
     Figures,
@@ -50,9 +51,6 @@ MATRIX, CONFUSIONS = 20, 100
 
 # IoU thresholds of the curves over all classes, and of those of single classes.
 IOUS, CLASS_IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95), (0.5, 0.75, 0.9)
-
-# A space at which no line breaks.
-NBSP = "\N{NO-BREAK SPACE}"
 
 # Blues from dark to light, for thresholds that rise.
 RAMP = ("#08306b", "#0b4a8a", "#1f6fb3", "#3f8fc5", "#6bacd6", "#98c6e3", "#bfd8ea")
