@@ -1,5 +1,6 @@
 """The page that compares evaluations of the same images: which is better, how sure that is, and where they differ."""
 
+import dataclasses
 import math
 import os
 import time
@@ -52,6 +53,7 @@ KEYS = (
     ("found", "object that only this one finds"),
     ("missed", "object that only the other one finds"),
     ("wrong", "wrong detection"),
+    ("same", "right detection"),
 )
 
 
@@ -381,8 +383,8 @@ def _photograph(name: str, first: Side, other: Side, one: ImageDifference, album
     photo = album.photo(one.image_id)
     gained, lost = one.gained.tolist(), one.lost.tolist()
     panels = [
-        _panel(first, one.false.tolist(), finds=lost, misses=gained, album=album),
-        _panel(other, one.other_false.tolist(), finds=gained, misses=lost, album=album),
+        _panel(first, one, finds=lost, misses=gained, album=album),
+        _panel(other, one, finds=gained, misses=lost, album=album),
     ]
     note = (
         f"gain {signed(one.gain, 4)} AP: {len(gained)} objects gained, {len(lost)} lost; wrong detections "
@@ -392,9 +394,10 @@ def _photograph(name: str, first: Side, other: Side, one: ImageDifference, album
     return with_tags(Photograph(name, photo.title, photo.link, photo.source, photo.size, alt, note, panels))
 
 
-def _panel(side: Side, wrong: Sequence[int], *, finds: Sequence[int], misses: Sequence[int], album: Album) -> Panel:
+def _panel(side: Side, one: ImageDifference, *, finds: Sequence[int], misses: Sequence[int], album: Album) -> Panel:
     matches = side.matches
-    true = matches.true
+    true, row50 = matches.true, matches.threshold(0.5)
+    here = matches.found.images == one.image
 
     def shape(row: int, style: str) -> Shape:
         key = matches.image_ids[true.images[row]]
@@ -403,8 +406,15 @@ def _panel(side: Side, wrong: Sequence[int], *, finds: Sequence[int], misses: Se
 
     best = best_threshold(matches).threshold
     least = best if math.isfinite(best) else USUAL_THRESHOLD
-    drawn = [row for row in wrong if matches.found.scores[row] >= least][: MOST // 2]
-    shapes = [found_shape(matches, row, style="wrong", meaning="wrong", mask=None) for row in drawn]
+    good = matches.found.scores >= least
+    wrong, right = (np.flatnonzero(here & rows[row50]).tolist() for rows in (matches.wrong(), matches.right()))
+    drawn = [row for row in wrong if good[row]][: MOST // 2]
+    shapes = [
+        dataclasses.replace(found_shape(matches, row, style="same", meaning="right", mask=None), label="")
+        for row in right
+        if good[row]
+    ]
+    shapes += [found_shape(matches, row, style="wrong", meaning="wrong", mask=None) for row in drawn]
     shapes += [shape(row, "found") for row in list(finds)[:MOST]] + [
         shape(row, "missed") for row in list(misses)[:MOST]
     ]
