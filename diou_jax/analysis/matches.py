@@ -146,6 +146,22 @@ class Matches:
         start, end = np.searchsorted(self.found.classes, [row, row + 1])
         return slice(int(start), int(end))
 
+    def largest_overlap(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of some `overlaps`, bool (P,), the largest IoU of each detection, float64 (D,), and its object, int32 (D,).
+
+        Without any these are 0 and -1; of equal ones the first object in the order of the annotations.
+        """
+        found, true, ious = (part[chosen] for part in (self.overlaps.found, self.overlaps.true, self.overlaps.ious))
+        order = np.lexsort((true, -ious, found))
+        rows, first = np.unique(found[order], return_index=True)
+        largest, target = np.zeros(len(self.found)), np.full(len(self.found), -1, np.int32)
+        largest[rows], target[rows] = ious[order][first], true[order][first]
+        return largest, target
+
+    def same_class(self) -> np.ndarray:
+        """Which `overlaps`, bool (P,), are of a detection and an object of one class."""
+        return self.found.classes[self.overlaps.found] == self.true.classes[self.overlaps.true]
+
 
 def from_cocoeval(
     evaluation: COCOeval,

@@ -4,8 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from diou_jax.analysis.errors import Errors
+from diou_jax.analysis.average_precision import BLOCK, ClassRows
+from diou_jax.analysis.errors import Errors, Kind
 from diou_jax.analysis.matches import Matches
+
+# Kinds of detections that are no duplicates and yet wrong.
+FALSE = (Kind.CLASS, Kind.PLACE, Kind.BOTH, Kind.BACKGROUND)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,24 @@ def image_losses(matches: Matches) -> np.ndarray:
     is. The gain is exact, found by computing AP anew for each image; gains of several images do not add up. 0 for an
     image whose errors cost nothing, as those of classes without objects.
     """
-    raise NotImplementedError
+    losses = np.zeros(len(matches.image_ids))
+    counted = matches.objects() > 0
+    # Each set of weights leaves one image out.
+    columns = np.ones((len(losses), min(BLOCK, len(losses))))
+    for row in np.flatnonzero(counted).tolist():
+        one = ClassRows.of(matches, row)
+        images = np.union1d(np.union1d(one.images, one.wrong_images), one.object_images)
+        before = one.average_precision(np.ones((len(losses), 1)), np.array([float(len(one.object_images))]))
+        for start in range(0, len(images), BLOCK):
+            part = images[start : start + BLOCK]
+            sets, total = np.arange(len(part)), np.full(len(part), float(len(one.object_images)))
+            # Its objects are found before all others.
+            own = np.bincount(one.object_images, minlength=len(losses))[part].astype(np.float64)
+            columns[part, sets] = 0
+            after = one.average_precision(columns[:, : len(part)], total, first=own)
+            columns[part, sets] = 1
+            losses[part] += (after - before).mean(0)
+    return losses / max(1, counted.sum())
 
 
 def worst_images(
@@ -52,4 +73,25 @@ def worst_images(
       count: number of images.
       losses: result of `image_losses`, computed by default.
     """
-    raise NotImplementedError
+    losses = image_losses(matches) if losses is None else losses
+    threshold = matches.threshold(0.5)
+    kinds, missed = errors.found[threshold], matches.true.matched[0, threshold] < 0
+    missed &= ~matches.true.ignored[0]
+    worst = np.argsort(-losses, kind="stable")[:count]
+    return [
+        ImageErrors(
+            image=image,
+            image_id=matches.image_ids[image],
+            loss=float(losses[image]),
+            right=_by_score(matches, image, kinds == Kind.RIGHT),
+            missed=np.flatnonzero(missed & (matches.true.images == image)),
+            duplicates=_by_score(matches, image, kinds == Kind.DUPLICATE),
+            false=_by_score(matches, image, np.isin(kinds, FALSE)),
+        )
+        for image in worst[losses[worst] > 0].tolist()
+    ]
+
+
+def _by_score(matches: Matches, image: int, chosen: np.ndarray) -> np.ndarray:
+    rows = np.flatnonzero(chosen & (matches.found.images == image))
+    return rows[np.argsort(-matches.found.scores[rows], kind="stable")]
