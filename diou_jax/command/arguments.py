@@ -158,9 +158,6 @@ def _define() -> flags.FlagValues:
         "combines options.",
         flag_values=values,
     )
-    flags.DEFINE_list(
-        "workdirs", [], "compare: folders of evaluated runs, the first is the one to beat.", flag_values=values
-    )
     flags.DEFINE_multi_string(
         "workdirs",
         [],
