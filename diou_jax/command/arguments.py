@@ -11,10 +11,10 @@ from diou_jax.command import config_files, option_names, remembered, settings
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
 
-MODES = ("train_and_eval", "train", "eval", "predict", "check", "import", "export_torch")
+MODES = ("train_and_eval", "train", "eval", "compare", "predict", "check", "import", "export_torch")
 # Modes that apply a trained network.
 APPLYING = ("eval", "predict", "export_torch")
-NEEDED = {"predict": ("input", "output"), "import": ("source",), "export_torch": ("output",)}
+NEEDED = {"compare": ("workdirs",), "predict": ("input", "output"), "import": ("source",), "export_torch": ("output",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     refuse_original_flags(arguments)
     values = _define()
-    options, others = option_names.split(arguments)
+    options, others = option_names.split(_spread(arguments))
     _read(values, others)
     given = values.flag_values_dict()
     for flag in NEEDED.get(given["mode"], ()):
@@ -61,7 +61,30 @@ def parse(arguments: Sequence[str]) -> Command:
         raise UserError(f"--sweep belongs to --mode eval, not to --mode {given['mode']}")
     if given["workdir"] is not None and not given["workdir"].strip():
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
+    if given["mode"] == "compare":
+        return _comparison(given, options)
     return _Resolved(given).command(options)
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--workdirs A B`` as ``--workdirs=A --workdirs=B``."""
+    spread: list[str] = []
+    listing = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            listing = argument in ("--workdirs", "-workdirs")
+            spread += [] if listing else [argument]
+        else:
+            spread.append(f"--workdirs={argument}" if listing else argument)
+    return spread
+
+
+def _comparison(given: dict, options: Sequence[str]) -> Command:
+    """The command that compares runs, each of which has a config of its own."""
+    unused = [*(f"--{name}" for name in ("config", "workdir") if given[name] is not None), *options]
+    if unused:
+        raise UserError(f"--mode compare takes the configs of the runs in --workdirs; leave {unused[0]} out")
+    return Command(ConfigDict(), frozenset(), None, given, ())
 
 
 class _Resolved:
@@ -122,7 +145,10 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", flag_values=values)
     flags.DEFINE_string("input", None, "predict: an image or a folder of them.", flag_values=values)
     flags.DEFINE_string(
-        "output", None, "predict: folder for pictures and json. export_torch: file to write.", flag_values=values
+        "output",
+        None,
+        "predict: folder for pictures and json. export_torch and compare: file to write.",
+        flag_values=values,
     )
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
     flags.DEFINE_multi_string(
@@ -132,8 +158,11 @@ def _define() -> flags.FlagValues:
         "combines options.",
         flag_values=values,
     )
-    flags.DEFINE_list(
-        "workdirs", [], "compare: folders of evaluated runs, the first is the one to beat.", flag_values=values
+    flags.DEFINE_multi_string(
+        "workdirs",
+        [],
+        "compare: folders of evaluated runs; the others are compared with the first.",
+        flag_values=values,
     )
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
     flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)

@@ -82,7 +82,7 @@ def _do(command: Command) -> None:
     from diou_jax.command.check_data import check_data
     from diou_jax.command.export_weights import export_torch
     from diou_jax.command.import_weights import import_file
-    from diou_jax.evaluation import evaluate
+    from diou_jax.evaluation import compare, evaluate
     from diou_jax.evaluation.sweep import sweep
     from diou_jax.prediction import predict
     from diou_jax.training import train
@@ -90,6 +90,9 @@ def _do(command: Command) -> None:
     config, workdir, given = command.config, command.workdir, command.flags
     if command.mode == "check":
         sys.exit(0 if check_data(config) else 1)
+    if command.mode == "compare":
+        compare.compare_runs(given["workdirs"], given["output"] or compare.PAGE)
+        return
     assert workdir is not None  # every other mode has one
     evaluator = None
     if command.mode in ("train", "train_and_eval"):

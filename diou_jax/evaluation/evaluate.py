@@ -28,6 +28,7 @@ from diou_jax.evaluation.datasets import open_datasets
 from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_function, missing_programs, on_devices
 from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.evaluation.report import Report
+from diou_jax.evaluation.thresholds_file import write_thresholds
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
@@ -163,8 +164,10 @@ class Evaluator:
         metrics: dict[str, float] = {}
         summaries: list[coco_results.Summary] = []
         if dataset.annotated:
-            options = {"max_dets": config.test.max_dets, "with_matches": config.log.report}
+            options = {"max_dets": config.test.max_dets, "with_matches": True}
             summaries = [score(dataset, kind, results[kind], **options) for kind in results]
+            assert summaries[0].matches is not None
+            write_thresholds(self._folder / f"thresholds_{dataset.name}.json", summaries[0].matches)
             for summary in summaries:
                 metrics |= summary.metrics()
             report = coco_results.report(dataset.name, summaries)

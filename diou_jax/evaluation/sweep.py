@@ -22,10 +22,12 @@ from diou_jax.evaluation.datasets import open_datasets
 from diou_jax.evaluation.detect_all import detect_each, missing_programs, on_devices
 from diou_jax.evaluation.evaluate import RESULTS_PREFIX, as_results, score
 from diou_jax.evaluation.found import NOTHING, Found
+from diou_jax.evaluation.report import DatasetAlbum
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
+from diou_jax.reporting.comparison_page import write_comparison
 from diou_jax.reporting.comparison_table import comparison_lines
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import METRICS_FILE, print_line
@@ -33,7 +35,7 @@ from diou_jax.workdir.metrics_file import append_row
 from diou_jax.workdir.run_config import keep_config
 
 # The folder below a run's in which each setting has a folder of its own.
-FOLDER = "sweep"
+FOLDER, PAGE = "sweep", "sweep.html"
 
 
 def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) -> list[Comparison]:
@@ -68,7 +70,12 @@ def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) 
         swept = _Sweep(config, configs, class_names)
         variables = checkpoints.restore_variables(swept.detector.network.variable_shapes())
         step = checkpoints.latest()
-    return swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
+    comparisons = swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
+    if comparisons:
+        page = pathlib.Path(workdir) / PAGE
+        write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
+        print_line(f"the page is {page}")
+    return comparisons
 
 
 class _Sweep:
