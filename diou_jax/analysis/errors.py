@@ -1,6 +1,9 @@
 """Why AP is lost: the kind of each error, and the AP that mending all errors of a kind would give.
 
-The kinds are those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (2020).
+The kinds are those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (2020), and the
+numbers are those of the published tool but for two points. In the tool a class error and a place error about one object
+exclude each other, though only one kind is mended; here each kind is mended alone. And the tool counts errors among
+detections that crowds excuse.
 """
 
 import dataclasses
