@@ -29,11 +29,11 @@ def test_the_higher_score_takes_the_object(tmp_path):
 
 
 def test_a_detection_takes_the_nearest_object_of_any_class(tmp_path):
-    found = [(CUP, BOX, 0.9), (CUP, LOWER, 0.8)]
-    assert counts(tmp_path, [(CUP, LOWER), (CAT, BOX)], found) == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
-    # The second one has to take the one that is left.
-    found = [(CUP, BOX, 0.9), (CUP, BOX, 0.8)]
-    assert counts(tmp_path, [(CUP, LOWER), (CAT, BOX)], found) == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    objects = [(CUP, LOWER), (CAT, BOX)]
+    assert counts(tmp_path, objects, [(CUP, BOX, 0.9)]) == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    # A second one has to take the one that is left.
+    found = [(CUP, BOX, 0.9), (CAT, BOX, 0.8)]
+    assert counts(tmp_path, objects, found) == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
 
 
 def test_thresholds_are_included(tmp_path):

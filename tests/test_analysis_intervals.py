@@ -96,15 +96,15 @@ def test_evaluations_that_cannot_be_compared(tmp_path, change, message):
 
 @pytest.mark.parametrize("seeds", [slow(60)])
 def test_intervals_contain_the_expected_ap_as_often_as_they_say(tmp_path, seeds):
-    """Data sets of 60 images of one source: 95 % of their intervals should contain the mean of their AP."""
+    """Data sets of 20 images of one source: 95 % of their intervals should contain the mean of their AP."""
     found = [
         bootstrap(
-            score(tmp_path, *draw_scene(seed, images=60, classes=2, objects=3, found=6)).matches,
+            score(tmp_path, *draw_scene(seed, images=20, classes=9, objects=3, found=12)).matches,
             resamples=200,
             seed=seed,
         ).statistics["AP"]
         for seed in range(seeds)
     ]
     mean = np.mean([one.value for one in found])
-    # Fewer than 50 of 60 have a probability below 1 in 10,000.
-    assert sum(one.low <= mean <= one.high for one in found) >= 50
+    # Percentiles that are not moved contain it in 53 of 60.
+    assert sum(one.low <= mean <= one.high for one in found) >= 55

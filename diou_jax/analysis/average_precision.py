@@ -154,7 +154,7 @@ class ClassRows:
         least = np.where(first > 0, recalls_reached(first / objects, self.recalls), 0)
         if not len(self.images):
             return np.repeat(least[None] / len(self.recalls), len(self.right), 0)
-        always = self.counted.all(0)
+        always = np.all(self.counted, axis=0)
         hits = first + self.right.astype(np.float64) @ columns[self.images]
         # Counts of detections: those that count at every threshold, and those that do so at some.
         common = np.append(self.images[always], self.wrong_images[: self.wrong_before[-1]])
