@@ -90,7 +90,7 @@ def _curve_chart(name: str, panel: Panel, found: Sequence[Curve]) -> Chart:
     return line_chart(
         name,
         lines,
-        x=Axis("step"),
+        x=Axis("step", (0, 1.02 * max(float(line.x[-1]) for line in lines) or 1)),
         y=Axis(" ", log=True) if log else Axis(" ", limits=(0, max(1.05 * float(finite.max()), 1e-9))),
         title=panel.title,
         alt=f"Curves of {panel.title} over training steps; last values: {last}",
