@@ -173,6 +173,7 @@ def test_options_that_differ_come_first(page):
     assert text.count("solver.max_iter 90000 90000") == 1
 
 
+@pytest.mark.slow
 def test_several_sets_are_parts_and_masks_stand_below_boxes(found):
     with_masks = test_set(found, found={"bbox": found, "segm": found}, name="other")
     bare = test_set(found, found={}, name="bare")
