@@ -149,7 +149,7 @@ def _facts(rows: Sequence[Mapping], workdir: pathlib.Path) -> list[Fact]:
         facts.append(Fact(count(max(checkpoints)), "last checkpoint"))
     if (best := best_checkpoint(checkpoints)) is not None:
         step, criterion = best
-        value = criterion.value(checkpoints[step]["evaluation"])
+        value = criterion.value(checkpoints[step]["evaluation"]) or 0.0
         facts.append(Fact(count(step), "best checkpoint", f"{criterion.metric} {number(value)} on {criterion.dataset}"))
     return facts
 

@@ -2,7 +2,7 @@
 
 from diou_jax.analysis.average_precision import score
 from diou_jax.analysis.suppression import OnlyKept, SideBySide, Verdict
-from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, bar_chart
+from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, Frame, bar_chart
 from diou_jax.reporting.document import (
     Cell,
     Column,
@@ -92,7 +92,8 @@ def _chart(name: str, kept: OnlyKept, *, most: float, prefix: str, place: int):
     listed = ", ".join(f"{bar.label} {bar.note}" for bar in bars)
     title = f"Kept by {name} alone"
     return bar_chart(
-        f"{prefix}nms{place}", bars, x=Axis("detections", (0, 1.05 * most)), title=title, alt=f"{title}: {listed}"
+        Frame(f"{prefix}nms{place}", x=Axis("detections", (0, 1.05 * most)), title=title, alt=f"{title}: {listed}"),
+        bars,
     )
 
 
