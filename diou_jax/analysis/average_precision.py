@@ -186,7 +186,7 @@ class ClassRows:
         return (total + np.where(first > 0, least, best)) / len(self.recalls)
 
 
-def read_precision(hits: np.ndarray, counted: np.ndarray, objects: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+def read_precision(hits: np.ndarray, counted: np.ndarray, objects: np.ndarray, *, recalls: np.ndarray) -> np.ndarray:
     """COCOeval's AP: the mean of precision, made monotone, over fixed recalls.
 
     Each recall reads precision at the first detection that reaches it. So the detection n stands for the recalls above

@@ -179,7 +179,7 @@ def _mended(matches: Matches, errors: Errors, kind: Kind) -> np.ndarray:
 def _average_precision(matches: Matches, right: np.ndarray, counted: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """AP (T,) of the right detections among those that are counted, both bool (T, n)."""
     return read_precision(
-        np.cumsum(right, 1), np.cumsum(counted, 1), np.broadcast_to(objects, len(right)), matches.recalls
+        np.cumsum(right, 1), np.cumsum(counted, 1), np.broadcast_to(objects, len(right)), recalls=matches.recalls
     )
 
 
