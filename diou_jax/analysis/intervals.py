@@ -62,8 +62,8 @@ def bootstrap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0, le
     An interval covers what other images of the same source, as many as these, would change; AP of a larger data set is
     smaller for the reason above. It does not cover another training run, other weights, other annotators, nor images of
     another source. It takes images as independent: frames of one video are not, and their interval is too narrow. With
-    few images, or few objects of a class, it is too narrow, too: of the intervals of a class with objects in about three
-    images, 78 % contain the expected AP.
+    few images, or few objects of a class, it is too narrow, too: 78 % of the intervals of a class with objects in about
+    three images contain the expected AP.
 
     Args:
       matches: the matches.
