@@ -164,15 +164,17 @@ class ClassRows:
         special = self.counted[:, ~always].astype(np.float64) @ columns[self.images[~always]]
         level = recalls_reached(hits / objects, self.recalls)
         best, total = np.zeros(hits.shape), np.zeros(hits.shape)
-        starts, ends = self.right.argmax(0).tolist(), (len(hits) - self.right[::-1].argmax(0)).tolist()
+        # Precision is read at right detections only; the thresholds between the first and the last are harmless.
+        starts, ends = self.right.argmax(0), len(hits) - self.right[::-1].argmax(0)
+        ends = np.where(self.right.any(0), ends, starts)
+        gapless = ends - starts == self.right.sum(0)
+        parts = [slice(*ends) for ends in zip(starts.tolist(), ends.tolist(), strict=True)]
         wrong_before = [0, *self.wrong_before.tolist()]
         for row in range(len(self.images) - 1, -1, -1):
-            each, right = columns[self.images[row]], self.right[:, row]
-            # Precision is read at right detections only; the thresholds between are harmless.
-            part = slice(starts[row], ends[row]) if right.any() else slice(0, 0)
+            each, part = columns[self.images[row]], parts[row]
             mine = hits[part]
             np.maximum(best[part], mine / np.maximum(common + special[part], 1), out=best[part])
-            mine -= each if right[part].all() else each * right[part, None]
+            mine -= each if gapless[row] else each * self.right[part, row, None]
             now = recalls_reached(mine / objects, self.recalls)
             total[part] += best[part] * (level[part] - now)
             level[part] = now
