@@ -37,9 +37,9 @@ def score(matches: Matches, weights: np.ndarray | None = None, *, areas: bool = 
     """
     if weights is None:
         weights = np.ones((1, len(matches.image_ids)))
-    half, third = (matches.threshold(iou) for iou in (0.5, 0.75))
+    half, three_quarters = (matches.threshold(iou) for iou in (0.5, 0.75))
     precision, recall = class_scores(matches, weights)
-    ap = {"AP": _mean(precision), "AP50": _mean(precision[half]), "AP75": _mean(precision[third])}
+    ap = {"AP": _mean(precision), "AP50": _mean(precision[half]), "AP75": _mean(precision[three_quarters])}
     ar = {f"AR{limit}": _mean(values) for limit, values in zip(matches.max_dets, recall, strict=True)}
     for area, name in list(enumerate(matches.area_names))[1:] if areas else ():
         of_size = class_scores(matches, weights, area)
@@ -168,7 +168,7 @@ class ClassRows:
         starts, ends = self.right.argmax(0), len(hits) - self.right[::-1].argmax(0)
         ends = np.where(self.right.any(0), ends, starts)
         gapless = ends - starts == self.right.sum(0)
-        parts = [slice(*ends) for ends in zip(starts.tolist(), ends.tolist(), strict=True)]
+        parts = [slice(*pair) for pair in zip(starts.tolist(), ends.tolist(), strict=True)]
         wrong_before = [0, *self.wrong_before.tolist()]
         for row in range(len(self.images) - 1, -1, -1):
             each, part = columns[self.images[row]], parts[row]
