@@ -11,9 +11,9 @@ from diou_jax.errors import UserError
 
 RESAMPLES = 1000
 
-# A number that fewer resamples have gets no interval. One or two images with objects of a class are absent from 37 % or
-# 14 % of the resamples: they say nothing about other images.
-LEAST_DEFINED = 0.9
+# A number gets an interval if at least so many images have objects that it is about. One or two images say nothing
+# about others, and their resamples hardly differ.
+LEAST_IMAGES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,7 @@ class Interval:
 
     Attributes:
       value: the number on the data set itself; NaN where it is not defined.
-      low: lower end, not above `value`; NaN if less than `LEAST_DEFINED` of the resamples have the number, so without a
-        value and for classes with objects in one or two images.
+      low: lower end, not above `value`; NaN if fewer than `LEAST_IMAGES` images have objects of the class or size.
       high: upper end, not below `value`; NaN likewise.
       resamples: the number of resamples in which the number was defined.
     """
@@ -72,7 +71,7 @@ def bootstrap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0, le
       level: the share of resamples between the ends.
     """
     value, resampled = score(matches), score(matches, draw_weights(len(matches.image_ids), resamples, seed))
-    return _intervals(value, resampled, level, (0, 1))
+    return _intervals(matches, value, resampled, level, (0, 1))
 
 
 def paired_bootstrap(
@@ -100,7 +99,9 @@ def paired_bootstraps(
     weights = draw_weights(len(first.image_ids), resamples, seed)
     value, resampled = score(first), score(first, weights)
     return [
-        _intervals(_difference(value, score(other)), _difference(resampled, score(other, weights)), level, (-1, 1))
+        _intervals(
+            first, _difference(value, score(other)), _difference(resampled, score(other, weights)), level, (-1, 1)
+        )
         for other in others
     ]
 
@@ -121,10 +122,11 @@ def _check_comparable(first: Matches, second: Matches) -> None:
         ("classes", first.class_names, second.class_names),
     ):
         if mine != theirs:
-            other = next(iter({*mine} ^ {*theirs}), "their order")
+            alone = sorted({*mine} ^ {*theirs}, key=str)
+            why = f"of which {alone[0]!r} is not in both" if alone else "whose order differs"
             raise UserError(
-                f"results cannot be compared, since they are of {len(mine)} and of {len(theirs)} {what}, of which "
-                f"{other!r} is not in both; evaluate both on the same data set"
+                f"results cannot be compared, since they are of {len(mine)} and of {len(theirs)} {what}, {why}; "
+                "evaluate both on the same data set"
             )
     if not all(
         np.array_equal(getattr(first.true, name), getattr(second.true, name)) for name in ("images", "classes", "boxes")
@@ -141,27 +143,41 @@ def _difference(first: Scores, second: Scores) -> Scores:
     )
 
 
-def _intervals(value: Scores, resampled: Scores, level: float, limits: tuple[float, float]) -> Intervals:
+def _intervals(
+    matches: Matches, value: Scores, resampled: Scores, level: float, limits: tuple[float, float]
+) -> Intervals:
     """The intervals, from the numbers (S = 1), those of the resamples, and the least and largest that are possible."""
+    images = [_images_with_objects(matches, area) for area in range(len(matches.area_names))]
+    area_of = {
+        name: area for area, size in enumerate(matches.area_names) if area for name in (f"AP{size[0]}", f"AR{size[0]}")
+    }
+
+    def interval(number: float, drawn: np.ndarray, count: int) -> Interval:
+        drawn = drawn[~np.isnan(drawn)]
+        if count < LEAST_IMAGES or not len(drawn):
+            return Interval(float(number), np.nan, np.nan, len(drawn))
+        moved = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) - drawn.mean() + number
+        low, high = np.clip(moved, *limits)
+        # Rounding must not part the number from its interval, where all resamples give the same.
+        return Interval(float(number), float(min(low, number)), float(max(high, number)), len(drawn))
+
+    def of_classes(values: np.ndarray, drawn: np.ndarray) -> tuple[Interval, ...]:
+        return tuple(interval(*row) for row in zip(values[0], drawn.T, images[0].sum(1).tolist(), strict=True))
+
     return Intervals(
         {
-            name: _interval(value.statistics[name][0], drawn, level, limits)
+            name: interval(value.statistics[name][0], drawn, images[area_of.get(name, 0)].any(0).sum())
             for name, drawn in resampled.statistics.items()
         },
-        tuple(_interval(*pair, level, limits) for pair in zip(value.class_ap[0], resampled.class_ap.T, strict=True)),
-        tuple(
-            _interval(*pair, level, limits) for pair in zip(value.class_ap50[0], resampled.class_ap50.T, strict=True)
-        ),
+        of_classes(value.class_ap, resampled.class_ap),
+        of_classes(value.class_ap50, resampled.class_ap50),
         level,
     )
 
 
-def _interval(value: float, drawn: np.ndarray, level: float, limits: tuple[float, float]) -> Interval:
-    known = ~np.isnan(drawn)
-    if not known.any() or known.mean() < LEAST_DEFINED:
-        return Interval(float(value), np.nan, np.nan, int(known.sum()))
-    drawn = drawn[known]
-    moved = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) - drawn.mean() + value
-    low, high = np.clip(moved, *limits)
-    # Rounding must not part the number from its interval, where all resamples give the same.
-    return Interval(float(value), float(min(low, value)), float(max(high, value)), len(drawn))
+def _images_with_objects(matches: Matches, area: int) -> np.ndarray:
+    """Which images have objects of each class in an area range, bool (N, I)."""
+    found = np.zeros((len(matches.class_names), len(matches.image_ids)), bool)
+    counted = ~matches.true.ignored[area]
+    found[matches.true.classes[counted], matches.true.images[counted]] = True
+    return found
