@@ -37,27 +37,25 @@ def score(matches: Matches, weights: np.ndarray | None = None, *, areas: bool = 
     """
     if weights is None:
         weights = np.ones((1, len(matches.image_ids)))
-    names = matches.area_names if areas else matches.area_names[:1]
     half, third = (matches.threshold(iou) for iou in (0.5, 0.75))
-    precision, recall = zip(*(class_scores(matches, weights, area) for area in range(len(names))), strict=True)
-    statistics = {
-        "AP": _mean(precision[0]),
-        "AP50": _mean(precision[0][half]),
-        "AP75": _mean(precision[0][third]),
-    }
-    statistics |= {f"AP{name[0]}": _mean(precision[area]) for area, name in enumerate(names) if area}
-    for limit, values in zip(matches.max_dets, recall[0], strict=True):
-        statistics[f"AR{limit}"] = _mean(values)
-    statistics |= {f"AR{name[0]}": _mean(recall[area][-1]) for area, name in enumerate(names) if area}
-    return Scores(statistics, precision[0].mean(0).T, precision[0][half].T)
+    precision, recall = class_scores(matches, weights)
+    ap = {"AP": _mean(precision), "AP50": _mean(precision[half]), "AP75": _mean(precision[third])}
+    ar = {f"AR{limit}": _mean(values) for limit, values in zip(matches.max_dets, recall, strict=True)}
+    for area, name in list(enumerate(matches.area_names))[1:] if areas else ():
+        of_size = class_scores(matches, weights, area)
+        ap[f"AP{name[0]}"], ar[f"AR{name[0]}"] = _mean(of_size[0]), _mean(of_size[1][-1])
+    return Scores(ap | ar, precision.mean(0).T, precision[half].T)
 
 
-# Sets of weights that are computed together: enough for vectors, few enough for a large class's rows in memory.
+# Sets of weights that are computed together: enough for vectors of numbers.
 BLOCK = 1000
+
+# Elements of the array of a class's detections and such sets; it has 256 MiB.
+LARGEST = 1 << 25
 
 
 def class_scores(matches: Matches, weights: np.ndarray, area: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """AP and recall of each class and IoU threshold in an area range.
+    """AP and recall of each class in an area range.
 
     Args:
       matches: the matches.
@@ -65,20 +63,24 @@ def class_scores(matches: Matches, weights: np.ndarray, area: int = 0) -> tuple[
       area: row of `Matches.area_names`.
 
     Returns:
-      AP (T, N, S) with the largest of ``max_dets``, and recall (limits, T, N, S) for each of them; NaN without objects.
+      AP (T, N, S) with the largest of ``max_dets``, and recall (limits, N, S) for each of them, the mean over IoU
+      thresholds; NaN without objects.
     """
-    shape = len(matches.iou_thresholds), len(matches.class_names), len(weights)
-    precision, recall = np.full(shape, np.nan), np.full((len(matches.max_dets), *shape), np.nan)
-    for start in range(0, len(weights), BLOCK):
-        part = slice(start, start + BLOCK)
+    shape = len(matches.class_names), len(weights)
+    precision = np.full((len(matches.iou_thresholds), *shape), np.nan)
+    recall = np.full((len(matches.max_dets), *shape), np.nan)
+    matched = matches.found.classes[(matches.found.matched[area] >= 0).any(0)]
+    block = max(1, min(BLOCK, LARGEST // max(1, np.bincount(matched, minlength=1).max())))
+    for start in range(0, len(weights), block):
+        part = slice(start, start + block)
         columns = np.ascontiguousarray(weights[part].T, np.float64)
-        for row in range(shape[1]):
+        for row in range(shape[0]):
             one = ClassRows.of(matches, row, area)
             objects = columns[one.object_images].sum(0)
             absent = np.where(objects > 0, 0, np.nan)
             precision[:, row, part] = one.average_precision(columns, objects) + absent
             for place, limit in enumerate(matches.max_dets):
-                recall[place, :, row, part] = one.hits(columns, limit) / np.maximum(objects, 1) + absent
+                recall[place, row, part] = one.hits(columns, limit).mean(0) / np.maximum(objects, 1) + absent
     return precision, recall
 
 
@@ -154,7 +156,7 @@ class ClassRows:
         least = np.where(first > 0, recalls_reached(first / objects, self.recalls), 0)
         if not len(self.images):
             return np.repeat(least[None] / len(self.recalls), len(self.right), 0)
-        always = self.counted.all(0)
+        always = np.all(self.counted, axis=0)
         hits = first + self.right.astype(np.float64) @ columns[self.images]
         # Counts of detections: those that count at every threshold, and those that do so at some.
         common = np.append(self.images[always], self.wrong_images[: self.wrong_before[-1]])

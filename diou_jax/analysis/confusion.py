@@ -57,6 +57,6 @@ def confusion(matches: Matches, *, score_threshold: float = 0.5, iou: float = 0.
 
     counts = np.zeros((background + 1, background + 1), np.int64)
     np.add.at(counts, (true.classes[list(taken)], found.classes[list(taken.values())]), 1)
-    np.add.at(counts, (background, found.classes[kept & ~matched & ~in_crowd]), 1)
-    np.add.at(counts, (true.classes[missed], background), 1)
+    counts[-1, :-1] = np.bincount(found.classes[kept & ~matched & ~in_crowd], minlength=background)
+    counts[:-1, -1] = np.bincount(true.classes[missed], minlength=background)
     return Confusion(counts, matches.class_names, score_threshold, iou)

@@ -1,6 +1,9 @@
 """Why AP is lost: the kind of each error, and the AP that mending all errors of a kind would give.
 
-The kinds are those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (2020).
+The kinds are those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (2020), and the
+numbers are those of the published tool but for two points. In the tool a class error and a place error about one object
+exclude each other, though only one kind is mended; here each kind is mended alone. And the tool counts errors among
+detections that crowds excuse.
 """
 
 import dataclasses
@@ -111,37 +114,28 @@ def gains(matches: Matches, errors: Errors) -> Gains:
     * BOTH, DUPLICATE, BACKGROUND: the detections are removed.
     * MISSED: the objects are removed. A class that loses all its objects so has an AP of 1.
     """
-    names, half = matches.class_names, matches.threshold(0.5)
-    mended = {kind: _mended(matches, errors, kind) for kind in (Kind.CLASS, Kind.PLACE)}
-    before = np.full((len(matches.iou_thresholds), len(names)), np.nan)
+    half, objects = matches.threshold(0.5), matches.objects()
+    before = np.full((len(matches.iou_thresholds), len(objects)), np.nan)
     after = {kind: before.copy() for kind in ERRORS}
-    objects = matches.objects()
+    placed, moved = _mended(matches, errors, Kind.PLACE), np.nonzero(_mended(matches, errors, Kind.CLASS))
     for row in np.flatnonzero(objects).tolist():
-        mine = np.arange(len(matches.found))[matches.rows(row)]
+        mine = matches.rows(row)
         kinds = errors.found[:, mine]
         right, counted = kinds == Kind.RIGHT, kinds != Kind.IGNORED
-        before[:, row] = _average_precision(matches, right, counted, objects[row])
-        for kind in (Kind.BOTH, Kind.DUPLICATE, Kind.BACKGROUND):
-            after[kind][:, row] = _average_precision(matches, right, counted & (kinds != kind), objects[row])
-
         missed = (errors.true[:, matches.true.classes == row] == Kind.MISSED).sum(1)
-        left = objects[row] - missed
-        after[Kind.MISSED][:, row] = np.where(left > 0, _average_precision(matches, right, counted, left), 1)
-
-        found = right | mended[Kind.PLACE][:, mine]
-        after[Kind.PLACE][:, row] = _average_precision(
-            matches, found, counted & ((kinds != Kind.PLACE) | found), objects[row]
-        )
-
-        # Detections of other classes that get this one, sorted in among those of the class.
-        new = mended[Kind.CLASS] & (errors.target >= 0)
-        new[new] = matches.true.classes[errors.target[new]] == row
-        extra = np.flatnonzero(new.any(0))
-        every = np.concatenate([mine, extra])
-        order = np.lexsort((matches.found.images[every], -matches.found.scores[every]))
-        found = np.concatenate([right, new[:, extra]], 1)[:, order]
-        kept = np.concatenate([counted & (kinds != Kind.CLASS), new[:, extra]], 1)[:, order]
-        after[Kind.CLASS][:, row] = _average_precision(matches, found, kept, objects[row])
+        left = {kind: counted & (kinds != kind) for kind in ERRORS}
+        cases = {
+            Kind.CLASS: _with_moved(matches, errors, row, right=right, counted=left[Kind.CLASS], moved=moved),
+            Kind.PLACE: (right | placed[:, mine], left[Kind.PLACE] | placed[:, mine]),
+            Kind.BOTH: (right, left[Kind.BOTH]),
+            Kind.DUPLICATE: (right, left[Kind.DUPLICATE]),
+            Kind.BACKGROUND: (right, left[Kind.BACKGROUND]),
+        }
+        before[:, row] = _average_precision(matches, right, counted, objects[row])
+        for kind, case in cases.items():
+            after[kind][:, row] = _average_precision(matches, *case, objects[row])
+        mended = _average_precision(matches, right, counted, objects[row] - missed)
+        after[Kind.MISSED][:, row] = np.where(missed < objects[row], mended, 1)
 
     gained = {kind: values - before for kind, values in after.items()}
     return Gains(
@@ -151,6 +145,23 @@ def gains(matches: Matches, errors: Errors) -> Gains:
         class_ap={kind: values.mean(0) for kind, values in gained.items()},
         class_ap50={kind: values[half] for kind, values in gained.items()},
     )
+
+
+def _with_moved(
+    matches: Matches, errors: Errors, row: int, *, right: np.ndarray, counted: np.ndarray, moved: tuple
+) -> tuple[np.ndarray, np.ndarray]:
+    """The right and the counted detections of a class, with those of others that it gets at some thresholds.
+
+    `moved` has the thresholds and the rows of all detections that get another class.
+    """
+    threshold, extra = moved
+    here = matches.true.classes[errors.target[threshold, extra]] == row
+    extra, place = np.unique(extra[here], return_inverse=True)
+    new = np.zeros((len(right), len(extra)), bool)
+    new[threshold[here], place] = True
+    every = np.concatenate([np.arange(len(matches.found))[matches.rows(row)], extra])
+    order = np.lexsort((matches.found.images[every], -matches.found.scores[every]))
+    return np.concatenate([right, new], 1)[:, order], np.concatenate([counted, new], 1)[:, order]
 
 
 def _mended(matches: Matches, errors: Errors, kind: Kind) -> np.ndarray:

@@ -124,7 +124,7 @@ def _difference(first: Scores, second: Scores) -> Scores:
 
 
 def _intervals(value: Scores, resampled: Scores, level: float, limits: tuple[float, float]) -> Intervals:
-    """The intervals of all numbers, from their values (S = 1), those of the resamples, and the least and largest possible."""
+    """The intervals, from the numbers (S = 1), those of the resamples, and the least and largest that are possible."""
     return Intervals(
         {
             name: _interval(value.statistics[name][0], drawn, level, limits)

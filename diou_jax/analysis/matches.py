@@ -183,7 +183,8 @@ def from_cocoeval(
     class_row = {category_id: row for row, category_id in enumerate(params.catIds)}
     known = evaluation.cocoDt.dataset["annotations"]
     true = _true_objects(evaluation, image_row, class_row)
-    found, ids = _found_objects(evaluation, true.crowd, np.arange(len(known)) if results is None else results)
+    rows = np.arange(len(known)) if results is None else np.array(results, np.int64)
+    found, ids = _found_objects(evaluation, rows)
     truth = evaluation.cocoGt.dataset["annotations"]
     return Matches(
         kind=params.iouType,
@@ -223,7 +224,7 @@ def _true_objects(evaluation: COCOeval, image_row: Mapping, class_row: Mapping) 
     )
 
 
-def _found_objects(evaluation: COCOeval, crowd: np.ndarray, results: Sequence[int]) -> tuple[FoundObjects, np.ndarray]:
+def _found_objects(evaluation: COCOeval, results: np.ndarray) -> tuple[FoundObjects, np.ndarray]:
     """The detections, and their rows in the evaluation."""
     params = evaluation.params
     shape = len(params.catIds), len(params.areaRng), len(params.imgIds)
@@ -264,7 +265,7 @@ def _found_objects(evaluation: COCOeval, crowd: np.ndarray, results: Sequence[in
         boxes=boxes.reshape(-1, 4),
         areas=np.array([entry["area"] for entry in entries], np.float64),
         ranks=ranks[order],
-        results=np.asarray(results, np.int64)[ids],
+        results=results[ids],
         matched=matched,
         ignored=ignored,
     )

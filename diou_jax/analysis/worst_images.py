@@ -39,8 +39,8 @@ def image_losses(matches: Matches) -> np.ndarray:
     """float64 (I,): the AP that the data set would gain if the detector were perfect in one image.
 
     Perfect means: every object of the image is found, with a score above all others and at every IoU, and nothing else
-    is. The gain is exact, found by computing AP anew for each image; gains of several images do not add up. 0 for an
-    image whose errors cost nothing, as those of classes without objects.
+    is. So right detections of a low score are a loss, too. The gain is exact, as AP is computed anew for each image;
+    gains of several images do not add up. It is 0 for an image whose errors cost nothing.
     """
     losses = np.zeros(len(matches.image_ids))
     counted = matches.objects() > 0
@@ -65,7 +65,7 @@ def image_losses(matches: Matches) -> np.ndarray:
 def worst_images(
     matches: Matches, errors: Errors, *, count: int = 20, losses: np.ndarray | None = None
 ) -> list[ImageErrors]:
-    """The `count` images with the largest losses, largest first, without those that lose nothing.
+    """The `count` images with the largest losses, largest first, of those with an error at IoU 0.5.
 
     Args:
       matches: the matches.
@@ -77,7 +77,10 @@ def worst_images(
     threshold = matches.threshold(0.5)
     kinds, missed = errors.found[threshold], matches.true.matched[0, threshold] < 0
     missed &= ~matches.true.ignored[0]
-    worst = np.argsort(-losses, kind="stable")[:count]
+    faulty = np.zeros(len(losses), bool)
+    faulty[matches.found.images[np.isin(kinds, (Kind.DUPLICATE, *FALSE))]] = True
+    faulty[matches.true.images[missed]] = True
+    worst = np.argsort(-losses, kind="stable")
     return [
         ImageErrors(
             image=image,
@@ -88,7 +91,7 @@ def worst_images(
             duplicates=_by_score(matches, image, kinds == Kind.DUPLICATE),
             false=_by_score(matches, image, np.isin(kinds, FALSE)),
         )
-        for image in worst[losses[worst] > 0].tolist()
+        for image in worst[faulty[worst] & (losses[worst] > 0)][:count].tolist()
     ]
 
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from diou_jax.reporting.curves import COLORS, STYLES
+from diou_jax.reporting.curves import COLORS, STYLES, log_scale
 
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
@@ -92,7 +92,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """An axis: its label, its limits, and whether it is logarithmic."""
+    """An axis: its label, its limits, and whether it is logarithmic, for the y axis of lines."""
 
     label: str = ""
     limits: tuple[float, float] | None = None
@@ -214,6 +214,8 @@ def line_chart(
             )
             keys.append(Key(clean(line.label), color, style))
         _dress(axes, x, y)
+        if y.log:
+            log_scale(axes, np.concatenate([np.asarray(line.y, float) for line in lines]))
         content = svg()
     return Chart(content, clean(alt or title), clean(title), _pixels(size), tuple(keys) if len(keys) > 1 else ())
 
@@ -295,9 +297,9 @@ def bar_chart(
 
     `width` is in inches; the height follows from the number of bars.
     """
-    longest = max((_letters(clean(bar.label)) for bar in bars), default=0)
+    longest = max((letters(clean(bar.label)) for bar in bars), default=0)
     left = min(0.25 + 0.078 * min(longest, 26), 0.45 * width)
-    note = max((_letters(bar.note) for bar in bars), default=0)
+    note = max((letters(bar.note) for bar in bars), default=0)
     size = (width, 0.62 + 0.25 * max(len(bars), 1))
     with drawing(name, size, margins=(left, 0.1 + 0.07 * note, 0.5, 0.08)) as (axes, svg):
         for place, bar in enumerate(bars):
@@ -332,22 +334,55 @@ def bar_chart(
     return Chart(content, clean(alt or title), clean(title), _pixels(size))
 
 
-def _dress(axes, x: Axis, y: Axis, *, grid="both"):
-    """Sets labels, limits, scales and the grid."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+def curve_strip(x: np.ndarray, curves: Sequence[tuple[np.ndarray, str]]) -> str:
+    """Curves (N,) in [0, 1] over x (N,) in [0, 1], each with a colour, as an SVG of the height of a table's row."""
+    paths = []
+    for y, color in curves:
+        points = zip((STRIP[0] * x).tolist(), (STRIP[1] * (1 - np.nan_to_num(y))).tolist(), strict=True)
+        path = "M" + "L".join(f"{left:.1f} {top:.1f}" for left, top in points)
+        paths.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.4"/>')
+    return _strip(paths)
 
-    for axis, about, name in ((axes.xaxis, x, "x"), (axes.yaxis, y, "y")):
+
+def bar_strip(layers: Sequence[tuple[np.ndarray, str]]) -> str:
+    """Counts (N,) by interval, layer upon layer, each with a colour, as an SVG of the height of a table's row."""
+    total = np.sum([counts for counts, _ in layers], 0)
+    factor = STRIP[1] / max(float(total.max(initial=0)), 1.0)
+    width, below, paths = STRIP[0] / max(len(total), 1), np.zeros(len(total)), []
+    for counts, color in layers:
+        below = below + counts
+        side = f"{0.9 * width:.1f}"
+        path = "".join(
+            f"M{place * width:.1f} {STRIP[1] - factor * top:.1f}h{side}v{factor * own:.1f}h-{side}z"
+            for place, (top, own) in enumerate(zip(below.tolist(), counts.tolist(), strict=True))
+            if own
+        )
+        paths.append(f'<path d="{path}" fill="{color}"/>')
+    return _strip(paths)
+
+
+# Width and height of the small charts in tables.
+STRIP = (110, 34)
+
+
+def _strip(paths):
+    width, height = STRIP
+    frame = f'<path d="M0 0V{height}H{width}" fill="none" stroke="#8a8a8a" stroke-width="0.8"/>'
+    box = f"-1 -2 {width + 2} {height + 4}"
+    return f'<svg class="strip" viewBox="{box}" aria-hidden="true">{frame}{"".join(paths)}</svg>'
+
+
+def _dress(axes, x: Axis, y: Axis, *, grid="both"):
+    """Sets labels, limits, ticks and the grid."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for axis, about, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
         if about.label:
-            (axes.set_xlabel if name == "x" else axes.set_ylabel)(clean(about.label), fontsize=9)
-        if about.log:
-            (axes.set_xscale if name == "x" else axes.set_yscale)("log", nonpositive="mask")
-            axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        elif about.label:
+            axis.set_label_text(clean(about.label), fontsize=9)
             axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
             axis.set_major_formatter(FuncFormatter(_tick))
         if about.limits is not None:
-            (axes.set_xlim if name == "x" else axes.set_ylim)(*about.limits)
+            set_limits(*about.limits)
     axes.grid(axis=grid, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -356,7 +391,7 @@ def _tick(value, _) -> str:
     return f"{value:,.0f}".replace(",", "\u2009") if abs(value) >= 1000 else f"{value:.4g}".replace("-", "\u2212")
 
 
-def _letters(text: str) -> float:
+def letters(text: str) -> float:
     """Width of a text in average Latin letters; those of Chinese, Japanese and Korean are twice as wide."""
     return sum(2 if ord(letter) > 0x2E7F else 1 for letter in text)
 

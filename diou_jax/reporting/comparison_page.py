@@ -1,5 +1,6 @@
 """The page that compares evaluations of the same images: which is better, how sure that is, and where they differ."""
 
+import dataclasses
 import math
 import os
 import time
@@ -8,13 +9,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from diou_jax.analysis.comparison import Comparison, Difference, ImageDifference, Side
-from diou_jax.analysis.curves import precision_recall
+from diou_jax.analysis.curves import best_threshold, precision_recall
 from diou_jax.analysis.intervals import Interval
 from diou_jax.analysis.matches import Matches
 from diou_jax.analysis.suppression import SideBySide
 from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, Line, bar_chart, line_chart
 from diou_jax.reporting.curves import COLORS
 from diou_jax.reporting.document import (
+    NBSP,
     Cell,
     Column,
     Document,
@@ -33,10 +35,12 @@ from diou_jax.reporting.document import (
     count_cell,
     number,
     number_cell,
+    plural,
     signed,
     write,
 )
-from diou_jax.reporting.gallery import MOST, Album, found_shape, true_shape
+from diou_jax.reporting.findings import USUAL_THRESHOLD
+from diou_jax.reporting.gallery import MOST, Album, found_shape, true_shape, with_tags
 from diou_jax.reporting.report_sections import meaning_of_statistic
 from diou_jax.reporting.suppression_section import suppression_blocks
 
@@ -49,6 +53,7 @@ KEYS = (
     ("found", "object that only this one finds"),
     ("missed", "object that only the other one finds"),
     ("wrong", "wrong detection"),
+    ("same", "right detection"),
 )
 
 
@@ -172,15 +177,18 @@ def _tone(one: Interval) -> str:
 
 def _numbers(one: Comparison, prefix: str) -> list:
     first, *others = one.sides
-    columns = [Column("number", False), Column("meaning", False), Column(first.name)]
+    few = len(one.sides) == 2
+    columns = [Column("number", False), *([Column("meaning", False)] if few else []), Column(first.name)]
     for side in others:
         columns += [Column(side.name), Column("difference"), Column("95 % interval", False)]
     rows = []
     for name in first.statistics:
-        row = [Cell(name), Cell(meaning_of_statistic(name)), number_cell(_value(first, name))]
+        meaning = [Cell(meaning_of_statistic(name))] if few else []
+        row = [Cell(name), *meaning, number_cell(_value(first, name))]
         for side, difference in zip(others, one.differences, strict=True):
             change = difference.intervals.statistics[name]
             text = f"{signed(change.low)} to {signed(change.high)}" if math.isfinite(change.low) else "–"
+            text = text.replace(" ", NBSP)
             row += [
                 number_cell(_value(side, name)),
                 Cell(signed(change.value), value=change.value, tone=_tone(change)),
@@ -195,8 +203,10 @@ def _numbers(one: Comparison, prefix: str) -> list:
 def _difference_chart(one: Comparison, prefix: str):
     others = one.sides[1:]
     if len(others) == 1:
+        # Numbers by size are left to the table: of few objects, their intervals would stretch the axis.
         intervals = one.differences[0].intervals.statistics
-        bars = [_difference_bar(name, interval) for name, interval in intervals.items()]
+        names = [name for name in intervals if name[-1] not in "sml"]
+        bars = [_difference_bar(name, intervals[name]) for name in names]
         title = f"{others[0].name} less {one.sides[0].name}"
     else:
         bars = [
@@ -275,7 +285,7 @@ def _options(one: Comparison) -> list:
         [Cell("folder"), *(Cell(side.folder) for side in one.sides)],
     ]
     return [
-        Table(f"{len(rows)} options differ", columns, rows, sortable=False),
+        Table(f"{plural(len(rows), 'option')} with different values", columns, rows, sortable=False),
         Table("Weights", about, folders, sortable=False),
     ]
 
@@ -373,28 +383,41 @@ def _photograph(name: str, first: Side, other: Side, one: ImageDifference, album
     photo = album.photo(one.image_id)
     gained, lost = one.gained.tolist(), one.lost.tolist()
     panels = [
-        _panel(first, one.false.tolist(), finds=lost, misses=gained, album=album),
-        _panel(other, one.other_false.tolist(), finds=gained, misses=lost, album=album),
+        _panel(first, one, finds=lost, misses=gained, album=album),
+        _panel(other, one, finds=gained, misses=lost, album=album),
     ]
     note = (
         f"gain {signed(one.gain, 4)} AP: {len(gained)} objects gained, {len(lost)} lost; wrong detections "
         f"{len(one.false)} before, {len(one.other_false)} after"
     )
-    return Photograph(name, photo.title, photo.link, photo.source, photo.size, f"{photo.title}: {note}", note, panels)
+    alt = f"{photo.title}: {note}"
+    return with_tags(Photograph(name, photo.title, photo.link, photo.source, photo.size, alt, note, panels))
 
 
-def _panel(side: Side, wrong: Sequence[int], *, finds: Sequence[int], misses: Sequence[int], album: Album) -> Panel:
+def _panel(side: Side, one: ImageDifference, *, finds: Sequence[int], misses: Sequence[int], album: Album) -> Panel:
     matches = side.matches
-    true = matches.true
+    true, row50 = matches.true, matches.threshold(0.5)
+    here = matches.found.images == one.image
 
     def shape(row: int, style: str) -> Shape:
         key = matches.image_ids[true.images[row]]
         mask = album.true_mask(key, true.boxes[row]) if matches.kind == "segm" else None
         return true_shape(matches, row, style=style, found=None, mask=mask)
 
-    shapes = [found_shape(matches, row, style="wrong", meaning="wrong", mask=None) for row in list(wrong)[: MOST // 2]]
+    best = best_threshold(matches).threshold
+    least = best if math.isfinite(best) else USUAL_THRESHOLD
+    good = matches.found.scores >= least
+    wrong, right = (np.flatnonzero(here & rows[row50]).tolist() for rows in (matches.wrong(), matches.right()))
+    drawn = [row for row in wrong if good[row]][: MOST // 2]
+    shapes = [
+        dataclasses.replace(found_shape(matches, row, style="same", meaning="right", mask=None), label="")
+        for row in right
+        if good[row]
+    ]
+    shapes += [found_shape(matches, row, style="wrong", meaning="wrong", mask=None) for row in drawn]
     shapes += [shape(row, "found") for row in list(finds)[:MOST]] + [
         shape(row, "missed") for row in list(misses)[:MOST]
     ]
-    drawn = f", the best {MOST // 2} are drawn" if len(wrong) > MOST // 2 else ""
-    return Panel(f"{side.name}: {len(wrong)} wrong{drawn}", shapes)
+    left = len(wrong) - len(drawn)
+    more = f"; {left} with lower scores not drawn" if left else ""
+    return Panel(f"{side.name}: {len(drawn)} wrong from score {number(least, 2)}{more}", shapes)

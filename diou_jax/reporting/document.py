@@ -12,7 +12,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from diou_jax.reporting.charts import Chart, clean
+from diou_jax.reporting.charts import Chart, Key, clean
+
+# A space at which no line breaks.
+NBSP = "\N{NO-BREAK SPACE}"
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -28,6 +31,7 @@ class Cell:
       tint: strength of the cell's colour, in [0, 1], or None.
       tone: "good" or "bad" colours the number, empty does not.
       link: address that the text leads to, or empty.
+      strip: a small chart as SVG, which stands behind the text, or empty.
     """
 
     text: str
@@ -36,6 +40,7 @@ class Cell:
     tint: float | None = None
     tone: str = ""
     link: str = ""
+    strip: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +99,12 @@ class Figures:
     reading: str = ""
     kind: ClassVar[str] = "figures"
 
+    @property
+    def legend(self) -> tuple[Key, ...]:
+        """The legend that all charts share, which then stands once above them; else empty."""
+        legends = {chart.legend for chart in self.charts}
+        return legends.pop() if len(legends) == 1 and len(self.charts) > 1 else ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
@@ -105,10 +116,11 @@ class Terms:
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """Blocks that are shown after a click on `summary`, and always in print."""
+    """Blocks that are shown after a click on `summary`; in print they are shown if `printed`, else left out."""
 
     summary: str
     blocks: Sequence[Any]
+    printed: bool = True
     kind: ClassVar[str] = "folded"
 
 
@@ -142,6 +154,7 @@ class Shape:
       width: width.
       height: height.
       label: text at its corner; may be empty.
+      tag: left end and baseline of the label, in pixels of the photograph's file.
       meaning: text that appears under the pointer.
       style: "right", "wrong", "duplicate", "missed", "found" or "crowd".
       outline: SVG's path data of its mask, or empty.
@@ -152,6 +165,7 @@ class Shape:
     width: float
     height: float
     label: str
+    tag: tuple[float, float]
     meaning: str
     style: str
     outline: str = ""
@@ -188,6 +202,11 @@ class Photograph:
     alt: str
     note: str
     panels: Sequence[Panel]
+
+    @property
+    def tag_size(self) -> float:
+        """Height of the letters of labels, in pixels of the image file."""
+        return max(self.size) / 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +305,11 @@ def signed(value: float, digits: int = 3) -> str:
 def count(value: int) -> str:
     """A count, in groups of three digits."""
     return f"{value:,}".replace(",", "\u202f")
+
+
+def plural(number: int, thing: str) -> str:
+    """A count of things, whose plural ends in s."""
+    return f"{count(number)} {thing}" + ("" if number == 1 else "s")
 
 
 def share(part: float, whole: float) -> str:

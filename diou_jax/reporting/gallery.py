@@ -13,6 +13,7 @@ from diou_jax.analysis.matches import Matches
 from diou_jax.analysis.worst_images import ImageErrors
 from diou_jax.masks import Rle, decode
 from diou_jax.reporting import picture_files
+from diou_jax.reporting.charts import letters
 from diou_jax.reporting.document import Gallery, Panel, Photograph, Shape, count, number, signed
 from diou_jax.reporting.error_words import NAMES
 from diou_jax.reporting.findings import Findings
@@ -106,9 +107,9 @@ def _photograph(name: str, findings: Findings, one: ImageErrors, album: Album) -
         for row in order[:MOST]
     ]
     below = len(styles) - len(shown)
-    left = f"detections with scores from {number(least, 2)}: {len(shown)}" + _more(shown)
-    left += f"; {count(below)} below are not drawn" if below else ""
-    right = f"objects: {len(objects)}, {len(missed)} missed" + _more(objects)
+    left = f"{len(shown)} detections from score {number(least, 2)}" + _more(shown)
+    left += f"; {count(below)} below it not drawn" if below else ""
+    right = f"{len(objects)} objects, {len(missed)} missed" + _more(objects)
     kinds_here = [Kind(int(kinds[row])) for row in [*one.false.tolist(), *one.duplicates.tolist()]]
     parts = [f"{kinds_here.count(kind)} {NAMES[kind]}" for kind in ERRORS if kind in kinds_here]
     note = f"costs {signed(one.loss, 4).lstrip('+')} AP. At any score: " + ", ".join(
@@ -116,7 +117,7 @@ def _photograph(name: str, findings: Findings, one: ImageErrors, album: Album) -
     )
     alt = f"{photo.title}: {note}"
     panels = [Panel(left, shapes), Panel(right, truths)]
-    return Photograph(name, photo.title, photo.link, photo.source, photo.size, alt, note, panels)
+    return with_tags(Photograph(name, photo.title, photo.link, photo.source, photo.size, alt, note, panels))
 
 
 def _more(rows: Sequence) -> str:
@@ -131,7 +132,7 @@ def found_shape(matches: Matches, row: int, *, style: str, meaning: str, mask: R
     if (best := _best_overlap(matches, row)) is not None:
         iou, true = best
         text += f"; IoU {number(iou, 2)} with {matches.class_names[matches.true.classes[true]]}"
-    return _shape(found.boxes[row], label, text, style, mask)
+    return _shape(found.boxes[row], label, text, style=style, mask=mask)
 
 
 def true_shape(matches: Matches, row: int, *, style: str, found: float | None, mask: Rle | None) -> Shape:
@@ -141,7 +142,7 @@ def true_shape(matches: Matches, row: int, *, style: str, found: float | None, m
     if found is not None and style != "crowd":
         meaning += f" with score {number(found, 2)}"
     label = "" if style == "crowd" else name
-    return _shape(matches.true.boxes[row], label, f"{name}: {meaning}", style, mask)
+    return _shape(matches.true.boxes[row], label, f"{name}: {meaning}", style=style, mask=mask)
 
 
 def _best_overlap(matches: Matches, row: int) -> tuple[float, int] | None:
@@ -153,9 +154,41 @@ def _best_overlap(matches: Matches, row: int) -> tuple[float, int] | None:
     return float(matches.overlaps.ious[best]), int(matches.overlaps.true[best])
 
 
-def _shape(box: np.ndarray, label: str, meaning: str, style: str, mask: Rle | None) -> Shape:
+def _shape(box: np.ndarray, label: str, meaning: str, *, style: str, mask: Rle | None) -> Shape:
     x, y, width, height = (round(float(side), 1) for side in box)
-    return Shape(x, y, max(width, 0), max(height, 0), label, meaning, style, "" if mask is None else outline(mask))
+    path = "" if mask is None else outline(mask)
+    return Shape(x, y, max(width, 0), max(height, 0), label, (x, y), meaning, style, path)
+
+
+def with_tags(photograph: Photograph) -> Photograph:
+    """The photograph with each label at the corner of its box where it covers least of the labels before it."""
+    size = photograph.tag_size
+    panels = []
+    for panel in photograph.panels:
+        taken: list[tuple[float, float, float, float]] = []
+        shapes = [_with_tag(shape, photograph.size, size, taken) for shape in panel.shapes]
+        panels.append(dataclasses.replace(panel, shapes=shapes))
+    return dataclasses.replace(photograph, panels=panels)
+
+
+def _with_tag(shape: Shape, photo: tuple[int, int], size: float, taken: list) -> Shape:
+    if not shape.label:
+        return shape
+    # A letter of the page's bold font is about 0.6 as wide as high.
+    width, height = 0.6 * size * letters(shape.label), 1.2 * size
+    left, right = shape.x, shape.x + shape.width - width
+    above, below = shape.y - height, shape.y + shape.height
+    inside = shape.y, shape.y + shape.height - height
+    corners = [(x, y) for y in (above, below, *inside) for x in (left, right)]
+    limit = np.maximum([photo[0] - width, photo[1] - height], 0)
+    places = [(x, y, x + width, y + height) for x, y in np.clip(corners, 0, limit).tolist()]
+    place = min(places, key=lambda one: sum(_shared(one, other) for other in taken))
+    taken.append(place)
+    return dataclasses.replace(shape, tag=(round(place[0], 1), round(place[1] + 0.95 * size, 1)))
+
+
+def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
 
 
 def outline(rle: Rle) -> str:

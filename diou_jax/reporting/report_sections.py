@@ -8,9 +8,22 @@ import numpy as np
 
 from diou_jax.analysis.crowding import Bins
 from diou_jax.analysis.errors import ERRORS
-from diou_jax.reporting.charts import RIGHT, SMALL, WRONG, Axis, Bar, Line, bar_chart, histogram, line_chart
+from diou_jax.reporting.charts import (
+    RIGHT,
+    SMALL,
+    WRONG,
+    Axis,
+    Bar,
+    Line,
+    bar_chart,
+    bar_strip,
+    curve_strip,
+    histogram,
+    line_chart,
+)
 from diou_jax.reporting.curves import COLORS
 from diou_jax.reporting.document import (
+    NBSP,
     Cell,
     Column,
     Figures,
@@ -30,8 +43,8 @@ from diou_jax.reporting.document import (
 from diou_jax.reporting.error_words import LOSSES, MEANINGS, NAMES
 from diou_jax.reporting.findings import Findings
 
-# Classes that get a chart of their own at once, and after a click; the tables have all.
-CHARTED, MOST_CHARTED = 12, 60
+# Classes that get a chart of their own; tables have a small one of all.
+CHARTED = 12
 
 # The largest side of a confusion matrix, and the confusions that its table lists.
 MATRIX, CONFUSIONS = 20, 100
@@ -92,7 +105,7 @@ def numbers(found: Sequence[tuple[str, Findings]]) -> list:
             one = findings.intervals.statistics[name]
             row += [number_cell(one.value, bar=_bar(one.value)), Cell(_interval(one))]
         rows.append(row)
-    table = Table("COCO's twelve numbers, in [0, 1]", columns, rows, sortable=False)
+    table = Table("COCO's twelve numbers, in [0, 1]", columns, rows, sortable=False, narrow=True)
     return [table]
 
 
@@ -118,7 +131,7 @@ def classes(findings: Findings, name: str) -> list:
         interval, best = findings.intervals.classes[row], findings.thresholds[row]
         kind = max(ERRORS, key=lambda one: np.nan_to_num(gains.class_ap[one][row], nan=-1))
         gain = gains.class_ap[kind][row]
-        lost = f"{NAMES[kind]} {signed(gain)}" if gain >= 0.0005 else "–"
+        lost = f"{NAMES[kind]} {signed(gain)}".replace(" ", NBSP) if gain >= 0.0005 else "–"
         rows.append(
             [
                 Cell(matches.class_names[row]),
@@ -176,17 +189,28 @@ def precision_recall_curves(findings: Findings, name: str, prefix: str) -> list:
             f"{prefix}pr{row}", own, **axes, size=SMALL, title=title, alt=f"Precision over recall: {title}"
         )
 
-    return [Figures([mean], reading), *_by_class(chart, ordered, "Curves")]
+    def row_of(row):
+        own = [(curves.precision[matches.threshold(iou), row], RAMP[2 * place]) for place, iou in enumerate(CLASS_IOUS)]
+        numbers = [findings.intervals.classes[row].value, *(_ap_at(findings, row, iou) for iou in CLASS_IOUS)]
+        cells = [number_cell(value) for value in numbers]
+        return [Cell(matches.class_names[row]), Cell("", strip=curve_strip(curves.recalls, own)), *cells]
 
-
-def _by_class(chart, rows: Sequence[int], what: str) -> list:
-    """Charts of the classes: some at once, some after a click."""
-    blocks: list = [Figures([chart(row) for row in rows[:CHARTED]])]
-    rest = rows[CHARTED:MOST_CHARTED]
-    if rest:
-        left = f"; the table has the other {len(rows) - MOST_CHARTED}" if len(rows) > MOST_CHARTED else ""
-        blocks.append(Folded(f"{what} of {len(rest)} more classes{left}", [Figures([chart(row) for row in rest])]))
+    blocks: list = [Figures([mean], reading), Figures([chart(row) for row in ordered[:CHARTED]])]
+    if len(ordered) > CHARTED:
+        columns = [
+            Column("class", False),
+            Column("precision over recall", False, "from dark to light: IoU 0.5, 0.75, 0.9"),
+            Column("AP"),
+            *(Column(f"AP at {iou:g}") for iou in CLASS_IOUS),
+        ]
+        rows = [row_of(row) for row in ordered]
+        caption = f"{name}: precision over recall of each class at IoU 0.5, 0.75 and 0.9, from dark to light"
+        blocks.append(Folded(f"All {len(rows)} classes", [Table(caption, columns, rows, filterable=True, narrow=True)]))
     return blocks
+
+
+def _ap_at(findings: Findings, row: int, iou: float) -> float:
+    return float(findings.precision_recall.precision[findings.matches.threshold(iou), row].mean())
 
 
 def scores(findings: Findings, name: str, prefix: str) -> list:
@@ -251,7 +275,30 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
             marks=[(own.threshold, number(own.threshold, 2))] if math.isfinite(own.threshold) else [],
         )
 
-    return [Figures(charts, reading), *_by_class(class_chart, some, "Histograms")]
+    blocks: list = [Figures(charts, reading), Figures([class_chart(row) for row in some[:CHARTED]])]
+    if len(some) > CHARTED:
+        columns = [
+            Column("class", False),
+            Column("detections by score", False, "from score 0 to 1; blue: right, orange: wrong"),
+            Column("best score"),
+            Column("F1"),
+            Column("right"),
+            Column("wrong"),
+        ]
+        rows = [
+            [
+                Cell(matches.class_names[row]),
+                Cell("", strip=bar_strip([(found.right[row], RIGHT), (found.wrong[row], WRONG)])),
+                number_cell(findings.thresholds[row].threshold, 2),
+                number_cell(findings.thresholds[row].f1),
+                count_cell(int(found.right[row].sum())),
+                count_cell(int(found.wrong[row].sum())),
+            ]
+            for row in some
+        ]
+        caption = f"{name}: detections of each class by score, from 0 to 1; blue: right, orange: wrong"
+        blocks.append(Folded(f"All {len(rows)} classes", [Table(caption, columns, rows, filterable=True, narrow=True)]))
+    return blocks
 
 
 def _over_thresholds(findings: Findings, points: int = 101):
@@ -480,4 +527,4 @@ def _bar(value: float) -> float | None:
 def _interval(one) -> str:
     if not (math.isfinite(one.low) and math.isfinite(one.high)):
         return "–"
-    return f"{number(one.low)} to {number(one.high)}"
+    return f"{number(one.low)}–{number(one.high)}"

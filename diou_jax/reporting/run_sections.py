@@ -15,7 +15,7 @@ from diou_jax.configs import base
 from diou_jax.nested_config import flatten
 from diou_jax.reporting.charts import Axis, Chart, Line, line_chart
 from diou_jax.reporting.curves import MANY, PANELS, Curve, Panel, curves, smooth
-from diou_jax.reporting.document import Cell, Column, Figures, Folded, Section, Table, Text, count_cell
+from diou_jax.reporting.document import Cell, Column, Figures, Folded, Section, Table, Text, count_cell, plural
 
 # Points of a curve that a page keeps; a longer curve is thinned, as a screen shows no more.
 POINTS = 400
@@ -45,8 +45,11 @@ def options_blocks(config: Mapping[str, Any]) -> list:
     blocks: list = [Text("Every option has its default.")]
     if differing:
         columns = [*head, Column("meaning", False)]
-        blocks = [Table(f"{len(differing)} options differ from their defaults", columns, differing)]
-    return [*blocks, Folded(f"All {len(every)} options", [Table("All options", head, every, filterable=True)])]
+        blocks = [Table(f"{plural(len(differing), 'option')} with another value than the default", columns, differing)]
+    return [
+        *blocks,
+        Folded(f"All {len(every)} options", [Table("All options", head, every, filterable=True)], printed=False),
+    ]
 
 
 def _value(value: Any) -> str:

@@ -23,14 +23,22 @@ function sort(table, column, descending) {
 
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   [...table.tHead.rows[0].cells].forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
+    // No button element: in print browsers leave those out where a table's head is repeated.
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
     button.append(...head.childNodes);
     head.append(button);
-    button.addEventListener("click", () => {
+    const act = () => {
       const before = head.getAttribute("aria-sort");
       // Numbers begin with the largest, names with the first.
       sort(table, column, before ? before === "ascending" : head.classList.contains("num"));
+    };
+    button.addEventListener("click", act);
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      act();
     });
   });
 }
