@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from diou_jax.command.arguments import parse
 from diou_jax.configs import shapes
 from diou_jax.errors import UserError
+from diou_jax.evaluation import compare
 from diou_jax.evaluation.compare import compare_runs
 from diou_jax.workdir.metrics_file import append_row
 from diou_jax.workdir.run_config import keep_config
@@ -72,6 +73,12 @@ def missing_discs(root, tmp_path_factory):
     return one, two
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """The page, which other tests look at, takes the longest."""
+    monkeypatch.setattr(compare, "write_comparison", lambda path, *_, **options: path.write_text(""))
+
+
 def test_runs_are_compared_with_the_first(missing_discs, tmp_path, capsys):
     (comparison,) = compare_runs(missing_discs, tmp_path / "page.html")
     assert (comparison.dataset, comparison.kind) == ("val", "bbox")
@@ -90,7 +97,7 @@ def test_runs_are_compared_with_the_first(missing_discs, tmp_path, capsys):
     assert "one" in page and "two" in page and "model.loss_type" in page
 
 
-def test_the_images_that_differ_most_are_named_with_what_differs(missing_discs, tmp_path):
+def test_the_images_that_differ_most_are_named_with_what_differs(missing_discs, tmp_path, no_page):
     (comparison,) = compare_runs(missing_discs, tmp_path / "page.html")
     images = comparison.differences[0].images
     assert [one.image_id for one in images] == [3, 2]  # a false alarm besides the missing disc costs more
@@ -110,7 +117,7 @@ def test_the_images_that_differ_most_are_named_with_what_differs(missing_discs, 
     assert [len(one.lost) for one in back.differences[0].images] == [1, 1]
 
 
-def test_a_run_equals_itself(missing_discs, tmp_path):
+def test_a_run_equals_itself(missing_discs, tmp_path, no_page):
     one, _ = missing_discs
     copy = write_run(tmp_path / "copy", json.loads((one / "config.json").read_text())["data"]["root"], [])
     (copy / "bbox_val_results.json").write_text((one / "bbox_val_results.json").read_text())
@@ -120,7 +127,7 @@ def test_a_run_equals_itself(missing_discs, tmp_path):
     assert {(one.low, one.high) for one in difference.intervals.statistics.values() if one.value == 0} == {(0, 0)}
 
 
-def test_three_runs_and_masks(root, tmp_path):
+def test_three_runs_and_masks(root, tmp_path, no_page):
     data = write_data(tmp_path / "masks", masks=True)
     folders = [write_run(tmp_path / name, data, perfect(), model__mask_on=True) for name in "abc"]
     for number, folder in enumerate(folders):
