@@ -1,6 +1,7 @@
 """Evaluations compared image by image: the differences of AP, the classes that gain or lose, the images that differ."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ class Difference:
 
     Attributes:
       intervals: paired intervals of ``other - first`` of COCOeval's numbers and of every class.
-      images: the images that differ most, largest absolute gain first, without those that do not differ.
+      images: the images that differ most, largest absolute gain first, without those in which detections are equal.
     """
 
     intervals: Intervals
@@ -122,7 +123,9 @@ def different_options(sides: Sequence[Side]) -> dict[str, tuple[Any, ...]]:
 
 
 def _images(first: Matches, other: Matches, *, losses: np.ndarray, count: int) -> tuple[ImageDifference, ...]:
-    gains = losses - image_losses(other)
+    # Perfection in an image would outrank false detections elsewhere, so that losses differ in equal images, too.
+    same = [one == two for one, two in zip(_by_image(first), _by_image(other), strict=True)]
+    gains = np.where(same, 0.0, losses - image_losses(other))
     order = np.argsort(-np.abs(gains), kind="stable")[:count]
     row = first.threshold(0.5)
     found, other_found = (matches.true.matched[0, row] >= 0 for matches in (first, other))
@@ -140,6 +143,15 @@ def _images(first: Matches, other: Matches, *, losses: np.ndarray, count: int) -
         for image in order.tolist()
         if gains[image] != 0
     )
+
+
+def _by_image(matches: Matches) -> list[bytes]:
+    """The detections of each image, in a form that is equal for equal ones."""
+    found = matches.found
+    rows = np.column_stack([found.images, found.classes, found.scores, found.boxes])
+    rows = rows[np.lexsort(rows.T[::-1])]
+    ends = np.searchsorted(rows[:, 0], np.arange(len(matches.image_ids) + 1))
+    return [rows[start:end].tobytes() for start, end in itertools.pairwise(ends.tolist())]
 
 
 def _by_score(matches: Matches, chosen: np.ndarray) -> np.ndarray:
