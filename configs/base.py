@@ -28,6 +28,23 @@ BODIES: dict[str, dict[str, Any]] = {
 BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
 MASK_HEURISTICS = ("SOFT_AVG", "SOFT_MAX", "LOGIT_AVG")
+# Options that act on the network's outputs alone, so that one run of the network serves several values.
+AFTER_NETWORK = (
+    "test.score_thresh",
+    "test.nms",
+    "test.diou_nms.enabled",
+    "test.diou_nms.beta1",
+    "test.soft_nms.enabled",
+    "test.soft_nms.method",
+    "test.soft_nms.sigma",
+    "test.soft_nms.beta1",
+    "test.bbox_vote.enabled",
+    "test.bbox_vote.vote_th",
+    "test.bbox_vote.scoring_method",
+    "test.bbox_vote.scoring_method_beta",
+    "test.detections_per_im",
+    "mrcnn.thresh_binarize",
+)
 VOTES = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
 
 # fmt: off
@@ -196,6 +213,10 @@ OPTIONS = (
     Option("test.max_dets", 100, Whole(11),
            "detections per class and image that COCOeval counts; the name of the AR statistic contains this number",
            original=None, free=True),
+    Option("test.compare_nms", True, Flag(),
+           "an evaluation also applies greedy NMS and DIoU-NMS to the same candidates, and counts the detections that "
+           "only one of both keeps, rightly or wrongly; see [comparing.md](comparing.md)",
+           original=None, free=True),
     Option("test.every", 0, Whole(0),
            "training steps between evaluations; 0: only at the end", original=None, free=True),
     Option("test.scale", 800, Whole(1), "length of the shorter side in pixels", there="600", free=True),
@@ -207,8 +228,9 @@ OPTIONS = (
            "overlap at which a detection suppresses another of its class", there="0.3", free=True),
     Option("test.diou_nms.enabled", True, Flag(),
            "suppression by DIoU instead of IoU; on in every config of the original, for any loss", free=True),
-    Option("test.diou_nms.beta1", 1.0, Real(0, above=True),
-           "exponent of DIoU's distance penalty; values below 1 suppress less", free=True),
+    Option("test.diou_nms.beta1", 1.0, Real(0, above=True, infinite=True),
+           "exponent of DIoU's distance penalty; values below 1 suppress less; `inf`: no penalty, as in greedy NMS",
+           free=True),
     Option("test.soft_nms.enabled", False, Flag(),
            "soft-NMS: lower the scores of overlapping boxes instead of removing them; replaces `test.diou_nms.enabled`",
            free=True),
@@ -349,6 +371,9 @@ OPTIONS = (
     Option("log.every", 20, Whole(1), "iterations between lines of the log", original="--disp_interval", free=True),
     Option("log.images", 8, Whole(0),
            "pictures of detections beside ground truth at each evaluation", original=None, free=True),
+    Option("log.report", True, Flag(),
+           "pages for a browser: `report.html` after each evaluation, and `index.html`, the page of the run, which is "
+           "written anew at each evaluation", original=None, free=True),
     Option("log.compilation_cache", "~/.cache/diou_jax", Text(),
            "folder in which compiled programs are kept; empty: none", original=None, free=True),
 )

@@ -154,6 +154,7 @@ def tiny_config(shapes_root, tmp_path_factory):
         config.test.rpn_pre_nms_top_n = 32
         config.test.rpn_post_nms_top_n = 16
         config.test.detections_per_im = 10
+        config.test.compare_nms = False  # an evaluation would compile two more programs
         config.solver.max_iter = 8
         config.solver.steps = (0, 6)
         config.solver.warm_up_iters = 2
@@ -161,6 +162,7 @@ def tiny_config(shapes_root, tmp_path_factory):
         config.checkpoint.every = 3
         config.log.every = 2
         config.log.images = 2
+        config.log.report = False  # tests of the pages switch it on
         config.log.compilation_cache = str(cache)
         return config
 

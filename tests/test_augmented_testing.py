@@ -10,7 +10,8 @@ from test_reader import make_dataset
 
 from diou_jax.data.loader import batches
 from diou_jax.data.passes import Pass
-from diou_jax.detection.augmented import MASK_HEURISTICS, AugmentedDetection
+from diou_jax.detection.augmented import MASK_HEURISTICS
+from diou_jax.detection.staged import StagedDetection
 from diou_jax.devices import replicate, to_devices
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
@@ -105,7 +106,7 @@ def assert_same(ours, theirs):
 
 def test_the_usual_pass_alone_finds_what_a_usual_test_finds(with_passes, usual, images):
     alone = with_passes({}, {})
-    assert isinstance(alone._run, AugmentedDetection) and not isinstance(usual._run, AugmentedDetection)
+    assert isinstance(alone._run, StagedDetection) and not isinstance(usual._run, StagedDetection)
     ours, theirs = found_in(alone, images[0]), found_in(usual, images[0])
     assert len(theirs.scores) > 0
     for name in ("boxes", "scores", "classes", "masks"):

@@ -2,19 +2,19 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diou_jax.command import config_files, option_names, remembered
+from diou_jax.command import config_files, option_names, remembered, settings
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
 
-MODES = ("train_and_eval", "train", "eval", "predict", "check", "import", "export_torch")
+MODES = ("train_and_eval", "train", "eval", "compare", "predict", "check", "import", "export_torch")
 # Modes that apply a trained network.
 APPLYING = ("eval", "predict", "export_torch")
-NEEDED = {"predict": ("input", "output"), "import": ("source",), "export_torch": ("output",)}
+NEEDED = {"compare": ("workdirs",), "predict": ("input", "output"), "import": ("source",), "export_torch": ("output",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Command:
       workdir: folder of the run; None if the mode has none.
       flags: values of the other flags by name.
       lines: lines to print first.
+      settings: the configs of the settings of ``--sweep`` by name; empty without it.
     """
 
     config: ConfigDict
@@ -34,6 +35,7 @@ class Command:
     workdir: str | None
     flags: dict
     lines: tuple[str, ...]
+    settings: Mapping[str, ConfigDict] = dataclasses.field(default_factory=dict)
 
     @property
     def mode(self) -> str:
@@ -49,15 +51,40 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     refuse_original_flags(arguments)
     values = _define()
-    options, others = option_names.split(arguments)
+    options, others = option_names.split(_spread(arguments))
     _read(values, others)
     given = values.flag_values_dict()
     for flag in NEEDED.get(given["mode"], ()):
         if not given[flag]:
             raise UserError(f"--mode {given['mode']} needs --{flag}")
+    if given["sweep"] and given["mode"] != "eval":
+        raise UserError(f"--sweep belongs to --mode eval, not to --mode {given['mode']}")
     if given["workdir"] is not None and not given["workdir"].strip():
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
+    if given["mode"] == "compare":
+        return _comparison(given, options)
     return _Resolved(given).command(options)
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--workdirs A B`` as ``--workdirs=A --workdirs=B``."""
+    spread: list[str] = []
+    listing = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            listing = argument in ("--workdirs", "-workdirs")
+            spread += [] if listing else [argument]
+        else:
+            spread.append(f"--workdirs={argument}" if listing else argument)
+    return spread
+
+
+def _comparison(given: dict, options: Sequence[str]) -> Command:
+    """The command that compares runs, each of which has a config of its own."""
+    unused = [*(f"--{name}" for name in ("config", "workdir") if given[name] is not None), *options]
+    if unused:
+        raise UserError(f"--mode compare takes the configs of the runs in --workdirs; leave {unused[0]} out")
+    return Command(ConfigDict(), frozenset(), None, given, ())
 
 
 class _Resolved:
@@ -91,7 +118,17 @@ class _Resolved:
                 where = {"file": self._given["config"], "explicit": explicit, "workdir": self._workdir}
                 notes += remembered.contradictions(self._run, given, **where)
             notes += remembered.differences(self._run, config)
-        return Command(config, explicit, self._workdir, self._given, (*lines, *notes))
+        return Command(config, explicit, self._workdir, self._given, (*lines, *notes), self._settings(config))
+
+    def _settings(self, config) -> dict[str, ConfigDict]:
+        """The configs of the settings of ``--sweep``, in the order in which their values were written."""
+        if not self._given["sweep"]:
+            return {}
+        found = {}
+        for options in settings.combinations(self._given["sweep"], config):
+            one = _override(copy.deepcopy(config), options)
+            found[settings.check(options, one)] = one
+        return found
 
     def _first_line(self) -> str:
         config = f"config of the run in {self._workdir}" if self._run is not None else f"config {self._given['config']}"
@@ -108,12 +145,28 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", flag_values=values)
     flags.DEFINE_string("input", None, "predict: an image or a folder of them.", flag_values=values)
     flags.DEFINE_string(
-        "output", None, "predict: folder for pictures and json. export_torch: file to write.", flag_values=values
+        "output",
+        None,
+        "predict: folder for pictures and json. export_torch and compare: file to write.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "pictures", None, "check: folder for a page with pictures of the training's input.", flag_values=values
     )
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "sweep",
+        None,
+        "eval: NAME=VALUE,VALUE; evaluates these values of a test option from one run of the network. Repeated, it "
+        "combines options.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "workdirs",
+        [],
+        "compare: folders of evaluated runs; the others are compared with the first.",
+        flag_values=values,
+    )
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
     flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)
     flags.DEFINE_bool("resume_optimizer", False, "import: take over step and momentum, too.", flag_values=values)

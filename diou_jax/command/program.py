@@ -82,19 +82,25 @@ def _do(command: Command) -> None:
     from diou_jax.command.check_data import check_data
     from diou_jax.command.export_weights import export_torch
     from diou_jax.command.import_weights import import_file
-    from diou_jax.evaluation import evaluate
+    from diou_jax.evaluation import compare, evaluate
+    from diou_jax.evaluation.sweep import sweep
     from diou_jax.prediction import predict
     from diou_jax.training import train
 
     config, workdir, given = command.config, command.workdir, command.flags
     if command.mode == "check":
         sys.exit(0 if check_data(config, pictures=given["pictures"]) else 1)
+    if command.mode == "compare":
+        compare.compare_runs(given["workdirs"], given["output"] or compare.PAGE)
+        return
     assert workdir is not None  # every other mode has one
     evaluator = None
     if command.mode in ("train", "train_and_eval"):
         then_evaluate = command.mode == "train_and_eval"
         evaluator = train.train(config, workdir, explicit=command.explicit, then_evaluate=then_evaluate)
-    if command.mode in ("eval", "train_and_eval"):
+    if command.settings:
+        sweep(config, workdir, command.settings)
+    elif command.mode in ("eval", "train_and_eval"):
         evaluate.evaluate(config, workdir, evaluator)
     if command.mode == "predict":
         options = {"output": given["output"], "draw_threshold": given["draw_threshold"]}

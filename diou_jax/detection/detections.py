@@ -1,5 +1,7 @@
 """Detections from boxes and scores of all classes: suppression within each class, then the best of all classes."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -39,7 +41,8 @@ def suppress(
         most = None if bbox_vote and bbox_vote.scoring_method != "ID" else rules.detections_per_im
         kept_scores, keep = suppress_softly(boxes, scores, thresholds.nms, rules=soft_nms, valid=candidate, most=most)
     else:
-        overlap = "diou" if rules.diou_nms else "iou"
+        # The quotient of distances is below 1, so that an infinite exponent leaves IoU.
+        overlap = "diou" if rules.diou_nms and math.isfinite(rules.beta1) else "iou"
         keep = nms(boxes, scores, thresholds.nms, valid=candidate, overlap=overlap, beta=rules.beta1)
     if bbox_vote:
         boxes, kept_scores = box_vote(boxes, scores, kept_scores, valid=candidate, rules=bbox_vote)

@@ -23,6 +23,7 @@ from diou_jax.detection.rpn_losses import rpn_losses
 from diou_jax.detection.rules import (
     AnchorRules,
     BoxRules,
+    DetectionRules,
     PoolingRules,
     ProposalRules,
     RoiRules,
@@ -176,6 +177,12 @@ class FasterRCNN:
         """The default thresholds of `detect`, those of the first head."""
         assert self.heads, "proposals have no thresholds"
         return self.heads[0].detection.thresholds
+
+    def with_rules(self, rules: DetectionRules) -> "FasterRCNN":
+        """The same network whose first head makes detections by other rules."""
+        first, *others = self.heads
+        assert dataclasses.is_dataclass(first) and not isinstance(first, type)
+        return dataclasses.replace(self, heads=(dataclasses.replace(first, detection=rules), *others))
 
     @functools.cached_property
     def loss_names(self) -> tuple[str, ...]:

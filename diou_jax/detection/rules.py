@@ -121,6 +121,10 @@ class DetectionRules:
     soft_nms: SoftNmsRules | None = None
     bbox_vote: BoxVoteRules | None = None
 
+    def hard_nms(self, *, diou: bool) -> "DetectionRules":
+        """Greedy NMS or DIoU-NMS with these thresholds, without soft-NMS and voting."""
+        return dataclasses.replace(self, diou_nms=diou, soft_nms=None, bbox_vote=None)
+
 
 @dataclasses.dataclass(frozen=True)
 class PoolingRules:

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from diou_jax.analysis.matches import Matches, from_cocoeval
 from diou_jax.data.annotations import id_key, id_rank
 from diou_jax.errors import UserError
 from diou_jax.evaluation.coco_truth import GroundTruth, read_ground_truth, with_masks
@@ -68,12 +69,14 @@ class Summary:
       lines: the twelve lines that pycocotools prints.
       classes: results by class, in ascending order of category ids.
       kind: "bbox" or "segm", what was compared.
+      matches: which detection was matched with which object, if `evaluate` was asked for it.
     """
 
     statistics: dict[str, float]
     lines: tuple[str, ...]
     classes: tuple[ClassResult, ...]
     kind: str = "bbox"
+    matches: Matches | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def metrics(self) -> dict[str, float]:
         """Metrics for the log, NaN without ground truth.
@@ -168,6 +171,7 @@ def evaluate(
     kind: str = "bbox",
     max_dets: int = MAX_DETS,
     sizes: Mapping[int | str, tuple[int, int]] | None = None,
+    with_matches: bool = False,
 ) -> Summary:
     """Scores boxes or masks by pycocotools' COCOeval.
 
@@ -185,6 +189,7 @@ def evaluate(
       kind: "bbox" compares boxes, "segm" masks.
       max_dets: number of detections per image and class that count; more than 10.
       sizes: height and width of the images that count by id, for masks; by default as the files state them.
+      with_matches: whether the summary shall hold the matches, for `diou_jax.analysis`.
 
     Raises:
       UserError: if a file is not COCO json, two files share an image or disagree on a category, a result names an
@@ -196,7 +201,8 @@ def evaluate(
     # COCOeval compares and sorts image ids. It gets their ranks, since ids may be strings or of mixed types.
     number = {image_id: rank for rank, image_id in enumerate(sorted(counted, key=id_rank), start=1)}
     entries = [entry for entry in truth.objects if entry["image_id"] in number]
-    results = [result for result in results if id_key(result["image_id"]) in number]
+    rows = [row for row, result in enumerate(results) if id_key(result["image_id"]) in number]
+    results = [results[row] for row in rows]
     if kind == "segm":
         given = truth.images if sizes is None else {id_key(key): size for key, size in sizes.items()}
         entries, results = with_masks(entries, given, annotation_files), _with_areas(results)
@@ -208,7 +214,12 @@ def evaluate(
         evaluation.evaluate()
         evaluation.accumulate()
     statistics, lines = _summarize(evaluation)
-    return Summary(statistics, lines, tuple(_class_results(evaluation, truth.categories)), kind)
+    classes = tuple(_class_results(evaluation, truth.categories))
+    matches = None
+    if with_matches:
+        names = [row.name for row in classes]
+        matches = from_cocoeval(evaluation, class_names=names, image_ids=list(number), results=rows)
+    return Summary(statistics, lines, classes, kind, matches)
 
 
 def _with_areas(results) -> list[dict]:

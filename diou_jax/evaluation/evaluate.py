@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,35 +10,35 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from diou_jax.analysis.suppression import SideBySide, side_by_side
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
 from diou_jax.data.annotations import id_key
-from diou_jax.data.check import check_image
-from diou_jax.data.dataset import Dataset, align_classes, one_class
+from diou_jax.data.dataset import Dataset, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
-from diou_jax.detection.augmented import AugmentedDetection
-from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.devices import AXIS, replicate, to_devices
+from diou_jax.detection.staged import Selection
+from diou_jax.devices import replicate
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results, proposal_recall, true_masks
-from diou_jax.evaluation.found import NOTHING, Collector, Found
+from diou_jax.evaluation.datasets import open_datasets
+from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_function, missing_programs, on_devices
+from diou_jax.evaluation.found import NOTHING, Found
+from diou_jax.evaluation.report import Report
+from diou_jax.evaluation.thresholds_file import write_thresholds
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
-from diou_jax.programs import Programs, compile_ahead, shapes
-from diou_jax.reporting import picture_files
+from diou_jax.programs import Programs, compile_ahead
+from diou_jax.reporting import picture_files, visualize
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
-from diou_jax.reporting.visualize import Objects, side_by_side
-from diou_jax.structures import Batch
-
-# Number of images of a test set that are read before anything is computed.
-PROBES = 20
+from diou_jax.reporting.run_page import write_index
+from diou_jax.reporting.visualize import Objects
 
 # Names of results files begin as the original's do, by kind of result.
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
@@ -67,6 +67,8 @@ def evaluate(config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = N
         step = checkpoints.latest()
     with RunLog(workdir, active=jax.process_index() == 0) as log:
         rows = evaluator(variables, step, log)
+        if config.log.report and jax.process_index() == 0:
+            write_index(log, training=False)
     if rows:
         draw_curves(workdir)
     return rows
@@ -91,17 +93,7 @@ class Evaluator:
           UserError: if data are missing or damaged, or have other classes.
         """
         self._config, self._folder = config, pathlib.Path(workdir)
-        names = tuple(dict.fromkeys(config.test.datasets))
-        datasets = [build.dataset(config, (name,), masks=False) for name in names]
-        if not datasets:
-            raise UserError("test.datasets=(): name one or more data sets to evaluate on")
-        for dataset in datasets:
-            if not dataset.annotation_files:
-                raise UserError(f"{dataset.name} has no annotation file to evaluate by; set data.val_annotations")
-        datasets = [build.with_test_proposals(config, dataset, name) for dataset, name in zip(datasets, names)]
-        self._datasets = [align_classes(dataset, class_names) for dataset in datasets]
-        for dataset in self._datasets:
-            _refuse_unreadable(dataset)
+        self._datasets = open_datasets(config, class_names)
         self._readers = [build.eval_reader(config, dataset) for dataset in self._datasets]
         if config.test.detections_per_im > config.test.max_dets:
             logging.warning(
@@ -111,9 +103,14 @@ class Evaluator:
             )
         self.detector = build.detector(config, len(class_names))
         self._detect = detect_function(self.detector, config)
+        self._both = None
+        if config.test.compare_nms and self.detector.heads:
+            own = self.detector.heads[0].detection
+            hard = [Selection(own.hard_nms(diou=diou), masks=False) for diou in (False, True)]
+            self._both = build.staged_detection(config, self.detector, on_devices, selections=[Selection(own), *hard])
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
-        """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files and pictures.
+        """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files, pictures and report.html.
 
         Args:
           variables: the network's variables after `step` updates.
@@ -130,32 +127,25 @@ class Evaluator:
         compile_ahead(self.programs(variables))
         variables = replicate(self.detector.network.folded(variables))
         pairs = zip(self._datasets, self._readers, strict=True)
-        rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
+        page = Report(self._config, log, step) if self._config.log.report and jax.process_index() == 0 else None
+        rows = [self._evaluate(dataset, reader, variables, step=step, log=log, page=page) for dataset, reader in pairs]
+        if page is not None:
+            page.write()
         return [row for row in rows if row]
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
-        blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
-        missing = [batch for batch in to_devices(blanks, ahead=0) if not self._detect.has(batch)]
-        if not missing:
-            return []
-        variables = replicate(self.detector.network.folded(variables))
-        wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
-        return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
+        return missing_programs(
+            self._both or self._detect, self._readers, lambda: replicate(self.detector.network.folded(variables))
+        )
 
-    def _evaluate(self, dataset, reader, variables, step, log) -> dict:
+    def _evaluate(self, dataset, reader, variables, *, step, log, page) -> dict:
         config, began = self._config, time.perf_counter()
         # A skipped image, which could not be read, has no detections, but its objects count.
         stream = batches(reader, 0, reader.steps, **build.loading(config))
         title, first = f"{dataset.name}, step {step}", jax.process_index() == 0
         with images_progress(len(dataset), title=title, active=first) as progress:
-            found = detect_all(
-                self._detect,
-                variables,
-                stream,
-                progress=progress.update,
-                mask_threshold=config.mrcnn.thresh_binarize,
-            )
+            found, *both = self._find(variables, stream, progress.update)
         if not found:
             raise UserError(
                 f"{dataset.name}: none of its {len(dataset)} images could be read, {dataset.image_name(0)} first"
@@ -165,15 +155,19 @@ class Evaluator:
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
         if config.model.rpn_only:
-            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
+            return self._evaluate_proposals(dataset, found, sorted(seen), step=step, log=log, page=page, began=began)
 
         results = as_results(dataset, found)
         files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
         for kind, file in files.items():
             coco_results.write_results(file, results[kind])
         metrics: dict[str, float] = {}
+        summaries: list[coco_results.Summary] = []
         if dataset.annotated:
-            summaries = [self._score(dataset, kind, results[kind]) for kind in results]
+            options = {"max_dets": config.test.max_dets, "with_matches": True}
+            summaries = [score(dataset, kind, results[kind], **options) for kind in results]
+            assert summaries[0].matches is not None
+            write_thresholds(self._folder / f"thresholds_{dataset.name}.json", summaries[0].matches)
             for summary in summaries:
                 metrics |= summary.metrics()
             report = coco_results.report(dataset.name, summaries)
@@ -183,29 +177,56 @@ class Evaluator:
             report = f"{dataset.name} has no annotations, so there is no AP: {names} for the server"
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
+        suppression = None
+        if both and dataset.annotated:
+            suppression = self._compare_nms(dataset, both, summaries[0].matches)
+            print_line("\n".join([*suppression.lines(), ""]))
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
+        if page is not None:
+            about = {"files": files, "unread": len(dataset) - len(seen), "seconds": duration}
+            page.add(dataset, results, summaries, suppression=suppression, **about)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
-    def _score(self, dataset, kind, results) -> coco_results.Summary:
-        records = dataset.records
-        ids, max_dets = records.image_ids.tolist(), self._config.test.max_dets
-        sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
-        return coco_results.evaluate(results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes)
+    def _find(self, variables, stream, progress) -> tuple[dict[int, Found], ...]:
+        """The detections by image; with `test.compare_nms` also those of greedy NMS and of DIoU-NMS."""
+        threshold = self._config.mrcnn.thresh_binarize
+        if self._both is None:
+            found = detect_all(self._detect, variables, stream, progress=progress, mask_threshold=threshold)
+            return (found,)
+        return detect_each(self._both.several, variables, stream, progress=progress, mask_thresholds=(threshold,) * 3)
 
-    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
+    def _compare_nms(self, dataset, both, own) -> SideBySide:
+        """Greedy NMS beside DIoU-NMS, from the detections of both by image and the matches of the run's own."""
+        test, rules, matches = self._config.test, self.detector.heads[0].detection, []
+        for diou, found in enumerate(both):
+            if rules == rules.hard_nms(diou=bool(diou)):
+                matches.append(own)  # COCOeval takes long
+                continue
+            results = as_results(dataset, found)["bbox"]
+            matches.append(score(dataset, "bbox", results, max_dets=test.max_dets, with_matches=True).matches)
+        return side_by_side(*matches, limit=test.detections_per_im)
+
+    def _evaluate_proposals(self, dataset, found, seen, *, step, log, page, began) -> dict:
         """As `_evaluate`, from the proposals of a network without a RoI head."""
+        duration = time.perf_counter() - began
         pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
         table = make_table(dataset.records.image_ids.tolist(), pairs)
         file = self._folder / f"rpn_proposals_{dataset.name}.npz"
         proposals_file.write(file, table)
+        values: dict[str, float] = {}
         metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
         if dataset.annotated:
             recall = proposal_recall.measure(table, dataset.annotation_files)
+            values = recall.values
             metrics, report = recall.metrics(), recall.report(dataset.name)
             log.scalars(step, metrics, dataset=dataset.name)
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
         print_line(report)
         self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
+        if page is not None:
+            proposals = sum(len(one.scores) for one in found.values())
+            unread = len(dataset) - len(seen)
+            page.add_recall(dataset, values, proposals=proposals, unread=unread, seconds=duration)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
     def _draw(self, dataset, found, indices, step, log):
@@ -221,61 +242,6 @@ class Evaluator:
             log.image(step, f"detections/{dataset.name}/{index}", picture)
 
 
-def _refuse_unreadable(dataset: Dataset) -> None:
-    """Raises UserError if none of `PROBES` images, spread over the data set, can be read."""
-    problems = []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, PROBES).astype(int)).tolist():
-        problem, _ = check_image(dataset, index)
-        if problem is None:
-            return
-        problems.append(problem)
-    raise UserError(f"{dataset.name}: none of {len(problems)} images tried can be read, the first: {problems[0]}")
-
-
-def detect_function(detector: FasterRCNN, config: ConfigDict | None = None) -> Programs | AugmentedDetection:
-    """``detect(variables, batch)`` on all local devices, which share the batch; with augmented testing by `config`."""
-
-    def on_devices(title, function):
-        return Programs(title, jax.pmap(function, AXIS, in_axes=(None, 0)))
-
-    if config is not None and build.passes(config) is not None:
-        return build.augmented_detection(config, detector, on_devices)
-    return on_devices("detection", detector.detect)
-
-
-def detect_all(
-    detect: Callable,
-    variables: dict,
-    stream: Iterable[Batch],
-    *,
-    progress: Callable[[int], object] = lambda images: None,
-    mask_threshold: float = 0.5,
-) -> dict[int, Found]:
-    """The valid detections in every present image of a stream of host batches.
-
-    Args:
-      detect: result of `detect_function`.
-      variables: the network's variables.
-      stream: batches of this process.
-      progress: a function that is called after each batch with its number of images over all processes.
-      mask_threshold: MRCNN.THRESH_BINARIZE.
-
-    Returns:
-      The detections by the image's row in its data set; every process gets those of all.
-    """
-    with Collector(mask_threshold=mask_threshold) as collector:
-        waiting = None
-        for batch in to_devices(stream, ahead=1):
-            result = (batch.index, batch.present, batch.original_size), detect(variables, batch)
-            # The device computes this batch while the host collects the one before.
-            if waiting is not None:
-                progress(collector.add(*waiting[0], detections=waiting[1]))
-            waiting = result
-        if waiting is not None:
-            progress(collector.add(*waiting[0], detections=waiting[1]))
-        return collector.all()
-
-
 def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[dict]]:
     """The COCO results of all images by kind: "bbox", and "segm" if there are masks."""
     ids, category_ids = dataset.records.image_ids.tolist(), dataset.category_ids
@@ -287,6 +253,18 @@ def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[d
             mine = coco_results.to_mask_results(one.rles, one.scores, one.classes, **about)
             results.setdefault("segm", []).extend(mine)
     return results
+
+
+def score(
+    dataset: Dataset, kind: str, results: Sequence[Mapping], *, max_dets: int, with_matches: bool = False
+) -> coco_results.Summary:
+    """The scores of COCO results of a data set; see `coco_results.evaluate`."""
+    records = dataset.records
+    ids = records.image_ids.tolist()
+    sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
+    return coco_results.evaluate(
+        results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes, with_matches=with_matches
+    )
 
 
 def draw(
@@ -310,7 +288,7 @@ def draw(
     of_truth = None if true is None else [true.get((key, *box)) for box in boxes.tolist()]
     shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     rles = None if found.rles is None else [found.rles[row] for row in shown]
-    return side_by_side(
+    return visualize.side_by_side(
         image,
         Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown], rles=rles),
         Objects(boxes, classes, crowd=crowd, rles=of_truth),

@@ -17,8 +17,8 @@ from diou_jax.data.iou_crop import IoUCrop
 from diou_jax.data.passes import Pass, Passes, arrange
 from diou_jax.data.photometric import PhotometricJitter
 from diou_jax.data.scale_jitter import ScaleJitter
-from diou_jax.detection.augmented import AugmentedDetection, Function
 from diou_jax.detection.faster_rcnn import FasterRCNN
+from diou_jax.detection.staged import Function, Selection, StagedDetection
 from diou_jax.errors import UserError
 from diou_jax.models.resnet import frozen_stage
 from diou_jax.optimization import batch_rule, optimizer
@@ -213,28 +213,34 @@ def usual_pass(config: ConfigDict) -> Pass:
 
 def passes(config: ConfigDict) -> Passes | None:
     """The passes of augmented testing, None without it."""
-    test = config.test
-    if not test.bbox_aug.enabled and not test.mask_aug.enabled:
-        return None
-    usual = usual_pass(config)
+    return _passes(config) if config.test.bbox_aug.enabled or config.test.mask_aug.enabled else None
+
+
+def _passes(config) -> Passes:
+    """The passes of a test, of which a usual test has one."""
+    test, usual = config.test, usual_pass(config)
     # The order is the original's; it decides between equal scores.
     boxes = *_more_passes(usual, test.bbox_aug), usual
     masks = usual, *_more_passes(usual, test.mask_aug)
     return arrange(usual, boxes=boxes, masks=masks if config.model.mask_on else ())
 
 
-def augmented_detection(
-    config: ConfigDict, detector: FasterRCNN, compiled: Callable[[str, Function], Programs]
-) -> AugmentedDetection:
-    """The config's augmented testing; `compiled` is that of `AugmentedDetection`."""
-    several = passes(config)
-    assert several is not None, "augmented testing is off"
-    return AugmentedDetection(
+def staged_detection(
+    config: ConfigDict,
+    detector: FasterRCNN,
+    compiled: Callable[[str, Function], Programs],
+    *,
+    selections: Sequence[Selection] = (),
+) -> StagedDetection:
+    """The config's passes, several in augmented testing, and then `selections`; `compiled` is as for the result."""
+    several = _passes(config)
+    return StagedDetection(
         detector,
         boxes=several.boxes,
         masks=several.masks,
-        heuristic=config.test.mask_aug.heur,
+        heuristic=config.test.mask_aug.heur if config.test.mask_aug.enabled else "SOFT_AVG",
         compiled=compiled,
+        selections=selections,
     )
 
 

@@ -106,7 +106,7 @@ class Detector:
         ]
         self._run: Callable[..., Detections] = jax.jit(self._detector.detect)
         if self._augmented:
-            self._run = build.augmented_detection(config, self._detector, lambda title, f: Programs(title, jax.jit(f)))
+            self._run = build.staged_detection(config, self._detector, lambda title, f: Programs(title, jax.jit(f)))
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike, config: ConfigDict | None = None) -> "Detector":

@@ -8,6 +8,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -202,7 +203,7 @@ def _dress(axes, panel, found):
     from matplotlib.ticker import MaxNLocator
 
     if panel.log:
-        _log_scale(axes, np.concatenate([curve.values for curve in found]))
+        log_scale(axes, np.concatenate([curve.values for curve in found]))
     else:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("step", fontsize=9)
@@ -242,8 +243,11 @@ def _legend(axes, found) -> int:
     return math.ceil(len(entries) / columns)
 
 
-def _log_scale(axes, values):
-    """Makes the axis logarithmic, from one of 1, 2, 5, 10, ... to another, with plain numbers."""
+def log_scale(axes: Any, values: np.ndarray) -> None:
+    """Makes the y axis logarithmic, from one of 1, 2, 5, 10, ... to another, with plain numbers.
+
+    Nothing happens unless one of the `values`, (N,), is positive.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     positive = values[np.isfinite(values) & (values > 0)]

@@ -10,6 +10,7 @@ from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import Stopped
 from diou_jax.evaluation.evaluate import Evaluator
 from diou_jax.reporting.run_log import Progress, RunLog, print_line, read_metrics
+from diou_jax.reporting.run_page import write_index
 from diou_jax.training.diagnosis import Diverged
 from diou_jax.training.loop import Moment
 from diou_jax.training.stop import StopRequest
@@ -124,9 +125,10 @@ class Save:
 class Evaluate:
     """Evaluates at every `every`-th step except the last, after which the caller evaluates if it wants to."""
 
-    def __init__(self, evaluator: Evaluator, journal: Journal, *, every: int):
-        """Takes the evaluator of the run's test sets."""
+    def __init__(self, evaluator: Evaluator, journal: Journal, *, every: int, page: bool = False):
+        """Takes the evaluator of the run's test sets; `page` writes the page of the run anew after each evaluation."""
         self._evaluator, self._journal, self._every = evaluator, journal, every
+        self._page = page and jax.process_index() == 0
 
     def __call__(self, moment: Moment) -> None:
         """Evaluates at the steps to evaluate."""
@@ -134,6 +136,8 @@ class Evaluate:
             return
         for row in self._evaluator(moment.state.variables, moment.step, self._journal.log):
             self._journal.note_collapse(moment.step, row)
+        if self._page:
+            write_index(self._journal.log, training=True)
         self._journal.progress.restart(moment.step)
 
 

@@ -23,6 +23,7 @@ from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.run_log import Progress, RunLog, print_line
+from diou_jax.reporting.run_page import index_page
 from diou_jax.training.diagnosis import Diverged, give_up
 from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop
 from diou_jax.training.loop import run_steps
@@ -144,7 +145,11 @@ class Run:
             log_every=config.log.every,
         )
         compile_ahead(self._programs(update))
-        with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
+        with (
+            RunLog(self._workdir, start_step=self.start, active=self._first) as log,
+            index_page(log, active=self._first and config.log.report),
+            StopRequest() as stop,
+        ):
             for rollback in range(config.train.max_rollbacks + 1):
                 try:
                     self._attempt(update, log, stop)
@@ -165,7 +170,9 @@ class Run:
         )
         save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every)
         evaluate = (
-            [Evaluate(self.evaluator, journal, every=config.test.every)] if self.evaluator and config.test.every else []
+            [Evaluate(self.evaluator, journal, every=config.test.every, page=config.log.report)]
+            if self.evaluator and config.test.every
+            else []
         )
         stream = batches(self._reader, start, self.last, **build.loading(config))
         run_steps(

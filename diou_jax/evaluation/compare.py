@@ -1,0 +1,194 @@
+"""Evaluated runs compared image by image, from the files in their folders; no network runs."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diou_jax.analysis.comparison import Comparison, Side, compare
+from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.data.dataset import Dataset
+from diou_jax.errors import UserError
+from diou_jax.evaluation.evaluate import RESULTS_PREFIX, score
+from diou_jax.evaluation.report import DatasetAlbum
+from diou_jax.nested_config import flatten
+from diou_jax.options import build
+from diou_jax.reporting.comparison_page import write_comparison
+from diou_jax.reporting.comparison_table import comparison_lines
+from diou_jax.reporting.run_log import print_line, read_metrics
+from diou_jax.workdir.run_config import restore_config
+
+PAGE = "compare.html"
+
+
+def compare_runs(workdirs: Sequence[str | os.PathLike], output: str | os.PathLike = PAGE) -> list[Comparison]:
+    """Compares evaluated runs with the first, prints tables and writes a page.
+
+    Args:
+      workdirs: two or more folders: those of runs, or of the settings of a sweep.
+      output: path of the page.
+
+    Returns:
+      A comparison for each test set that all have, and each kind of result that all have for it.
+
+    Raises:
+      UserError: if a folder holds no evaluated run, or two have evaluated other images or objects.
+    """
+    if len(workdirs) < 2:
+        raise UserError("--workdirs: name two or more folders of evaluated runs")
+    runs = [_Run(folder) for folder in workdirs]
+    runs = [run.named(name) for run, name in zip(runs, _names(workdirs), strict=True)]
+    comparisons, albums = [], {}
+    for name in _common(runs):
+        dataset = runs[0].datasets[name]
+        for other in runs[1:]:
+            _check_same(name, runs[0], other)
+        albums[name] = DatasetAlbum(dataset, {})
+        kinds = [kind for kind in RESULTS_PREFIX if all(run.results_file(name, kind).is_file() for run in runs)]
+        # One limit for all, or their numbers would not be comparable.
+        max_dets = runs[0].config.test.max_dets
+        for kind in kinds:
+            sides = [run.side(name, kind, dataset, max_dets=max_dets) for run in runs]
+            comparisons.append(compare(sides, dataset=name))
+            print_line("\n".join(comparison_lines(comparisons[-1])))
+    write_comparison(output, comparisons, albums=albums)
+    print_line(f"the page is {output}")
+    return comparisons
+
+
+class _Run:
+    """The files of an evaluated run.
+
+    Attributes:
+      folder: its folder.
+      name: its name in tables.
+      config: its config.
+      datasets: its test sets by name.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        """Reads config and annotations; raises UserError if there is no run or no evaluation in `folder`."""
+        self.folder, self.name = pathlib.Path(folder), str(folder)
+        config = restore_config(folder) if self.folder.is_dir() else None
+        if config is None:
+            raise UserError(f"{folder} holds no run; --workdirs names folders of runs, or of settings of a sweep")
+        self.config: ConfigDict = config
+        if config.model.rpn_only:
+            raise UserError(f"{folder}: with model.rpn_only=True there are proposals, which have no AP to compare")
+        evaluated = [name for name in dict.fromkeys(config.test.datasets) if self.results_file(name, "bbox").is_file()]
+        if not evaluated:
+            file = self.results_file(next(iter(config.test.datasets), "SET"), "bbox")
+            raise UserError(f"{file} is missing; evaluate the run first: --workdir {folder} --mode eval")
+        self.datasets = {name: build.dataset(config, (name,), masks=False) for name in evaluated}
+        for dataset in self.datasets.values():
+            if not dataset.annotated:
+                raise UserError(f"{folder}: {dataset.name} has no annotations, so there is no AP to compare")
+
+    def named(self, name: str) -> "_Run":
+        """The run under another name."""
+        self.name = name
+        return self
+
+    def results_file(self, dataset: str, kind: str) -> pathlib.Path:
+        """The path of its results."""
+        return self.folder / f"{RESULTS_PREFIX[kind]}_{dataset}_results.json"
+
+    def side(self, name: str, kind: str, dataset: Dataset, *, max_dets: int) -> Side:
+        """Its results on a data set, judged by the ground truth of `dataset`."""
+        file = self.results_file(name, kind)
+        try:
+            summary = score(dataset, kind, _read_results(file, kind), max_dets=max_dets, with_matches=True)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+        assert summary.matches is not None
+        options = flatten(self.config)
+        if (trained := self._trained_on()) is not None:
+            options["training data"] = trained
+        step = self._step(name)
+        about = {"name": self.name, "folder": str(self.folder), "step": step, "options": options}
+        return Side(statistics=summary.statistics, matches=summary.matches, **about)
+
+    def _step(self, name) -> int | None:
+        """The step of the last evaluation on a data set by the log."""
+        steps = [row["step"] for row in read_metrics(self.folder) if row.get("dataset") == name]
+        return steps[-1] if steps else None
+
+    def _trained_on(self) -> str | None:
+        """The training data by the newest checkpoint; None if there is none."""
+        try:
+            with Checkpoints(self.folder, create=False) as checkpoints:
+                data = checkpoints.metadata().get("data")
+        except UserError:
+            return None  # results can be compared without the weights
+        return None if not data else f"{data['images']} images, {data['boxes']} boxes, digest {data['digest'][:8]}"
+
+
+def _names(workdirs: Sequence[str | os.PathLike]) -> list[str]:
+    """Short names of folders: as many of the last parts of each path as tell all of them apart."""
+    parts = [pathlib.Path(folder).absolute().parts for folder in workdirs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"--workdirs: {', '.join(map(str, workdirs))}: a folder is named twice")
+
+
+def _common(runs: Sequence[_Run]) -> list[str]:
+    """The names of the data sets that all runs have evaluated; the others are named in a line."""
+    common = [name for name in runs[0].datasets if all(name in run.datasets for run in runs)]
+    if not common:
+        listed = "; ".join(f"{run.folder}: {', '.join(run.datasets)}" for run in runs)
+        raise UserError(f"--workdirs: there is no data set that all have evaluated: {listed}")
+    for run in runs:
+        if others := [name for name in run.datasets if name not in common]:
+            print_line(f"{run.folder} has evaluated {', '.join(others)}, too, which not all have: left out")
+    return common
+
+
+def _check_same(name: str, first: _Run, other: _Run) -> None:
+    """Raises UserError if the ground truth of a data set differs between two runs."""
+    one, two = first.datasets[name], other.datasets[name]
+    about = f"{name} in {first.folder} and in {other.folder}"
+    if one.class_names != two.class_names:
+        mine, theirs = (", ".join(map(repr, dataset.class_names[1:])) for dataset in (one, two))
+        raise UserError(f"{about} has other classes: {mine} and {theirs}")
+    if one.category_ids != two.category_ids:
+        raise UserError(f"{about} has other category ids: {one.category_ids[1:]} and {two.category_ids[1:]}")
+    mine, theirs = one.records.image_ids.tolist(), two.records.image_ids.tolist()
+    if set(mine) != set(theirs):
+        only = [(len(a - b), next(iter(sorted(a - b, key=repr)), None)) for a, b in _both_ways(set(mine), set(theirs))]
+        said = " and ".join(
+            f"{count} images are only in {run.folder}, the first {example!r}"
+            for (count, example), run in zip(only, (first, other), strict=True)
+            if count
+        )
+        raise UserError(f"{about} has other images: {said}; only evaluations of the same images can be compared")
+    rows = dict(zip(theirs, range(len(theirs)), strict=True))
+    for row, image_id in enumerate(mine):
+        true, other_true = one.records.annotations(row), two.records.annotations(rows[image_id])
+        if not all(np.array_equal(a, b) for a, b in zip(true, other_true, strict=True)):
+            raise UserError(
+                f"{about} has other objects, the first in image {image_id!r}: {len(true[0])} and {len(other_true[0])} "
+                "boxes, or boxes that lie elsewhere; evaluate both with the same annotations"
+            )
+
+
+def _both_ways(one, two):
+    return (one, two), (two, one)
+
+
+def _read_results(file: pathlib.Path, kind: str) -> list[Mapping]:
+    """The results of a file; raises UserError if it is no results file."""
+    place = "bbox" if kind == "bbox" else "segmentation"
+    try:
+        results = json.loads(file.read_text())
+        for result in results:
+            result["image_id"], result["category_id"], result["score"], result[place]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"it is no file of COCO results ({type(error).__name__}: {error}); evaluate the run again"
+        ) from error
+    return results

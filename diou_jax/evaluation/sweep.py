@@ -1,0 +1,162 @@
+"""Several settings of test options, evaluated from one run of the network over the test sets."""
+
+import math
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from diou_jax.analysis.comparison import Comparison, Side, compare
+from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.compilation import prepare
+from diou_jax.configs import base
+from diou_jax.data.dataset import Dataset
+from diou_jax.data.loader import batches
+from diou_jax.detection.staged import Selection
+from diou_jax.devices import replicate
+from diou_jax.errors import UserError
+from diou_jax.evaluation import coco_results
+from diou_jax.evaluation.datasets import open_datasets
+from diou_jax.evaluation.detect_all import detect_each, missing_programs, on_devices
+from diou_jax.evaluation.evaluate import RESULTS_PREFIX, as_results, score
+from diou_jax.evaluation.found import NOTHING, Found
+from diou_jax.evaluation.report import DatasetAlbum
+from diou_jax.nested_config import flatten
+from diou_jax.options import build
+from diou_jax.options.open_options import settle
+from diou_jax.programs import compile_ahead
+from diou_jax.reporting.comparison_page import write_comparison
+from diou_jax.reporting.comparison_table import comparison_lines
+from diou_jax.reporting.progress import images_progress
+from diou_jax.reporting.run_log import METRICS_FILE, print_line
+from diou_jax.workdir.metrics_file import append_row
+from diou_jax.workdir.run_config import keep_config
+
+# The folder below a run's in which each setting has a folder of its own.
+FOLDER, PAGE = "sweep", "sweep.html"
+
+
+def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) -> list[Comparison]:
+    """Evaluates the newest checkpoint in `workdir` with several settings, and compares them with the first.
+
+    Each setting gets what an evaluation with its options alone gives, bit for bit: `workdir`/sweep/SETTING holds its
+    results files, its config and its numbers, so that it can be compared with other runs as a run's folder can. The
+    log of the run itself, with its curves, stays as it is.
+
+    Args:
+      config: the run's config.
+      workdir: the run's folder.
+      settings: configs by name. Options of `base.AFTER_NETWORK` are taken from them, all others from `config`.
+
+    Returns:
+      A comparison for each test set with ground truth and each kind of result, boxes and masks; in processes other than
+      the first an empty list.
+
+    Raises:
+      UserError: if there is no checkpoint, data are missing, or their classes differ from the checkpoint's.
+    """
+    config = settle(config, workdir)
+    configs = {name: _with_setting(config, setting) for name, setting in settings.items()}
+    for one in (config, *configs.values()):
+        base.check(one)
+    if config.model.rpn_only:
+        raise UserError("--sweep: with model.rpn_only=True there are no detections, and no option of them to vary")
+    prepare(config.log.compilation_cache)
+    with Checkpoints(workdir, create=False) as checkpoints:
+        class_names = checkpoints.metadata()["class_names"]
+        sets = open_datasets(config, class_names)
+        swept = _Sweep(config, configs, class_names)
+        variables = checkpoints.restore_variables(swept.detector.network.variable_shapes())
+        step = checkpoints.latest()
+    comparisons = swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
+    if comparisons:
+        page = pathlib.Path(workdir) / PAGE
+        write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
+        print_line(f"the page is {page}")
+    return comparisons
+
+
+class _Sweep:
+    """Detection with several settings at once."""
+
+    def __init__(self, config: ConfigDict, configs: Mapping[str, ConfigDict], class_names: Sequence[str]):
+        self._config, self._configs = config, configs
+        self.detector = build.detector(config, len(class_names))
+        selections = [Selection(build.heads(one, len(class_names))[0].detection) for one in configs.values()]
+        self._detect = build.staged_detection(config, self.detector, on_devices, selections=selections)
+
+    def __call__(self, sets, variables, step, *, folder) -> list[Comparison]:
+        readers = [build.eval_reader(self._config, dataset) for dataset in sets]
+        variables = replicate(self.detector.network.folded(variables))
+        compile_ahead(missing_programs(self._detect, readers, lambda: variables))
+        found = []
+        for dataset, reader in zip(sets, readers, strict=True):
+            results = self._results(dataset, reader, variables, step)
+            if jax.process_index() == 0:
+                found += self._judge(dataset, results, step, folder)
+        return found
+
+    def _results(self, dataset: Dataset, reader, variables, step) -> list[dict[str, list[dict]]]:
+        """The COCO results of each setting by kind."""
+        began, first = time.perf_counter(), jax.process_index() == 0
+        stream = batches(reader, 0, reader.steps, **build.loading(self._config))
+        with images_progress(len(dataset), title=f"{dataset.name}, step {step}", active=first) as progress:
+            found = detect_each(
+                self._detect.several,
+                variables,
+                stream,
+                progress=progress.update,
+                mask_thresholds=[one.mrcnn.thresh_binarize for one in self._configs.values()],
+            )
+        if not found[0]:
+            raise UserError(f"{dataset.name}: none of its {len(dataset)} images could be read")
+        if first:
+            seconds = time.perf_counter() - began
+            print_line(
+                f"step {step}: {len(dataset)} images of {dataset.name} with {len(found)} settings in {seconds:.1f} s"
+            )
+        return [as_results(dataset, _every_image(dataset, one)) for one in found]
+
+    def _judge(self, dataset, results, step, folder) -> list[Comparison]:
+        """Writes each setting's folder; compares the settings if there is ground truth."""
+        sides: dict[str, list[Side]] = {}
+        for (name, config), of_setting in zip(self._configs.items(), results, strict=True):
+            place, metrics = folder / name, {}
+            keep_config(place, config.to_dict(), resuming=False)
+            for kind, rows in of_setting.items():
+                coco_results.write_results(place / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json", rows)
+                if dataset.annotated:
+                    summary = score(dataset, kind, rows, max_dets=config.test.max_dets, with_matches=True)
+                    assert summary.matches is not None
+                    metrics |= summary.metrics()
+                    about = {"name": name, "folder": str(place), "step": step, "options": flatten(config)}
+                    side = Side(statistics=summary.statistics, matches=summary.matches, **about)
+                    sides.setdefault(kind, []).append(side)
+            if metrics:
+                numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+                append_row(place / METRICS_FILE, {"step": step, "dataset": dataset.name, **numbers})
+        comparisons = [compare(of_kind, dataset=dataset.name) for of_kind in sides.values()]
+        for comparison in comparisons:
+            print_line("\n".join(comparison_lines(comparison)))
+        return comparisons
+
+
+def _with_setting(config: ConfigDict, setting: ConfigDict) -> ConfigDict:
+    """A copy of `config` with the options of `setting` that act after the network."""
+    config = config.copy_and_resolve_references()
+    values = flatten(setting)
+    for name in base.AFTER_NETWORK:
+        *groups, option = name.split(".")
+        group = config
+        for key in groups:
+            group = group[key]
+        if values[name] is not None:  # an open option has been chosen in `config`
+            group[option] = values[name]
+    return config
+
+
+def _every_image(dataset: Dataset, found: Mapping[int, Found]) -> dict[int, Found]:
+    """Found objects of every image, none in those that could not be read."""
+    return {index: found.get(index, NOTHING) for index in range(len(dataset))}
