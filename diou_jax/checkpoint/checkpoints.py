@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,12 +20,16 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from diou_jax.checkpoint.first_format import from_first_format, to_first_format
+from diou_jax.checkpoint.ranking import Criterion, ranking
 from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import Stopped, UserError
 from diou_jax.optimization.state import TrainState
 
-# The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first.
-FORMAT = 2
+# The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first. Those of a run with
+# a moving average are of the third: its variables are the average, which a program that knows no average would train.
+FORMAT, FORMAT_WITH_EMA = 2, 3
+
+LAST, BEST = "last", "best"  # besides steps, what a reader may ask for
 
 REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
 
@@ -32,7 +38,8 @@ class Checkpoints:
     """The checkpoints of a work folder, `workdir`/checkpoints/STEP.
 
     Network variables and the rest of the training state are separate items, so that a detector can be read without its
-    optimiser. A checkpoint does not depend on the number of devices. Each is sealed with checksums in
+    optimiser. With a moving average its variables are the network's, and the parameters that the optimiser changes are
+    an item of their own, "raw". A checkpoint does not depend on the number of devices. Each is sealed with checksums in
     `workdir`/checkpoints.sealed/STEP.json as soon as it is complete; a checkpoint that has changed since, or cannot be
     read, does not count. This is a context manager: leaving it waits until checkpoints are written.
 
@@ -40,12 +47,21 @@ class Checkpoints:
       directory: the folder of the checkpoints.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True, strict: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        which: str = LAST,
+        keep: int = 1,
+        create: bool = True,
+        strict: bool = True,
+    ):
         """Opens the folder.
 
         Args:
           workdir: the work folder.
-          keep: number of newest checkpoints that are kept.
+          which: the checkpoint to read: "last", "best" (see `best`), or its step.
+          keep: number of newest checkpoints that are kept; the best one is kept besides.
           create: whether the folder may be made and written; else a UserError is raised if it is missing.
           strict: whether a checkpoint that cannot be written is an error; else it is a line in the log.
         """
@@ -54,20 +70,27 @@ class Checkpoints:
         self._owner, self._strict = create, strict
         if not create and not self.directory.is_dir():
             raise UserError(_nothing(self.directory))
-        self._keep = keep
+        if not re.fullmatch(f"{LAST}|{BEST}|[0-9]+", str(which)):
+            raise UserError(f"--checkpoint {which}: it must be best, last or the step of a checkpoint")
+        self._which = which
+        self._kept = _NewestAndBest(keep)
         self._sealer = ThreadPoolExecutor(1)
         self._closing = threading.Event()
         self._good: set[int] = set()
+        self._written: set[int] = set()
 
     @functools.cached_property
     def _manager(self):
         """The manager by orbax; it is made at its first use, since it makes the folder."""
         return ocp.CheckpointManager(
             epath.Path(self.directory),
-            options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._kept, create=True, enable_async_checkpointing=True
+            ),
             item_handlers={
                 "variables": ocp.StandardCheckpointHandler(),
                 "training": ocp.StandardCheckpointHandler(),
+                "raw": ocp.StandardCheckpointHandler(),
                 "metadata": ocp.JsonCheckpointHandler(),
             },
         )
@@ -100,11 +123,8 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints, but all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True) if self.directory.is_dir() else []
-        found = next((step for step in steps if self._is_whole(step)), None) if jax.process_index() == 0 else None
-        if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
-            found = None if found < 0 else found
+        steps = sorted(self.steps(), reverse=True)
+        found = _agreed(lambda: next((step for step in steps if self._is_whole(step)), None))
         if found != max(steps, default=None):
             self._manager.reload()
         if found is None and steps:
@@ -130,20 +150,18 @@ class Checkpoints:
           UserError: if this checkpoint or the one before could not be written.
         """
         self.finish()
-        variables, training = _split(state)
+        # The best one so far is deleted only after this one is complete.
+        self._kept.best = self._best_with(step, metadata)
+        items = _split(state)
+        metadata = {**metadata, "format": FORMAT_WITH_EMA if "raw" in items else FORMAT}
         if jax.process_count() > 1:
-            to_global = ocp.utils.fully_replicated_host_local_array_to_global_array
-            variables, training = jax.tree.map(to_global, (variables, training))
+            items = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, items)
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._as_user_error():
             self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    training=ocp.args.StandardSave(training),
-                    metadata=ocp.args.JsonSave({**metadata, "format": FORMAT}),
-                ),
-                force=True,
+                step, args=ocp.args.Composite(metadata=ocp.args.JsonSave(metadata), **arguments), force=True
             )
+            self._written.add(step)
         if jax.process_index() == 0:
             self._sealer.submit(self._seal, step)
 
@@ -159,29 +177,123 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, with the structure, shapes and dtypes of `like`.
+        """The state that was asked for, with the structure, shapes and dtypes of `like`.
 
         Raises:
           UserError: if the checkpoint belongs to another network.
         """
-        variables, training = _split(like)
-        found = self._read(variables=_abstract(variables), training=_abstract(training))
+        found = self._read({name: _abstract(item) for name, item in _split(like).items()})
         variables = found["variables"]
-        return TrainState(params=variables["params"], affine=variables.get("affine"), **found["training"])
+        params, ema = variables["params"], None
+        if like.ema is not None:
+            params, ema = found["raw"], like.ema.replace(params=params)
+        return TrainState(params=params, affine=variables.get("affine"), ema=ema, **found["training"])
 
-    def restore_variables(self, like: Mapping) -> dict:
-        """The newest network variables, with the structure, shapes and dtypes of `like`; raises UserError likewise."""
-        return self._read(variables=_abstract(dict(like)))["variables"]
+    def restore_variables(self, like: Mapping, *, averaged: bool = True) -> dict:
+        """The network variables that were asked for, with the structure, shapes and dtypes of `like`.
+
+        Args:
+          like: the network's variables.
+          averaged: in a run with a moving average: whether to read the average, or the parameters that the optimiser
+            changes.
+
+        Raises:
+          UserError: if the checkpoint belongs to another network.
+        """
+        like = _abstract(dict(like))
+        if averaged or not self._of_chosen(self._has_raw):
+            return self._read({"variables": like})["variables"]
+        found = self._read({"variables": like, "raw": like["params"]})
+        return {**found["variables"], "params": found["raw"]}
 
     def stored_variables(self) -> dict:
-        """The newest network variables of any network; raises UserError if there is no checkpoint."""
-        like = self._newest(lambda step: _tree(self._manager.item_metadata(step)["variables"]))
+        """As `restore_variables`, of any network."""
+        like = self._of_chosen(lambda step: _tree(self._manager.item_metadata(step)["variables"]))
         return self.restore_variables(like)
 
     def metadata(self) -> dict:
-        """The metadata of the newest checkpoint; raises UserError if there is no checkpoint."""
-        metadata = self._newest(self._metadata)
+        """The metadata of the checkpoint that was asked for; raises UserError if there is none."""
+        metadata = self._of_chosen(self._metadata)
         return {name: value for name, value in metadata.items() if name != "format"}
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged ones among them, ascending."""
+        return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
+
+    def chosen(self) -> int | None:
+        """The step of the checkpoint that was asked for, or None without any; every process gets the same.
+
+        Raises:
+          UserError: if there are checkpoints, but not this one, or it is damaged; the message lists those there are.
+        """
+        if self._which == LAST or not self.steps():
+            return self.latest()
+        if self._which == BEST:
+            if (found := self.best()) is None:
+                raise UserError(
+                    f"--checkpoint best: no checkpoint in {self.directory} was evaluated during training, which "
+                    f"test.every and checkpoint.best are for; {self._listed()}"
+                )
+            return found
+        step = int(self._which)
+        if _agreed(lambda: step if step in self.steps() and self._is_whole(step) else None) is None:
+            raise UserError(
+                f"--checkpoint {step}: {self.directory} has no undamaged one of this step; {self._listed()}"
+            )
+        return step
+
+    def best(self, criterion: Criterion | None = None) -> int | None:
+        """The step of the best undamaged checkpoint by the evaluations in their metadata; every process gets the same.
+
+        Args:
+          criterion: what makes it the best; None: that of the newest checkpoint which names one.
+
+        Returns:
+          The step, or None if no checkpoint was evaluated.
+        """
+        return _agreed(lambda: self._best_of(self._evaluations(), criterion))
+
+    def would_be_best(self, step: int, metadata: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint of a step with some metadata would be the best one; every process gets the same."""
+        return self._best_with(step, metadata) == step
+
+    def _best_of(self, known: Mapping[int, Mapping], criterion, *, new=None):
+        """The best step of `known` metadata; a step that is `new` counts as whole."""
+        criterion = criterion or next(
+            (Criterion(**known[step]["best_by"]) for step in sorted(known, reverse=True) if known[step].get("best_by")),
+            None,
+        )
+        if criterion is None:
+            return None
+        order = ranking({step: metadata.get("evaluation") or () for step, metadata in known.items()}, criterion)
+        return next((step for step in order if step == new or step in self._written or self._is_whole(step)), None)
+
+    def _best_with(self, step, metadata):
+        """The best step once a checkpoint with some metadata is written; None if the run keeps no best one."""
+        if not metadata.get("best_by"):
+            return None
+        criterion = Criterion(**metadata["best_by"])
+        return _agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, criterion, new=step))
+
+    def _evaluations(self) -> dict[int, dict]:
+        """The metadata of all checkpoints by step; they are read without orbax, whose processes would have to agree."""
+        found = {}
+        for step in self.steps():
+            with contextlib.suppress(OSError, ValueError):
+                found[step] = json.loads((self.directory / str(step) / "metadata" / "metadata").read_text())
+        return {step: metadata for step, metadata in found.items() if isinstance(metadata, dict)}
+
+    def _listed(self) -> str:
+        steps = self.steps()
+        if not steps:
+            return "there is none"
+        named = {steps[-1]: " (last)"}
+        if (best := self.best()) is not None:
+            named[best] = " (best, last)" if best == steps[-1] else " (best)"
+        return f"there are {', '.join(f'{step}{named.get(step, str())}' for step in steps)}"
+
+    def _has_raw(self, step) -> bool:
+        return (self.directory / str(step) / "raw").is_dir()
 
     def _metadata(self, step) -> dict:
         items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
@@ -199,6 +311,7 @@ class Checkpoints:
             if self._strict:
                 raise UserError(message) from error
             logging.error("%s", message)
+            self._manager.reload()  # it has dropped the best checkpoint in favour of one that is not there
 
     def _seal(self, step):
         """Waits until a checkpoint is complete, when its folder gets its final name, and seals it."""
@@ -237,7 +350,8 @@ class Checkpoints:
         # Without a seal, because the process was killed before it was written, the checkpoint must be readable.
         try:
             stored = self._manager.item_metadata(step)
-            likes = {name: _abstract(_tree(stored[name])) for name in ("variables", "training")}
+            names = ["variables", "training", *(["raw"] if self._has_raw(step) else [])]
+            likes = {name: _abstract(_tree(stored[name])) for name in names}
             items = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
             self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore(), **items))
         except Exception as error:
@@ -246,12 +360,12 @@ class Checkpoints:
             self._seal(step)
         return None
 
-    def _read(self, **items) -> dict:
+    def _read(self, items: Mapping[str, Any]) -> dict:
         def read(step):
             stored, is_first = self._manager.item_metadata(step), self._format(step) == 1
             likes = {name: to_first_format(like) if is_first else like for name, like in items.items()}
             for name, like in likes.items():
-                differences = _differences(stored[name], like)
+                differences = _differences(stored.get(name) or {}, like)
                 if differences:
                     raise UserError(
                         f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(differences[:5])}"
@@ -261,21 +375,21 @@ class Checkpoints:
             found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
             return {name: from_first_format(found[name]) if is_first else found[name] for name in likes}
 
-        return self._newest(read)
+        return self._of_chosen(read)
 
     def _format(self, step) -> int:
         number = self._metadata(step).get("format", 1)
-        if number not in (1, FORMAT):
+        if number not in (1, FORMAT, FORMAT_WITH_EMA):
             raise UserError(
                 f"{self.directory / str(step)} is a checkpoint of format {number}, and this version of diou-jax reads "
-                f"formats 1 and {FORMAT}; install the version that wrote it, or name another --workdir"
+                f"formats 1 to {FORMAT_WITH_EMA}; install the version that wrote it, or name another --workdir"
             )
         return number
 
-    def _newest(self, read):
-        """``read(step)`` of the newest checkpoint; it is tried again if a run in progress replaces that meanwhile."""
+    def _of_chosen(self, read):
+        """``read(step)`` of the chosen checkpoint; it is tried again if a run in progress replaces that meanwhile."""
         for _ in range(REPLACED):
-            step = self.latest()
+            step = self.chosen()
             if step is None:
                 raise UserError(_nothing(self.directory))
             try:
@@ -289,6 +403,24 @@ class Checkpoints:
                 self._good.discard(step)
                 self._manager.reload()
         raise UserError(f"the checkpoints in {self.directory} are replaced faster than they can be read")
+
+
+class _NewestAndBest:
+    """A preservation policy of orbax: the newest checkpoints and one more.
+
+    Orbax's own `BestN` ranks by a separate item of each checkpoint and has no rule for ties and NaN; here the metadata
+    decide, which are there for all that read them.
+    """
+
+    def __init__(self, newest: int):
+        self.newest = newest
+        self.best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Whether to keep each of some checkpoints, in ascending order of their steps."""
+        del context
+        first = len(checkpoints) - self.newest
+        return [number >= first or one.step == self.best for number, one in enumerate(checkpoints)]
 
 
 def _nothing(directory: pathlib.Path) -> str:
@@ -319,9 +451,19 @@ def _key(key) -> str:
     return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))
 
 
-def _split(state: TrainState) -> tuple[dict, dict]:
+def _split(state: TrainState) -> dict[str, dict]:
+    """The items of a checkpoint but for its metadata."""
     training = {"step": state.step, "opt_state": state.opt_state, "window": state.window, "guard": state.guard}
-    return state.variables, training
+    return {"variables": state.averaged, "training": training} | ({"raw": state.params} if state.ema else {})
+
+
+def _agreed(find) -> int | None:
+    """The step, or None, that ``find()`` gives to the first process; every process gets it."""
+    found = find() if jax.process_index() == 0 else None
+    if jax.process_count() > 1:
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
+        found = None if found < 0 else found
+    return found
 
 
 def _abstract(tree):

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
@@ -24,7 +24,7 @@ from diou_jax.detection.augmented import AugmentedDetection
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results, proposal_recall, true_masks
+from diou_jax.evaluation import coco_results, metric_names, proposal_recall, true_masks
 from diou_jax.evaluation.found import NOTHING, Collector, Found
 from diou_jax.masks import Rle
 from diou_jax.options import build
@@ -44,27 +44,34 @@ PROBES = 20
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
 
 
-def evaluate(config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = None) -> list[dict]:
-    """Evaluates the newest checkpoint in `workdir` on the config's test sets; see `Evaluator`.
+def evaluate(
+    config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = None, *, checkpoint: str = LAST
+) -> list[dict]:
+    """Evaluates a checkpoint in `workdir` on the config's test sets; see `Evaluator`.
 
     Args:
       config: the run's config.
       workdir: the run's folder.
-      evaluator: that of the training run which has just ended here; None makes one.
+      evaluator: that of the training run which has just ended here; None makes one. If it has evaluated the
+        checkpoint already, this is not done again.
+      checkpoint: "last", "best" (of those that were evaluated during training) or the step of one.
 
     Returns:
       Their rows of metrics.
 
     Raises:
-      UserError: if there is no checkpoint, data are missing, or their classes differ from the checkpoint's.
+      UserError: if there is no such checkpoint, data are missing, or their classes differ from the checkpoint's.
     """
     config = settle(config, workdir)
     base.check(config)
     prepare(config.log.compilation_cache)
-    with Checkpoints(workdir, create=False) as checkpoints:
+    with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         evaluator = evaluator or Evaluator(config, workdir, checkpoints.metadata()["class_names"])
-        variables = checkpoints.restore_variables(evaluator.detector.network.variable_shapes())
-        step = checkpoints.latest()
+        if evaluator.done is not None and evaluator.done[0] == checkpoints.chosen():
+            return evaluator.done[1]
+        shapes_of_variables = evaluator.detector.network.variable_shapes()
+        variables = checkpoints.restore_variables(shapes_of_variables, averaged=config.test.ema)
+        step = checkpoints.chosen()
     with RunLog(workdir, active=jax.process_index() == 0) as log:
         rows = evaluator(variables, step, log)
     if rows:
@@ -77,6 +84,7 @@ class Evaluator:
 
     Attributes:
       detector: the config's detector for the trained classes.
+      done: step and rows of the last evaluation, or None.
     """
 
     def __init__(self, config: ConfigDict, workdir: str, class_names: Sequence[str]):
@@ -111,6 +119,7 @@ class Evaluator:
             )
         self.detector = build.detector(config, len(class_names))
         self._detect = detect_function(self.detector, config)
+        self.done: tuple[int, list[dict]] | None = None
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
         """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files and pictures.
@@ -131,7 +140,18 @@ class Evaluator:
         variables = replicate(self.detector.network.folded(variables))
         pairs = zip(self._datasets, self._readers, strict=True)
         rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
-        return [row for row in rows if row]
+        self.done = step, [row for row in rows if row]
+        return self.done[1]
+
+    def metric_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the metrics of each data set with ground truth, by its name; the first one judges a network."""
+        config = self._config
+        if config.model.rpn_only:
+            names = metric_names.proposal_metrics()
+        else:
+            about = {"max_dets": config.test.max_dets, "masks": config.model.mask_on}
+            names = metric_names.detector_metrics(self._datasets[0].class_names, **about)
+        return {dataset.name: names for dataset in self._datasets if dataset.annotated}
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
