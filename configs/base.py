@@ -183,6 +183,9 @@ OPTIONS = (
            "as `train.proposal_files`, one for each of `test.datasets`", free=True),
     Option("test.proposal_limit", 2000, Whole(1),
            "proposals of an image that are taken from a file, best first", free=True),
+    Option("test.losses", 0, Whole(0),
+           "images of each test set, spread over those with an object, on which an evaluation also computes the losses "
+           "of training (`val/loss`, ...); 0: none", original=None, free=True),
     Option("test.max_dets", 100, Whole(11),
            "detections per class and image that COCOeval counts; the name of the AR statistic contains this number",
            original=None, free=True),

@@ -26,6 +26,7 @@ from diou_jax.devices import AXIS, replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation import coco_results, metric_names, proposal_recall, true_masks
 from diou_jax.evaluation.found import NOTHING, Collector, Found
+from diou_jax.evaluation.validation_losses import ValidationLosses
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
@@ -119,6 +120,7 @@ class Evaluator:
             )
         self.detector = build.detector(config, len(class_names))
         self._detect = detect_function(self.detector, config)
+        self._losses = self._validation_losses(class_names) if config.test.losses else None
         self.done: tuple[int, list[dict]] | None = None
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
@@ -137,9 +139,11 @@ class Evaluator:
           UserError: if no image of a data set could be read.
         """
         compile_ahead(self.programs(variables))
+        losses = self._losses(replicate(variables)) if self._losses else {}
         variables = replicate(self.detector.network.folded(variables))
-        pairs = zip(self._datasets, self._readers, strict=True)
-        rows = [self._evaluate(dataset, reader, variables, step, log) for dataset, reader in pairs]
+        rows = []
+        for dataset, reader in zip(self._datasets, self._readers, strict=True):
+            rows.append(self._evaluate(dataset, reader, variables, step, log, losses.get(dataset.name, {})))
         self.done = step, [row for row in rows if row]
         return self.done[1]
 
@@ -151,19 +155,33 @@ class Evaluator:
         else:
             about = {"max_dets": config.test.max_dets, "masks": config.model.mask_on}
             names = metric_names.detector_metrics(self._datasets[0].class_names, **about)
-        return {dataset.name: names for dataset in self._datasets if dataset.annotated}
+        losses = self._losses.names if self._losses else ()
+        return {dataset.name: (*names, *losses) for dataset in self._datasets if dataset.annotated}
+
+    def _validation_losses(self, class_names) -> ValidationLosses:
+        """What computes losses on some images of each data set with ground truth."""
+        config, readers = self._config, {}
+        for dataset, name in zip(self._datasets, dict.fromkeys(config.test.datasets)):
+            if not dataset.annotated:
+                continue
+            if config.model.mask_on:
+                dataset = align_classes(build.dataset(config, (name,), masks=True), class_names)
+            readers[dataset.name] = build.validation_reader(config, dataset)
+        return ValidationLosses(self.detector, readers, seed=config.rng_seed, loading=build.loading(config))
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
         blanks = [blank for reader in self._readers for blank in reader.blanks(0, reader.steps)]
         missing = [batch for batch in to_devices(blanks, ahead=0) if not self._detect.has(batch)]
-        if not missing:
-            return []
-        variables = replicate(self.detector.network.folded(variables))
-        wanted = [each for batch in missing for each in self._detect.programs(variables, batch)]
+        wanted = []
+        if self._losses:
+            wanted += self._losses.programs(replicate(variables))
+        if missing:
+            variables = replicate(self.detector.network.folded(variables))
+            wanted += [each for batch in missing for each in self._detect.programs(variables, batch)]
         return list({(each[0].title, shapes(each[2])): each for each in wanted}.values())
 
-    def _evaluate(self, dataset, reader, variables, step, log) -> dict:
+    def _evaluate(self, dataset, reader, variables, step, log, losses) -> dict:
         config, began = self._config, time.perf_counter()
         # A skipped image, which could not be read, has no detections, but its objects count.
         stream = batches(reader, 0, reader.steps, **build.loading(config))
@@ -185,7 +203,7 @@ class Evaluator:
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
         if config.model.rpn_only:
-            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, duration)
+            return self._evaluate_proposals(dataset, found, sorted(seen), step, log, (duration, losses))
 
         results = as_results(dataset, found)
         files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
@@ -196,6 +214,7 @@ class Evaluator:
             summaries = [self._score(dataset, kind, results[kind]) for kind in results]
             for summary in summaries:
                 metrics |= summary.metrics()
+            metrics |= losses
             report = coco_results.report(dataset.name, summaries)
             log.scalars(step, metrics, dataset=dataset.name)
         else:
@@ -203,6 +222,7 @@ class Evaluator:
             report = f"{dataset.name} has no annotations, so there is no AP: {names} for the server"
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
+        _print_losses(losses, dataset, step)
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
@@ -212,8 +232,9 @@ class Evaluator:
         sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
         return coco_results.evaluate(results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes)
 
-    def _evaluate_proposals(self, dataset, found, seen, step, log, duration) -> dict:
-        """As `_evaluate`, from the proposals of a network without a RoI head."""
+    def _evaluate_proposals(self, dataset, found, seen, step, log, about) -> dict:
+        """As `_evaluate`, from the proposals of a network without a RoI head; `about`: seconds, validation losses."""
+        duration, losses = about
         pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
         table = make_table(dataset.records.image_ids.tolist(), pairs)
         file = self._folder / f"rpn_proposals_{dataset.name}.npz"
@@ -221,10 +242,11 @@ class Evaluator:
         metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
         if dataset.annotated:
             recall = proposal_recall.measure(table, dataset.annotation_files)
-            metrics, report = recall.metrics(), recall.report(dataset.name)
+            metrics, report = recall.metrics() | losses, recall.report(dataset.name)
             log.scalars(step, metrics, dataset=dataset.name)
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
         print_line(report)
+        _print_losses(losses, dataset, step)
         self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
@@ -239,6 +261,14 @@ class Evaluator:
             with log.spared("pictures"):
                 picture_files.write(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{dataset.name}/{index}", picture)
+
+
+def _print_losses(losses, dataset, step):
+    """Prints validation losses as the line of training has them."""
+    named = {name.removeprefix("val/"): value for name, value in losses.items() if name.startswith("val/loss")}
+    if named:
+        values = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in named.items())
+        print_line(f"step {step}: validation losses of {dataset.name}  {values}")
 
 
 def _refuse_unreadable(dataset: Dataset) -> None:
