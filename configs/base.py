@@ -340,6 +340,12 @@ OPTIONS = (
     Option("log.every", 20, Whole(1), "iterations between lines of the log", original="--disp_interval", free=True),
     Option("log.images", 8, Whole(0),
            "pictures of detections beside ground truth at each evaluation", original=None, free=True),
+    Option("log.wandb", "", Text(),
+           "project of Weights & Biases that also gets metrics, config and pictures; empty: none. It needs the extra "
+           "`wandb`, see [training.md](training.md)", original=None, free=True),
+    Option("log.mlflow", "", Text(),
+           "tracking URI of MLflow, such as `http://host:5000` or `sqlite:///mlflow.db`, that also gets them; empty: "
+           "none. It needs the extra `mlflow`", original=None, free=True),
     Option("log.compilation_cache", "~/.cache/diou_jax", Text(),
            "folder in which compiled programs are kept; empty: none", original=None, free=True),
 )

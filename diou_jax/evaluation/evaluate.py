@@ -30,6 +30,7 @@ from diou_jax.evaluation.validation_losses import ValidationLosses
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
+from diou_jax.options.trackers import make_trackers, require_trackers
 from diou_jax.programs import Programs, compile_ahead, shapes
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.curves import draw_curves
@@ -65,6 +66,7 @@ def evaluate(
     """
     config = settle(config, workdir)
     base.check(config)
+    require_trackers(config)
     prepare(config.log.compilation_cache)
     with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         evaluator = evaluator or Evaluator(config, workdir, checkpoints.metadata()["class_names"])
@@ -73,7 +75,7 @@ def evaluate(
         shapes_of_variables = evaluator.detector.network.variable_shapes()
         variables = checkpoints.restore_variables(shapes_of_variables, averaged=config.test.ema)
         step = checkpoints.chosen()
-    with RunLog(workdir, active=jax.process_index() == 0) as log:
+    with RunLog(workdir, active=jax.process_index() == 0, trackers=make_trackers(config, workdir)) as log:
         rows = evaluator(variables, step, log)
     if rows:
         draw_curves(workdir)

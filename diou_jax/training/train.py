@@ -21,6 +21,7 @@ from diou_jax.optimization.state import TrainState, create_state
 from diou_jax.options import build
 from diou_jax.options.initial_weights import initial_variables
 from diou_jax.options.open_options import settle
+from diou_jax.options.trackers import make_trackers, require_trackers
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.run_log import Progress, RunLog, print_line
@@ -58,6 +59,7 @@ def train(
     """
     config = settle(config, workdir)
     base.check(config, explicit)
+    require_trackers(config)
     prepare(config.log.compilation_cache)
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
@@ -156,7 +158,11 @@ class Run:
             log_every=config.log.every,
         )
         compile_ahead(self._programs(update))
-        with RunLog(self._workdir, start_step=self.start, active=self._first) as log, StopRequest() as stop:
+        trackers = make_trackers(config, self._workdir)
+        with (
+            RunLog(self._workdir, start_step=self.start, active=self._first, trackers=trackers) as log,
+            StopRequest() as stop,
+        ):
             for rollback in range(config.train.max_rollbacks + 1):
                 try:
                     self._attempt(update, log, stop)
