@@ -1,6 +1,7 @@
 """Checkpoints: orbax writes them asynchronously and atomically, and reads them back bit for bit."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -186,7 +187,7 @@ class Checkpoints:
         variables = found["variables"]
         params, ema = variables["params"], None
         if like.ema is not None:
-            params, ema = found["raw"], like.ema.replace(params=params)
+            params, ema = found["raw"], dataclasses.replace(like.ema, params=params)
         return TrainState(params=params, affine=variables.get("affine"), ema=ema, **found["training"])
 
     def restore_variables(self, like: Mapping, *, averaged: bool = True) -> dict:

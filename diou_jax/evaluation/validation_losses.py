@@ -51,7 +51,7 @@ class ValidationLosses:
     def _means(self, variables, reader):
         stream = batches(reader, 0, reader.steps, **self._loading)
         sums = [self._sums(variables, batch) for batch in to_devices(stream, ahead=1)]
-        total = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        total = np.asarray(jax.device_get(sums), np.float64).sum(0)
         means = total[1:] / total[0] if total[0] else np.full(len(self.names), np.nan)
         return dict(zip(self.names, means.tolist(), strict=True))
 

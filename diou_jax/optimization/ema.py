@@ -1,5 +1,7 @@
 """The exponential moving average of the parameters, which is what a run evaluates and exports."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,8 @@ class Ema:
         taken = taken.astype(jnp.float32)
         share = 1 - jnp.minimum(self.decay, (1 + taken) / (WARM_UP + taken))
         # In this form a frozen parameter, equal to its average, stays so to the last bit.
-        return self.replace(params=jax.tree.map(lambda old, new: old + share * (new - old), self.params, params))
+        average = jax.tree.map(lambda old, new: old + share * (new - old), self.params, params)
+        return dataclasses.replace(self, params=average)
 
 
 def start_ema(params: dict, decay: float) -> Ema | None:

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from diou_jax.nested_config import flatten
 from diou_jax.reporting.mlflow_tracker import MlflowTracker
-from diou_jax.reporting.tracking import Background, TrackedRun, require
+from diou_jax.reporting.tracking import Background, TrackedRun, Tracker, require
 from diou_jax.reporting.wandb_tracker import WandbTracker
 
-TRACKERS = {"wandb": WandbTracker, "mlflow": MlflowTracker}
+TRACKERS: dict[str, Callable[[str, TrackedRun], Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
 
 
 def require_trackers(config: ConfigDict) -> None:
