@@ -134,6 +134,7 @@ def test_an_rpn_is_judged_by_its_recall_and_nothing_by_no_metric():
         ("AP95", METRICS, r"checkpoint.best='AP95'.*val, more gives no such metric; it gives AP75, AP50, AP"),
         ("val:segm/AP", METRICS, "no such metric"),
         ("AR100", METRICS, "AR200"),
+        ("val/loss", METRICS, "test.losses=64 adds val/loss"),
         ("AP", {}, "no test set has annotations"),
     ],
 )

@@ -61,7 +61,8 @@ def find_criterion(text: str, metrics: Mapping[str, Sequence[str]]) -> Criterion
         )
     known = [name.removeprefix("eval/") for name in next(iter(metrics.values()))]
     near = difflib.get_close_matches(text, known, SHOWN, 0.6) or known[:SHOWN]
+    hint = "; test.losses=64 adds val/loss and its parts" if "val/" in text else ""
     raise UserError(
         f"checkpoint.best={text!r}: the evaluation of {', '.join(metrics)} gives no such metric; it gives "
-        f"{', '.join(near)} and others, see the rows of metrics.jsonl"
+        f"{', '.join(near)} and others, see the rows of metrics.jsonl{hint}"
     )
