@@ -165,6 +165,8 @@ class Evaluate:
             self._journal.note_collapse(moment.step, row)
         if points := self._selection.record(moment.step, rows, counts=regular):
             log.scalars(moment.step, points)
+            (name, value), (_, step) = points.items()
+            self._journal.print_line(f"best so far: {name.removeprefix('best/')} {value:.4g} at step {step:.0f}")
         self._journal.progress.restart(moment.step)
 
 
