@@ -318,7 +318,9 @@ def test_a_damaged_best_one_is_set_aside_and_the_next_best_takes_its_place(tmp_p
     save_evaluated(tmp_path, {1: 0.4, 2: 0.5, 3: 0.2}, keep=3)
     change_a_byte(max(files_of(tmp_path, 2), key=lambda path: path.stat().st_size))
     assert best_of(tmp_path) == 1
-    save_evaluated(tmp_path, {4: 0.3, 5: None}, keep=1)
+    save_evaluated(tmp_path, {4: 0.3}, keep=3)
+    assert present(tmp_path) == [1, 3, 4]  # the damaged one is none of the newest three
+    save_evaluated(tmp_path, {5: None}, keep=1)
     assert present(tmp_path) == [1, 5] and list((tmp_path / "checkpoints.damaged").iterdir())
 
 

@@ -267,7 +267,10 @@ class Checkpoints:
         if criterion is None:
             return None
         order = ranking({step: metadata.get("evaluation") or () for step, metadata in known.items()}, criterion)
-        return next((step for step in order if step == new or step in self._written or self._is_whole(step)), None)
+        found = next((step for step in order if step == new or step in self._written or self._is_whole(step)), None)
+        if not all((self.directory / str(step)).is_dir() for step in known if step != new):
+            self._manager.reload()  # damaged ones are set aside, and no longer count among the newest
+        return found
 
     def _best_with(self, step, metadata):
         """The best step once a checkpoint with some metadata is written; None if the run keeps no best one."""
