@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from diou_jax.checkpoint.ranking import Criterion, ranking
+from diou_jax.checkpoint.ranking import Criterion, rank, ranking
 
 AP = Criterion("val", "eval/AP")
 LOSS = Criterion("val", "val/loss")
@@ -51,3 +51,12 @@ def test_a_difference_must_exceed_the_least_one():
     assert not AP.is_better(0.75, 0.5, by=0.25) and AP.is_better(0.75, 0.5, by=0.125)
     assert not LOSS.is_better(0.5, 0.75, by=0.25) and LOSS.is_better(0.5, 0.75, by=0.125)
     assert AP.is_better(0.0, None, by=0.5) and not AP.is_better(None, 0.0) and not AP.is_better(None, None)
+
+
+def test_the_newest_checkpoint_that_names_a_metric_decides_by_which_all_are_ranked():
+    both = [{"dataset": "val", "eval/AP": 0.5, "val/loss": 1.0}], [{"dataset": "val", "eval/AP": 0.4, "val/loss": 0.5}]
+    by_ap, by_loss = ({"dataset": "val", "metric": metric} for metric in ("eval/AP", "val/loss"))
+    known = {10: {"best_by": by_ap, "evaluation": both[0]}, 20: {"best_by": by_ap, "evaluation": both[1]}, 5: {}}
+    assert rank(known) == [10, 20]
+    assert rank(known | {30: {"best_by": by_loss}, 40: {}}) == [20, 10]
+    assert rank(known, LOSS) == [20, 10] and rank({5: {}}) == []

@@ -9,7 +9,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,8 +20,10 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diou_jax.checkpoint.differences import differences, stored_tree
 from diou_jax.checkpoint.first_format import from_first_format, to_first_format
-from diou_jax.checkpoint.ranking import Criterion, ranking
+from diou_jax.checkpoint.preservation import NewestAndBest
+from diou_jax.checkpoint.ranking import rank
 from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import Stopped, UserError
 from diou_jax.optimization.state import TrainState
@@ -74,7 +76,7 @@ class Checkpoints:
         if not re.fullmatch(f"{LAST}|{BEST}|[0-9]+", str(which)):
             raise UserError(f"--checkpoint {which}: it must be best, last or the step of a checkpoint")
         self._which = which
-        self._kept = _NewestAndBest(keep)
+        self._kept = NewestAndBest(keep)
         self._sealer = ThreadPoolExecutor(1)
         self._closing = threading.Event()
         self._good: set[int] = set()
@@ -209,7 +211,7 @@ class Checkpoints:
 
     def stored_variables(self) -> dict:
         """As `restore_variables`, of any network."""
-        like = self._of_chosen(lambda step: _tree(self._manager.item_metadata(step)["variables"]))
+        like = self._of_chosen(lambda step: stored_tree(self._manager.item_metadata(step)["variables"]))
         return self.restore_variables(like)
 
     def metadata(self) -> dict:
@@ -243,41 +245,30 @@ class Checkpoints:
             )
         return step
 
-    def best(self, criterion: Criterion | None = None) -> int | None:
-        """The step of the best undamaged checkpoint by the evaluations in their metadata; every process gets the same.
+    def best(self) -> int | None:
+        """The step of the best undamaged checkpoint, or None if none was evaluated; every process gets the same.
 
-        Args:
-          criterion: what makes it the best; None: that of the newest checkpoint which names one.
-
-        Returns:
-          The step, or None if no checkpoint was evaluated.
+        The evaluations in their metadata decide, by the criterion of the newest one that names one.
         """
-        return _agreed(lambda: self._best_of(self._evaluations(), criterion))
+        return _agreed(lambda: self._best_of(self._evaluations()))
 
     def would_be_best(self, step: int, metadata: Mapping[str, Any]) -> bool:
         """Whether a checkpoint of a step with some metadata would be the best one; every process gets the same."""
         return self._best_with(step, metadata) == step
 
-    def _best_of(self, known: Mapping[int, Mapping], criterion, *, new=None):
+    def _best_of(self, known: Mapping[int, Mapping], *, new: int | None = None) -> int | None:
         """The best step of `known` metadata; a step that is `new` counts as whole."""
-        criterion = criterion or next(
-            (Criterion(**known[step]["best_by"]) for step in sorted(known, reverse=True) if known[step].get("best_by")),
-            None,
-        )
-        if criterion is None:
-            return None
-        order = ranking({step: metadata.get("evaluation") or () for step, metadata in known.items()}, criterion)
+        order = rank(known)
         found = next((step for step in order if step == new or step in self._written or self._is_whole(step)), None)
         if not all((self.directory / str(step)).is_dir() for step in known if step != new):
             self._manager.reload()  # damaged ones are set aside, and no longer count among the newest
         return found
 
-    def _best_with(self, step, metadata):
+    def _best_with(self, step, metadata) -> int | None:
         """The best step once a checkpoint with some metadata is written; None if the run keeps no best one."""
         if not metadata.get("best_by"):
             return None
-        criterion = Criterion(**metadata["best_by"])
-        return _agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, criterion, new=step))
+        return _agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, new=step))
 
     def _evaluations(self) -> dict[int, dict]:
         """The metadata of all checkpoints by step; they are read without orbax, whose processes would have to agree."""
@@ -355,7 +346,7 @@ class Checkpoints:
         try:
             stored = self._manager.item_metadata(step)
             names = ["variables", "training", *(["raw"] if self._has_raw(step) else [])]
-            likes = {name: _abstract(_tree(stored[name])) for name in names}
+            likes = {name: _abstract(stored_tree(stored[name])) for name in names}
             items = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
             self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore(), **items))
         except Exception as error:
@@ -369,11 +360,11 @@ class Checkpoints:
             stored, is_first = self._manager.item_metadata(step), self._format(step) == 1
             likes = {name: to_first_format(like) if is_first else like for name, like in items.items()}
             for name, like in likes.items():
-                differences = _differences(stored.get(name) or {}, like)
-                if differences:
+                unequal = differences(stored.get(name) or {}, like)
+                if unequal:
                     raise UserError(
-                        f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(differences[:5])}"
-                        + (f" and {len(differences) - 5} more" if len(differences) > 5 else "")
+                        f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(unequal[:5])}"
+                        + (f" and {len(unequal) - 5} more" if len(unequal) > 5 else "")
                     )
             arguments = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
             found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
@@ -409,50 +400,8 @@ class Checkpoints:
         raise UserError(f"the checkpoints in {self.directory} are replaced faster than they can be read")
 
 
-class _NewestAndBest:
-    """A preservation policy of orbax: the newest checkpoints and one more.
-
-    Orbax's own `BestN` ranks by a separate item of each checkpoint and has no rule for ties and NaN; here the metadata
-    decide, which are there for all that read them.
-    """
-
-    def __init__(self, newest: int):
-        self.newest = newest
-        self.best: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
-        """Whether to keep each of some checkpoints, in ascending order of their steps."""
-        del context
-        first = len(checkpoints) - self.newest
-        return [number >= first or one.step == self.best for number, one in enumerate(checkpoints)]
-
-
 def _nothing(directory: pathlib.Path) -> str:
     return f"there is no checkpoint in {directory}; train first, or name another --workdir"
-
-
-def _differences(stored, like) -> list[str]:
-    """The differences between two trees of arrays, leaf by leaf. Dtypes must agree, since orbax would cast silently."""
-
-    def kinds(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(_tree(tree))
-        return {"/".join(_key(key) for key in path): f"{leaf.dtype} {tuple(leaf.shape)}" for path, leaf in leaves}
-
-    stored, like = kinds(stored), kinds(like)
-    return [
-        f"{name} is {stored.get(name, 'absent')} there and {like.get(name, 'absent')} here"
-        for name in sorted(stored.keys() | like.keys())
-        if stored.get(name) != like.get(name)
-    ]
-
-
-def _tree(metadata):
-    """The tree of stored arrays, which some versions of orbax wrap."""
-    return getattr(metadata, "tree", metadata)
-
-
-def _key(key) -> str:
-    return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))
 
 
 def _split(state: TrainState) -> dict[str, dict]:
