@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
 
@@ -109,3 +110,29 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_a_death_ends_both(start
     assert time.monotonic() - began < 60
     assert "start all of them again" in log(tmp_path, 0)
     assert [int(path.name) for path in (workdir / "checkpoints").iterdir()] == [saved]
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_best_checkpoint_and_stop_early_together(start, tiny_config, tmp_path):
+    """No loss falls by a thousand, so that the second evaluation, at step 4, ends the run."""
+    options = {
+        "solver": {"ema_decay": 0.9},
+        "test": {"every": 2, "losses": 3},
+        "checkpoint": {"best": "val/loss", "keep": 1},
+        "train": {"batch_size": 2, "early_stopping": {"patience": 1, "min_delta": 1000.0}},
+    }
+    codes = [process.wait(300) for process in start(tmp_path / "run", processes=2, **options)]
+    assert codes == [0, 0], log(tmp_path, 0) + log(tmp_path, 1)
+    rows = read_metrics(tmp_path / "run")
+    losses = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
+    assert losses.keys() == {2, 4} and all(np.isfinite(list(losses.values())))
+    best = min(losses, key=losses.get)
+    with Checkpoints(tmp_path / "run", which="best", create=False) as checkpoints:
+        assert checkpoints.chosen() == best and checkpoints.steps() == sorted({best, 4})
+    config = tiny_config()
+    for name, value in options.items():
+        config[name].update(value)
+    train.train(config, str(tmp_path / "one"))  # one process with two devices
+    for row in read_metrics(tmp_path / "one"):
+        if "val/loss" in row:
+            assert row["val/loss"] == pytest.approx(losses[row["step"]], rel=1e-4)
