@@ -17,6 +17,7 @@ from diou_jax.evaluation import evaluate, true_masks
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
+from diou_jax.prediction.tiled import to_host
 from diou_jax.reporting.run_log import RunLog, read_metrics
 
 
@@ -26,6 +27,7 @@ def config(tiny_config):
     config.model.mask_on = True
     config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
     config.test.score_thresh = 0.02
+    config.test.ims_per_batch = 1
     config.log.images = 1
     return config
 
@@ -83,7 +85,7 @@ def test_the_detector_gives_masks_of_the_image(detector, photos, found):
 
 
 def test_an_image_without_detections(detector, photos):
-    nothing = detector(photos[0], score_threshold=1.0)
+    nothing, _ = detector(photos[:2], score_threshold=1.0)
     assert len(nothing) == 0 and nothing.rles == () and nothing.masks.shape == (0, *photos[0].shape[:2])
 
 
@@ -96,14 +98,15 @@ def test_images_of_any_size(detector, photos):
 
 def test_a_mirrored_image_gives_mirrored_masks(detector, photos):
     """Two batches with the same input of the network; the second says that it is that of mirrored images."""
-    rows, batch = next(detector._batches(photos))
+    (group,) = detector._batcher.groups(enumerate(photos[:2]))
+    rows, batch = group.rows, group.batch
     mirrored = batch.replace(placement=batch.placement.replace(mirrored=np.ones_like(batch.placement.mirrored)))
-    thresholds = Thresholds(score=np.float32(0.02), nms=np.float32(0.5))
-    plain, other = (jax.device_get(detector._run(detector._variables, one, thresholds)) for one in (batch, mirrored))
+    thresholds = Thresholds(np.full((len(detector.class_names) - 1, 1), 0.02, np.float32), np.float32(0.5))
+    plain, other = (to_host(detector._detect(one, thresholds, devices=2), devices=2) for one in (batch, mirrored))
     np.testing.assert_array_equal(other.masks[other.valid], plain.masks[plain.valid][..., ::-1])
     alike, unlike = [], []
     for slot in range(len(rows)):
-        height, width = batch.original_size[slot].tolist()
+        height, width = group.sizes[slot]
         valid = plain.valid[slot]
         one, two = (
             masks.decode(
@@ -164,11 +167,11 @@ def test_prediction_writes_masks(config, detector, photos, tmp_path, monkeypatch
     wanted = detector(photos[0])
     assert entry["masks"] == list(wanted.rles) and len(entry["masks"]) == len(entry["boxes"])
     picture = cv2.imread(str(tmp_path / "with" / "a.png.jpg"))
-    bare = Detector.__call__
+    bare = Detector.stream
 
-    def without(self, images):
-        return [result.__class__(**{**vars(result), "rles": None}) for result in bare(self, images)]
+    def without(self, images, **options):
+        return (dataclasses.replace(result, rles=None) for result in bare(self, images, **options))
 
-    monkeypatch.setattr(Detector, "__call__", without)
+    monkeypatch.setattr(Detector, "stream", without)
     assert predict.predict(config, tmp_path, tmp_path / "in", output=tmp_path / "without", draw_threshold=0.05)
     assert (cv2.imread(str(tmp_path / "without" / "a.png.jpg")) != picture).any()

@@ -26,6 +26,7 @@ from diou_jax.prediction.detector import Detector
 def config(tiny_config):
     config = tiny_config()
     config.test.score_thresh = 0.02
+    config.test.ims_per_batch = 1
     return config
 
 
@@ -102,10 +103,16 @@ def test_thresholds_cost_no_compilation(detector, images):
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), [[1, 2]], "photo.jpg"]
+    ("bad", "words"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "image 0 is uint8 "),
+        (np.zeros((0, 4, 3), np.uint8), "it has no pixels"),
+        ([[1, 2]], "image 0 is list"),
+        ("photo.jpg", "photo.jpg: cannot be read"),
+    ],
 )
-def test_what_is_no_image_is_named(detector, bad):
-    with pytest.raises(UserError, match="image 0 is"):
+def test_what_is_no_image_is_named(detector, bad, words):
+    with pytest.raises(UserError, match=words):
         detector([bad])
 
 
