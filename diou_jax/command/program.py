@@ -84,6 +84,7 @@ def _do(command: Command) -> None:
     from diou_jax.command.import_weights import import_file
     from diou_jax.evaluation import evaluate
     from diou_jax.prediction import predict
+    from diou_jax.prediction.thresholds import read_score_threshold
     from diou_jax.training import train
 
     config, workdir, given = command.config, command.workdir, command.flags
@@ -97,8 +98,16 @@ def _do(command: Command) -> None:
     if command.mode in ("eval", "train_and_eval"):
         evaluate.evaluate(config, workdir, evaluator)
     if command.mode == "predict":
-        options = {"output": given["output"], "draw_threshold": given["draw_threshold"]}
-        sys.exit(0 if predict.predict(config, workdir, given["input"], **options) else 1)
+        score_threshold = given["score_threshold"]
+        wishes = predict.Wishes(
+            draw_threshold=given["draw_threshold"],
+            score_threshold=None if score_threshold is None else read_score_threshold(score_threshold),
+            classes=given["classes"],
+            every=given["every"],
+            write_video=given["video"],
+        )
+        seen = predict.predict(config, workdir, given["input"], output=given["output"], wishes=wishes)
+        sys.exit(0 if seen else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         import_file(config, given["source"], workdir, **options)

@@ -6,11 +6,11 @@ import socket
 import numpy as np
 import pytest
 from bad_images import PICTURE, by_pillow, claiming, encoded
+from diou_jax.prediction.image_folder import find_images
 from PIL import Image
 
 from diou_jax.data.decoding import FORMATS
 from diou_jax.errors import UserError
-from diou_jax.prediction.image_folder import find_images
 from diou_jax.reporting import picture_files
 
 
