@@ -82,12 +82,10 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 
 
 def _from_unit_range(image, name):
-    # A comparison with NaN is False.
-    if not (image.min() >= 0 and image.max() <= 1):
-        low, high = np.nanmin(image), np.nanmax(image)
-        nan = " and NaN" if np.isnan(image).any() else ""
+    low, high = image.min(), image.max()  # NaN if there is one
+    if not (low >= 0 and high <= 1):
         raise UserError(
-            f"{name} has float values from {low:g} to {high:g}{nan}; they must lie in [0, 1]. Values from 0 to 255 "
-            "must be uint8"
+            f"{name} has float values from {low:g} to {high:g}; they must lie in [0, 1]. Values from 0 to 255 must be "
+            "uint8"
         )
     return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
