@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ def read_ahead(items: Iterable[T], *, limit: int) -> Iterator[Iterator[T]]:
         thread.join()
 
 
-def mapped(function: Callable[[T], R], items: Iterable[T], *, threads: int, limit: int) -> Iterator[R]:
+def mapped(function: Callable[[T], R], items: Iterable[T], *, threads: int, limit: int) -> Generator[R, None, None]:
     """As ``map``, in threads, with up to `limit` items at once; the order stays."""
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -6,7 +6,7 @@ import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import jax
 import numpy as np
@@ -123,7 +123,7 @@ class Detector:
         return cls(config, variables, class_names, category_ids=category_ids)
 
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # a text is an iterable of texts, too
         self,
         images: str | os.PathLike | PIL.Image.Image,
         *,
@@ -189,8 +189,8 @@ class Detector:
         """
         wanted: dict[str, Any] = {"score_threshold": score_threshold, "nms": nms, "classes": classes}
         if is_image(images):
-            return next(self.stream([images], color=color, **wanted))
-        return list(self.stream(images, color=color, **wanted))
+            return next(self.stream([cast(Image, images)], color=color, **wanted))
+        return list(self.stream(cast(Iterable[Image], images), color=color, **wanted))
 
     def stream(
         self,
@@ -209,7 +209,7 @@ class Detector:
         if not isinstance(images, Iterable):
             raise UserError(f"images is {type(images).__name__}; it must be an image or an iterable of images")
         default = self._detector.thresholds
-        scores = score_thresholds(score_threshold, self.class_names, default=default.score, classes=classes)
+        scores = score_thresholds(score_threshold, self.class_names, default=float(default.score), classes=classes)
         overlap = default.nms if nms is None else nms
         if not overlap >= 0:
             raise UserError(f"nms={nms!r}: it must be a number, 0 or more")
@@ -248,8 +248,8 @@ class Detector:
         assert self._tiled is not None
         begun = time.perf_counter()
         found = self._tiled(image, thresholds)
-        about = {"device": ",".join(self._devices), "seconds": time.perf_counter() - begun}
-        return self._result(found, image.shape[:2], **about)
+        seconds = time.perf_counter() - begun
+        return self._result(found, image.shape[:2], device=",".join(self._devices), seconds=seconds)
 
     def _unpack(self, group: Group, begun: float, found: Any, before: float) -> tuple[dict[int, Result], float]:
         """The results of a batch by the numbers of its images, and the time when the host had them.
@@ -273,8 +273,8 @@ class Detector:
 
     def _result(self, found: Detections, size: tuple[int, int], *, device: str, seconds: float) -> Result:
         """The result of one image from its detections (D, ...)."""
-        valid, (height, width) = found.valid, size
-        boxes, scores, classes = (column[valid] for column in (found.boxes, found.scores, found.classes))
+        valid, (height, width) = np.asarray(found.valid), size
+        boxes, scores, classes = (np.asarray(column)[valid] for column in (found.boxes, found.scores, found.classes))
         rles = None
         if found.masks is not None:
             probabilities, threshold = found.masks[valid], self._mask_threshold

@@ -50,10 +50,24 @@ def to_pixels(image: Image, name: str, *, color: str = "bgr") -> np.ndarray:
         if image.mode not in MODES:
             raise UserError(f"{name} is an image of Pillow's mode {image.mode}; convert it to RGB")
         image, color = np.asarray(image.convert("RGB")), "rgb"
-    if isinstance(image, jax.Array):
-        image = np.asarray(image)
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, np.ndarray | jax.Array):
         raise UserError(f"{name} is {type(image).__name__}; it must be a path, an array or an image of Pillow's")
+    return _from_array(np.asarray(image), name, color)
+
+
+def read_image(path: pathlib.Path) -> np.ndarray:
+    """An image file as a viewer shows it, uint8 (H, W, 3) BGR; raises BadImageError if it cannot be read."""
+    try:
+        return decode_upright(regular_file(path).read_bytes(), printable(path))
+    except OSError as error:
+        raise BadImageError(f"{printable(path)}: cannot be read ({error.strerror})") from None
+    except BadImageError:
+        raise
+    except UserError as error:
+        raise BadImageError(str(error)) from None
+
+
+def _from_array(image: np.ndarray, name: str, color: str) -> np.ndarray:
     kind = f"{image.dtype} {image.shape}"
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise UserError(f"{name} is {kind}; its shape must be (height, width) or (height, width, 1, 3 or 4 channels)")
@@ -67,18 +81,6 @@ def to_pixels(image: Image, name: str, *, color: str = "bgr") -> np.ndarray:
         return cv2.cvtColor(np.ascontiguousarray(image.reshape(image.shape[:2])), cv2.COLOR_GRAY2BGR)
     image = image[..., :3]
     return np.ascontiguousarray(image[..., ::-1] if color == "rgb" else image)
-
-
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """An image file as a viewer shows it, uint8 (H, W, 3) BGR; raises BadImageError if it cannot be read."""
-    try:
-        return decode_upright(regular_file(path).read_bytes(), printable(path))
-    except OSError as error:
-        raise BadImageError(f"{printable(path)}: cannot be read ({error.strerror})") from None
-    except BadImageError:
-        raise
-    except UserError as error:
-        raise BadImageError(str(error)) from None
 
 
 def _from_unit_range(image, name):

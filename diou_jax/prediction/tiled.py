@@ -4,6 +4,7 @@ Suppressing within each tile first would be simpler, but soft-NMS would lower sc
 so that an image in tiles would have other detections than the same image in one piece.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,7 @@ class TiledDetection:
           batcher: makes batches of tiles.
           rules: how images are divided.
         """
+        assert detector.heads, "proposals need no tiles"
         head = detector.heads[0]
         self._rules, self._batcher = rules, batcher
 
@@ -52,7 +54,8 @@ class TiledDetection:
 
         self._candidates = run.compiled(candidates)
         self._suppress = jax.jit(lambda united, thresholds: head.suppress(united, thresholds=thresholds))
-        self._masks = run.compiled(masks) if len(detector.heads) > 1 else None
+        self._masks = run.compiled(masks)
+        self._has_masks = len(detector.heads) > 1
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
         """The views of an image of this height and width; a single one means that it needs no tiles."""
@@ -66,22 +69,22 @@ class TiledDetection:
         for group, found in self._through(self._candidates, self._batcher.groups(crops), thresholds):
             for slot, row in enumerate(group.rows):
                 parts[row] = self._reported(jax.tree.map(lambda x, slot=slot: x[slot], found), tiles[row], thresholds)
-        united = unite([parts[row] for row in range(len(tiles))], classes=len(thresholds.score))
+        united = unite([parts[row] for row in range(len(tiles))], classes=np.shape(thresholds.score)[0])
         found = jax.device_get(self._suppress(united, thresholds))
         found = jax.tree.map(lambda x: x[0], found)
-        return found if self._masks is None else self._with_masks(found, tiles, crops, thresholds)
+        return self._with_masks(found, tiles, crops, thresholds) if self._has_masks else found
 
     def _reported(self, found: Candidates, tile: Tile, thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Classes (n,), boxes (n, 4) in pixels of the image and scores (n,) of a tile's candidates that count."""
         wanted = found.valid & (found.scores > thresholds.score)
         classes, rois = np.nonzero(wanted)
-        boxes = found.boxes[classes, rois] + np.array(tile.offset, np.float32)
+        boxes = np.asarray(found.boxes)[classes, rois] + np.array(tile.offset, np.float32)
         counts = tile.reports(boxes, drop_cut=self._rules.whole and not tile.whole)
-        return classes[counts], boxes[counts], found.scores[classes, rois][counts]
+        return classes[counts], boxes[counts], np.asarray(found.scores)[classes, rois][counts]
 
     def _with_masks(self, found: Detections, tiles: list[Tile], crops, thresholds: Thresholds) -> Detections:
         """Detections with masks, each from the tile that has most of the image around its box."""
-        margins = np.stack([tile.margin(found.boxes) for tile in tiles])
+        margins = np.stack([tile.margin(np.asarray(found.boxes)) for tile in tiles])
         best = np.where(found.valid, margins.argmax(0), -1)
         mine = {row: np.flatnonzero(best == row) for row in np.unique(best[best >= 0]).tolist()}
 
@@ -99,7 +102,7 @@ class TiledDetection:
                 if masks.shape[1:] != made.shape[2:]:
                     masks = np.zeros((len(found.valid), *made.shape[2:]), np.float32)
                 masks[mine[row]] = made[slot, : len(mine[row])]
-        return found.replace(masks=masks)
+        return dataclasses.replace(found, masks=masks)
 
     def _through(self, function: Compiled, groups: Iterable[Group], thresholds, *, inputs=lambda group: group.batch):
         """Each group with the function's result, numpy arrays (B, ...); the host works while the devices do."""

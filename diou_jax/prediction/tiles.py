@@ -104,10 +104,10 @@ def divide(size: Size, rules: TileRules) -> list[Tile]:
     """
     rows, columns = (_spans(length, rules) for length in size)
     slack = rules.overlap * SLACK
-    tiles = [
-        Tile(*(_edges(vertical, horizontal) for vertical, horizontal in zip(row, column, strict=True)), slack)
-        for row, column in itertools.product(rows, columns)
-    ]
+    tiles = []
+    for row, column in itertools.product(rows, columns):
+        window, core, cut = (_edges(*pair) for pair in zip(row, column, strict=True))
+        tiles.append(Tile(window, core, cut, slack))
     if rules.whole and len(tiles) > 1:
         endless = (-math.inf, -math.inf, math.inf, math.inf)
         tiles.append(Tile((0, 0, *size), endless, endless, slack, whole=True))

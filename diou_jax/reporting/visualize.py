@@ -130,7 +130,8 @@ def _pen(height, width):
     factor, usual = max(height, width) / LARGEST, _Pen()
     if factor <= 1:
         return usual
-    return _Pen(*(round(size * factor) for size in usual[:3]), font_scale=usual.font_scale * factor)
+    line, stroke, padding = (round(size * factor) for size in (usual.line, usual.stroke, usual.padding))
+    return _Pen(line, stroke, padding, usual.font_scale * factor)
 
 
 def _fill(canvas, rle, color):
