@@ -296,6 +296,15 @@ OPTIONS = (
     Option("test.rpn_post_nms_top_n", 1000, Whole(1),
            "as `train.rpn_post_nms_top_n`, for each image", there="2000", free=True),
     Option("test.rpn_min_size", 0, Whole(0), "as `train.rpn_min_size`", free=True),
+    Option("predict.tile", 0, Whole(0),
+           "side in pixels of the tiles that `--mode predict` and `Detector` divide larger images into; 0: none, see "
+           "[prediction.md](prediction.md)", original=None, free=True),
+    Option("predict.tile_overlap", 128, Whole(0),
+           "smallest overlap of neighbouring tiles, pixels; objects of up to three quarters of it are whole in a tile",
+           original=None, free=True),
+    Option("predict.tile_whole", True, Flag(),
+           "whether the whole image is one more view beside its tiles, for objects larger than the overlap",
+           original=None, free=True),
     Option("solver.type", "SGD", Choice(("SGD", "Adam", "AdamW")),
            "the optimiser; `AdamW` decays weights by themselves, not through the gradient's moments"),
     Option("solver.base_lr", 0.02, Real(0, 1e6), "learning rate after the warm-up", there="0.001"),
@@ -465,6 +474,11 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
             problems.append(f"test.{group}.enabled=True: a pass needs an RPN that makes its proposals, and a box head")
     if len(train.jitter) not in (0, 2):
         problems.append(f"train.jitter={train.jitter!r}: it must be a smallest and a largest factor, or ()")
+    tile, overlap = config.predict.tile, config.predict.tile_overlap
+    if 0 < tile <= overlap:
+        problems.append(f"predict.tile_overlap={overlap}: it must be smaller than predict.tile={tile}")
+    if tile and (config.test.bbox_aug.enabled or config.test.mask_aug.enabled):
+        problems.append(f"predict.tile={tile}: it must be 0 with test.bbox_aug.enabled or test.mask_aug.enabled")
     if 0 < config.data.max_vertices < 3:
         problems.append(f"data.max_vertices={config.data.max_vertices}: it must be 0, or 3 and more, as in a triangle")
     problems += _proposal_problems(config)

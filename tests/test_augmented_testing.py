@@ -88,7 +88,7 @@ def with_passes(make_config, variables, augmented):
 
 def found_in(detector, image):
     """The valid rows of the only image of a batch."""
-    ((_, batch),) = detector._batches([image])
+    (batch,) = (group.batch for group in detector._batcher.groups([(0, image)]))
     found = jax.tree.map(np.asarray, detector._run(detector._variables, batch, None))
     return jax.tree.map(lambda x: x[0][found.valid[0]], found)
 
@@ -142,12 +142,12 @@ def test_boxes_of_another_aspect_ratio_are_in_pixels_of_the_file(with_passes, us
     """An image twice as wide, made by hand, is what the pass sees."""
     image = images[0]
     detector = with_passes({"aspect_ratios": (2.0,)}, None)
-    ((_, batch),) = detector._batches([image])
+    (batch,) = (group.batch for group in detector._batcher.groups([(0, image)]))
     run, variables = detector._run._compiled, detector._variables
     rows = [run["candidates"](variables, (run["backbone"](variables, view), view)) for view in batch.views]
     wide = cv2.resize(image, (2 * image.shape[1], image.shape[0]))
-    ((_, plain),) = usual._batches([wide])
-    plain = plain.replace(aspect_ratio=np.ones(2, np.float32))
+    (plain,) = (group.batch for group in usual._batcher.groups([(0, wide)]))
+    plain = plain.replace(aspect_ratio=np.ones(1, np.float32))
     theirs = run["candidates"](variables, (run["backbone"](variables, plain), plain))
     valid = np.asarray(theirs.valid[0, 0])
     assert batch.views[1].aspect_ratio[0] == 2 and valid.any()
@@ -166,13 +166,14 @@ def test_an_image_goes_through_each_program_once(augmented, images, monkeypatch)
         return run(self, tree, batch)
 
     monkeypatch.setattr(Programs, "__call__", count)
-    ((_, batch),) = augmented._batches(images[:1])
+    (batch,) = (group.batch for group in augmented._batcher.groups([(0, images[0])]))
     found = augmented._run(augmented._variables, batch)
     assert len(batch.views) == 4
     assert calls == {"backbone": 4, "candidates": 3, "suppression": 1, "masks": 3, "combination of masks": 1}
-    assert found.masks.shape == (2, 10, 8, 8)
+    assert found.masks.shape == (1, 10, 8, 8)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_the_others_of_its_batch(augmented, images):
     together = augmented(images)
     assert sum(map(len, together)) > 0

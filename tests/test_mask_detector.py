@@ -1,5 +1,6 @@
 """Masks from the network to results: evaluation, prediction and `Detector`, with random weights."""
 
+import copy
 import dataclasses
 import json
 
@@ -17,6 +18,7 @@ from diou_jax.evaluation import evaluate, true_masks
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
+from diou_jax.prediction.tiled import to_host
 from diou_jax.reporting.run_log import RunLog, read_metrics
 
 
@@ -26,6 +28,7 @@ def config(tiny_config):
     config.model.mask_on = True
     config.mrcnn.dim_reduced, config.mrcnn.num_convs = 8, 1
     config.test.score_thresh = 0.02
+    config.test.ims_per_batch = 1
     config.log.images = 1
     return config
 
@@ -83,7 +86,7 @@ def test_the_detector_gives_masks_of_the_image(detector, photos, found):
 
 
 def test_an_image_without_detections(detector, photos):
-    nothing = detector(photos[0], score_threshold=1.0)
+    nothing, _ = detector(photos[:2], score_threshold=1.0)
     assert len(nothing) == 0 and nothing.rles == () and nothing.masks.shape == (0, *photos[0].shape[:2])
 
 
@@ -94,16 +97,45 @@ def test_images_of_any_size(detector, photos):
         assert result.masks.shape == (len(result), *image.shape[:2])
 
 
+@pytest.mark.slow
+def test_four_images_side_by_side_in_tiles_have_their_own_detections(config, variables, data, detector, photos):
+    """Boxes and masks lie at the places of the tiles; both devices share these."""
+    side = photos[0].shape[0]
+    assert all(photo.shape[:2] == (side, side) for photo in photos[:4])
+    config = copy.deepcopy(config)
+    config.predict.update(tile=side, tile_overlap=0, tile_whole=False)
+    tiled = Detector(config, variables, data.class_names)
+    image = np.vstack([np.hstack(photos[:2]), np.hstack(photos[2:4])])
+    found = tiled(image)
+    wanted = []
+    for number, result in enumerate(detector(photos[:4])):
+        top, left = side * (number // 2), side * (number % 2)
+        for row in range(len(result)):
+            mask = np.zeros(image.shape[:2], bool)
+            mask[top : top + side, left : left + side] = result.masks[row]
+            wanted.append((result.scores[row], result.boxes[row] + [left, top, left, top], mask))
+    wanted = sorted(wanted, key=lambda one: -one[0])[: config.test.detections_per_im]
+    assert len(found) == len(wanted) == config.test.detections_per_im
+    assert found.device == "cpu:0,cpu:1" and found.size == image.shape[:2]
+    for row, (score, box, mask) in enumerate(wanted):
+        np.testing.assert_allclose(found.scores[row], score, rtol=1e-5)
+        np.testing.assert_allclose(found.boxes[row], box, atol=2e-3)
+        # A mask of the tile ends at its border; that of the image goes on over the neighbour by less than a cell.
+        assert (found.masks[row] & mask).sum() >= 0.9 * mask.sum()
+    assert len(tiled(photos[0])) == len(detector(photos[0])), "an image that fits needs no tiles"
+
+
 def test_a_mirrored_image_gives_mirrored_masks(detector, photos):
     """Two batches with the same input of the network; the second says that it is that of mirrored images."""
-    rows, batch = next(detector._batches(photos))
+    (group,) = detector._batcher.groups(enumerate(photos[:2]))
+    rows, batch = group.rows, group.batch
     mirrored = batch.replace(placement=batch.placement.replace(mirrored=np.ones_like(batch.placement.mirrored)))
-    thresholds = Thresholds(score=np.float32(0.02), nms=np.float32(0.5))
-    plain, other = (jax.device_get(detector._run(detector._variables, one, thresholds)) for one in (batch, mirrored))
+    thresholds = Thresholds(np.full((len(detector.class_names) - 1, 1), 0.02, np.float32), np.float32(0.5))
+    plain, other = (to_host(detector._detect(one, thresholds, devices=2), devices=2) for one in (batch, mirrored))
     np.testing.assert_array_equal(other.masks[other.valid], plain.masks[plain.valid][..., ::-1])
     alike, unlike = [], []
     for slot in range(len(rows)):
-        height, width = batch.original_size[slot].tolist()
+        height, width = group.sizes[slot]
         valid = plain.valid[slot]
         one, two = (
             masks.decode(
@@ -159,16 +191,20 @@ def test_prediction_writes_masks(config, detector, photos, tmp_path, monkeypatch
     monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_: detector)
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "a.png"), photos[0])
-    assert predict.predict(config, tmp_path, tmp_path / "in", output=tmp_path / "with", draw_threshold=0.05)
+    assert predict.predict(
+        config, tmp_path, tmp_path / "in", output=tmp_path / "with", wishes=predict.Wishes(draw_threshold=0.05)
+    )
     (entry,) = json.loads((tmp_path / "with" / "detections.json").read_text())["images"]
     wanted = detector(photos[0])
     assert entry["masks"] == list(wanted.rles) and len(entry["masks"]) == len(entry["boxes"])
     picture = cv2.imread(str(tmp_path / "with" / "a.png.jpg"))
-    bare = Detector.__call__
+    bare = Detector.stream
 
-    def without(self, images):
-        return [result.__class__(**{**vars(result), "rles": None}) for result in bare(self, images)]
+    def without(self, images, **options):
+        return (dataclasses.replace(result, rles=None) for result in bare(self, images, **options))
 
-    monkeypatch.setattr(Detector, "__call__", without)
-    assert predict.predict(config, tmp_path, tmp_path / "in", output=tmp_path / "without", draw_threshold=0.05)
+    monkeypatch.setattr(Detector, "stream", without)
+    assert predict.predict(
+        config, tmp_path, tmp_path / "in", output=tmp_path / "without", wishes=predict.Wishes(draw_threshold=0.05)
+    )
     assert (cv2.imread(str(tmp_path / "without" / "a.png.jpg")) != picture).any()

@@ -1,31 +1,42 @@
-"""The Python callable and ``--mode predict``; evaluation is the oracle."""
+"""The Python callable and ``--mode predict`` on images and videos; evaluation is the oracle."""
 
+import itertools
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 import diou_jax
 from diou_jax.command.import_weights import import_file
 from diou_jax.data.loader import batches
+from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
+from diou_jax.prediction.on_devices import OnDevices
+from diou_jax.prediction.tiled import TiledDetection
+from diou_jax.prediction.tiles import TileRules
+from diou_jax.prediction.video import VideoReader
 
 
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = tiny_config()
     config.test.score_thresh = 0.02
+    config.test.ims_per_batch = 1
     return config
 
 
@@ -102,11 +113,118 @@ def test_thresholds_cost_no_compilation(detector, images):
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), [[1, 2]], "photo.jpg"]
+    ("bad", "words"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "image 0 is uint8 "),
+        (np.zeros((0, 4, 3), np.uint8), "it has no pixels"),
+        ([[1, 2]], "image 0 is list"),
+        ("photo.jpg", "photo.jpg: cannot be read"),
+    ],
 )
-def test_what_is_no_image_is_named(detector, bad):
-    with pytest.raises(UserError, match="image 0 is"):
+def test_what_is_no_image_is_named(detector, bad, words):
+    with pytest.raises(UserError, match=words):
         detector([bad])
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.boxes, other.boxes)
+    np.testing.assert_array_equal(one.scores, other.scores)
+    np.testing.assert_array_equal(one.classes, other.classes)
+
+
+def test_an_image_alone_is_a_batch_of_one_on_the_first_device(detector, images, monkeypatch):
+    batches = []
+    detect = detector._detect
+
+    def noted(batch, thresholds, *, devices):
+        batches.append((devices, len(batch.image)))
+        return detect(batch, thresholds, devices=devices)
+
+    monkeypatch.setattr(detector, "_detect", noted)
+    alone = detector(images[1][0])
+    together = detector(images[1][:3])
+    assert batches == [(1, 1), (2, 2), (1, 1)]
+    assert alone.device == "cpu:0" and alone.seconds > 0
+    assert [result.device for result in together] == ["cpu:0", "cpu:1", "cpu:0"]
+    assert alone.size == images[1][0].shape[:2] and len(alone.category_ids) == len(alone)
+    assert alone.category_ids == tuple(detector.category_ids[number] for number in alone.classes)
+
+
+def test_forms_of_images_may_be_mixed_and_come_from_an_iterator(detector, images, tmp_path):
+    photo = images[1][0]
+    cv2.imwrite(str(tmp_path / "a.png"), photo)
+    forms = [photo, tmp_path / "a.png", Image.fromarray(photo[..., ::-1]), photo / np.float32(255)]
+    wanted = detector(photo)
+    together = detector(iter([*forms, *forms]))
+    assert len(together) == 8
+    for result in together:
+        assert_same(result, together[0])
+        np.testing.assert_allclose(result.boxes, wanted.boxes, atol=1e-3)
+    assert_same(detector(photo[..., ::-1], color="rgb"), wanted)
+    assert_same(detector(str(tmp_path / "a.png")), wanted)
+    with pytest.raises(UserError, match="image 1 is NoneType"):
+        detector([photo, None])
+    with pytest.raises(UserError, match="images is int; it must be an image or an iterable"):
+        detector(3)
+
+
+def test_classes_and_thresholds_by_class_leave_out_the_others_before_the_limit(detector, images):
+    photo = images[1][0]
+    limit = detector._detector.heads[0].detection.detections_per_im
+    compiled = detector._run._cache_size()
+    everything = detector(photo, score_threshold=0.0)
+    assert len(everything) == limit, "the limit takes effect"
+    for name in set(detector.class_names[1:]):
+        only = detector(photo, score_threshold=0.0, classes=[name])
+        assert set(only.names) == {name}
+        # Its detections among those of all classes, and more in the place of the others.
+        mine = everything.scores[np.array(everything.names) == name]
+        np.testing.assert_array_equal(only.scores[: len(mine)], mine)
+        assert len(only) >= len(mine)
+    first = everything.names[0]
+    other = detector(photo, score_threshold={first: 1.0})
+    assert first not in other.names and len(other)
+    assert detector._run._cache_size() == compiled
+    with pytest.raises(UserError, match="classes: the detector has no class 'rectangel'; the nearest is rectangle"):
+        detector(photo, classes=["rectangel"])
+
+
+def test_an_image_in_a_single_tile_has_the_detections_of_the_image_in_one_piece(detector, images):
+    """The candidates and their suppression are programs of their own here."""
+    rules = TileRules(side=0, overlap=0, whole=True)
+    tiled = TiledDetection(detector._detector, OnDevices(detector._variables), batcher=detector._batcher, rules=rules)
+    for threshold in (0.0, 0.1):
+        scores = np.full((len(detector.class_names) - 1, 1), threshold, np.float32)
+        found = tiled(images[1][0], Thresholds(scores, np.float32(0.5)))
+        wanted = detector(images[1][0], score_threshold=threshold, nms=0.5)
+        assert found.valid.sum() == len(wanted) > 0
+        np.testing.assert_array_equal(found.classes[found.valid], wanted.classes)
+        np.testing.assert_allclose(found.scores[found.valid], wanted.scores, rtol=1e-5)
+        np.testing.assert_allclose(found.boxes[found.valid], wanted.boxes, atol=1e-3)
+
+
+def test_threads_may_share_a_detector(detector, images):
+    photos = images[1][:3]
+    wanted = [detector(photo) for photo in photos]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(detector, [photos[number % 3] for number in range(12)]))
+    for number, result in enumerate(found):
+        assert_same(result, wanted[number % 3])
+
+
+def test_a_stream_takes_few_images_ahead(detector, images):
+    taken = []
+
+    def endless():
+        for number in itertools.count():
+            taken.append(number)
+            yield images[1][0]
+
+    results = detector.stream(endless())
+    for _ in range(5):
+        next(results)
+        assert len(taken) <= 5 + 2 * 2
+    results.close()
 
 
 def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, images, tmp_path):
@@ -154,7 +272,7 @@ def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, det
     (photos / "empty.png").write_bytes(b"")
     (photos / "notes.txt").write_text("not an image")
     os.mkfifo(photos / "pipe.jpg")
-    assert predict.predict(config, workdir, photos, output=tmp_path / "out", draw_threshold=0.1)
+    assert predict.predict(config, workdir, photos, output=tmp_path / "out", wishes=predict.Wishes(draw_threshold=0.1))
     content = results(tmp_path / "out")
     assert [entry["file"] for entry in content["images"]] == ["a.png", "below/b.jpg"]
     wanted = detector(images[1][0])
@@ -212,6 +330,113 @@ def test_a_single_file_that_cannot_be_read_is_no_success(config, workdir, compil
         assert results(tmp_path / "out")["images"] == [] and len(results(tmp_path / "out")["unreadable"]) == 1
 
 
+def read_video(path):
+    with VideoReader(path) as reader:
+        return reader.fps, [frame.image for frame in reader.frames()]
+
+
+@pytest.fixture
+def clip(images, tmp_path):
+    """A video of 7 frames, of which the file's header counts 9."""
+    path = tmp_path / "in" / "clip.avi"
+    path.parent.mkdir()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (64, 48))
+    for number in range(9):
+        writer.write(cv2.resize(images[1][number % 2], (64, 48)))
+    writer.release()
+    content = path.read_bytes()
+    frames = [match.start() for match in re.finditer(b"00dc", content)]
+    path.write_bytes(content[: frames[8]])  # the first one names the stream
+    return path
+
+
+def test_a_video_becomes_a_video_and_a_json_for_each_frame(config, workdir, compiled, detector, clip, tmp_path, capsys):
+    _, frames = read_video(clip)
+    wishes = predict.Wishes(draw_threshold=0.1, score_threshold=0.0)
+    assert predict.predict(config, workdir, clip, output=tmp_path / "out", wishes=wishes)
+    (entry,) = results(tmp_path / "out")["videos"]
+    assert (entry["file"], entry["video"], entry["frames"]) == ("clip.avi", "clip.avi.mp4", "clip.avi.jsonl")
+    assert (entry["predicted"], entry["unread"], entry["every"]) == (7, 2, 1)
+    lines = [json.loads(line) for line in (tmp_path / "out" / entry["frames"]).read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(7))
+    assert [line["seconds"] for line in lines] == pytest.approx(np.arange(7) / 12.5)
+    assert entry["detections"] == sum(len(line["boxes"]) for line in lines) > 7
+    for line, result in zip(lines, detector(frames, score_threshold=0.0), strict=True):
+        np.testing.assert_allclose(line["boxes"], result.boxes, atol=1e-3)
+        assert line["names"] == list(result.names)
+    fps, drawn = read_video(tmp_path / "out" / entry["video"])
+    assert fps == 12.5 and len(drawn) == 7 and drawn[0].shape == frames[0].shape
+    assert np.abs(drawn[0].astype(int) - frames[0]).max() > 100, "boxes are drawn"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "clip.avi.jsonl",
+        "clip.avi.mp4",
+        "detections.json",
+    ]
+    said = capsys.readouterr().out
+    assert "1 videos with 7 frames" in said
+    assert "clip.avi: 2 frames of the 9 that its header counts could not be read" in said
+
+
+def test_every_third_frame_without_a_video(config, workdir, compiled, clip, tmp_path):
+    wishes = predict.Wishes(every=3, write_video=False, classes=["star"], score_threshold=0.0)
+    assert predict.predict(config, workdir, [clip, clip.parent], output=tmp_path / "out", wishes=wishes)
+    (entry,) = results(tmp_path / "out")["videos"]
+    assert entry["predicted"] == 3 and entry["video"] is None
+    lines = [json.loads(line) for line in (tmp_path / "out" / "clip.avi.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 3, 6]
+    assert {name for line in lines for name in line["names"]} == {"star"}
+    wishes = predict.Wishes(every=3)
+    assert predict.predict(config, workdir, clip, output=tmp_path / "out", wishes=wishes)
+    fps, drawn = read_video(tmp_path / "out" / "clip.avi.mp4")
+    assert fps == pytest.approx(12.5 / 3, rel=1e-3) and len(drawn) == 3
+
+
+def test_what_was_found_before_a_signal_is_kept(
+    config, workdir, compiled, detector, images, clip, tmp_path, monkeypatch
+):
+    """The signal comes while the fifth frame is detected; a photo was finished before."""
+    cv2.imwrite(str(clip.parent / "a.png"), images[1][0])
+    stream = detector.stream
+
+    def interrupted(frames, **options):
+        for number, result in enumerate(stream(frames, **options)):
+            if number == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield result
+
+    monkeypatch.setattr(detector, "stream", interrupted)
+    monkeypatch.setattr("diou_jax.prediction.video_prediction.BEHIND", 1)
+    with pytest.raises(SystemExit) as stopped:
+        predict.predict(config, workdir, clip.parent, output=tmp_path / "out")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    content = results(tmp_path / "out")
+    assert [entry["file"] for entry in content["images"]] == ["a.png"]
+    (entry,) = content["videos"]
+    assert 3 <= entry["predicted"] <= 4
+    assert len((tmp_path / "out" / "clip.avi.jsonl").read_text().splitlines()) == entry["predicted"]
+    assert len(read_video(tmp_path / "out" / "clip.avi.mp4")[1]) == entry["predicted"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_video_without_a_frame_is_an_error_alone_and_a_line_among_others(config, workdir, compiled, clip, tmp_path):
+    (clip.parent / "b.mp4").write_bytes(bytes(500))
+    with pytest.raises(UserError, match=r"--input .*b\.mp4: not a video that can be opened"):
+        predict.predict(config, workdir, clip.parent / "b.mp4", output=tmp_path / "out")
+    assert predict.predict(config, workdir, clip.parent, output=tmp_path / "out")
+    content = results(tmp_path / "out")
+    assert len(content["videos"]) == 1 and "b.mp4: not a video" in content["unreadable"][0]
+
+
+def test_inputs_of_several_folders_keep_their_folders(config, workdir, compiled, images, tmp_path):
+    for folder in ("day1", "day2"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), images[1][0])
+    predict.predict(config, workdir, [f"{tmp_path}/day?/*.png"], output=tmp_path / "out")
+    assert [entry["picture"] for entry in results(tmp_path / "out")["images"]] == ["day1/a.png.jpg", "day2/a.png.jpg"]
+    with pytest.raises(UserError, match="is where the images are"):
+        predict.predict(config, workdir, [tmp_path / "day1", tmp_path / "day2"], output=tmp_path / "day2")
+
+
 @pytest.mark.slow
 def test_the_command_fails_where_nothing_could_be_read(config, workdir, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
@@ -245,8 +470,8 @@ def test_mistakes_are_named(config, workdir, images, tmp_path):
     with pytest.raises(UserError, match="holds no image files"):
         predict.predict(config, workdir, tmp_path / "empty", output=tmp_path / "out")
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")
-    with pytest.raises(UserError, match="is a video: only images are read"):
-        predict.predict(config, workdir, tmp_path / "clip.mp4", output=tmp_path / "out")
+    with pytest.raises(UserError, match=r"--every=0: it must be a whole number"):
+        predict.predict(config, workdir, tmp_path, output=tmp_path / "out", wishes=predict.Wishes(every=0))
     cv2.imwrite(str(tmp_path / "empty" / "a.png"), images[1][0])
     with pytest.raises(UserError, match="is where the images are"):
         predict.predict(config, workdir, tmp_path / "empty", output=tmp_path / "empty")

@@ -53,8 +53,12 @@ def parse(arguments: Sequence[str]) -> Command:
     refuse_original_flags(arguments)
     values = _define()
     options, others = option_names.split(_spread(arguments))
-    _read(values, others)
+    rest = _read(values, others)
     given = values.flag_values_dict()
+    if rest and given["mode"] == "predict" and given["input"]:
+        given["input"] += rest  # a shell has made many names of one pattern
+    elif rest:
+        raise UserError(f"unknown argument {rest[0]!r}")
     for flag in NEEDED.get(given["mode"], ()):
         if not given[flag]:
             raise UserError(f"--mode {given['mode']} needs --{flag}")
@@ -148,7 +152,9 @@ def _define() -> flags.FlagValues:
         "workdir", None, "Folder of checkpoints, logs and results; the same one resumes.", flag_values=values
     )
     flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", flag_values=values)
-    flags.DEFINE_string("input", None, "predict: an image or a folder of them.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "input", None, "predict: an image, a video, a folder or a pattern; may be repeated.", flag_values=values
+    )
     flags.DEFINE_string(
         "output",
         None,
@@ -175,6 +181,12 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_string(
         "checkpoint", "last", "eval, predict, export_torch: best, last or a step; docs/training.md.", flag_values=values
     )
+    flags.DEFINE_string(
+        "score_threshold", None, "predict: lowest score, a number or a json file {class: number}.", flag_values=values
+    )
+    flags.DEFINE_list("classes", None, "predict: names of the classes to detect; all by default.", flag_values=values)
+    flags.DEFINE_integer("every", 1, "predict: every N-th frame of a video.", flag_values=values)
+    flags.DEFINE_bool("video", True, "predict: write videos; --novideo writes their json alone.", flag_values=values)
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
     flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)
     flags.DEFINE_bool("resume_optimizer", False, "import: take over step and momentum, too.", flag_values=values)
@@ -187,8 +199,8 @@ def _define() -> flags.FlagValues:
     return values
 
 
-def _read(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Gives flags their values; any mistake raises a UserError of one line."""
+def _read(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Gives flags their values and returns the arguments that are none; any mistake raises a UserError of one line."""
     values.set_gnu_getopt(True)
     try:
         rest = values(["main.py", *arguments])
@@ -198,8 +210,7 @@ def _read(values: flags.FlagValues, arguments: Sequence[str]) -> None:
             cause = cause.args[0]
         lines = [line for line in str(cause).splitlines() if line and not line.startswith("Pass --help")]
         raise UserError(f"command line: {' '.join(lines)}") from cause
-    if rest[1:]:
-        raise UserError(f"unknown argument {rest[1]!r}")
+    return rest[1:]
 
 
 def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
@@ -209,7 +220,8 @@ def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["main.py", *options])
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"command line: {error}") from error
-    _read(values, options)
+    if rest := _read(values, options):
+        raise UserError(f"unknown argument {rest[0]!r}")
     return values["config"].value
 
 

@@ -85,6 +85,7 @@ def _do(command: Command) -> None:
     from diou_jax.evaluation import compare, evaluate
     from diou_jax.evaluation.sweep import sweep
     from diou_jax.prediction import predict
+    from diou_jax.prediction.thresholds import read_score_threshold
     from diou_jax.training import train
 
     config, workdir, given = command.config, command.workdir, command.flags
@@ -103,8 +104,16 @@ def _do(command: Command) -> None:
     elif command.mode in ("eval", "train_and_eval"):
         evaluate.evaluate(config, workdir, evaluator, checkpoint=given["checkpoint"])
     if command.mode == "predict":
-        options = {name: given[name] for name in ("output", "draw_threshold", "checkpoint")}
-        sys.exit(0 if predict.predict(config, workdir, given["input"], **options) else 1)
+        score_threshold = given["score_threshold"]
+        wishes = predict.Wishes(
+            draw_threshold=given["draw_threshold"],
+            score_threshold=None if score_threshold is None else read_score_threshold(score_threshold),
+            classes=given["classes"],
+            every=given["every"],
+            write_video=given["video"],
+        )
+        where = {"output": given["output"], "checkpoint": given["checkpoint"]}
+        sys.exit(0 if predict.predict(config, workdir, given["input"], wishes=wishes, **where) else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         import_file(config, given["source"], workdir, **options)

@@ -50,7 +50,7 @@ NETWORK = (
     "mrcnn.roi_xform_sampling_ratio",
 )
 # Other options that change an evaluation or prediction.
-FOLLOWED = ("model", "test", "data.source", "data.root", "data.val_annotations", "data.buckets")
+FOLLOWED = ("model", "test", "predict", "data.source", "data.root", "data.val_annotations", "data.buckets")
 
 
 def remembered(workdir: str) -> ConfigDict | None:

@@ -11,11 +11,11 @@ class Thresholds(NamedTuple):
     """Thresholds of detections; as arrays they are inputs of a program and can change without a new compilation.
 
     Attributes:
-      score: detections have higher scores, TEST.SCORE_THRESH.
+      score: detections have higher scores, TEST.SCORE_THRESH; (K - 1, 1) if each class has a threshold of its own.
       nms: overlap at which a detection suppresses another of its class, TEST.NMS.
     """
 
-    score: float | np.floating | jax.Array
+    score: float | np.floating | np.ndarray | jax.Array
     nms: float | np.floating | jax.Array
 
 

@@ -1,68 +1,41 @@
 """A trained detector as a Python callable."""
 
-import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import overload
+from typing import Any, cast, overload
 
 import jax
 import numpy as np
+import PIL.Image
 from ml_collections import ConfigDict
 
 from diou_jax import masks
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.configs import base
-from diou_jax.data.augmentation import longest_sides
-from diou_jax.data.buckets import Bucket, default_shapes
-from diou_jax.data.packing import blank, example, pack
-from diou_jax.data.passes import pack_passes
-from diou_jax.data.view import View
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
-from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.initial_weights import weight_source
-from diou_jax.programs import Programs
-from diou_jax.structures import AugmentedBatch, Batch, Detections
+from diou_jax.prediction.batching import Batcher, Group
+from diou_jax.prediction.on_devices import OnDevices
+from diou_jax.prediction.pixels import Image, is_image, to_pixels
+from diou_jax.prediction.result import Result as Result
+from diou_jax.prediction.thresholds import score_thresholds
+from diou_jax.prediction.tiled import TiledDetection, to_host
+from diou_jax.prediction.tiles import TileRules
+from diou_jax.structures import Detections
 from diou_jax.weights.sources import import_tensors
 from diou_jax.workdir.run_config import CONFIG_FILE, restore_config
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The M detections in one image, best first.
-
-    Attributes:
-      boxes: float32 (M, 4), inclusive pixels of the image.
-      scores: float32 (M,).
-      classes: int32 (M,), from 1.
-      names: M names of classes.
-      size: height and width of the image in pixels.
-      rles: M masks in COCO's run lengths, or None if the detector has no masks.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
-    names: tuple[str, ...]
-    size: tuple[int, int]
-    rles: tuple[Rle, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @property
-    def masks(self) -> np.ndarray | None:
-        """The masks, bool (M, H, W), made anew at each call; None if the detector has no masks."""
-        height, width = self.size
-        return None if self.rles is None else masks.decode(self.rles, height=height, width=width)
-
-
 class Detector:
     """Detects objects in images of any size; the first image of each bucket costs a compilation.
+
+    Nothing in a detector changes after it is made, so that several threads may call it at the same time.
 
     Attributes:
       class_names: K names, background first.
@@ -77,7 +50,7 @@ class Detector:
         *,
         category_ids: Sequence[int] | None = None,
     ):
-        """Builds the config's network with its variables; the detector runs on the first device."""
+        """Builds the config's network with its variables on all local devices."""
         base.check(config)
         if config.model.rpn_only:
             raise UserError(
@@ -92,21 +65,30 @@ class Detector:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(len(self.class_names)))
         self._detector = build.detector(config, len(self.class_names))
-        variables = self._detector.network.folded(variables)
-        self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self._stride, self._batch_size = config.fpn.coarsest_stride, config.test.ims_per_batch
         self._mask_threshold = config.mrcnn.thresh_binarize
         several = build.passes(config)
-        self._augmented = several is not None
-        self._passes = several.distinct if several else (build.usual_pass(config),)
-        # Given shapes are those of the usual pass, which is the first.
-        self._shapes = [
-            sorted(given or default_shapes(*longest_sides(one.augmentations), stride=self._stride), key=np.prod)
-            for one, given in itertools.zip_longest(self._passes, [tuple(config.data.buckets)])
-        ]
-        self._run: Callable[..., Detections] = jax.jit(self._detector.detect)
-        if self._augmented:
-            self._run = build.staged_detection(config, self._detector, lambda title, f: Programs(title, jax.jit(f)))
+        self._batcher = Batcher(
+            several.distinct if several else (build.usual_pass(config),),
+            shapes=config.data.buckets,
+            stride=config.fpn.coarsest_stride,
+            per_device=config.test.ims_per_batch,
+            augmented=several is not None,
+        )
+        run = OnDevices(self._detector.network.folded(variables))
+        self._devices = [f"{device.platform}:{device.id}" for device in run.devices]
+        if several is None:
+            self._detect = run.compiled(self._detector.detect)
+        else:
+            self._detect = run.augmented(lambda compiled: build.staged_detection(config, self._detector, compiled))
+        self._run, self._variables = self._detect.one, run.first
+        self._tiled = None
+        if config.predict.tile:
+            self._tiled = TiledDetection(
+                self._detector,
+                run,
+                batcher=self._batcher,
+                rules=TileRules(config.predict.tile, config.predict.tile_overlap, config.predict.tile_whole),
+            )
 
     @classmethod
     def from_checkpoint(
@@ -144,111 +126,170 @@ class Detector:
         return cls(config, variables, class_names, category_ids=category_ids)
 
     @overload
-    def __call__(
-        self, images: Sequence[np.ndarray], *, score_threshold: float | None = None, nms: float | None = None
-    ) -> list[Result]: ...
+    def __call__(  # type: ignore[overload-overlap]  # a text is an iterable of texts, too
+        self,
+        images: str | os.PathLike | PIL.Image.Image,
+        *,
+        color: str = "bgr",
+        score_threshold: float | Mapping[str, float] | None = None,
+        nms: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> Result: ...
 
     @overload
     def __call__(
-        self, images: np.ndarray, *, score_threshold: float | None = None, nms: float | None = None
-    ) -> Result | list[Result]: ...
+        self,
+        images: np.ndarray | jax.Array,
+        *,
+        color: str = "bgr",
+        score_threshold: float | Mapping[str, float] | None = None,
+        nms: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> Any: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Iterable[Image],
+        *,
+        color: str = "bgr",
+        score_threshold: float | Mapping[str, float] | None = None,
+        nms: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> list[Result]: ...
 
     def __call__(
         self,
-        images: np.ndarray | Sequence[np.ndarray],
+        images: Image | Iterable[Image],
         *,
-        score_threshold: float | None = None,
+        color: str = "bgr",
+        score_threshold: float | Mapping[str, float] | None = None,
         nms: float | None = None,
-    ) -> Result | list[Result]:
-        """Detects in one image or in a list of images.
+        classes: Sequence[str] | None = None,
+    ) -> Any:
+        """Detects in one image or in several.
+
+        An image by itself runs on the first device, at the cost of one image. Several are shared by all local devices.
 
         Args:
-          images: uint8 (H, W, 3), BGR, as OpenCV reads them; or a sequence of such images of any sizes.
-          score_threshold: detections have higher scores; by default the config's ``test.score_thresh``.
-          nms: overlap at which a detection suppresses another of its class; by default ``test.nms``. A new threshold
-            needs no compilation.
+          images: one image, or any iterable of images, which may be of several kinds and of any sizes. An image is the
+            path of a file; uint8 (H, W, 3) or (H, W, 4), by default blue first, as OpenCV reads them; (H, W) or
+            (H, W, 1), grey levels; such an array of floats from 0 to 1; or Pillow's image. `to_pixels` in
+            `diou_jax.prediction.pixels` has the details.
+          color: "bgr" or "rgb", the order of the channels of arrays.
+          score_threshold: detections have higher scores: a number, or numbers by name of class; by default, and for
+            classes without a number, the config's ``test.score_thresh``.
+          nms: overlap at which a detection suppresses another of its class; by default ``test.nms``. New thresholds and
+            classes need no compilation.
+          classes: names of the classes to detect; by default all.
 
         Returns:
-          A result for one image, a list for a sequence; the result of an image does not depend on the others.
+          A `Result` for one image, a list of them for several, in their order. The result of an image does not depend
+          on the others, except that scores and boxes of batches of another size may differ by rounding.
 
         Raises:
-          UserError: if an entry is not such an image; the message names it.
+          UserError: if an entry is no such image or a name no class; the message names it.
         """
-        single = images if isinstance(images, np.ndarray) and images.ndim == 3 else None
-        images = list(images) if single is None else [single]
-        for number, image in enumerate(images):
-            _check(image, number)
+        wanted: dict[str, Any] = {"score_threshold": score_threshold, "nms": nms, "classes": classes}
+        if is_image(images):
+            return next(self.stream([cast(Image, images)], color=color, **wanted))
+        return list(self.stream(cast(Iterable[Image], images), color=color, **wanted))
+
+    def stream(
+        self,
+        images: Iterable[Image],
+        *,
+        color: str = "bgr",
+        score_threshold: float | Mapping[str, float] | None = None,
+        nms: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> Iterator[Result]:
+        """The results of images one after the other, with few of them in memory, for videos and endless iterators.
+
+        Images are taken from the iterator up to two batches ahead of the results. Arguments and errors are those of a
+        call.
+        """
+        if not isinstance(images, Iterable):
+            raise UserError(f"images is {type(images).__name__}; it must be an image or an iterable of images")
         default = self._detector.thresholds
-        thresholds = Thresholds(
-            score=np.float32(default.score if score_threshold is None else score_threshold),
-            nms=np.float32(default.nms if nms is None else nms),
-        )
-        results: dict[int, Result] = {}
-        waiting = None
-        for rows, batch in self._batches(images):
-            found = rows, self._run(self._variables, batch, thresholds), [images[row].shape[:2] for row in rows]
-            # The device computes this batch while the host unpacks the one before.
-            if waiting is not None:
-                results |= self._unpack(*waiting)
-            waiting = found
-        if waiting is not None:
-            results |= self._unpack(*waiting)
-        return results[0] if single is not None else [results[row] for row in range(len(images))]
+        scores = score_thresholds(score_threshold, self.class_names, default=float(default.score), classes=classes)
+        overlap = default.nms if nms is None else nms
+        if not overlap >= 0:
+            raise UserError(f"nms={nms!r}: it must be a number, 0 or more")
+        thresholds = Thresholds(scores, np.float32(overlap))
+        pixels = (to_pixels(image, f"image {number}", color=color) for number, image in enumerate(images))
+        return self._results(pixels, thresholds)
 
-    def _batches(self, images) -> Iterator[tuple[list[int], Batch | AugmentedBatch]]:
-        """Batches, each with the rows of `images` that it holds; their buckets agree in all passes."""
-        by_buckets: dict[tuple[Bucket, ...], list[int]] = {}
-        for row, image in enumerate(images):
-            views = (one.view(image.shape[:2]) for one in self._passes)
-            by_buckets.setdefault(tuple(map(self._bucket, views, self._shapes)), []).append(row)
-        for buckets, members in by_buckets.items():
-            for start in range(0, len(members), self._batch_size):
-                rows = members[start : start + self._batch_size]
-                examples = [
-                    [
-                        example(one.resize(images[row]), one.view(images[row].shape[:2]), bucket, stride=self._stride)
-                        for one, bucket in zip(self._passes, buckets, strict=True)
-                    ]
-                    for row in rows
-                ]
-                blanks = [blank(bucket, stride=self._stride) for bucket in buckets]
-                examples += [blanks] * (self._batch_size - len(rows))
-                if self._augmented:
-                    yield rows, pack_passes(examples, self._passes, buckets)
+    def _results(self, images: Iterable[np.ndarray], thresholds: Thresholds) -> Iterator[Result]:
+        done: dict[int, Result] = {}
+
+        def untiled():
+            # An image in tiles fills batches by itself; the others wait for their batch.
+            for row, image in enumerate(images):
+                if self._tiled is not None and len(self._tiled.tiles(image.shape[:2])) > 1:
+                    done[row] = self._in_tiles(image, thresholds)
                 else:
-                    yield rows, pack([one for (one,) in examples], buckets[0])
+                    yield row, image
 
-    def _bucket(self, view: View, shapes) -> Bucket:
-        """The smallest bucket that holds a view; each shape has only two canvases, so that few programs suffice."""
-        (height, width), size = view.source, view.size
-        fitting = [shape for shape in shapes if size[0] <= shape[0] and size[1] <= shape[1]]
-        if not fitting:
-            raise UserError(f"data.buckets: none holds an image of {width}x{height} pixels")
-        shape = fitting[0]
-        fits = height <= shape[0] and width <= shape[1]
-        return Bucket(*shape, *(side * (1 if fits else 2) for side in shape))
+        waiting, following = None, 0
+        ready = 0.0
+        for group in itertools.chain(self._batcher.groups(untiled()), [None]):
+            started = None
+            if group is not None:
+                begun = time.perf_counter()
+                started = group, begun, self._detect(group.batch, thresholds, devices=group.devices)
+            # The devices compute this batch while the host unpacks the one before.
+            if waiting is not None:
+                results, ready = self._unpack(*waiting, ready)
+                done |= results
+            waiting = started
+            while following in done:
+                yield done.pop(following)
+                following += 1
 
-    def _unpack(self, rows, found, sizes) -> dict[int, Result]:
-        """The results of a batch by the rows of their images, which have `sizes`."""
-        found = jax.device_get(found)
+    def _in_tiles(self, image: np.ndarray, thresholds: Thresholds) -> Result:
+        assert self._tiled is not None
+        begun = time.perf_counter()
+        found = self._tiled(image, thresholds)
+        seconds = time.perf_counter() - begun
+        return self._result(found, image.shape[:2], device=",".join(self._devices), seconds=seconds)
+
+    def _unpack(self, group: Group, begun: float, found: Any, before: float) -> tuple[dict[int, Result], float]:
+        """The results of a batch by the numbers of its images, and the time when the host had them.
+
+        The devices cannot have begun before `before`, the time when the host had the batch before.
+        """
+        found = to_host(found, devices=group.devices)
+        ready = time.perf_counter()
+        seconds = (ready - max(begun, before)) / len(group.rows)
+        each = len(found.valid) // group.devices
 
         def result(slot):
-            valid, (height, width) = found.valid[slot], sizes[slot]
-            boxes, scores, classes = (column[slot][valid] for column in (found.boxes, found.scores, found.classes))
-            names = tuple(self.class_names[number] for number in classes)
-            rles = None
-            if found.masks is not None:
-                probabilities, threshold = found.masks[slot][valid], self._mask_threshold
-                rles = tuple(masks.encode(probabilities, boxes, height=height, width=width, threshold=threshold))
-            return Result(boxes, scores, classes, names, (height, width), rles)
+            one = jax.tree.map(lambda x: x[slot], found)
+            return self._result(one, group.sizes[slot], device=self._devices[slot // each], seconds=seconds)
 
+        slots = range(len(group.rows))
+        if found.masks is None:
+            return dict(zip(group.rows, map(result, slots), strict=True)), ready
         with ThreadPoolExecutor(masks.THREADS) as pool:
-            return dict(zip(rows, pool.map(result, range(len(rows))), strict=True))
+            return dict(zip(group.rows, pool.map(result, slots), strict=True)), ready
 
-
-def _check(image, number):
-    kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise UserError(f"image {number} is {kind}; it must be a uint8 array (height, width, 3), blue first")
-    if 0 in image.shape:
-        raise UserError(f"image {number} is {kind}: it has no pixels")
+    def _result(self, found: Detections, size: tuple[int, int], *, device: str, seconds: float) -> Result:
+        """The result of one image from its detections (D, ...)."""
+        valid, (height, width) = np.asarray(found.valid), size
+        boxes, scores, classes = (np.asarray(column)[valid] for column in (found.boxes, found.scores, found.classes))
+        rles = None
+        if found.masks is not None:
+            probabilities, threshold = found.masks[valid], self._mask_threshold
+            rles = tuple(masks.encode(probabilities, boxes, height=height, width=width, threshold=threshold))
+        return Result(
+            boxes,
+            scores,
+            classes,
+            names=tuple(self.class_names[number] for number in classes),
+            size=(height, width),
+            rles=rles,
+            category_ids=tuple(self.category_ids[number] for number in classes),
+            device=device,
+            seconds=seconds,
+        )

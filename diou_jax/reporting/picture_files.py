@@ -46,9 +46,9 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     os.replace(draft, path)
 
 
-def beside(name: pathlib.PurePath) -> pathlib.PurePath:
-    """The name of an image file's picture; it differs for a.jpg and a.png."""
-    return name.with_name(_shortened(name.name, SUFFIX))
+def beside(name: pathlib.PurePath, suffix: str = SUFFIX) -> pathlib.PurePath:
+    """The name of an image file's picture, or of a video's results; it differs for a.jpg and a.png."""
+    return name.with_name(_shortened(name.name, suffix))
 
 
 def flat(name: str) -> str:

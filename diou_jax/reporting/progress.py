@@ -23,20 +23,22 @@ class _Lines(tqdm):
         return False
 
 
-def images_progress(total: int, *, title: str, active: bool = True) -> tqdm:
+def images_progress(total: int | None, *, title: str, active: bool = True, unit: str = "image") -> tqdm:
     """Shows how many of `total` images are done, their rate and the time left; a context manager with ``update(n)``.
 
     Args:
-      total: number of images.
+      total: number of images, None if unknown.
       title: name of the pass.
       active: False in processes that print nothing.
+      unit: name of one of them, "frame" for videos.
     """
     options: dict[str, Any] = {"total": total, "desc": title, "disable": not active, "leave": False}
     if sys.stderr.isatty():
-        return tqdm(unit="image", dynamic_ncols=True, **options)
-    layout = "{desc}: {n_fmt}/{total_fmt} images  {rate_noinv_fmt}  {remaining} left"
+        return tqdm(unit=unit, dynamic_ncols=True, **options)
+    done, left = ("{n_fmt}", "{elapsed} so far") if total is None else ("{n_fmt}/{total_fmt}", "{remaining} left")
+    layout = f"{{desc}}: {done} {unit}s  {{rate_noinv_fmt}}  {left}"
     return _Lines(
-        unit=" img",
+        unit=" img" if unit == "image" else f" {unit}",
         bar_format=layout,
         mininterval=INTERVAL,
         maxinterval=INTERVAL,

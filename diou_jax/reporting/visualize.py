@@ -1,7 +1,7 @@
 """Pictures of detections beside ground truth."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -50,20 +50,34 @@ class Objects(NamedTuple):
     rles: Sequence[Rle | None] | None = None
 
 
-def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> np.ndarray:
-    """Draws objects with their labels into an enlarged or reduced copy of an image.
+class _Pen(NamedTuple):
+    """Sizes in pixels of the picture: thickness of borders and letters, space around text; and the font's scale."""
+
+    line: int = LINE
+    stroke: int = 1
+    padding: int = PADDING
+    font_scale: float = FONT_SCALE
+
+
+def draw(
+    image: np.ndarray, objects: Objects, *, class_names: Sequence[str] | Mapping[int, str], fit: bool = True
+) -> np.ndarray:
+    """Draws objects with their labels into a copy of an image.
 
     Args:
       image: uint8 (H, W, 3), BGR.
       objects: the boxes, their labels and masks.
-      class_names: K names.
+      class_names: names by class.
+      fit: whether the copy is enlarged or reduced, so that its longer side lies between `SMALLEST` and `LARGEST`. If
+        not, lines and letters grow with an image that is larger than `LARGEST`.
 
     Returns:
-      The picture, uint8 (H', W', 3), BGR, its longer side between `SMALLEST` and `LARGEST`.
+      The picture, uint8 (H', W', 3), BGR.
     """
     boxes, classes, scores, crowd, rles = objects
-    canvas = _fit(image)
+    canvas = _fit(image) if fit else image.copy()
     height, width = canvas.shape[:2]
+    pen = _pen(height, width)
     factor = np.array([width / image.shape[1], height / image.shape[0]] * 2)
     # A box reaches from the near edge of its first pixel to the far edge of its last.
     edges = (np.asarray(boxes, np.float64).reshape(-1, 4) + np.array([0, 0, 1, 1])) * factor
@@ -78,13 +92,13 @@ def draw(image: np.ndarray, objects: Objects, *, class_names: Sequence[str]) -> 
         if rles is not None and (rle := rles[i]) is not None:
             _fill(canvas, rle, colors[i])
     for i in order:
-        _outline(canvas, rectangles[i], colors[i], hatched=crowd[i])
+        _outline(canvas, rectangles[i], colors[i], hatched=crowd[i], line=pen.line)
     # A label should cover neither other labels nor objects of about its own size.
     taken = [box for box in rectangles if (box[2] - box[0]) * (box[3] - box[1]) < SMALL_AREA]
     for i, rectangle in enumerate(rectangles):
         text = class_names[int(classes[i])] + ("" if scores is None else f" {scores[i]:.2f}")
         text = text.encode("utf-8", "backslashreplace").decode()  # OpenCV rejects lone surrogates
-        _label(canvas, rectangle, text + (" (crowd)" if crowd[i] else ""), colors[i], taken)
+        _label(canvas, rectangle, text + (" (crowd)" if crowd[i] else ""), colors[i], taken, pen)
     return canvas
 
 
@@ -111,6 +125,15 @@ def _fit(image):
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
+def _pen(height, width):
+    """The pen for a picture; it grows with pictures beyond `LARGEST`."""
+    factor, usual = max(height, width) / LARGEST, _Pen()
+    if factor <= 1:
+        return usual
+    line, stroke, padding = (round(size * factor) for size in (usual.line, usual.stroke, usual.padding))
+    return _Pen(line, stroke, padding, usual.font_scale * factor)
+
+
 def _fill(canvas, rle, color):
     """Draws a mask of the image, scaled to the canvas: its inside translucent, its outline solid."""
     height, width = rle["size"]
@@ -122,27 +145,27 @@ def _fill(canvas, rle, color):
     canvas[inside & ~cv2.erode(inside.view(np.uint8), np.ones((3, 3))).view(bool)] = color
 
 
-def _outline(canvas, rectangle, color, *, hatched):
+def _outline(canvas, rectangle, color, *, hatched, line):
     """Draws the border of x1, y1, x2, y2 (x2 and y2 exclusive) inside it; dashed and hatched if `hatched`."""
     x1, y1, x2, y2 = rectangle
     region = canvas[y1:y2, x1:x2]
     y, x = np.ogrid[: y2 - y1, : x2 - x1]
     depth = np.minimum(np.minimum(x, x2 - x1 - 1 - x), np.minimum(y, y2 - y1 - 1 - y))
-    border = depth < LINE
+    border = depth < line
     if hatched:
         border &= (x + y) // 8 % 2 == 0
         stripes = (x + y) % 12 < 1
         region[stripes] = region[stripes] // 2 + np.array(color, np.uint8) // 2
     # A dark line inside keeps the border visible on a background of its colour.
-    shadow = depth == LINE
+    shadow = depth == line
     region[shadow] = region[shadow] // 2
     region[border] = color
 
 
-def _label(canvas, rectangle, text, color, taken):
+def _label(canvas, rectangle, text, color, taken, pen):
     """Writes a label at the corner of its rectangle where it covers least of `taken`, and adds its place to `taken`."""
-    (text_width, text_height), baseline = cv2.getTextSize(text, FONT, FONT_SCALE, 1)
-    width, height = text_width + 2 * PADDING, text_height + baseline + 2 * PADDING - 1
+    (text_width, text_height), baseline = cv2.getTextSize(text, FONT, pen.font_scale, pen.stroke)
+    width, height = text_width + 2 * pen.padding, text_height + baseline + 2 * pen.padding - 1
     x1, y1, x2, y2 = rectangle
     corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2), (x1, y1), (x1, y2 - height)]
     limit = np.maximum([canvas.shape[1] - width, canvas.shape[0] - height], 0)
@@ -152,8 +175,8 @@ def _label(canvas, rectangle, text, color, taken):
     canvas[top:bottom, left:right] = color
     blue, green, red = color
     ink = DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else LIGHT
-    origin = left + PADDING, top + PADDING + text_height
-    cv2.putText(canvas, text, origin, FONT, FONT_SCALE, ink, 1, cv2.LINE_AA)
+    origin = left + pen.padding, top + pen.padding + text_height
+    cv2.putText(canvas, text, origin, FONT, pen.font_scale, ink, pen.stroke, cv2.LINE_AA)
 
 
 def _shared_area(a, b):

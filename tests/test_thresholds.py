@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+
+from diou_jax.errors import UserError
+from diou_jax.prediction.thresholds import class_numbers, read_score_threshold, score_thresholds
+
+NAMES = ("__background__", "cat", "dog", "potted plant", "dog")
+
+
+def column(*args, **options):
+    thresholds = score_thresholds(*args, NAMES, default=0.05, **options)
+    assert thresholds.shape == (4, 1) and thresholds.dtype == np.float32
+    return thresholds[:, 0].tolist()
+
+
+def test_a_threshold_for_all_or_by_class_and_none_for_classes_that_are_not_wanted():
+    low, half = (float(np.float32(x)) for x in (0.05, 0.5))
+    assert column(None) == [low] * 4
+    assert column(0.5) == [half] * 4
+    assert column({"cat": 0.5}) == [half, low, low, low]
+    assert column({"dog": 0.5}, classes=["dog"]) == [np.inf, half, np.inf, half]
+    assert column(1, classes="cat") == [1, np.inf, np.inf, np.inf]
+
+
+@pytest.mark.parametrize("bad", [1.01, -0.1, float("nan"), "0.5", True, {"cat": None}, {"cat": 2}, [0.5]])
+def test_a_threshold_is_a_number_from_0_to_1(bad):
+    with pytest.raises(UserError, match=r"score_threshold=.* must be a number from 0 to 1"):
+        column(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("Cat", "cat"), ("dogs", "dog"), ("plant", "potted plant"), ("__background__", ".*")]
+)
+def test_an_unknown_class_is_named_with_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=rf"classes: the detector has no class '{name}'; the nearest is {nearest} \(it"):
+        class_numbers([name], NAMES, option="classes")
+    with pytest.raises(UserError, match="score_threshold: the detector has no class"):
+        column({name: 0.5})
+    with pytest.raises(UserError, match="classes is empty"):
+        column(None, classes=[])
+
+
+def test_the_flag_is_a_number_or_a_file(tmp_path):
+    assert read_score_threshold("0.25") == 0.25
+    file = tmp_path / "thresholds.json"
+    file.write_text(json.dumps({"cat": 0.5, "dog": 0.25}))
+    assert read_score_threshold(str(file)) == {"cat": 0.5, "dog": 0.25}
+    for content, words in (("[0.5]", "it must hold"), ("{}", "it must hold"), ("{", "is no json")):
+        file.write_text(content)
+        with pytest.raises(UserError, match=words):
+            read_score_threshold(str(file))
+    with pytest.raises(UserError, match=r"high: it is neither a number nor a file"):
+        read_score_threshold("high")
