@@ -80,6 +80,7 @@ def _run(command: Command) -> None:
 
 def _do(command: Command) -> None:
     from diou_jax.command.check_data import check_data
+    from diou_jax.command.export_detector import export_detector, request
     from diou_jax.command.export_weights import export_torch
     from diou_jax.command.import_weights import import_file
     from diou_jax.evaluation import evaluate
@@ -99,6 +100,8 @@ def _do(command: Command) -> None:
     if command.mode == "predict":
         options = {"output": given["output"], "draw_threshold": given["draw_threshold"]}
         sys.exit(0 if predict.predict(config, workdir, given["input"], **options) else 1)
+    if command.mode == "export":
+        export_detector(config, workdir, given["output"], wanted=request(given))
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         import_file(config, given["source"], workdir, **options)
