@@ -18,7 +18,7 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example
 from diou_jax.data.passes import Pass
 from diou_jax.errors import UserError
-from diou_jax.export import container
+from diou_jax.export import container, saved_model
 from diou_jax.export.placing import batch_of_one_size, largest_input, place
 from diou_jax.export.program import ImageRules, export_program, to_arrays
 from diou_jax.options import build
@@ -32,6 +32,7 @@ FLAGS = {
     "any_size": False,
     "platforms": ["cpu"],
     "gpu_kernels": False,
+    "format": "jax",
 }
 
 
@@ -155,6 +156,29 @@ def test_the_loader_needs_neither_this_package_nor_its_dependencies(export):
     assert len(run.stdout.splitlines()) == 10
 
 
+@pytest.mark.slow
+def test_a_saved_model_finds_the_same(export, monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    size = (48, 64)
+    path = export(size, any_size=True)
+    names = load(path, monkeypatch)
+    weights = jax.device_get(names["weights"])
+    images, sizes = np.stack(photos(size)), np.array([(40, 60)], np.int32)
+    wanted = jax.device_get(names["programs"][size](weights, images, sizes))
+    with zipfile.ZipFile(path) as file:
+        programs = {size: jax.export.deserialize(bytearray(file.read("programs/48x64.bin")))}
+    folder = path.with_name("saved_model")
+    saved_model.write(folder, programs, weights, metadata=names["metadata"])
+    assert json.loads((folder / "metadata.json").read_text()) == names["metadata"]
+    run = tf.saved_model.load(str(folder)).signatures["detect_48x64"]
+    found = run(images=tf.constant(images), sizes=tf.constant(sizes))
+    assert found.keys() == wanted.keys() and wanted["valid"].any()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name].numpy(), array, rtol=0, atol=1e-3 if name == "boxes" else 1e-5)
+    with pytest.raises(UserError, match="exists already"):
+        saved_model.write(folder, programs, weights, metadata={})
+
+
 LOOKS = Pass(64, 100)
 
 
@@ -220,6 +244,7 @@ def test_programs_for_gpus(config, gpu_kernels):
         ({"batch": 0}, "--batch=0"),
         ({"platforms": ["gpu"]}, "--platforms=gpu: name some of cpu, cuda"),
         ({"platforms": ["cpu", "cuda"], "gpu_kernels": True}, "add --platforms=cuda"),
+        ({"platforms": ["cuda"], "gpu_kernels": True, "format": "saved_model"}, "leave --format=saved_model out"),
     ],
 )
 def test_impossible_requests_are_refused(changes, message):

@@ -125,6 +125,7 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_bool("rgb", False, "export: images are RGB instead of BGR.", flag_values=values)
     flags.DEFINE_bool("any_size", False, "export: images may be smaller than their arrays.", flag_values=values)
     flags.DEFINE_list("platforms", ["cpu", "cuda"], "export: of cpu, cuda, rocm, tpu.", flag_values=values)
+    flags.DEFINE_enum("format", "jax", ("jax", "saved_model"), "export: kind of file.", flag_values=values)
     flags.DEFINE_bool("gpu_kernels", False, "export: Hopper GPUs run diou-jax's kernels.", flag_values=values)
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)

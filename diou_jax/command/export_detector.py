@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +12,15 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.view import Size
 from diou_jax.errors import UserError
-from diou_jax.export import container
+from diou_jax.export import container, saved_model
 from diou_jax.export.program import ImageRules, export_program, to_arrays
 from diou_jax.files import printable, writable_file
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.reporting.run_log import print_line
+
+# By the value of --format the function that writes programs, weights and metadata.
+FORMATS = {"jax": container.write, "saved_model": saved_model.write}
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -35,6 +39,7 @@ class Request:
       any_size: whether images may be smaller.
       platforms: names in `PLATFORMS`.
       gpu_kernels: whether the kernels of this package are exported, too.
+      format: a name in `FORMATS`.
     """
 
     sizes: tuple[Size, ...]
@@ -43,6 +48,7 @@ class Request:
     any_size: bool = False
     platforms: tuple[str, ...] = ("cpu", "cuda")
     gpu_kernels: bool = False
+    format: str = "jax"
 
 
 def request(flags: Mapping[str, Any]) -> Request:
@@ -54,6 +60,8 @@ def request(flags: Mapping[str, Any]) -> Request:
         raise UserError(f"--platforms={','.join(platforms)}: name some of {', '.join(PLATFORMS)}")
     if flags["gpu_kernels"] and platforms != ("cuda",):
         raise UserError("--gpu_kernels: a program with them runs on NVIDIA GPUs only; add --platforms=cuda")
+    if flags["gpu_kernels"] and flags["format"] != "jax":
+        raise UserError(f"--gpu_kernels: only JAX can run them; leave --format={flags['format']} out")
     return Request(
         sizes=tuple(dict.fromkeys(_size(text) for text in flags["image_size"])),
         batch=flags["batch"],
@@ -61,6 +69,7 @@ def request(flags: Mapping[str, Any]) -> Request:
         any_size=flags["any_size"],
         platforms=platforms,
         gpu_kernels=flags["gpu_kernels"],
+        format=flags["format"],
     )
 
 
@@ -104,18 +113,23 @@ def export_detector(
     described = container.describe(
         programs, rules, class_names=metadata["class_names"], category_ids=metadata["category_ids"]
     )
-    thresholds = {"score": config.test.score_thresh, "nms": config.test.nms}
-    masks = {"mask_threshold": config.mrcnn.thresh_binarize} if config.model.mask_on else {}
+    thresholds = {"score": config.test.score_thresh, "nms": config.test.nms, "mask": config.mrcnn.thresh_binarize}
     about = {"step": step, "dtype": config.dtype, "gpu_kernels": wanted.gpu_kernels, "thresholds": thresholds}
-    container.write(output, programs, weights, metadata=described | about | masks)
+    FORMATS[wanted.format](output, programs, weights, metadata=described | about)
     print_line(
         f"{_list(wanted.sizes)} for {', '.join(wanted.platforms)} and {len(weights)} arrays of step {step} written to "
-        f"{printable(output)}: {os.path.getsize(output) / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s"
+        f"{printable(output)}: {_bytes(output) / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s"
     )
 
 
 def _list(sizes: Sequence[Size]) -> str:
     return f"program{'s' if len(sizes) > 1 else ''} {', '.join('{}x{}'.format(*size) for size in sizes)}"
+
+
+def _bytes(output):
+    """The size of a file, or of all files of a folder."""
+    path = pathlib.Path(output)
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def _check(config):
