@@ -12,10 +12,16 @@ from diou_jax.command import config_files, option_names, remembered, settings
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
 
-MODES = ("train_and_eval", "train", "eval", "compare", "predict", "check", "import", "export_torch")
+MODES = ("train_and_eval", "train", "eval", "compare", "predict", "export", "check", "import", "export_torch")
 # Modes that apply a trained network.
-APPLYING = ("eval", "predict", "export_torch")
-NEEDED = {"compare": ("workdirs",), "predict": ("input", "output"), "import": ("source",), "export_torch": ("output",)}
+APPLYING = ("eval", "predict", "export", "export_torch")
+NEEDED = {
+    "compare": ("workdirs",),
+    "predict": ("input", "output"),
+    "export": ("output", "image_size"),
+    "import": ("source",),
+    "export_torch": ("output",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,12 +164,21 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_string(
         "output",
         None,
-        "predict: folder for pictures and json. export_torch and compare: file to write.",
+        "predict: folder for pictures and json. export, export_torch and compare: file to write.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "pictures", None, "check: folder for a page with pictures of the training's input.", flag_values=values
     )
+    flags.DEFINE_multi_string(
+        "image_size", None, "export: HEIGHTxWIDTH of images; repeated, a program for each.", flag_values=values
+    )
+    flags.DEFINE_integer("batch", 1, "export: images of a call.", flag_values=values)
+    flags.DEFINE_bool("rgb", False, "export: images are RGB instead of BGR.", flag_values=values)
+    flags.DEFINE_bool("any_size", False, "export: images may be smaller than their arrays.", flag_values=values)
+    flags.DEFINE_list("platforms", ["cpu", "cuda"], "export: of cpu, cuda, rocm, tpu.", flag_values=values)
+    flags.DEFINE_enum("format", "jax", ("jax", "saved_model"), "export: kind of file.", flag_values=values)
+    flags.DEFINE_bool("gpu_kernels", False, "export: Hopper GPUs run diou-jax's kernels.", flag_values=values)
     flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
     flags.DEFINE_multi_string(
         "sweep",
@@ -179,7 +194,10 @@ def _define() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "checkpoint", "last", "eval, predict, export_torch: best, last or a step; docs/training.md.", flag_values=values
+        "checkpoint",
+        "last",
+        "eval, predict, export, export_torch: best, last or a step; docs/training.md.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "score_threshold", None, "predict: lowest score, a number or a json file {class: number}.", flag_values=values
@@ -237,6 +255,7 @@ def help_text(program: str) -> str:
   {program} --workdir runs/ciou --mode eval --config.test.diou_nms.beta1=0.9
   {program} --workdir runs/ciou --mode eval --checkpoint best
   {program} --workdir runs/ciou --mode predict --input photos --output found
+  {program} --workdir runs/ciou --mode export --output detector.zip --image_size 480x640
   {program} --config configs/ciou.py --workdir runs/original --mode import --source model_step89999.pth
 
 Configs: {", ".join(config_files.names())}; a file of your own, .py or one of the original's .yaml.

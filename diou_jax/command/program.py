@@ -80,6 +80,7 @@ def _run(command: Command) -> None:
 
 def _do(command: Command) -> None:
     from diou_jax.command.check_data import check_data
+    from diou_jax.command.export_detector import export_detector, request
     from diou_jax.command.export_weights import export_torch
     from diou_jax.command.import_weights import import_file
     from diou_jax.evaluation import compare, evaluate
@@ -114,6 +115,8 @@ def _do(command: Command) -> None:
         )
         where = {"output": given["output"], "checkpoint": given["checkpoint"]}
         sys.exit(0 if predict.predict(config, workdir, given["input"], wishes=wishes, **where) else 1)
+    if command.mode == "export":
+        export_detector(config, workdir, given["output"], wanted=request(given), checkpoint=given["checkpoint"])
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         import_file(config, given["source"], workdir, **options)

@@ -1,0 +1,1 @@
+"""Trained detectors as files that JAX runs without diou-jax."""
