@@ -123,7 +123,7 @@ def test_both_ways_to_read_precision_agree(tmp_path):
         one, mine = ClassRows.of(matches, row), matches.rows(row)
         objects = np.array([float(len(one.object_images))])
         right, wrong = matches.right()[:, mine], matches.wrong()[:, mine]
-        plain = read_precision(right.cumsum(1), (right | wrong).cumsum(1), np.repeat(objects, 10), RECALLS)
+        plain = read_precision(right.cumsum(1), (right | wrong).cumsum(1), np.repeat(objects, 10), recalls=RECALLS)
         walked = one.average_precision(np.ones((12, 1)), objects)[:, 0]
         np.testing.assert_allclose(walked, plain, rtol=0, atol=1e-14)
         assert 0 < plain[0] < 1

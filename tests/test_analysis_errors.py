@@ -160,6 +160,29 @@ def test_nothing_found_and_nothing_there(tmp_path, objects, found):
     assert missed == 1 if objects else math.isnan(missed)
 
 
+# Counts at IoU 0.5 and 0.75, and gains of AP50, of tidecv 1.0.1 for the scene of seed 12; the gains from its mean over
+# all three classes to that over the two with objects.
+TIDE = {
+    Kind.CLASS: (11, 7, 0.004837764363028772),
+    Kind.PLACE: (31, 68, 0.06749813635527767),
+    Kind.BOTH: (11, 15, 0.03369924677549243),
+    Kind.DUPLICATE: (51, 18, 0.046747816671277656),
+    Kind.BACKGROUND: (50, 50, 0.051012312757022095),
+    Kind.MISSED: (4, 4, 0.05394710662328132),
+}
+
+
+def test_kinds_and_gains_are_those_of_the_published_tool(tmp_path):
+    content, results = draw_scene(12, images=12, found=16, crowd=0)
+    matches = score(tmp_path, content, results).matches
+    errors = find_errors(matches)
+    result = gains(matches, errors)
+    for kind, (half, three_quarters, gain) in TIDE.items():
+        found = errors.true if kind == Kind.MISSED else errors.found
+        assert [(found[matches.threshold(iou)] == kind).sum() for iou in (0.5, 0.75)] == [half, three_quarters]
+        assert math.isclose(result.ap50[kind], gain, abs_tol=1e-9)
+
+
 def mended(content, results, matches, errors, kind):
     """The data set and the results in which all errors of a kind at IoU 0.5 are mended."""
     if kind == Kind.MISSED:

@@ -57,5 +57,9 @@ def test_configs_end_at_the_options(room):
     assert not [module for module in modules if module.startswith(refused)]
 
 
+def test_the_analysis_needs_nothing_but_results_and_annotations():
+    assert rooms()["analysis"] == {"errors"}
+
+
 def test_kernels_import_nothing_else_of_the_package():
     assert rooms()["kernels"] == set()

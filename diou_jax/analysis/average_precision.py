@@ -37,9 +37,9 @@ def score(matches: Matches, weights: np.ndarray | None = None, *, areas: bool = 
     """
     if weights is None:
         weights = np.ones((1, len(matches.image_ids)))
-    half, third = (matches.threshold(iou) for iou in (0.5, 0.75))
+    half, three_quarters = (matches.threshold(iou) for iou in (0.5, 0.75))
     precision, recall = class_scores(matches, weights)
-    ap = {"AP": _mean(precision), "AP50": _mean(precision[half]), "AP75": _mean(precision[third])}
+    ap = {"AP": _mean(precision), "AP50": _mean(precision[half]), "AP75": _mean(precision[three_quarters])}
     ar = {f"AR{limit}": _mean(values) for limit, values in zip(matches.max_dets, recall, strict=True)}
     for area, name in list(enumerate(matches.area_names))[1:] if areas else ():
         of_size = class_scores(matches, weights, area)
@@ -164,15 +164,17 @@ class ClassRows:
         special = self.counted[:, ~always].astype(np.float64) @ columns[self.images[~always]]
         level = recalls_reached(hits / objects, self.recalls)
         best, total = np.zeros(hits.shape), np.zeros(hits.shape)
-        starts, ends = self.right.argmax(0).tolist(), (len(hits) - self.right[::-1].argmax(0)).tolist()
+        # Precision is read at right detections only; the thresholds between the first and the last are harmless.
+        starts, ends = self.right.argmax(0), len(hits) - self.right[::-1].argmax(0)
+        ends = np.where(self.right.any(0), ends, starts)
+        gapless = ends - starts == self.right.sum(0)
+        parts = [slice(*pair) for pair in zip(starts.tolist(), ends.tolist(), strict=True)]
         wrong_before = [0, *self.wrong_before.tolist()]
         for row in range(len(self.images) - 1, -1, -1):
-            each, right = columns[self.images[row]], self.right[:, row]
-            # Precision is read at right detections only; the thresholds between are harmless.
-            part = slice(starts[row], ends[row]) if right.any() else slice(0, 0)
+            each, part = columns[self.images[row]], parts[row]
             mine = hits[part]
             np.maximum(best[part], mine / np.maximum(common + special[part], 1), out=best[part])
-            mine -= each if right[part].all() else each * right[part, None]
+            mine -= each if gapless[row] else each * self.right[part, row, None]
             now = recalls_reached(mine / objects, self.recalls)
             total[part] += best[part] * (level[part] - now)
             level[part] = now
@@ -186,7 +188,7 @@ class ClassRows:
         return (total + np.where(first > 0, least, best)) / len(self.recalls)
 
 
-def read_precision(hits: np.ndarray, counted: np.ndarray, objects: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+def read_precision(hits: np.ndarray, counted: np.ndarray, objects: np.ndarray, *, recalls: np.ndarray) -> np.ndarray:
     """COCOeval's AP: the mean of precision, made monotone, over fixed recalls.
 
     Each recall reads precision at the first detection that reaches it. So the detection n stands for the recalls above

@@ -86,7 +86,7 @@ def by_property(matches: Matches, values: np.ndarray, edges: np.ndarray) -> Bins
                     np.cumsum((right & mine)[:, part], 1),
                     np.cumsum(((right | wrong) & mine)[:, part], 1),
                     np.full(len(right), classes[name]),
-                    matches.recalls,
+                    recalls=matches.recalls,
                 )
                 for name in np.flatnonzero(classes).tolist()
                 for part in (matches.rows(name),)
