@@ -11,8 +11,9 @@ import pytest
 
 from diou_jax.configs import shapes
 from diou_jax.errors import UserError
-from diou_jax.evaluation import evaluate
+from diou_jax.evaluation import evaluate, report
 from diou_jax.evaluation.found import Found
+from diou_jax.reporting.gallery import outline
 from diou_jax.reporting.run_log import RunLog, read_metrics
 from diou_jax.training import train
 
@@ -198,3 +199,47 @@ def test_nothing_to_measure_is_no_number(make, tmp_path):
     write_set(tmp_path, "val", edit=lambda content: content["annotations"].clear())
     (row,) = run(make("val"), tmp_path)
     assert math.isnan(row["eval/AP"])
+
+
+def test_an_evaluation_leaves_a_report(make, tmp_path):
+    write_set(tmp_path, "val")
+    write_set(tmp_path, "bare", edit=lambda content: content.pop("annotations"))
+    (row,) = run(make("val", "bare", log={"report": True}), tmp_path)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert row["eval/AP"] == pytest.approx(1)
+    for words in ("Evaluated on val, bare", "4 images, 4 objects, 2 classes", "bare has no annotations"):
+        assert words in page
+    assert page.count("No kind of error costs AP.") == 1
+
+
+@pytest.mark.parametrize("broken", ["analyse", "write_report"])
+def test_a_report_that_fails_ends_no_run(make, tmp_path, monkeypatch, caplog, broken):
+    def fail(*_, **options):
+        raise ValueError("a fault of ours")
+
+    write_set(tmp_path, "val")
+    monkeypatch.setattr(report, broken, fail)
+    (row,) = run(make("val", log={"report": True}), tmp_path)
+    assert row["eval/AP"] == pytest.approx(1)
+    assert "report.html cannot be" in caplog.text and "a fault of ours" in caplog.text
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_pictures_of_a_report_link_to_their_files_and_know_masks(make, tmp_path):
+    def with_masks(content):
+        for one in content["annotations"]:
+            one["segmentation"] = [[10, 10, 30, 10, 30, 30, 10, 30]]
+
+    write_set(tmp_path, "val", edit=with_masks)
+    (tmp_path / "images" / "val" / "3.png").write_bytes(b"no image")
+    (dataset,) = make("val")._datasets
+    mask = {"size": [64, 64], "counts": "0"}
+    album = report.DatasetAlbum(dataset, {"bbox": [{}], "segm": [{"segmentation": mask}]})
+    photo = album.photo(1)
+    assert photo.link == (tmp_path / "images" / "val" / "0.png").as_uri() and photo.size == (64, 64)
+    assert photo.source.startswith("data:image/jpeg;base64,")
+    assert album.photo(4).source == ""
+    assert album.found_mask("bbox", 0) == mask
+    assert outline(album.true_mask(1, [10, 10, 20, 20])).startswith("M10.5 10.5L")
+    assert album.true_mask(1, [1, 1, 20, 20]) is None
+    assert report.DatasetAlbum(dataset, {"bbox": [{}]}).true_mask(1, [10, 10, 20, 20]) is None

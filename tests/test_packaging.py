@@ -35,6 +35,7 @@ def test_nothing_but_diou_jax_is_at_the_top_level(wheel):
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"diou_jax"}
     every = {str(path.relative_to(ROOT)) for path in (ROOT / "diou_jax").rglob("*.py")}
+    every |= {str(path.relative_to(ROOT)) for path in (ROOT / "diou_jax/reporting/templates").iterdir()}
     every |= {
         f"diou_jax/{path.relative_to(ROOT)}" for name in ("configs", "kernels") for path in (ROOT / name).glob("*.py")
     }

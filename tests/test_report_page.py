@@ -11,7 +11,7 @@ import report_pages
 
 from diou_jax.configs import base
 from diou_jax.reporting import charts, document, report_sections
-from diou_jax.reporting.charts import Axis, Bar, Line, bar_chart, line_chart
+from diou_jax.reporting.charts import Axis, Bar, Frame, Line, bar_chart, line_chart
 from diou_jax.reporting.document import Panel, Photograph, Shape
 from diou_jax.reporting.findings import analyse
 from diou_jax.reporting.gallery import with_tags
@@ -173,6 +173,7 @@ def test_options_that_differ_come_first(page):
     assert text.count("solver.max_iter 90000 90000") == 1
 
 
+@pytest.mark.slow
 def test_several_sets_are_parts_and_masks_stand_below_boxes(found):
     with_masks = test_set(found, found={"bbox": found, "segm": found}, name="other")
     bare = test_set(found, found={}, name="bare")
@@ -219,7 +220,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, found, monkeypatch):
 
 @pytest.mark.parametrize("name", ["$a_b$", "_hidden", "<b>&\"'", "猫", "\x00\x1b", "\ud800", "]]>", ""])
 def test_any_name_can_be_on_a_chart(name):
-    chart = bar_chart("one", [Bar(name, 0.5, 0.4, 0.6, note=name)], x=Axis(name), title=name, alt=name)
+    chart = bar_chart(Frame("one", x=Axis(name), title=name, alt=name), [Bar(name, 0.5, 0.4, 0.6, note=name)])
     chart.svg.encode()
     shown = charts.clean(name)
     texts = Page(chart.svg).texts
@@ -230,7 +231,7 @@ def test_any_name_can_be_on_a_chart(name):
 def test_equal_numbers_give_equal_bytes_and_charts_share_no_id():
     def draw(name):
         lines = [Line("a", [0, 1, 2], [1, np.nan, 3]), Line("b", [0, 1], [2.0, 2.5], low=[1, 2], high=[3, 3])]
-        return line_chart(name, lines, x=Axis("x"), y=Axis("y", log=True), title="t").svg
+        return line_chart(Frame(name, x=Axis("x"), y=Axis("y", log=True), title="t"), lines).svg
 
     assert draw("one") == draw("one")
     ids = [set(re.findall(r' id="([^"]*)"', draw(name))) for name in ("one", "two")]

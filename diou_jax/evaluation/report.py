@@ -6,6 +6,7 @@ import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -62,7 +63,7 @@ class DatasetAlbum:
             sizes = {key: self._size(row) for row, key in enumerate(ids)}
             self._true = true_masks.by_box(self._dataset.annotation_files, sizes)
         key = id_key(image_id)
-        corners, *_ = clean_boxes(box, *self._size(self._row[key]))
+        corners, *_ = clean_boxes(np.asarray(box), *self._size(self._row[key]))
         return self._true.get((key, *corners[0].tolist()))
 
 

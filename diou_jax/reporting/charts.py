@@ -29,7 +29,7 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 _FONT, _REFERENCE = re.compile(r"font-family: [^;]*; ?"), re.compile(r"url\(#([^)]*)\)")
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text is searched, copied and read aloud
     "svg.hashsalt": "diou-jax",  # ids follow from the content
     "text.parse_math": False,  # a class may be named "$x$"
@@ -99,6 +99,32 @@ class Axis:
     log: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What all charts have.
+
+    Attributes:
+      name: a name that is unique on its page; it begins every id, since charts share the page's ids.
+      x: the horizontal axis.
+      y: the vertical axis.
+      title: heading of the chart.
+      alt: the chart in a sentence; by default the title.
+      size: width and height in inches; the height of a bar chart follows from its bars.
+    """
+
+    name: str
+    x: Axis
+    y: Axis = Axis()
+    title: str = ""
+    alt: str = ""
+    size: tuple[float, float] = MEDIUM
+
+    def chart(self, svg: str, *, keys: Sequence[Key] = ()) -> Chart:
+        """The finished chart; a single key needs no legend."""
+        legend = tuple(keys) if len(keys) > 1 else ()
+        return Chart(svg, clean(self.alt or self.title), clean(self.title), round(96 * self.size[0]), legend)
+
+
 def clean(text: Any) -> str:
     """Text without the characters that XML and UTF-8 cannot carry; the replacement character marks their places."""
     text = str(text).encode("utf-8", "backslashreplace").decode()
@@ -111,12 +137,11 @@ def shortened(text: str, length: int) -> str:
 
 
 @contextlib.contextmanager
-def drawing(name: str, size: tuple[float, float], *, margins: tuple[float, float, float, float]) -> Iterator[Any]:
+def _drawing(frame: Frame, *, margins: tuple[float, float, float, float]) -> Iterator[Any]:
     """A context in which one chart is drawn.
 
     Args:
-      name: a name that is unique on its page; it begins every id, since charts share the page's ids.
-      size: width and height in inches.
+      frame: its name and size.
       margins: inches left, right, below and above the axes. They are given, not measured, so that the fonts of this
         machine change nothing.
 
@@ -129,10 +154,10 @@ def drawing(name: str, size: tuple[float, float], *, margins: tuple[float, float
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the browser has letters that matplotlib's font lacks
-        figure = Figure(figsize=size)
+        figure = Figure(figsize=frame.size)
         canvas = FigureCanvasSVG(figure)
         left, right, below, above = margins
-        width, height = size
+        width, height = frame.size
         axes = figure.add_axes(
             (left / width, below / height, (width - left - right) / width, (height - below - above) / height)
         )
@@ -142,7 +167,7 @@ def drawing(name: str, size: tuple[float, float], *, margins: tuple[float, float
         def svg() -> str:
             file = io.StringIO()
             canvas.print_svg(file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-            return _embedded(file.getvalue(), name)
+            return _embedded(file.getvalue(), frame.name)
 
         yield axes, svg
 
@@ -182,19 +207,10 @@ def _embedded(document: str, name: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def line_chart(
-    name: str,
-    lines: Sequence[Line],
-    *,
-    x: Axis,
-    y: Axis,
-    size: tuple[float, float] = MEDIUM,
-    title: str = "",
-    alt: str = "",
-) -> Chart:
+def line_chart(frame: Frame, lines: Sequence[Line]) -> Chart:
     """Lines over a common axis; a legend names them if there are several."""
     keys = []
-    with drawing(name, size, margins=(0.56, 0.14, 0.5, 0.1)) as (axes, svg):
+    with _drawing(frame, margins=(0.56, 0.14, 0.5, 0.1)) as (axes, svg):
         for number, line in enumerate(lines):
             color = line.color or COLORS[number % len(COLORS)]
             style = line.style or STYLES[number // len(COLORS) % len(STYLES)]
@@ -213,46 +229,35 @@ def line_chart(
                 markersize=3.2,
             )
             keys.append(Key(clean(line.label), color, style))
-        _dress(axes, x, y)
-        if y.log:
+        _dress(axes, frame)
+        if frame.y.log:
             log_scale(axes, np.concatenate([np.asarray(line.y, float) for line in lines]))
-        content = svg()
-    return Chart(content, clean(alt or title), clean(title), _pixels(size), tuple(keys) if len(keys) > 1 else ())
+        return frame.chart(svg(), keys=keys)
 
 
 def histogram(
-    name: str,
+    frame: Frame,
     edges: np.ndarray,
     layers: Sequence[tuple[str, np.ndarray, str]],
     *,
-    x: Axis,
-    y: Axis,
-    size: tuple[float, float] = MEDIUM,
-    title: str = "",
-    alt: str = "",
     marks: Sequence[tuple[float, str]] = (),
 ) -> Chart:
     """Counts by interval, layer upon layer.
 
     Args:
-      name: as for `drawing`.
+      frame: what all charts have.
       edges: (N + 1,) borders of the intervals.
       layers: label, counts (N,) and colour of each layer, the lowest first.
-      x: the axis of the intervals.
-      y: the axis of the counts.
-      size: as for `drawing`.
-      title: heading of the chart.
-      alt: the chart in a sentence.
       marks: positions on the x axis that get a vertical line, with labels.
     """
-    with drawing(name, size, margins=(0.62, 0.14, 0.5, 0.22 if marks else 0.1)) as (axes, svg):
+    with _drawing(frame, margins=(0.62, 0.14, 0.5, 0.22 if marks else 0.1)) as (axes, svg):
         below = np.zeros(len(edges) - 1)
         for _, counts, color in layers:
             axes.bar(
                 edges[:-1], counts, np.diff(edges), bottom=below, align="edge", color=color, edgecolor="white", lw=0.4
             )
             below = below + counts
-        _dress(axes, x, y)
+        _dress(axes, frame)
         axes.set_xlim(edges[0], edges[-1])
         for position, label in marks:
             axes.axvline(position, color=INK, linewidth=1, linestyle=(0, (3, 2)))
@@ -267,9 +272,7 @@ def histogram(
                 fontsize=8,
                 color=INK,
             )
-        content = svg()
-    keys = tuple(Key(clean(label), color) for label, _, color in layers) if len(layers) > 1 else ()
-    return Chart(content, clean(alt or title), clean(title), _pixels(size), keys)
+        return frame.chart(svg(), keys=[Key(clean(label), color) for label, _, color in layers])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,24 +287,13 @@ class Bar:
     color: str = ""
 
 
-def bar_chart(
-    name: str,
-    bars: Sequence[Bar],
-    *,
-    x: Axis,
-    width: float = MEDIUM[0],
-    title: str = "",
-    alt: str = "",
-) -> Chart:
-    """Horizontal bars, the first on top, each with its interval as a thin line and its note at its end.
-
-    `width` is in inches; the height follows from the number of bars.
-    """
+def bar_chart(frame: Frame, bars: Sequence[Bar]) -> Chart:
+    """Horizontal bars, the first on top, each with its interval as a thin line and its note at its end."""
     longest = max((letters(clean(bar.label)) for bar in bars), default=0)
-    left = min(0.25 + 0.078 * min(longest, 26), 0.45 * width)
+    left = min(0.25 + 0.078 * min(longest, 26), 0.45 * frame.size[0])
     note = max((letters(bar.note) for bar in bars), default=0)
-    size = (width, 0.62 + 0.25 * max(len(bars), 1))
-    with drawing(name, size, margins=(left, 0.1 + 0.07 * note, 0.5, 0.08)) as (axes, svg):
+    frame = dataclasses.replace(frame, size=(frame.size[0], 0.62 + 0.25 * max(len(bars), 1)))
+    with _drawing(frame, margins=(left, 0.1 + 0.07 * note, 0.5, 0.08)) as (axes, svg):
         for place, bar in enumerate(bars):
             color = bar.color or COLORS[2]
             finite = math.isfinite(bar.value)
@@ -329,9 +321,8 @@ def bar_chart(
         axes.spines["left"].set_visible(False)
         if any(bar.value < 0 or bar.low < 0 for bar in bars):
             axes.axvline(0, color=MUTED, linewidth=0.8)
-        _dress(axes, x, Axis(), grid="x")
-        content = svg()
-    return Chart(content, clean(alt or title), clean(title), _pixels(size))
+        _dress(axes, frame, grid="x")
+        return frame.chart(svg())
 
 
 def curve_strip(x: np.ndarray, curves: Sequence[tuple[np.ndarray, str]]) -> str:
@@ -372,11 +363,11 @@ def _strip(paths):
     return f'<svg class="strip" viewBox="{box}" aria-hidden="true">{frame}{"".join(paths)}</svg>'
 
 
-def _dress(axes, x: Axis, y: Axis, *, grid="both"):
+def _dress(axes, frame: Frame, *, grid="both"):
     """Sets labels, limits, ticks and the grid."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    for axis, about, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
+    for axis, about, set_limits in ((axes.xaxis, frame.x, axes.set_xlim), (axes.yaxis, frame.y, axes.set_ylim)):
         if about.label:
             axis.set_label_text(clean(about.label), fontsize=9)
             axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
@@ -394,7 +385,3 @@ def _tick(value, _) -> str:
 def letters(text: str) -> float:
     """Width of a text in average Latin letters; those of Chinese, Japanese and Korean are twice as wide."""
     return sum(2 if ord(letter) > 0x2E7F else 1 for letter in text)
-
-
-def _pixels(size: tuple[float, float]) -> int:
-    return round(96 * size[0])

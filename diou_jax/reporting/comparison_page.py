@@ -13,7 +13,7 @@ from diou_jax.analysis.curves import best_threshold, precision_recall
 from diou_jax.analysis.intervals import Interval
 from diou_jax.analysis.matches import Matches
 from diou_jax.analysis.suppression import SideBySide
-from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, Line, bar_chart, line_chart
+from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, Frame, Line, bar_chart, line_chart
 from diou_jax.reporting.curves import COLORS
 from diou_jax.reporting.document import (
     NBSP,
@@ -216,7 +216,7 @@ def _difference_chart(one: Comparison, prefix: str):
         title = f"AP, less that of {one.sides[0].name}"
     listed = ", ".join(f"{bar.label} {bar.note}" for bar in bars)
     return bar_chart(
-        f"{prefix}difference", bars, x=Axis("difference", _limits(bars)), title=title, alt=f"{title}: {listed}"
+        Frame(f"{prefix}difference", x=Axis("difference", _limits(bars)), title=title, alt=f"{title}: {listed}"), bars
     )
 
 
@@ -249,7 +249,7 @@ def _over_option(one: Comparison, prefix: str) -> list:
     listed = ", ".join(f"{values[row]:g}: {number(_value(one.sides[row], 'AP'))}" for row in order)
     x = Axis(numeric[0])
     title = f"AP over {numeric[0]}"
-    return [line_chart(f"{prefix}option", lines, x=x, y=Axis(" "), title=title, alt=f"{title}, {listed}")]
+    return [line_chart(Frame(f"{prefix}option", x=x, y=Axis(" "), title=title, alt=f"{title}, {listed}"), lines)]
 
 
 def _curves(one: Comparison, prefix: str):
@@ -262,12 +262,14 @@ def _curves(one: Comparison, prefix: str):
             mean = precision.mean(0) if len(precision) else np.full(len(found.recalls), np.nan)
             lines.append(Line(f"{side.name}, IoU {iou:g}", found.recalls, mean, color=COLORS[place], style=style))
     return line_chart(
-        f"{prefix}curves",
+        Frame(
+            f"{prefix}curves",
+            x=Axis("recall", (0, 1)),
+            y=Axis("precision", (0, 1.02)),
+            title="Precision and recall, mean over classes",
+            alt=f"Precision over recall at IoU 0.5 and 0.75 of {', '.join(side.name for side in one.sides)}",
+        ),
         lines,
-        x=Axis("recall", (0, 1)),
-        y=Axis("precision", (0, 1.02)),
-        title="Precision and recall, mean over classes",
-        alt=f"Precision over recall at IoU 0.5 and 0.75 of {', '.join(side.name for side in one.sides)}",
     )
 
 
@@ -313,12 +315,14 @@ def _class_blocks(matches: Matches, difference: Difference, prefix: str) -> list
         "classes that do not differ at all, one in twenty would seem to."
     )
     chart = bar_chart(
-        f"{prefix}bars",
+        Frame(
+            f"{prefix}bars",
+            x=Axis("difference of AP", _limits(bars)),
+            size=(6.2, 0.0),
+            title="Classes that change most",
+            alt="Difference of AP by class: " + ", ".join(f"{bar.label} {bar.note}" for bar in bars),
+        ),
         bars,
-        x=Axis("difference of AP", _limits(bars)),
-        width=6.2,
-        title="Classes that change most",
-        alt="Difference of AP by class: " + ", ".join(f"{bar.label} {bar.note}" for bar in bars),
     )
     columns = [
         Column("class", False),

@@ -14,7 +14,7 @@ from diou_jax.analysis.worst_images import ImageErrors
 from diou_jax.masks import Rle, decode
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.charts import letters
-from diou_jax.reporting.document import Gallery, Panel, Photograph, Shape, count, number, signed
+from diou_jax.reporting.document import Gallery, Panel, Photograph, Shape, count, number, plural, signed
 from diou_jax.reporting.error_words import NAMES
 from diou_jax.reporting.findings import Findings
 
@@ -107,9 +107,9 @@ def _photograph(name: str, findings: Findings, one: ImageErrors, album: Album) -
         for row in order[:MOST]
     ]
     below = len(styles) - len(shown)
-    left = f"{len(shown)} detections from score {number(least, 2)}" + _more(shown)
+    left = f"{plural(len(shown), 'detection')} from score {number(least, 2)}" + _more(shown)
     left += f"; {count(below)} below it not drawn" if below else ""
-    right = f"{len(objects)} objects, {len(missed)} missed" + _more(objects)
+    right = f"{plural(len(objects), 'object')}, {len(missed)} missed" + _more(objects)
     kinds_here = [Kind(int(kinds[row])) for row in [*one.false.tolist(), *one.duplicates.tolist()]]
     parts = [f"{kinds_here.count(kind)} {NAMES[kind]}" for kind in ERRORS if kind in kinds_here]
     note = f"costs {signed(one.loss, 4).lstrip('+')} AP. At any score: " + ", ".join(

@@ -14,6 +14,7 @@ from diou_jax.reporting.charts import (
     WRONG,
     Axis,
     Bar,
+    Frame,
     Line,
     bar_chart,
     bar_strip,
@@ -160,15 +161,17 @@ def precision_recall_curves(findings: Findings, name: str, prefix: str) -> list:
         Line(f"IoU {iou:.2f}", curves.recalls, curves.precision[matches.threshold(iou)][some].mean(0), color=color)
         for iou, color in zip(IOUS, RAMP, strict=True)
     ]
-    axes = {"x": Axis("recall", (0, 1)), "y": Axis("precision", (0, 1.02))}
+    axes = Axis("recall", (0, 1)), Axis("precision", (0, 1.02))
     mean = line_chart(
-        f"{prefix}pr",
+        Frame(
+            f"{prefix}pr",
+            *axes,
+            title=f"{name}: mean over classes",
+            alt=f"Precision over recall, mean over classes, one curve for each IoU; AP at IoU 0.5 is "
+            f"{number(findings.intervals.statistics['AP50'].value)}, at 0.75 "
+            f"{number(findings.intervals.statistics['AP75'].value)}",
+        ),
         lines,
-        **axes,
-        title=f"{name}: mean over classes",
-        alt=f"Precision over recall, mean over classes, one curve for each IoU; AP at IoU 0.5 is "
-        f"{number(findings.intervals.statistics['AP50'].value)}, at 0.75 "
-        f"{number(findings.intervals.statistics['AP75'].value)}",
     )
     reading = (
         "The area below a curve is the AP at its IoU. A curve that ends before recall 1 lacks the objects that no "
@@ -186,7 +189,7 @@ def precision_recall_curves(findings: Findings, name: str, prefix: str) -> list:
         ap = number(findings.intervals.classes[row].value)
         title = f"{label}, AP {ap}"
         return line_chart(
-            f"{prefix}pr{row}", own, **axes, size=SMALL, title=title, alt=f"Precision over recall: {title}"
+            Frame(f"{prefix}pr{row}", *axes, size=SMALL, title=title, alt=f"Precision over recall: {title}"), own
         )
 
     def row_of(row):
@@ -221,13 +224,15 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
     right, wrong = found.right.sum(0), found.wrong.sum(0)
     marks = [(best.threshold, f"best F1: {number(best.threshold, 2)}")] if math.isfinite(best.threshold) else []
     chart = histogram(
-        f"{prefix}score",
+        Frame(
+            f"{prefix}score",
+            x=Axis("score", (0, 1)),
+            y=Axis("detections"),
+            title=f"{name}: detections by score",
+            alt=f"Histogram of scores: {count(int(right.sum()))} right and {count(int(wrong.sum()))} wrong detections",
+        ),
         found.edges,
         [("right", right, RIGHT), ("wrong", wrong, WRONG)],
-        x=Axis("score", (0, 1)),
-        y=Axis("detections"),
-        title=f"{name}: detections by score",
-        alt=f"Histogram of scores: {count(int(right.sum()))} right and {count(int(wrong.sum()))} wrong detections",
         marks=marks,
     )
     charts = [chart]
@@ -240,12 +245,14 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
         ]
         charts.append(
             line_chart(
-                f"{prefix}f1",
+                Frame(
+                    f"{prefix}f1",
+                    x=Axis("score threshold", (0, 1)),
+                    y=Axis("at IoU 0.5", (0, 1.02)),
+                    title="What a score threshold keeps",
+                    alt=f"F1, precision and recall over the score threshold; F1 is best at {number(best.threshold, 2)}",
+                ),
                 lines,
-                x=Axis("score threshold", (0, 1)),
-                y=Axis("at IoU 0.5", (0, 1.02)),
-                title="What a score threshold keeps",
-                alt=f"F1, precision and recall over the score threshold; F1 is best at {number(best.threshold, 2)}",
             )
         )
     reading = (
@@ -264,14 +271,16 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
         own = findings.thresholds[row]
         label = matches.class_names[row]
         return histogram(
-            f"{prefix}score{row}",
+            Frame(
+                f"{prefix}score{row}",
+                x=Axis("score", (0, 1)),
+                y=Axis("detections"),
+                size=SMALL,
+                title=label,
+                alt=f"Histogram of scores of {label}",
+            ),
             found.edges,
             [("right", found.right[row], RIGHT), ("wrong", found.wrong[row], WRONG)],
-            x=Axis("score", (0, 1)),
-            y=Axis("detections"),
-            size=SMALL,
-            title=label,
-            alt=f"Histogram of scores of {label}",
             marks=[(own.threshold, number(own.threshold, 2))] if math.isfinite(own.threshold) else [],
         )
 
@@ -436,7 +445,7 @@ def _bin_chart(name, found: Bins, labels, title, what):
         for place, label in enumerate(labels)
     ]
     listed = ", ".join(f"{bar.label}: {bar.note}" for bar in bars)
-    return bar_chart(name, bars, x=Axis("AP (objects)", (0, 1)), title=title, alt=f"AP by {what}, {listed}")
+    return bar_chart(Frame(name, x=Axis("AP (objects)", (0, 1)), title=title, alt=f"AP by {what}, {listed}"), bars)
 
 
 def losses(findings: Findings, name: str, prefix: str) -> list:
@@ -446,7 +455,13 @@ def losses(findings: Findings, name: str, prefix: str) -> list:
     most = max([0.01, *(np.nan_to_num(max(gains.ap[kind], gains.ap50[kind])) for kind in ERRORS)])
     charts = [
         bar_chart(
-            f"{prefix}gain{title}",
+            Frame(
+                f"{prefix}gain{title}",
+                x=Axis(f"gain of {title} (number at IoU 0.5)", (min(0.0, *values.values()), 1.05 * most)),
+                title=f"{name}: {title} that mending gives",
+                alt=f"Gain of {title} by kind of error: "
+                + ", ".join(f"{NAMES[kind]} {signed(values[kind])}" for kind in ordered),
+            ),
             [
                 Bar(
                     NAMES[kind],
@@ -456,10 +471,6 @@ def losses(findings: Findings, name: str, prefix: str) -> list:
                 )
                 for kind in ordered
             ],
-            x=Axis(f"gain of {title} (number at IoU 0.5)", (min(0.0, *values.values()), 1.05 * most)),
-            title=f"{name}: {title} that mending gives",
-            alt=f"Gain of {title} by kind of error: "
-            + ", ".join(f"{NAMES[kind]} {signed(values[kind])}" for kind in ordered),
         )
         for title, values in (("AP", gains.ap), ("AP50", gains.ap50))
     ]
@@ -498,13 +509,15 @@ def placement(findings: Findings, name: str, prefix: str) -> list:
     middles = (found.edges[1:] + found.edges[:-1]) / 2
     mean = float((counts * middles).sum() / counts.sum())
     chart = histogram(
-        f"{prefix}iou",
+        Frame(
+            f"{prefix}iou",
+            x=Axis("IoU"),
+            y=Axis("matched detections"),
+            title=f"{name}: IoU of matched detections",
+            alt=f"Histogram of the IoU of {count(int(counts.sum()))} matched detections, mean about {number(mean, 2)}",
+        ),
         found.edges,
         [("matched", counts, RIGHT)],
-        x=Axis("IoU"),
-        y=Axis("matched detections"),
-        title=f"{name}: IoU of matched detections",
-        alt=f"Histogram of the IoU of {count(int(counts.sum()))} matched detections, mean about {number(mean, 2)}",
         marks=[(mean, f"mean {number(mean, 2)}")],
     )
     good = share(int(counts[found.edges[:-1] >= 0.75 - 1e-9].sum()), int(counts.sum()))

@@ -1,6 +1,7 @@
 """`index.html`, the page of a run, which is written anew while it trains."""
 
 import contextlib
+import json
 import os
 import pathlib
 import time
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from absl import logging
 
+from diou_jax.checkpoint.ranking import Criterion, ranking
 from diou_jax.nested_config import flatten
 from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, count, number, write
 from diou_jax.reporting.run_log import EVENTS_FILE, RunLog, read_metrics
@@ -142,16 +144,42 @@ def _facts(rows: Sequence[Mapping], workdir: pathlib.Path) -> list[Fact]:
         speeds = [row["images_per_second"] for row in trained[-20:] if row.get("images_per_second")]
         if speeds:
             facts.append(Fact(f"{sum(speeds) / len(speeds):.1f}", "images per second"))
-    if steps := _checkpoints(workdir):
-        facts.append(Fact(count(steps[-1]), "last checkpoint"))
+    checkpoints = _checkpoints(workdir)
+    if checkpoints:
+        facts.append(Fact(count(max(checkpoints)), "last checkpoint"))
+    if (best := best_checkpoint(checkpoints)) is not None:
+        step, criterion = best
+        value = criterion.value(checkpoints[step]["evaluation"]) or 0.0
+        facts.append(Fact(count(step), "best checkpoint", f"{criterion.metric} {number(value)} on {criterion.dataset}"))
     return facts
 
 
-def _checkpoints(workdir: pathlib.Path) -> list[int]:
+def _checkpoints(workdir: pathlib.Path) -> dict[int, dict]:
+    """The metadata of all checkpoints by step; empty where they cannot be read."""
+    found: dict[int, dict] = {}
     with contextlib.suppress(OSError):
-        names = [path.name for path in (workdir / "checkpoints").iterdir()]
-        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
-    return []
+        for folder in (workdir / "checkpoints").iterdir():
+            if folder.name.isascii() and folder.name.isdigit():
+                found[int(folder.name)] = _metadata(folder / "metadata" / "metadata")
+    return found
+
+
+def _metadata(file: pathlib.Path) -> dict:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def best_checkpoint(checkpoints: Mapping[int, Mapping]) -> tuple[int, Criterion] | None:
+    """The step of the best checkpoint and what made it the best, from metadata by step; None if none was evaluated."""
+    named = [metadata["best_by"] for _, metadata in sorted(checkpoints.items()) if metadata.get("best_by")]
+    if not named:
+        return None
+    criterion = Criterion(**named[-1])
+    order = ranking({step: metadata.get("evaluation") or () for step, metadata in checkpoints.items()}, criterion)
+    return (order[0], criterion) if order else None
 
 
 def _newest_pictures(workdir: pathlib.Path) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 import diou_jax
 from diou_jax.configs import base
 from diou_jax.nested_config import flatten
-from diou_jax.reporting.charts import Axis, Chart, Line, line_chart
+from diou_jax.reporting.charts import Axis, Chart, Frame, Line, line_chart
 from diou_jax.reporting.curves import MANY, PANELS, Curve, Panel, curves, smooth
 from diou_jax.reporting.document import Cell, Column, Figures, Folded, Section, Table, Text, count_cell, plural
 
@@ -88,12 +88,14 @@ def _curve_chart(name: str, panel: Panel, found: Sequence[Curve]) -> Chart:
     log = panel.log and bool((finite > 0).any())
     last = ", ".join(f"{line.label} {line.y[-1]:.3g}" for line in lines[:4] if math.isfinite(line.y[-1]))
     return line_chart(
-        name,
+        Frame(
+            name,
+            x=Axis("step", (0, 1.02 * max(float(line.x[-1]) for line in lines) or 1)),
+            y=Axis(" ", log=True) if log else Axis(" ", limits=(0, max(1.05 * float(finite.max()), 1e-9))),
+            title=panel.title,
+            alt=f"Curves of {panel.title} over training steps; last values: {last}",
+        ),
         lines,
-        x=Axis("step"),
-        y=Axis(" ", log=True) if log else Axis(" ", limits=(0, max(1.05 * float(finite.max()), 1e-9))),
-        title=panel.title,
-        alt=f"Curves of {panel.title} over training steps; last values: {last}",
     )
 
 

@@ -2,7 +2,7 @@
 
 from diou_jax.analysis.average_precision import score
 from diou_jax.analysis.suppression import OnlyKept, SideBySide, Verdict
-from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, bar_chart
+from diou_jax.reporting.charts import RIGHT, WRONG, Axis, Bar, Frame, bar_chart
 from diou_jax.reporting.document import (
     Cell,
     Column,
@@ -39,10 +39,9 @@ MEANINGS = {
 def suppression_sentence(found: SideBySide) -> str:
     """The answer in a sentence."""
     greedy, diou = (score(matches, areas=False).statistics["AP"][0] for matches in (found.greedy, found.diou))
-    better = "DIoU-NMS is better" if diou > greedy else "greedy NMS is better" if greedy > diou else "both are equal"
     return (
-        f"On these detections {better}: AP {number(greedy, 4)} with greedy NMS, {number(diou, 4)} with DIoU-NMS "
-        f"({signed(diou - greedy, 4)}). DIoU-NMS alone rightly keeps {count(found.only_diou.right)} detections and "
+        f"AP is {number(diou, 4)} with DIoU-NMS and {number(greedy, 4)} with greedy NMS, a difference of "
+        f"{signed(diou - greedy, 4)}. DIoU-NMS alone rightly keeps {count(found.only_diou.right)} detections and "
         f"wrongly keeps {count(found.only_diou.wrong)}; greedy NMS alone rightly keeps "
         f"{count(found.only_greedy.right)} and wrongly keeps {count(found.only_greedy.wrong)}."
     )
@@ -70,12 +69,16 @@ def suppression_blocks(found: SideBySide, prefix: str) -> list:
     )
     blocks: list = [Text(suppression_sentence(found)), summary]
     if len(found.only_greedy.rows) or len(found.only_diou.rows):
-        blocks += [Figures([_chart(name, kept, prefix, place) for place, (name, _, kept) in enumerate(sides)])]
+        most = max(float(kept.counts.sum(0).max(initial=0)) for _, _, kept in sides)
+        charts = [
+            _chart(name, kept, most=most, prefix=prefix, place=place) for place, (name, _, kept) in enumerate(sides)
+        ]
+        blocks += [Figures(charts)]
         blocks += [_classes(found)]
     return [*blocks, Terms([(NAMES[verdict], MEANINGS[verdict]) for verdict in Verdict])]
 
 
-def _chart(name: str, kept: OnlyKept, prefix: str, place: int):
+def _chart(name: str, kept: OnlyKept, *, most: float, prefix: str, place: int):
     counts = kept.counts.sum(0)
     bars = [
         Bar(
@@ -88,7 +91,10 @@ def _chart(name: str, kept: OnlyKept, prefix: str, place: int):
     ]
     listed = ", ".join(f"{bar.label} {bar.note}" for bar in bars)
     title = f"Kept by {name} alone"
-    return bar_chart(f"{prefix}nms{place}", bars, x=Axis("detections"), title=title, alt=f"{title}: {listed}")
+    return bar_chart(
+        Frame(f"{prefix}nms{place}", x=Axis("detections", (0, 1.05 * most)), title=title, alt=f"{title}: {listed}"),
+        bars,
+    )
 
 
 _WRONG = (Verdict.DUPLICATE, Verdict.BACKGROUND)
