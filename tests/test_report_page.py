@@ -249,7 +249,7 @@ def test_numbers_for_people(value, text):
 
 
 def test_labels_of_a_photograph_keep_clear_of_each_other():
-    shapes = [Shape(10 + i, 50 + i, 60, 40, "disc 0.50", (0, 0), "", "right") for i in range(3)]
+    shapes = [Shape(10 + i, 50 + i, 60, 60, "disc 0.50", (0, 0), "", "right") for i in range(3)]
     photograph = Photograph("a", "", "", "", (320, 320), "", "", [Panel("", shapes)])
     (panel,) = with_tags(photograph).panels
     tags = np.array([shape.tag for shape in panel.shapes])

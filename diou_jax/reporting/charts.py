@@ -310,7 +310,7 @@ def bar_chart(frame: Frame, bars: Sequence[Bar]) -> Chart:
                     (max(end, 0), place),
                     xytext=(4, 0),
                     textcoords="offset points",
-                    va="center",
+                    va="center_baseline",
                     fontsize=8.5,
                     color=INK,
                     annotation_clip=False,

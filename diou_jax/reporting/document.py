@@ -252,7 +252,7 @@ class Part:
     Attributes:
       name: a name for its address.
       title: its title; may be empty if the page has one part.
-      main: the numbers that stand large.
+      main: rows of the numbers that stand large.
       facts: the numbers that stand small.
       sentence: the sentence that says most.
       sections: its sections.
@@ -261,7 +261,7 @@ class Part:
     name: str
     title: str
     sections: Sequence[Section]
-    main: Sequence[Fact] = ()
+    main: Sequence[Sequence[Fact]] = ()
     facts: Sequence[Fact] = ()
     sentence: str = ""
 

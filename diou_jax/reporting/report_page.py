@@ -142,16 +142,16 @@ def _sentence(found: Sequence[Findings]) -> str:
     return sections_of.loss_sentence(found[0])
 
 
-def _main(test_set: TestSet) -> list[Fact]:
-    facts = []
+def _main(test_set: TestSet) -> list[list[Fact]]:
+    rows = []
     for kind, findings in test_set.found.items():
         statistics = findings.intervals.statistics
         prefix = "" if kind == "bbox" else "mask "
         ap = statistics["AP"]
         level = f"{100 * findings.intervals.level:.0f} %"
-        facts.append(Fact(number(ap.value), f"{prefix}AP", f"{level} interval {number(ap.low)} to {number(ap.high)}"))
-        facts += [Fact(number(statistics[name].value), f"{prefix}{name}") for name in ("AP50", "AP75")]
-    return facts
+        first = Fact(number(ap.value), f"{prefix}AP", f"{level} interval {number(ap.low)} to {number(ap.high)}")
+        rows.append([first, *(Fact(number(statistics[name].value), f"{prefix}{name}") for name in ("AP50", "AP75"))])
+    return rows
 
 
 def _facts(test_set: TestSet) -> list[Fact]:
@@ -185,7 +185,7 @@ def _recall_part(name: str, test_set: TestSet, *, title: str) -> Part:
     main = [Fact(number(recall[key]), key) for key in ("AR@1000", "AR@100") if recall.get(key, -1) >= 0]
     sentence = "" if rows else f"{test_set.name} has no annotations, so there is no recall."
     return Part(
-        name, title, [Section("recall", "Recall of proposals", blocks, intro)], main, _facts(test_set), sentence
+        name, title, [Section("recall", "Recall of proposals", blocks, intro)], [main], _facts(test_set), sentence
     )
 
 

@@ -81,7 +81,7 @@ def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
     state = _state(step, total, training=training)
     links = [(name, text) for name, text in _pages(workdir) if (workdir / name).is_file()]
     name = workdir.resolve().name
-    part = Part("run", "", sections, _main(rows, step, total), _facts(rows, workdir), state)
+    part = Part("run", "", sections, [_main(rows, step, total)], _facts(rows, workdir), state)
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     return Document(
         f"Run {name}",
