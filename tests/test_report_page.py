@@ -248,6 +248,17 @@ def test_numbers_for_people(value, text):
     assert document.signed(value) == ("+" + text if value > 0.0005 else text)
 
 
+def test_no_text_is_too_odd_for_a_page(found):
+    odd = "\ud800\x00#?%\"'<&"
+    one = test_set(found, found={}, name=odd, files=[odd])
+    text = document.render(report_document(reported(name=odd), [one]))
+    assert text.encode() and "\x00" not in text
+    page = Page(text)
+    assert page.text().count("\\ud800\ufffd#?%\"'<&") > 3
+    (link,) = [one["href"] for one in page.all("a") if one["href"].startswith("%")]
+    assert "#" not in link and "?" not in link
+
+
 def test_labels_of_a_photograph_keep_clear_of_each_other():
     shapes = [Shape(10 + i, 50 + i, 60, 60, "disc 0.50", (0, 0), "", "right") for i in range(3)]
     photograph = Photograph("a", "", "", "", (320, 320), "", "", [Panel("", shapes)])

@@ -18,6 +18,7 @@ from diou_jax.reporting.document import (
     Section,
     Table,
     Text,
+    address,
     count,
     number,
     number_cell,
@@ -109,7 +110,7 @@ def report_document(
         parts.append(Part("all", "", [about_run]))
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     names = ", ".join(test_set.name for test_set in test_sets)
-    files = [(name, name) for test_set in test_sets for name in test_set.files]
+    files = [(address(name), name) for test_set in test_sets for name in test_set.files]
     return Document(
         f"Report on {run.name}",
         f"Evaluated on {names} · step {count(run.step)} · {written}",
