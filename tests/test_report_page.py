@@ -10,7 +10,7 @@ import pytest
 import report_pages
 
 from diou_jax.configs import base
-from diou_jax.reporting import charts, document, report_sections
+from diou_jax.reporting import charts, document, error_sections
 from diou_jax.reporting.charts import Axis, Bar, Frame, Line, bar_chart, line_chart
 from diou_jax.reporting.document import Panel, Photograph, Shape
 from diou_jax.reporting.findings import analyse
@@ -96,7 +96,7 @@ def test_the_first_screen_has_ap_with_its_interval_and_the_largest_loss(page, fo
     ):
         assert words in first
     kind = max(found.gains.ap, key=found.gains.ap.get)
-    assert report_sections.LOSSES[kind][0] in first
+    assert error_sections.LOSSES[kind][0] in first
     assert f"AP would be {ap.value + found.gains.ap[kind]:.3f} instead of {ap.value:.3f}" in first
 
 

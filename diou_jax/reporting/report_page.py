@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diou_jax.analysis.suppression import SideBySide
+from diou_jax.reporting import curve_sections, error_sections
 from diou_jax.reporting import report_sections as sections_of
 from diou_jax.reporting.document import (
     Cell,
@@ -140,7 +141,7 @@ def _part(name: str, test_set: TestSet, *, title: str) -> Part:
 
 
 def _sentence(found: Sequence[Findings]) -> str:
-    return sections_of.loss_sentence(found[0])
+    return error_sections.loss_sentence(found[0])
 
 
 def _main(test_set: TestSet) -> list[list[Fact]]:
@@ -230,15 +231,15 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
             "A click on a heading sorts. The best score is the threshold with the largest F1, the balance of precision "
             "and recall.",
         ),
-        Section("curves", "Precision and recall", each(sections_of.precision_recall_curves)),
-        Section("scores", "Scores", each(sections_of.scores)),
+        Section("curves", "Precision and recall", each(curve_sections.precision_recall_curves)),
+        Section("scores", "Scores", each(curve_sections.scores)),
         Section(
             "confusion",
             "Confusion",
-            each(lambda findings, label, _: sections_of.confusion_matrix(findings, label)),
+            each(lambda findings, label, _: error_sections.confusion_matrix(findings, label)),
         ),
         Section("size", "Size and crowdedness", each(sections_of.bins)),
-        Section("losses", "Why AP is lost", each(sections_of.losses)),
+        Section("losses", "Why AP is lost", each(error_sections.losses)),
         *suppression,
         Section("placement", "How well boxes fit", each(sections_of.placement)),
         Section(
