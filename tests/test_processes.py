@@ -79,14 +79,31 @@ def training(workdir):
 
 @pytest.mark.slow
 def test_two_processes_with_one_device_equal_one_with_two(start, tiny_config, tmp_path):
-    train.train(tiny_config(), str(tmp_path / "one"))
-    for process in start(tmp_path / "two", processes=2):
+    """They also agree on the best checkpoint, and stop early together: no loss falls by a thousand."""
+    options = {
+        "solver": {"ema_decay": 0.9, "max_iter": 10},
+        "test": {"every": 4, "losses": 3},
+        "checkpoint": {"best": "val/loss", "keep": 1},
+        "train": {"batch_size": 2, "early_stopping": {"patience": 1, "min_delta": 1000.0}},
+    }
+    config = tiny_config()
+    for name, value in options.items():
+        config[name].update(value)
+    train.train(config, str(tmp_path / "one"))
+    for process in start(tmp_path / "two", processes=2, **options):
         assert process.wait(300) == 0, log(tmp_path, 0) + log(tmp_path, 1)
-    one, two = training(tmp_path / "one"), training(tmp_path / "two")
-    assert [row["step"] for row in one] == [row["step"] for row in two] == [2, 4, 6, 8]
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in training(tmp_path / "one")] == [2, 4, 6, 8]
+    assert [row.keys() for row in one] == [row.keys() for row in two]
     for a, b in zip(one, two, strict=True):
-        for name in a.keys() - {"images_per_second"}:
+        for name in a.keys() & {*training(tmp_path / "one")[0], "val/loss", "best/val/loss"} - {"images_per_second"}:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    for name in ("one", "two"):
+        losses = {row["step"]: row["val/loss"] for row in read_metrics(tmp_path / name) if "val/loss" in row}
+        assert losses.keys() == {4, 8}
+        with Checkpoints(tmp_path / name, which="best", create=False) as checkpoints:
+            assert checkpoints.chosen() == min(losses, key=losses.get)
+            assert checkpoints.steps() == sorted({checkpoints.chosen(), 8})
 
 
 @pytest.mark.slow
@@ -110,29 +127,3 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_a_death_ends_both(start
     assert time.monotonic() - began < 60
     assert "start all of them again" in log(tmp_path, 0)
     assert [int(path.name) for path in (workdir / "checkpoints").iterdir()] == [saved]
-
-
-@pytest.mark.slow
-def test_processes_agree_on_the_best_checkpoint_and_stop_early_together(start, tiny_config, tmp_path):
-    """No loss falls by a thousand, so that the second evaluation, at step 4, ends the run."""
-    options = {
-        "solver": {"ema_decay": 0.9},
-        "test": {"every": 2, "losses": 3},
-        "checkpoint": {"best": "val/loss", "keep": 1},
-        "train": {"batch_size": 2, "early_stopping": {"patience": 1, "min_delta": 1000.0}},
-    }
-    codes = [process.wait(300) for process in start(tmp_path / "run", processes=2, **options)]
-    assert codes == [0, 0], log(tmp_path, 0) + log(tmp_path, 1)
-    rows = read_metrics(tmp_path / "run")
-    losses = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
-    assert losses.keys() == {2, 4} and all(np.isfinite(list(losses.values())))
-    best = min(losses, key=losses.get)
-    with Checkpoints(tmp_path / "run", which="best", create=False) as checkpoints:
-        assert checkpoints.chosen() == best and checkpoints.steps() == sorted({best, 4})
-    config = tiny_config()
-    for name, value in options.items():
-        config[name].update(value)
-    train.train(config, str(tmp_path / "one"))  # one process with two devices
-    for row in read_metrics(tmp_path / "one"):
-        if "val/loss" in row:
-            assert row["val/loss"] == pytest.approx(losses[row["step"]], rel=1e-4)

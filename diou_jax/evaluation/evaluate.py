@@ -169,7 +169,8 @@ class Evaluator:
             if not dataset.annotated:
                 continue
             if config.model.mask_on:
-                dataset = align_classes(build.dataset(config, (name,), masks=True), class_names)
+                masked = build.with_test_proposals(config, build.dataset(config, (name,), masks=True), name)
+                dataset = align_classes(masked, class_names)
             readers[dataset.name] = build.validation_reader(config, dataset)
         return ValidationLosses(self.detector, readers, seed=config.rng_seed, loading=build.loading(config))
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
-from diou_jax.errors import Stopped
+from diou_jax.errors import Stopped, UserError
 from diou_jax.evaluation.evaluate import Evaluator
 from diou_jax.reporting.run_log import Progress, RunLog, print_line, read_metrics
 from diou_jax.reporting.run_page import write_index
@@ -148,31 +148,38 @@ class Evaluate:
         journal: Journal,
         *,
         every: int,
+        save: Save,
         selection: ModelSelection,
         averaged: bool = True,
         page: bool = False,
     ):
-        """Prepares the hook.
+        """Takes the run's parts.
 
         Args:
-          evaluator: that of the run's test sets.
+          evaluator: of the run's test sets.
           journal: the run's journal.
           every: number of updates between evaluations.
-          selection: keeps the best evaluation.
-          averaged: whether the moving average of the weights is evaluated, if there is one.
+          save: the hook that writes checkpoints, which comes after this one.
+          selection: takes note of the evaluations.
+          averaged: whether the moving average is evaluated if there is one.
           page: whether each evaluation writes the page of the run anew.
         """
         self._evaluator, self._journal, self._every = evaluator, journal, every
-        self._selection, self._averaged = selection, averaged
+        self._save, self._selection, self._averaged = save, selection, averaged
         self._page = page and jax.process_index() == 0
 
     def __call__(self, moment: Moment) -> None:
-        """Evaluates at the steps to evaluate."""
+        """Evaluates at the steps to evaluate; if that fails for the data's sake, the step is saved all the same."""
         regular = moment.step % self._every == 0
         if not (regular or moment.is_last):
             return
         state, log = moment.state, self._journal.log
-        rows = self._evaluator(state.averaged if self._averaged else state.variables, moment.step, log)
+        try:
+            rows = self._evaluator(state.averaged if self._averaged else state.variables, moment.step, log)
+        except UserError:
+            if jax.process_count() == 1:  # of several processes another may not have failed
+                self._save.finish(moment)
+            raise
         for row in rows:
             self._journal.note_collapse(moment.step, row)
         if points := self._selection.record(moment.step, rows, counts=regular):

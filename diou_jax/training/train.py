@@ -191,7 +191,7 @@ class Run:
         evaluate = []
         if self.evaluator and config.test.every:
             options = {"every": config.test.every, "averaged": config.test.ema, "page": config.log.report}
-            evaluate = [Evaluate(self.evaluator, journal, selection=selection, **options)]
+            evaluate = [Evaluate(self.evaluator, journal, save=save, selection=selection, **options)]
         stream = batches(self._reader, start, self.last, **build.loading(config))
         run_steps(
             update,
