@@ -373,7 +373,7 @@ def test_a_video_becomes_a_video_and_a_json_for_each_frame(config, workdir, comp
         "detections.json",
     ]
     said = capsys.readouterr().out
-    assert "1 videos with 7 frames" in said
+    assert "1 video with 7 frames" in said
     assert "clip.avi: 2 frames of the 9 that its header counts could not be read" in said
 
 
