@@ -206,7 +206,7 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number, frame):
         del frame
         restore()
-        print_line(f"stopped by {signal.Signals(number).name}; the results so far are written")
+        print_line(f"stopped by {signal.Signals(number).name}; the results so far are kept")
         sys.exit(128 + number)
 
     def restore():
