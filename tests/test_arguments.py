@@ -106,6 +106,17 @@ def test_a_mistake_is_one_line_that_says_how_to_mend_it(arguments, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_inputs_may_be_repeated_and_a_shell_may_have_made_several_of_one():
+    arguments = ["--config", "ciou", "--mode", "predict", "--output", "found", "--classes", "cat,potted plant"]
+    flags = parse([*arguments, "--input", "a", "--input", "b?.jpg"]).flags
+    assert flags["input"] == ["a", "b?.jpg"] and flags["classes"] == ["cat", "potted plant"]
+    assert flags["every"] == 1 and flags["video"] and flags["score_threshold"] is None
+    flags = parse([*arguments, "--input", "a.jpg", "b.jpg", "c.jpg", "--novideo", "--every", "5"]).flags
+    assert flags["input"] == ["a.jpg", "b.jpg", "c.jpg"] and flags["every"] == 5 and not flags["video"]
+    with pytest.raises(UserError, match=r"unknown argument 'b\.jpg'"):
+        parse(["--config", "ciou", "--input", "a.jpg", "b.jpg"])
+
+
 def test_every_option_is_found_under_its_name_in_capitals():
     config = base.get_config()
     assert spell("TEST.SOFT_NMS.BETA1", config) == "test.soft_nms.beta1"

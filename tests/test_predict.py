@@ -356,7 +356,7 @@ def test_a_video_becomes_a_video_and_a_json_for_each_frame(config, workdir, comp
     assert predict.predict(config, workdir, clip, output=tmp_path / "out", wishes=wishes)
     (entry,) = results(tmp_path / "out")["videos"]
     assert (entry["file"], entry["video"], entry["frames"]) == ("clip.avi", "clip.avi.mp4", "clip.avi.jsonl")
-    assert (entry["predicted"], entry["unread"], entry["every"]) == (7, 2, 1)
+    assert (entry["predicted"], entry["unread"], entry["every"], entry["complete"]) == (7, 2, 1, True)
     lines = [json.loads(line) for line in (tmp_path / "out" / entry["frames"]).read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(7))
     assert [line["seconds"] for line in lines] == pytest.approx(np.arange(7) / 12.5)
@@ -373,7 +373,7 @@ def test_a_video_becomes_a_video_and_a_json_for_each_frame(config, workdir, comp
         "detections.json",
     ]
     said = capsys.readouterr().out
-    assert "1 videos with 7 frames" in said
+    assert "1 video with 7 frames" in said
     assert "clip.avi: 2 frames of the 9 that its header counts could not be read" in said
 
 
@@ -412,7 +412,7 @@ def test_what_was_found_before_a_signal_is_kept(
     content = results(tmp_path / "out")
     assert [entry["file"] for entry in content["images"]] == ["a.png"]
     (entry,) = content["videos"]
-    assert 3 <= entry["predicted"] <= 4
+    assert 3 <= entry["predicted"] <= 4 and not entry["complete"]
     assert len((tmp_path / "out" / "clip.avi.jsonl").read_text().splitlines()) == entry["predicted"]
     assert len(read_video(tmp_path / "out" / "clip.avi.mp4")[1]) == entry["predicted"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -200,7 +200,11 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
     assert calls == [
         ("train", (workdir,), {"explicit": frozenset({"solver.max_iter"}), "then_evaluate": True}),
         ("evaluate", (workdir, "result of train"), {"checkpoint": "last"}),
-        ("predict", (workdir, "a"), {"output": "b", "draw_threshold": 0.3, "checkpoint": "last"}),
+        (
+            "predict",
+            (workdir, ["a"]),
+            {"output": "b", "wishes": predict.Wishes(draw_threshold=0.3), "checkpoint": "last"},
+        ),
         ("import_file", ("c", workdir), {"resume_optimizer": False, "allow": ["x", "y"]}),
         ("export_torch", (workdir, "d"), {"checkpoint": "best"}),
     ]

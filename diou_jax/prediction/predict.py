@@ -184,11 +184,15 @@ def _images(
 def _summarise(images, videos, unreadable, path):
     detections = sum(len(entry["scores"]) for entry in images) + sum(entry["detections"] for entry in videos)
     frames = sum(entry["predicted"] for entry in videos)
-    seen = [f"{len(images)} images"] if images or not videos else []
-    seen += [f"{len(videos)} videos with {frames} frames"] if videos else []
+    seen = [_counted(len(images), "image")] if images or not videos else []
+    seen += [f"{_counted(len(videos), 'video')} with {_counted(frames, 'frame')}"] if videos else []
     print_line(f"{', '.join(seen)}, {detections} detections: {printable(path)}")
     for line in unreadable:
         print_line(f"not read: {line}")
+
+
+def _counted(number, noun):
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @contextlib.contextmanager
@@ -205,7 +209,7 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number, frame):
         del frame
         restore()
-        print_line(f"stopped by {signal.Signals(number).name}; the results so far are written")
+        print_line(f"stopped by {signal.Signals(number).name}; the results so far are kept")
         sys.exit(128 + number)
 
     def restore():

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# FFmpeg's messages do not name the file. OpenCV reads the variable when it opens its first video.
+# Neither FFmpeg's messages nor OpenCV's name the file. OpenCV reads the variable when it opens its first video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
@@ -25,6 +25,8 @@ CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))
 USUAL_FPS, LARGEST_FPS = 25.0, 1000.0
 # Frames by which damage is skipped first; each further step is twice as long. OpenCV starts to decode 16 frames before.
 STEP = 32
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class Frame(NamedTuple):

@@ -65,7 +65,7 @@ class VideoPrediction:
                 print_line(f"{printable(self._path)} does not state its frames per second; {reader.fps:g} are assumed")
             height, width = first.image.shape[:2]
             self.entry |= {"width": width, "height": height, "fps": reader.fps, "every": every, "detections": 0}
-            self.entry |= {"predicted": 0, "unread": 0, "frames": None}
+            self.entry |= {"predicted": 0, "unread": 0, "complete": False, "frames": None}
             self._target.parent.mkdir(parents=True, exist_ok=True)
             lines = stack.enter_context(_finished(self._frames_file))
             writer = None
@@ -97,6 +97,7 @@ class VideoPrediction:
                         self.entry["predicted"] += 1
                         self.entry["detections"] += count
                         progress.update()
+                self.entry["complete"] = True
             finally:
                 self.entry["unread"] = reader.unread
         self._say_unread(reader)
