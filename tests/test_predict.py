@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import jax
+import jax.export
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -23,6 +24,7 @@ from diou_jax.data.loader import batches
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
+from diou_jax.export.program import ImageRules, export_program, to_arrays
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
@@ -110,6 +112,21 @@ def test_thresholds_cost_no_compilation(detector, images):
         assert len(high) <= len(everything)
     assert len(detector(photo, nms=0.05)) <= len(detector(photo, nms=0.9))
     assert detector._run._cache_size() == compiled
+
+
+def test_an_exported_program_finds_the_same(config, detector, images):
+    """tests/test_export.py has files, masks, batches and other dtypes; those take longer."""
+    photo, network = images[1][0], build.detector(config, len(detector.class_names))
+    size, weights = photo.shape[:2], to_arrays(detector._variables)
+    rules = ImageRules(build.usual_pass(config), config.fpn.coarsest_stride)
+    exported = export_program(network, rules, size, weights=weights, platforms=("cpu", "cuda"))
+    program = jax.jit(jax.export.deserialize(exported.serialize()).call)
+    found = jax.device_get(jax.tree.map(lambda x: x[0], program(weights, photo[None])))
+    result, valid = detector(photo), found["valid"]
+    assert valid.sum() == len(result) > 0
+    np.testing.assert_array_equal(found["classes"][valid], result.classes)
+    np.testing.assert_allclose(found["scores"][valid], result.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found["boxes"][valid], result.boxes, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

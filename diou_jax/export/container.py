@@ -83,7 +83,7 @@ def write(
             file.writestr(zipfile.ZipInfo("metadata.json"), text, zipfile.ZIP_DEFLATED)
             # Weights are as good as random: the entry is stored, since compression would only take time.
             with file.open(zipfile.ZipInfo("weights.npz"), "w", force_zip64=True) as arrays:
-                np.savez(arrays, **weights)
+                np.savez(arrays, allow_pickle=False, **weights)
             for size, program in programs.items():
                 file.writestr(zipfile.ZipInfo(_name(size)), bytes(program.serialize()), zipfile.ZIP_DEFLATED)
         os.replace(draft, path)
