@@ -6,7 +6,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from diou_jax.command.arguments import MODES, help_text, parse
+from diou_jax.command.arguments import help_text, parse
+from diou_jax.command.flag_table import FLAGS, MODES
 from diou_jax.command.option_names import spell
 from diou_jax.configs import base, ciou
 from diou_jax.errors import UserError
@@ -123,11 +124,31 @@ def test_every_option_is_found_under_its_name_in_capitals():
     assert spell("DTYPE", config) == "dtype"
 
 
-def test_the_help_is_short_and_names_every_mode():
+def test_the_help_names_every_mode_and_flag_once():
     text = help_text("diou-jax")
     assert "diou-jax --config configs/ciou.py" in text
-    assert all(mode in text for mode in MODES)
-    assert len(text.splitlines()) < 35
+    lines = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
+    assert [line for line in lines if line in MODES] == list(MODES)
+    assert sorted(line for line in lines if line.startswith("--") and "=" not in line) == sorted(
+        f"--{flag.name}" for flag in FLAGS
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--every", "2"], "--every belongs to --mode predict, not to --mode train_and_eval"),
+        (
+            ["--mode", "eval", "--output", "x"],
+            "--output belongs to --mode compare, predict, export or export_torch, not",
+        ),
+        (["--mode", "export", "--output", "x"], "--mode export needs --image_size"),
+        (["--mode", "train", "--checkpoint", "best"], "--checkpoint belongs to --mode eval, predict, export or"),
+    ],
+)
+def test_flags_belong_to_modes(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parse(["--config", "configs/shapes.py", *arguments])
 
 
 @pytest.mark.parametrize("start", [["main.py"], ["-m", "diou_jax"]])
@@ -147,16 +168,15 @@ def test_the_program_answers_before_jax_is_imported(start):
 
 
 @pytest.mark.parametrize(
-    ("mode", "checkpoint", "words"),
+    ("checkpoint", "words"),
     [
-        ("eval", "newest", "--checkpoint newest: it must be best, last or the step"),
-        ("eval", "-3", "--checkpoint -3: it must be"),
-        ("train", "best", "--checkpoint best: --mode train takes the last one"),
+        ("newest", "--checkpoint newest: it must be best, last or the step"),
+        ("-3", "--checkpoint -3: it must be"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_meant_is_refused(mode, checkpoint, words):
+def test_a_checkpoint_that_cannot_be_meant_is_refused(checkpoint, words):
     with pytest.raises(UserError, match=words):
-        parse(["--config", "ciou", "--mode", mode, f"--checkpoint={checkpoint}"])
+        parse(["--config", "ciou", "--mode", "eval", f"--checkpoint={checkpoint}"])
 
 
 def test_a_checkpoint_is_the_last_one_unless_another_is_named():

@@ -8,20 +8,10 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diou_jax.command import config_files, option_names, remembered, settings
+from diou_jax.command import config_files, flag_table, option_names, remembered, settings
+from diou_jax.command.flag_table import APPLYING
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
-
-MODES = ("train_and_eval", "train", "eval", "compare", "predict", "export", "check", "import", "export_torch")
-# Modes that apply a trained network.
-APPLYING = ("eval", "predict", "export", "export_torch")
-NEEDED = {
-    "compare": ("workdirs",),
-    "predict": ("input", "output"),
-    "export": ("output", "image_size"),
-    "import": ("source",),
-    "export_torch": ("output",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Command:
 
     @property
     def mode(self) -> str:
-        """The mode, one of `MODES`."""
+        """The mode, one of `flag_table.MODES`."""
         return self.flags["mode"]
 
 
@@ -57,7 +47,7 @@ def parse(arguments: Sequence[str]) -> Command:
       UserError: if there is a mistake in them, for example a mistyped option.
     """
     refuse_original_flags(arguments)
-    values = _define()
+    values = flag_table.define()
     options, others = option_names.split(_spread(arguments))
     rest = _read(values, others)
     given = values.flag_values_dict()
@@ -65,15 +55,9 @@ def parse(arguments: Sequence[str]) -> Command:
         given["input"] += rest  # a shell has made many names of one pattern
     elif rest:
         raise UserError(f"unknown argument {rest[0]!r}")
-    for flag in NEEDED.get(given["mode"], ()):
-        if not given[flag]:
-            raise UserError(f"--mode {given['mode']} needs --{flag}")
-    if given["sweep"] and given["mode"] != "eval":
-        raise UserError(f"--sweep belongs to --mode eval, not to --mode {given['mode']}")
+    flag_table.check(values)
     if not re.fullmatch(r"best|last|[0-9]+", given["checkpoint"]):
         raise UserError(f"--checkpoint {given['checkpoint']}: it must be best, last or the step of a checkpoint")
-    if given["checkpoint"] != "last" and given["mode"] not in APPLYING:
-        raise UserError(f"--checkpoint {given['checkpoint']}: --mode {given['mode']} takes the last one")
     if given["workdir"] is not None and not given["workdir"].strip():
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
     if given["mode"] == "compare":
@@ -150,73 +134,6 @@ class _Resolved:
         return f"workdir {self._workdir}, {config}"
 
 
-def _define() -> flags.FlagValues:
-    """The flags except ``--config.*``; they are new in every call, so that calls do not influence each other."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "File or name of a config, or a YAML file of the original.", flag_values=values)
-    flags.DEFINE_string(
-        "workdir", None, "Folder of checkpoints, logs and results; the same one resumes.", flag_values=values
-    )
-    flags.DEFINE_enum("mode", MODES[0], MODES, "What to do.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "input", None, "predict: an image, a video, a folder or a pattern; may be repeated.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "output",
-        None,
-        "predict: folder for pictures and json. export, export_torch and compare: file to write.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "pictures", None, "check: folder for a page with pictures of the training's input.", flag_values=values
-    )
-    flags.DEFINE_multi_string(
-        "image_size", None, "export: HEIGHTxWIDTH of images; repeated, a program for each.", flag_values=values
-    )
-    flags.DEFINE_integer("batch", 1, "export: images of a call.", flag_values=values)
-    flags.DEFINE_bool("rgb", False, "export: images are RGB instead of BGR.", flag_values=values)
-    flags.DEFINE_bool("any_size", False, "export: images may be smaller than their arrays.", flag_values=values)
-    flags.DEFINE_list("platforms", ["cpu", "cuda"], "export: of cpu, cuda, rocm, tpu.", flag_values=values)
-    flags.DEFINE_enum("format", "jax", ("jax", "saved_model"), "export: kind of file.", flag_values=values)
-    flags.DEFINE_bool("gpu_kernels", False, "export: Hopper GPUs run diou-jax's kernels.", flag_values=values)
-    flags.DEFINE_float("draw_threshold", 0.5, "predict: pictures show higher scores only.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "sweep",
-        None,
-        "eval: NAME=VALUE,VALUE; evaluates these values of a test option from one run of the network. Repeated, it "
-        "combines options.",
-        flag_values=values,
-    )
-    flags.DEFINE_multi_string(
-        "workdirs",
-        [],
-        "compare: folders of evaluated runs; the others are compared with the first.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "checkpoint",
-        "last",
-        "eval, predict, export, export_torch: best, last or a step; docs/training.md.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "score_threshold", None, "predict: lowest score, a number or a json file {class: number}.", flag_values=values
-    )
-    flags.DEFINE_list("classes", None, "predict: names of the classes to detect; all by default.", flag_values=values)
-    flags.DEFINE_integer("every", 1, "predict: every N-th frame of a video.", flag_values=values)
-    flags.DEFINE_bool("video", True, "predict: write videos; --novideo writes their json alone.", flag_values=values)
-    flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
-    flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)
-    flags.DEFINE_bool("resume_optimizer", False, "import: take over step and momentum, too.", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "Join the other processes of a run: docs/multihost.md.", flag_values=values)
-    flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0; needed without a known cluster.", flag_values=values
-    )
-    flags.DEFINE_integer("num_processes", None, "Number of processes, likewise.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Number of this process, from 0, likewise.", flag_values=values)
-    return values
-
-
 def _read(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
     """Gives flags their values and returns the arguments that are none; any mistake raises a UserError of one line."""
     values.set_gnu_getopt(True)
@@ -245,9 +162,6 @@ def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
 
 def help_text(program: str) -> str:
     """The text of ``--help``."""
-    values = _define()
-    shown = [values[name] for name in values if name not in ("flagfile", "undefok")]
-    listed = "\n".join(f"  --{flag.name.ljust(17)} {flag.help}" for flag in shown)
     return f"""Trains, evaluates and applies a detector; reads and writes the original's weights.
 
   {program} --config configs/ciou.py
@@ -259,9 +173,7 @@ def help_text(program: str) -> str:
   {program} --config configs/ciou.py --workdir runs/original --mode import --source model_step89999.pth
 
 Configs: {", ".join(config_files.names())}; a file of your own, .py or one of the original's .yaml.
-Modes: {", ".join(MODES)}.
-Without --workdir a run lies in runs/CONFIG. An existing run needs no --config.
+An existing run needs no --config.
 
-{listed}
-  --config.NAME=VALUE An option: docs/options.md lists them.
+{flag_table.listing()}
 """
