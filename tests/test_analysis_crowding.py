@@ -27,11 +27,14 @@ def test_crowdedness_is_of_the_nearest_object_of_the_class(tmp_path):
 
 def test_bins_of_objects(tmp_path):
     objects = [thing(1, 1, LEFT), thing(1, 1, HALF_BESIDE), thing(1, 1, FAR), thing(1, 2, (400, 0, 50, 50))]
+    objects.append(thing(1, 1, (330, 300, 100, 100), iscrowd=1))
     found = [
         thing(1, 1, LEFT, score=0.9),
         # A duplicate of the first, and near no other object by more.
         thing(1, 1, (0, 0, 100, 98), score=0.8),
         thing(1, 1, FAR, score=0.7),
+        # Near FAR, but in the crowd.
+        thing(1, 1, (330, 300, 40, 40), score=0.99),
         # Near no object.
         thing(1, 1, (200, 450, 20, 20), score=0.95),
     ]

@@ -76,6 +76,15 @@ def test_a_threshold_keeps_all_detections_of_a_score(tmp_path):
     assert (one.threshold, one.precision, one.recall, one.f1) == (0.5, 0.5, 0.5, 0.5)
 
 
+def test_the_largest_of_equally_good_thresholds(tmp_path):
+    # Of eight objects, two detections find two and seven find three: F1 is 2 * 2 / (2 + 8) and 2 * 3 / (7 + 8).
+    objects = [thing(1, 1, (60 * place, 0, 50, 50)) for place in range(8)]
+    found = [objects[0]["bbox"], objects[1]["bbox"], *[NOWHERE] * 4, objects[2]["bbox"]]
+    results = [thing(1, 1, box, score=(9 - place) / 10) for place, box in enumerate(found)]
+    (one,) = curves.best_thresholds(match(tmp_path, objects, results))
+    assert (one.threshold, one.f1, one.precision, one.recall) == (0.8, 0.4, 1, 0.25)
+
+
 @pytest.mark.parametrize("iou", [0.5, 0.75])
 def test_no_threshold_is_better(tmp_path, iou):
     matches = score(tmp_path, *draw_scene(6, images=12)).matches

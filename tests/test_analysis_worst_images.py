@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coco_scenes import draw_scene, match, score, thing
+from coco_scenes import draw_scene, match, score, thing, truth
 
 from diou_jax.analysis import worst_images
 from diou_jax.analysis.errors import find_errors
@@ -11,23 +11,36 @@ from diou_jax.analysis.worst_images import image_losses
 
 def perfect_in(image, content, results):
     """The results with an image in which all objects are found, and nothing else."""
-    objects = [one for one in content["annotations"] if one["image_id"] == image and not one["iscrowd"]]
+    objects = [one for one in content["annotations"] if one["image_id"] == image and not one.get("iscrowd")]
     return [one for one in results if one["image_id"] != image] + [
         {name: one[name] for name in ("image_id", "category_id", "bbox")} | {"score": 2} for one in objects
     ]
 
 
-@pytest.mark.parametrize("block", [1000, 2])
-def test_a_loss_is_what_cocoeval_would_gain(tmp_path, monkeypatch, block):
+@pytest.mark.parametrize(("block", "found"), [(1000, 12), (2, 12), (1000, 2)])
+def test_a_loss_is_what_cocoeval_would_gain(tmp_path, monkeypatch, block, found):
     monkeypatch.setattr(worst_images, "BLOCK", block)
-    content, results = draw_scene(2, images=8)
+    content, results = draw_scene(2, images=8, found=found)
     summary = score(tmp_path, content, results)
     losses = image_losses(summary.matches)
     for image, loss in enumerate(losses.tolist(), start=1):
         after = score(tmp_path, content, perfect_in(image, content, results))
         assert loss == pytest.approx(after.statistics["AP"] - summary.statistics["AP"], rel=0, abs=1e-12)
-    # One without detections, one without objects.
-    assert losses[0] > 0 and losses[-1] > 0
+    # The first one has no detections.
+    assert losses[0] > 0
+
+
+def test_images_with_one_wrong_detection_cost_the_same_between_the_same_others(tmp_path):
+    box = (0, 0, 50, 50)
+    results = [thing(1, 1, box, score=0.9), thing(2, 1, box, score=0.5), thing(3, 1, box, score=0.1)]
+    results += [thing(image, 1, box, score=value) for image, value in enumerate((0.95, 0.8, 0.7, 0.6, 0.05), start=4)]
+    content = truth([thing(image, 1, box) for image in (1, 2, 3)], images=range(1, 9))
+    summary = score(tmp_path, content, results)
+    losses = image_losses(summary.matches)
+    assert losses[4] == losses[5] == losses[6] > 0 == losses[7] and losses[3] > losses[4]
+    for image, loss in enumerate(losses.tolist(), start=1):
+        after = score(tmp_path, content, perfect_in(image, content, results))
+        assert loss == pytest.approx(after.statistics["AP"] - summary.statistics["AP"], rel=0, abs=1e-12)
 
 
 def test_worst_images_come_first_with_their_errors(tmp_path):

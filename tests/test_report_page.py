@@ -10,7 +10,7 @@ import pytest
 import report_pages
 
 from diou_jax.configs import base
-from diou_jax.reporting import charts, document, report_sections
+from diou_jax.reporting import charts, document, error_sections
 from diou_jax.reporting.charts import Axis, Bar, Frame, Line, bar_chart, line_chart
 from diou_jax.reporting.document import Panel, Photograph, Shape
 from diou_jax.reporting.findings import analyse
@@ -96,7 +96,7 @@ def test_the_first_screen_has_ap_with_its_interval_and_the_largest_loss(page, fo
     ):
         assert words in first
     kind = max(found.gains.ap, key=found.gains.ap.get)
-    assert report_sections.LOSSES[kind][0] in first
+    assert error_sections.LOSSES[kind][0] in first
     assert f"AP would be {ap.value + found.gains.ap[kind]:.3f} instead of {ap.value:.3f}" in first
 
 
@@ -248,8 +248,19 @@ def test_numbers_for_people(value, text):
     assert document.signed(value) == ("+" + text if value > 0.0005 else text)
 
 
+def test_no_text_is_too_odd_for_a_page(found):
+    odd = "\ud800\x00#?%\"'<&"
+    one = test_set(found, found={}, name=odd, files=[odd])
+    text = document.render(report_document(reported(name=odd), [one]))
+    assert text.encode() and "\x00" not in text
+    page = Page(text)
+    assert page.text().count("\\ud800\ufffd#?%\"'<&") > 3
+    (link,) = [one["href"] for one in page.all("a") if one["href"].startswith("%")]
+    assert "#" not in link and "?" not in link
+
+
 def test_labels_of_a_photograph_keep_clear_of_each_other():
-    shapes = [Shape(10 + i, 50 + i, 60, 40, "disc 0.50", (0, 0), "", "right") for i in range(3)]
+    shapes = [Shape(10 + i, 50 + i, 60, 60, "disc 0.50", (0, 0), "", "right") for i in range(3)]
     photograph = Photograph("a", "", "", "", (320, 320), "", "", [Panel("", shapes)])
     (panel,) = with_tags(photograph).panels
     tags = np.array([shape.tag for shape in panel.shapes])

@@ -1,6 +1,7 @@
 """The page of a run, from the files of its folder."""
 
 import json
+import types
 
 import pytest
 from test_report_page import Page
@@ -8,8 +9,10 @@ from test_report_page import Page
 from diou_jax.configs import base
 from diou_jax.reporting import run_page
 from diou_jax.reporting.document import render
-from diou_jax.reporting.run_log import RunLog
+from diou_jax.reporting.run_log import Progress, RunLog
 from diou_jax.reporting.run_page import index_page, run_document, write_index
+from diou_jax.training.hooks import Evaluate, Journal
+from diou_jax.training.loop import Moment
 
 
 def write_run(folder, *, steps=6, total=8):
@@ -112,3 +115,17 @@ def test_a_page_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog
     with RunLog(tmp_path / "run") as log:
         write_index(log, training=True)
     assert "index.html cannot be written, and the run goes on without" in caplog.text and str(error) in caplog.text
+
+
+def test_the_page_is_written_anew_at_every_evaluation(tmp_path):
+    write_run(tmp_path / "run", steps=4)
+    index, evaluated = tmp_path / "run" / "index.html", []
+    with RunLog(tmp_path / "run") as log:
+        journal = Journal(log, Progress(start=0, total=8, images_per_step=1))
+        evaluator = lambda variables, step, log: [evaluated.append((step, index.exists()))][:0]  # noqa: E731
+        hook = Evaluate(evaluator, journal, every=2, page=True)
+        for step in (1, 2, 8):
+            hook(Moment(step, step == 8, True, types.SimpleNamespace(variables={}), {}))
+            assert index.exists() == (step > 1)
+    assert evaluated == [(2, False)], "after the evaluation, not before"
+    assert "The run is training: step 4 of 8." in index.read_text()

@@ -87,11 +87,13 @@ def test_an_evaluation_leaves_recall_a_file_pictures_and_curves(finished, make):
 
 @pytest.mark.slow
 def test_an_evaluation_can_be_repeated_and_counts_once(finished, make):
-    before = (finished / "rpn_proposals_val.npz").read_bytes()
-    rows = evaluate.evaluate(make(), str(finished))
+    before, config = (finished / "rpn_proposals_val.npz").read_bytes(), make()
+    config.log.report = True
+    rows = evaluate.evaluate(config, str(finished))
     assert (finished / "rpn_proposals_val.npz").read_bytes() == before
     judged = [row for row in read_metrics(finished) if "dataset" in row]
     assert len(judged) == 1 and judged[0]["eval/AR@100"] == rows[0]["eval/AR@100"]
+    assert "Average recall of proposals" in (finished / "report.html").read_text()
 
 
 @pytest.mark.slow

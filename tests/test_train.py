@@ -24,10 +24,11 @@ from diou_jax.training.step import make_train_step
 
 @pytest.fixture(scope="module")
 def finished(tiny_config, tmp_path_factory):
-    """A run that was never interrupted, evaluated."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    train.train(tiny_config(), str(workdir))
-    evaluate.evaluate(tiny_config(), str(workdir))
+    """A run that was never interrupted, evaluated, with its pages."""
+    workdir, config = tmp_path_factory.mktemp("runs") / "whole", tiny_config()
+    config.log.report = True
+    train.train(config, str(workdir))
+    evaluate.evaluate(config, str(workdir))
     return workdir
 
 
@@ -92,6 +93,8 @@ def test_a_run_leaves_what_it_promises(finished, tiny_config):
     assert isinstance(json.loads((finished / "bbox_val_results.json").read_text()), list)
     assert len(list((finished / "pictures").glob("*.jpg"))) == 2
     assert (finished / "curves.png").stat().st_size > 10_000
+    assert "Evaluated on val" in (finished / "report.html").read_text()
+    assert "The run is finished: all 8 steps are done." in (finished / "index.html").read_text()
     assert sorted(int(path.name) for path in (finished / "checkpoints").iterdir()) == [3, 6, 8]
     assert list((finished / "tensorboard").iterdir())
 

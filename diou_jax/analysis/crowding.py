@@ -70,31 +70,33 @@ def by_property(matches: Matches, values: np.ndarray, edges: np.ndarray) -> Bins
     place = np.where(objects, np.searchsorted(edges, values, side="right") - 1, -1)
     place[place >= bins] = -1
     _, near = matches.largest_overlap(matches.same_class() & objects[matches.overlaps.true])
-    right, wrong = matches.right(), matches.wrong()
+    right = matches.right()
     target = np.where(right, found.matched[0], near)
     of_found = np.where(target >= 0, place[target], -1) if len(true) else np.full(target.shape, -1)
+    of_found[~right & ~matches.wrong()] = -1
 
     precision, recall = np.full((bins, len(right)), np.nan), np.full((bins, len(right)), np.nan)
     counts, duplicates = np.bincount(place[place >= 0], minlength=bins), np.full(bins, np.nan)
     second = find_errors(matches).found[half] == Kind.DUPLICATE
     for row in np.flatnonzero(counts).tolist():
-        classes = np.bincount(true.classes[place == row], minlength=len(matches.class_names))
-        mine = of_found == row
+        rows = np.flatnonzero((of_found == row).any(0))
+        counted, classes = of_found[:, rows] == row, found.classes[rows]
+        hits = right[:, rows] & counted
+        objects_of = np.bincount(true.classes[place == row], minlength=len(matches.class_names))
         precision[row] = np.mean(
             [
                 read_precision(
-                    np.cumsum((right & mine)[:, part], 1),
-                    np.cumsum(((right | wrong) & mine)[:, part], 1),
-                    np.full(len(right), classes[name]),
+                    np.cumsum(hits[:, classes == name], 1),
+                    np.cumsum(counted[:, classes == name], 1),
+                    np.full(len(right), objects_of[name]),
                     recalls=matches.recalls,
                 )
-                for name in np.flatnonzero(classes).tolist()
-                for part in (matches.rows(name),)
+                for name in np.flatnonzero(objects_of).tolist()
             ],
             axis=0,
         )
-        recall[row] = (right & mine).sum(1) / counts[row]
-        duplicates[row] = (second & mine[half]).sum() / counts[row]
+        recall[row] = hits.sum(1) / counts[row]
+        duplicates[row] = (second[rows] & counted[half]).sum() / counts[row]
     return Bins(edges, counts, precision.mean(1), precision[:, half], recall.mean(1), recall[:, half], duplicates)
 
 

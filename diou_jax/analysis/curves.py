@@ -115,7 +115,7 @@ def best_thresholds(matches: Matches, *, iou: float = 0.5) -> tuple[BestThreshol
     threshold, objects = matches.threshold(iou), matches.objects().tolist()
     right, wrong, scores = matches.right()[threshold], matches.wrong()[threshold], matches.found.scores
     return tuple(
-        _best_f1(_raw(scores[mine], right[mine], wrong[mine], objects[row]))
+        _best_f1(_raw(scores[mine], right[mine], wrong[mine], objects[row]), objects[row])
         for row, mine in enumerate(map(matches.rows, range(len(objects))))
     )
 
@@ -124,7 +124,8 @@ def best_threshold(matches: Matches, *, iou: float = 0.5) -> BestThreshold:
     """The one threshold for all classes with the best F1 of all detections and objects together."""
     threshold, order = matches.threshold(iou), np.argsort(-matches.found.scores, kind="stable")
     right, wrong = matches.right()[threshold, order], matches.wrong()[threshold, order]
-    return _best_f1(_raw(matches.found.scores[order], right, wrong, int(matches.objects().sum())))
+    objects = int(matches.objects().sum())
+    return _best_f1(_raw(matches.found.scores[order], right, wrong, objects), objects)
 
 
 def _raw(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, objects: int) -> RawCurve:
@@ -135,13 +136,14 @@ def _raw(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, objects: int)
     return RawCurve(scores[kept], precision, hits / objects if objects else np.full(len(hits), np.nan))
 
 
-def _best_f1(curve: RawCurve) -> BestThreshold:
+def _best_f1(curve: RawCurve, objects: int) -> BestThreshold:
     # A threshold keeps all detections of equal score or none: F1 counts at the last of them.
     last = np.flatnonzero(np.append(np.diff(curve.scores) != 0, True)[: len(curve.scores)])
-    precision, recall = curve.precision[last], curve.recall[last]
-    total = precision + recall
-    f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(last)), where=total > 0)
-    if not (f1 > 0).any():
+    # From counts, so that equal ones are equal bit for bit, and the first, of the largest score, is taken.
+    hits = np.rint(curve.precision[last] * (last + 1))
+    f1 = 2 * hits / (last + 1 + objects)
+    if not objects or not (f1 > 0).any():
         return BestThreshold(np.nan, np.nan, np.nan, np.nan)
     best = int(f1.argmax())
-    return BestThreshold(*(float(values[best]) for values in (curve.scores[last], f1, precision, recall)))
+    found = curve.scores[last], f1, curve.precision[last], curve.recall[last]
+    return BestThreshold(*(float(values[best]) for values in found))

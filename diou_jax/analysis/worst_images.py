@@ -48,18 +48,41 @@ def image_losses(matches: Matches) -> np.ndarray:
     columns = np.ones((len(losses), min(BLOCK, len(losses))))
     for row in np.flatnonzero(counted).tolist():
         one = ClassRows.of(matches, row)
-        images = np.union1d(np.union1d(one.images, one.wrong_images), one.object_images)
-        before = one.average_precision(np.ones((len(losses), 1)), np.array([float(len(one.object_images))]))
-        for start in range(0, len(images), BLOCK):
-            part = images[start : start + BLOCK]
-            sets, total = np.arange(len(part)), np.full(len(part), float(len(one.object_images)))
-            # Its objects are found before all others.
-            own = np.bincount(one.object_images, minlength=len(losses))[part].astype(np.float64)
+        objects = np.bincount(one.object_images, minlength=len(losses)).astype(np.float64)
+        before = one.average_precision(columns[:, :1], objects.sum(keepdims=True))
+        every, chosen, group = _alike(one)
+        gained = np.zeros(len(chosen))
+        for start in range(0, len(chosen), BLOCK):
+            part = chosen[start : start + BLOCK]
+            sets = np.arange(len(part))
             columns[part, sets] = 0
-            after = one.average_precision(columns[:, : len(part)], total, first=own)
+            # Its objects are found before all others.
+            after = one.average_precision(
+                columns[:, : len(part)], np.repeat(objects.sum(), len(part)), first=objects[part]
+            )
             columns[part, sets] = 1
-            losses[part] += (after - before).mean(0)
+            gained[start : start + BLOCK] = (after - before).mean(0)
+        losses[every] += gained[group]
     return losses / max(1, counted.sum())
+
+
+def _alike(one: ClassRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The images that have objects or detections of a class, in groups that cost the same AP.
+
+    Most have no object and one detection that is wrong at all thresholds. It matters only between which of the other
+    detections it stands.
+
+    Returns:
+      The images; one image of each group; the group of each image.
+    """
+    every, counts = np.unique(np.concatenate([one.images, one.wrong_images, one.object_images]), return_counts=True)
+    place = np.searchsorted(one.wrong_before, np.arange(len(one.wrong_images)), side="right")
+    alone = counts[np.searchsorted(every, one.wrong_images)] == 1
+    # Places come before the images that are in a group of their own.
+    key = len(one.images) + 1 + every
+    key[np.searchsorted(every, one.wrong_images[alone])] = place[alone]
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    return every, every[first], group
 
 
 def worst_images(

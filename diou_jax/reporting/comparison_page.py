@@ -121,7 +121,7 @@ def _part(name: str, title: str, one: Comparison, *, album: Album | None, suppre
         blocks = suppression_blocks(suppression, name)
         sections.append(Section("suppression", "Greedy NMS and DIoU-NMS side by side", blocks))
     sections.append(Section("images", "Images that differ most", _images(one, album, name), _IMAGES))
-    return Part(name, title, sections, main, facts, _sentence(one))
+    return Part(name, title, sections, [main], facts, _sentence(one))
 
 
 _INTERVALS = (
@@ -391,7 +391,7 @@ def _photograph(name: str, first: Side, other: Side, one: ImageDifference, album
         _panel(other, one, finds=gained, misses=lost, album=album),
     ]
     note = (
-        f"gain {signed(one.gain, 4)} AP: {len(gained)} objects gained, {len(lost)} lost; wrong detections "
+        f"gain {signed(one.gain, 4)} AP: {plural(len(gained), 'object')} gained, {len(lost)} lost; wrong detections "
         f"{len(one.false)} before, {len(one.other_false)} after"
     )
     alt = f"{photo.title}: {note}"

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -252,7 +253,7 @@ class Part:
     Attributes:
       name: a name for its address.
       title: its title; may be empty if the page has one part.
-      main: the numbers that stand large.
+      main: rows of the numbers that stand large.
       facts: the numbers that stand small.
       sentence: the sentence that says most.
       sections: its sections.
@@ -261,7 +262,7 @@ class Part:
     name: str
     title: str
     sections: Sequence[Section]
-    main: Sequence[Fact] = ()
+    main: Sequence[Sequence[Fact]] = ()
     facts: Sequence[Fact] = ()
     sentence: str = ""
 
@@ -285,6 +286,14 @@ class Document:
     links: Sequence[tuple[str, str]] = ()
     refresh: int = 0
     written: str = ""
+
+
+def address(name: str) -> str:
+    """The address of a file beside the page, by its name or relative path."""
+    try:
+        return urllib.parse.quote(os.fsencode(name))
+    except UnicodeEncodeError:  # no file system has such a name
+        return urllib.parse.quote(name, errors="replace")
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -62,6 +62,11 @@ class Findings:
     worst: list[ImageErrors]
 
     @property
+    def by_objects(self) -> list[int]:
+        """Rows of the classes, those with most objects first."""
+        return np.argsort(-self.matches.objects(), kind="stable").tolist()
+
+    @property
     def shown_from(self) -> float:
         """The score from which on detections are shown."""
         return self.threshold.threshold if np.isfinite(self.threshold.threshold) else USUAL_THRESHOLD

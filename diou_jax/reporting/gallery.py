@@ -161,11 +161,12 @@ def _shape(box: np.ndarray, label: str, meaning: str, *, style: str, mask: Rle |
 
 
 def with_tags(photograph: Photograph) -> Photograph:
-    """The photograph with each label at the corner of its box where it covers least of the labels before it."""
+    """The photograph with each label at the corner of its box where it covers least of other labels and small boxes."""
     size = photograph.tag_size
     panels = []
     for panel in photograph.panels:
-        taken: list[tuple[float, float, float, float]] = []
+        small = [shape for shape in panel.shapes if shape.width * shape.height < (5 * size) ** 2]
+        taken = [(shape.x, shape.y, shape.x + shape.width, shape.y + shape.height) for shape in small]
         shapes = [_with_tag(shape, photograph.size, size, taken) for shape in panel.shapes]
         panels.append(dataclasses.replace(panel, shapes=shapes))
     return dataclasses.replace(photograph, panels=panels)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diou_jax.analysis.suppression import SideBySide
+from diou_jax.reporting import curve_sections, error_sections
 from diou_jax.reporting import report_sections as sections_of
 from diou_jax.reporting.document import (
     Cell,
@@ -18,6 +19,7 @@ from diou_jax.reporting.document import (
     Section,
     Table,
     Text,
+    address,
     count,
     number,
     number_cell,
@@ -109,7 +111,7 @@ def report_document(
         parts.append(Part("all", "", [about_run]))
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     names = ", ".join(test_set.name for test_set in test_sets)
-    files = [(name, name) for test_set in test_sets for name in test_set.files]
+    files = [(address(name), name) for test_set in test_sets for name in test_set.files]
     return Document(
         f"Report on {run.name}",
         f"Evaluated on {names} · step {count(run.step)} · {written}",
@@ -139,19 +141,19 @@ def _part(name: str, test_set: TestSet, *, title: str) -> Part:
 
 
 def _sentence(found: Sequence[Findings]) -> str:
-    return sections_of.loss_sentence(found[0])
+    return error_sections.loss_sentence(found[0])
 
 
-def _main(test_set: TestSet) -> list[Fact]:
-    facts = []
+def _main(test_set: TestSet) -> list[list[Fact]]:
+    rows = []
     for kind, findings in test_set.found.items():
         statistics = findings.intervals.statistics
         prefix = "" if kind == "bbox" else "mask "
         ap = statistics["AP"]
         level = f"{100 * findings.intervals.level:.0f} %"
-        facts.append(Fact(number(ap.value), f"{prefix}AP", f"{level} interval {number(ap.low)} to {number(ap.high)}"))
-        facts += [Fact(number(statistics[name].value), f"{prefix}{name}") for name in ("AP50", "AP75")]
-    return facts
+        first = Fact(number(ap.value), f"{prefix}AP", f"{level} interval {number(ap.low)} to {number(ap.high)}")
+        rows.append([first, *(Fact(number(statistics[name].value), f"{prefix}{name}") for name in ("AP50", "AP75"))])
+    return rows
 
 
 def _facts(test_set: TestSet) -> list[Fact]:
@@ -185,7 +187,7 @@ def _recall_part(name: str, test_set: TestSet, *, title: str) -> Part:
     main = [Fact(number(recall[key]), key) for key in ("AR@1000", "AR@100") if recall.get(key, -1) >= 0]
     sentence = "" if rows else f"{test_set.name} has no annotations, so there is no recall."
     return Part(
-        name, title, [Section("recall", "Recall of proposals", blocks, intro)], main, _facts(test_set), sentence
+        name, title, [Section("recall", "Recall of proposals", blocks, intro)], [main], _facts(test_set), sentence
     )
 
 
@@ -229,15 +231,15 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
             "A click on a heading sorts. The best score is the threshold with the largest F1, the balance of precision "
             "and recall.",
         ),
-        Section("curves", "Precision and recall", each(sections_of.precision_recall_curves)),
-        Section("scores", "Scores", each(sections_of.scores)),
+        Section("curves", "Precision and recall", each(curve_sections.precision_recall_curves)),
+        Section("scores", "Scores", each(curve_sections.scores)),
         Section(
             "confusion",
             "Confusion",
-            each(lambda findings, label, _: sections_of.confusion_matrix(findings, label)),
+            each(lambda findings, label, _: error_sections.confusion_matrix(findings, label)),
         ),
         Section("size", "Size and crowdedness", each(sections_of.bins)),
-        Section("losses", "Why AP is lost", each(sections_of.losses)),
+        Section("losses", "Why AP is lost", each(error_sections.losses)),
         *suppression,
         Section("placement", "How well boxes fit", each(sections_of.placement)),
         Section(

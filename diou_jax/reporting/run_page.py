@@ -11,7 +11,7 @@ from absl import logging
 
 from diou_jax.checkpoint.ranking import Criterion, ranking
 from diou_jax.nested_config import flatten
-from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, count, number, write
+from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, address, count, number, write
 from diou_jax.reporting.run_log import EVENTS_FILE, RunLog, read_metrics
 from diou_jax.reporting.run_sections import (
     curve_figures,
@@ -81,7 +81,7 @@ def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
     state = _state(step, total, training=training)
     links = [(name, text) for name, text in _pages(workdir) if (workdir / name).is_file()]
     name = workdir.resolve().name
-    part = Part("run", "", sections, _main(rows, step, total), _facts(rows, workdir), state)
+    part = Part("run", "", sections, [_main(rows, step, total)], _facts(rows, workdir), state)
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     return Document(
         f"Run {name}",
@@ -189,10 +189,4 @@ def _newest_pictures(workdir: pathlib.Path) -> list[tuple[str, str]]:
     except OSError:
         return []
     newest = [name for name in names if name.split("_")[0] == names[-1].split("_")[0]]
-    return [(f"{PICTURES}/{_quoted(name)}", name) for name in newest[:SHOWN]]
-
-
-def _quoted(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name, errors="surrogateescape")
+    return [(f"{PICTURES}/{address(name)}", name) for name in newest[:SHOWN]]
