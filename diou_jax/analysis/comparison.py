@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diou_jax.analysis.intervals import RESAMPLES, Intervals, paired_bootstrap
+from diou_jax.analysis.intervals import RESAMPLES, Intervals, paired_bootstraps
 from diou_jax.analysis.matches import Matches
 from diou_jax.analysis.worst_images import image_losses
 
@@ -106,13 +106,13 @@ def compare(
       UserError: if two sides have other images, classes or kinds.
     """
     first, *others = sides
-    losses = image_losses(first.matches) if images else None
-    differences = []
-    for other in others:
-        intervals = paired_bootstrap(first.matches, other.matches, resamples=resamples, seed=seed)
-        found = () if losses is None else _images(first.matches, other.matches, losses=losses, count=images)
-        differences.append(Difference(intervals, found))
-    return Comparison(dataset, first.matches.kind, tuple(sides), tuple(differences), different_options(sides))
+    intervals = paired_bootstraps(first.matches, [other.matches for other in others], resamples=resamples, seed=seed)
+    differing: list[tuple[ImageDifference, ...]] = [()] * len(others)
+    if images and others:
+        losses = image_losses(first.matches)
+        differing = [_images(first.matches, other.matches, losses=losses, count=images) for other in others]
+    differences = tuple(map(Difference, intervals, differing))
+    return Comparison(dataset, first.matches.kind, tuple(sides), differences, different_options(sides))
 
 
 def different_options(sides: Sequence[Side]) -> dict[str, tuple[Any, ...]]:
