@@ -117,7 +117,7 @@ class Evaluator:
         self._detect = detect_function(self.detector, config)
         self._both = None
         if config.test.compare_nms and self.detector.heads:
-            own = self.detector.heads[0].detection
+            own = self.detector.detection_rules
             hard = [Selection(own.hard_nms(diou=diou), masks=False) for diou in (False, True)]
             self._both = build.staged_detection(config, self.detector, on_devices, selections=[Selection(own), *hard])
         self._losses = self._validation_losses(class_names) if config.test.losses else None
@@ -242,7 +242,7 @@ class Evaluator:
 
     def _compare_nms(self, dataset, both, own) -> SideBySide:
         """Greedy NMS beside DIoU-NMS, from the detections of both by image and the matches of the run's own."""
-        test, rules, matches = self._config.test, self.detector.heads[0].detection, []
+        test, rules, matches = self._config.test, self.detector.detection_rules, []
         for diou, found in enumerate(both):
             if rules == rules.hard_nms(diou=bool(diou)):
                 matches.append(own)  # COCOeval takes long

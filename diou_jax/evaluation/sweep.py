@@ -88,7 +88,7 @@ class _Sweep:
     def __init__(self, config: ConfigDict, configs: Mapping[str, ConfigDict], class_names: Sequence[str]):
         self._config, self._configs = config, configs
         self.detector = build.detector(config, len(class_names))
-        selections = [Selection(build.heads(one, len(class_names))[0].detection) for one in configs.values()]
+        selections = [Selection(build.detector(one, len(class_names)).detection_rules) for one in configs.values()]
         self._detect = build.staged_detection(config, self.detector, on_devices, selections=selections)
 
     def __call__(self, sets, variables, step, *, folder) -> list[Comparison]:
@@ -127,7 +127,8 @@ class _Sweep:
         """Writes each setting's folder; compares the settings if there is ground truth."""
         sides: dict[str, list[Side]] = {}
         for (name, config), of_setting in zip(self._configs.items(), results, strict=True):
-            place, metrics = folder / name, {}
+            place = folder / name
+            metrics: dict[str, float] = {}
             keep_config(place, config.to_dict(), resuming=False)
             for kind, rows in of_setting.items():
                 coco_results.write_results(place / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json", rows)
@@ -135,8 +136,14 @@ class _Sweep:
                     summary = score(dataset, kind, rows, max_dets=config.test.max_dets, with_matches=True)
                     assert summary.matches is not None
                     metrics |= summary.metrics()
-                    about = {"name": name, "folder": str(place), "step": step, "options": flatten(config)}
-                    side = Side(statistics=summary.statistics, matches=summary.matches, **about)
+                    side = Side(
+                        name=name,
+                        folder=str(place),
+                        step=step,
+                        statistics=summary.statistics,
+                        matches=summary.matches,
+                        options=flatten(config),
+                    )
                     sides.setdefault(kind, []).append(side)
             if metrics:
                 numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
