@@ -1,6 +1,7 @@
 """Exported detectors: the file detects what `Detector` detects, without this package."""
 
 import functools
+import io
 import json
 import operator
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.command.export_detector import Request, export_detector, request
 from diou_jax.data.buckets import Bucket
 from diou_jax.data.packing import example
@@ -21,6 +23,7 @@ from diou_jax.errors import UserError
 from diou_jax.export import container, saved_model
 from diou_jax.export.placing import batch_of_one_size, largest_input, place
 from diou_jax.export.program import ImageRules, export_program, to_arrays
+from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.prediction.detector import Detector
 
@@ -219,19 +222,15 @@ def test_one_size_needs_the_smallest_input():
     np.testing.assert_array_equal(batch.image_size, [LOOKS.view((60, 91)).size] * 2)
 
 
-@pytest.mark.parametrize("gpu_kernels", [False, True])
-def test_programs_for_gpus(config, gpu_kernels):
+def test_a_program_for_gpus_calls_their_kernels(config):
     detector = build.detector(config, len(NAMES))
     weights = jax.eval_shape(detector.network.folded, detector.network.variable_shapes())
-    flat = {"/".join(key.key for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(weights)}
+    weights = {"/".join(key.key for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(weights)}
     rules = ImageRules(build.usual_pass(config), config.fpn.coarsest_stride)
-    platforms = ("cuda",) if gpu_kernels else ("cpu", "cuda")
-    program = export_program(detector, rules, (48, 64), weights=flat, platforms=platforms, gpu_kernels=gpu_kernels)
-    called = re.findall(r"custom_call @(\w+)", program.mlir_module())
+    program = export_program(detector, rules, (48, 64), weights=weights, platforms=("cuda",), gpu_kernels=True)
     # Suppression of proposals and of detections, RoIAlign for boxes and for masks.
-    assert called == ["mosaic_gpu_v2"] * 4 * gpu_kernels
-    assert program.platforms == platforms
-    assert str(ROOT).encode() not in bytes(program.serialize())
+    assert re.findall(r"custom_call @(\w+)", program.mlir_module()) == ["mosaic_gpu_v2"] * 4
+    assert program.platforms == ("cuda",) and not program.disabled_safety_checks
 
 
 @pytest.mark.parametrize(
@@ -278,9 +277,46 @@ def test_an_output_that_cannot_be_written_is_refused(config, tmp_path):
         export_detector(config, tmp_path, tmp_path / "none" / "detector.zip", wanted=Request(((48, 64),)))
 
 
-def test_equal_exports_are_equal_files(export):
-    first, second = (export((48, 64)) for _ in range(2))
+def test_a_file_holds_the_same_bytes_every_time_and_no_path(export):
+    first, second = (export((48, 64), platforms=("cpu", "cuda")) for _ in range(2))
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as file:
         assert file.namelist() == ["metadata.json", "weights.npz", "programs/48x64.bin"]
-        assert json.loads(file.read("metadata.json"))["category_ids"] == list(IDS)
+        metadata, program = json.loads(file.read("metadata.json")), file.read("programs/48x64.bin")
+    assert metadata["platforms"] == ["cpu", "cuda"] and metadata["category_ids"] == list(IDS)
+    assert str(ROOT).encode() not in program
+    module = jax.export.deserialize(bytearray(program)).mlir_module()
+    # One program for both platforms, which asks where it runs and needs nothing but StableHLO.
+    assert "_platform_index" in module and "custom_call" not in module
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing(export, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(container.os, "replace", fail)
+    with pytest.raises(UserError, match=r"detector.zip cannot be written: No space left on device"):
+        container.write(tmp_path / "detector.zip", {}, {"x": np.zeros(3)}, metadata={})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_mode_exports_the_newest_checkpoint(config, variables, tmp_path, capsys):
+    detector = build.detector(config, len(NAMES))
+    optimizer = build.make_optimizer(config, build.rule(config).schedule)
+    with Checkpoints(tmp_path) as checkpoints:
+        state = create_state(variables, optimizer, detector.loss_names)
+        checkpoints.save(state, 7, {"class_names": list(NAMES), "category_ids": list(IDS)})
+    output = tmp_path / "detector.zip"
+    export_detector(config, tmp_path, output, wanted=Request(((48, 64), (64, 48)), rgb=True))
+    assert "programs 48x64, 64x48 for cpu, cuda" in capsys.readouterr().out
+    with zipfile.ZipFile(output) as file:
+        metadata = json.loads(file.read("metadata.json"))
+        weights = dict(np.load(io.BytesIO(file.read("weights.npz"))))
+    assert metadata["step"] == 7 and metadata["channels"] == "RGB" and metadata["class_names"] == list(NAMES)
+    assert metadata["thresholds"] == {"score": 0.02, "nms": 0.5, "mask": 0.5}
+    assert [one["file"] for one in metadata["programs"]] == ["programs/48x64.bin", "programs/64x48.bin"]
+    folded = to_arrays(detector.network.folded(variables))
+    assert weights.keys() == folded.keys()
+    for name, array in folded.items():
+        np.testing.assert_array_equal(weights[name], array)

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
+from diou_jax.configs import base
 from diou_jax.data.view import Size
 from diou_jax.errors import UserError
 from diou_jax.export import container, saved_model
@@ -106,6 +107,7 @@ def export_detector(
     began = time.perf_counter()
     writable_file(output, "--output")
     config = settle(config, workdir)
+    base.check(config)
     _check(config)
     with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         metadata = checkpoints.metadata()
