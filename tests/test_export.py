@@ -222,6 +222,7 @@ def test_one_size_needs_the_smallest_input():
     np.testing.assert_array_equal(batch.image_size, [LOOKS.view((60, 91)).size] * 2)
 
 
+@pytest.mark.slow
 def test_a_program_for_gpus_calls_their_kernels(config):
     detector = build.detector(config, len(NAMES))
     weights = jax.eval_shape(detector.network.folded, detector.network.variable_shapes())

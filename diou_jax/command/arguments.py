@@ -169,7 +169,6 @@ def help_text(program: str) -> str:
   {program} --workdir runs/ciou --mode eval --config.test.diou_nms.beta1=0.9
   {program} --workdir runs/ciou --mode eval --checkpoint best
   {program} --workdir runs/ciou --mode predict --input photos --output found
-  {program} --workdir runs/ciou --mode export --output detector.zip --image_size 480x640
   {program} --config configs/ciou.py --workdir runs/original --mode import --source model_step89999.pth
 
 Configs: {", ".join(config_files.names())}; a file of your own, .py or one of the original's .yaml.
