@@ -2,7 +2,7 @@
 
     python benchmarks/losses.py --data FOLDER --out runs/losses --seeds 5
     python benchmarks/losses.py --data FOLDER --out runs/losses --seeds 5 --steps 800 --config.train.jitter='(0.5,1.5)'
-    python benchmarks/losses.py --smoke                   # two losses on a few drawn images
+    python benchmarks/losses.py --smoke                   # one loss and seed on a few drawn images
 
 FOLDER is data for `configs/own.py` with a training and a validation set. Every training is `main.py` with that config
 and the same options, whatever the loss. Three parts follow each other:
@@ -80,19 +80,27 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all trainings share.
+    """What all trainings share, and how they are compared.
 
     Attributes:
       out: the folder of all results.
       data: options that name the data, by part.
+      val: the json of the validation set.
       steps: number of updates of a training.
+      seeds: number of seeds, which count from 0.
       options: more options of every training, ``--config.NAME=VALUE``.
+      betas: values of beta1 of DIoU-NMS.
+      draws: number of resampled sets of validation images.
     """
 
     out: pathlib.Path
     data: Mapping[str, tuple[str, ...]]
+    val: str
     steps: int
+    seeds: int
     options: tuple[str, ...] = ()
+    betas: tuple[float, ...] = BETAS
+    draws: int = 300
 
     def command(self, run: Run) -> list[str]:
         """The command of a training; a tenth of the steps lies between two evaluations."""
@@ -278,22 +286,22 @@ def detect(workdir: pathlib.Path, folder: pathlib.Path, options: Sequence[str]) 
     return results
 
 
-def compare_suppression(study: Study, runs: Sequence[Run], *, val: str, draws: int) -> dict:
+def compare_suppression(study: Study, runs: Sequence[Run]) -> dict:
     """AP of greedy NMS and, for each beta1, the mean AP of DIoU-NMS less that, with an interval over images.
 
     Returns:
       "greedy": AP; "betas": for each beta1 AP, its difference and the ends of the difference's interval.
     """
-    images = len(json.loads(pathlib.Path(val).read_text())["images"])
-    rows = np.random.default_rng(0).integers(0, images, (draws, images))
+    images = len(json.loads(pathlib.Path(study.val).read_text())["images"])
+    rows = np.random.default_rng(0).integers(0, images, (study.draws, images))
 
     def aps(name, *options):
         files = [detect(study.out / run.name, study.out / "nms" / f"{run.name}_{name}", options) for run in runs]
-        return np.mean([resampled(val, str(file), rows) for file in files], 0)
+        return np.mean([resampled(study.val, str(file), rows) for file in files], 0)
 
     greedy = aps("greedy", "--config.test.diou_nms.enabled=False")
     found = {}
-    for beta in BETAS:
+    for beta in study.betas:
         ours = aps(f"beta{beta:g}", "--config.test.diou_nms.enabled=True", f"--config.test.diou_nms.beta1={beta}")
         ends = np.nanquantile(ours[1:] - greedy[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         found[f"{beta:g}"] = {"AP": float(ours[0]), "difference": float(ours[0] - greedy[0]), "ends": ends.tolist()}
@@ -339,7 +347,7 @@ def report(tuning: Mapping[Run, Mapping], rows: Mapping[str, Mapping], suppressi
     ]
     percent = f"{CONFIDENCE:.0%}"
     parts = [
-        f"Losses, {seeds} seeds; mean and {percent} interval by Student's t; differences are paired by seed:",
+        f"Losses, seeds: {seeds}; mean and {percent} interval by Student's t; differences are paired by seed:",
         table(
             [
                 "loss",
@@ -401,22 +409,26 @@ def write_plot(path: pathlib.Path, results: Mapping[Run, Mapping], rows: Mapping
     os.replace(draft, path)
 
 
-def run_study(
-    study: Study, *, losses: Mapping[str, Sequence[float]], seeds: int, jobs: int, val: str, draws: int
-) -> str:
-    """All three parts; returns the tables, and writes them, the numbers and the picture."""
+def run_study(study: Study, losses: Mapping[str, Sequence[float]], *, jobs: int) -> str:
+    """All three parts; returns the tables, and writes them, the numbers and the picture.
+
+    Args:
+      study: what all trainings share.
+      losses: the weights to try for each loss.
+      jobs: number of trainings at a time.
+    """
     candidates = [Run("tuning", loss, w, TUNING_SEED) for loss, ws in losses.items() if len(ws) > 1 for w in ws]
     tuning = train_all(study, candidates, jobs=jobs)
     best = {loss: weights[0] for loss, weights in losses.items()}
     for loss in {run.loss for run in tuning}:
         best[loss] = max((found["AP"], run.weight) for run, found in tuning.items() if run.loss == loss)[1]
     # Seed by seed, so that an interrupted study has whole pairs.
-    runs = [Run("losses", loss, best[loss], seed) for seed in range(seeds) for loss in losses]
+    runs = [Run("losses", loss, best[loss], seed) for seed in range(study.seeds) for loss in losses]
     results = train_all(study, runs, jobs=jobs)
     rows = compare(results, list(losses))
     last = [run for run in runs if run.loss == (SUPPRESSED if SUPPRESSED in losses else runs[-1].loss)]
-    suppression = compare_suppression(study, last, val=val, draws=draws)
-    text = report(tuning, rows, suppression, seeds=seeds)
+    suppression = compare_suppression(study, last)
+    text = report(tuning, rows, suppression, seeds=study.seeds)
     write(study.out / "losses.json", json.dumps({"losses": rows, "suppression": suppression}, indent=1))
     write_plot(study.out / "losses.png", results, rows, suppression)
     write(study.out / "losses.md", text)
@@ -441,7 +453,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="updates of each training")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one core")
     parser.add_argument("--draws", type=int, default=300, help="resampled sets of images")
-    parser.add_argument("--smoke", action="store_true", help="two losses on a few drawn images")
+    parser.add_argument("--smoke", action="store_true", help="one loss and seed on a few drawn images")
     given, options = parser.parse_known_args()
     for option in options:
         if not option.startswith("--config."):
@@ -455,7 +467,7 @@ def main() -> None:
             shapes.COUNTS = {"train": 10, "val": 4}
             shapes.ensure(given.data)
             options += SMOKE
-        losses = {"smooth_l1": (1.0,), "diou": (12.0,)} if given.smoke else WEIGHTS
+        losses = {"diou": (12.0,)} if given.smoke else WEIGHTS
         layout = layouts.find(given.data)
         if layout.parts["val"].share:
             parser.error(f"--data {given.data} has no validation set of its own")
@@ -464,9 +476,17 @@ def main() -> None:
             "tuning": hold_out(layout.parts["train"], out / "tuning"),
             "losses": (f"--config.data.root={os.path.abspath(given.data)}",),
         }
-        study = Study(out, data, given.steps, tuple(options))
-        val = layout.parts["val"].annotations
-        print(run_study(study, losses=losses, seeds=given.seeds, jobs=given.jobs, val=val, draws=given.draws))
+        study = Study(
+            out,
+            data,
+            layout.parts["val"].annotations,
+            steps=given.steps,
+            seeds=given.seeds,
+            options=tuple(options),
+            betas=BETAS[2:3] if given.smoke else BETAS,
+            draws=given.draws,
+        )
+        print(run_study(study, losses, jobs=given.jobs))
 
 
 if __name__ == "__main__":

@@ -110,13 +110,15 @@ def test_a_resampled_set_scores_as_one_with_copies_of_its_images(losses, coco, c
 
 
 @pytest.fixture
-def study(losses, tmp_path):
-    return losses.Study(tmp_path, {"tuning": ("--config.a=1",), "losses": ("--config.b=2",)}, 100, ("--config.c=3",))
+def study(losses, coco, tmp_path):
+    data = {"tuning": ("--config.a=1",), "losses": ("--config.b=2",)}
+    val = str(coco[0] / "truth.json")
+    return losses.Study(tmp_path, data, val, steps=100, seeds=2, options=("--config.c=3",), draws=10)
 
 
 def test_a_study_tunes_trains_compares_and_goes_on(losses, study, coco, monkeypatch, capsys):
     """Runs are played: the AP of a run follows from its options, and its metrics lie where a run writes them."""
-    folder, _, found = coco
+    _, _, found = coco
     commands = []
 
     def play(command, *, stdout, **_):
@@ -146,12 +148,8 @@ def test_a_study_tunes_trains_compares_and_goes_on(losses, study, coco, monkeypa
 
     monkeypatch.setattr(losses.subprocess, "run", play)
     monkeypatch.setattr(losses, "detect", found_by)
-    settings = {
-        "losses": {"smooth_l1": (1.0,), "diou": (3.0, 6.0, 12.0)},
-        "seeds": 2,
-        "val": str(folder / "truth.json"),
-    }
-    text = losses.run_study(study, **settings, jobs=2, draws=10)
+    weights = {"smooth_l1": (1.0,), "diou": (3.0, 6.0, 12.0)}
+    text = losses.run_study(study, weights, jobs=2)
     assert len(commands) == 3 + 4
     tuning = [command for command in commands if "--config.a=1" in command]
     assert len(tuning) == 3 and all("--config.b=2" in one for one in commands if one not in tuning)
@@ -161,11 +159,11 @@ def test_a_study_tunes_trains_compares_and_goes_on(losses, study, coco, monkeypa
     assert (study.out / "losses.md").read_text() == text and (study.out / "losses.png").stat().st_size > 5000
     numbers = json.loads((study.out / "losses.json").read_text())
     assert set(numbers["suppression"]["betas"]) == {f"{beta:g}" for beta in losses.BETAS}
-    assert losses.run_study(study, **settings, jobs=1, draws=10) == text
+    assert losses.run_study(study, weights, jobs=1) == text
     assert len(commands) == 7  # nothing is trained again
     (study.out / "losses" / "diou_6_seed1.json").unlink()
     with pytest.raises(FileExistsError):  # the play of this run does not resume
-        losses.run_study(study, **settings, jobs=1, draws=10)
+        losses.run_study(study, weights, jobs=1)
     assert len(commands) == 8
     capsys.readouterr()
 
