@@ -76,9 +76,11 @@ def test_inputs_may_be_several_and_patterns_and_each_file_counts_once(days, inpu
 
 
 def test_an_input_that_stands_for_nothing_is_named(days):
+    (days / "empty").mkdir()
     for inputs, words in (
         (["day1", "week*"], r"--input week\*: no file or folder matches"),
         (["day1", "nowhere"], "--input nowhere does not exist"),
+        (["day1", "empty"], "--input empty holds no image files .*: it is empty"),
         (["day1/*.txt"], r"--input day1/\*\.txt holds no image files .* 1 file of another kind"),
     ):
         with pytest.raises(UserError, match=words):

@@ -127,6 +127,9 @@ class Eyes:
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), found) if devices > 1 else found
 
 
+SUPPRESSIONS = {}
+
+
 def seeing(rules, **options):
     """Detection in tiles by `Eyes`, with the suppression of the detector."""
     kept = DetectionRules(Thresholds(0.05, 0.5), diou_nms=True, beta1=1.0, detections_per_im=60, **options)
@@ -137,7 +140,10 @@ def seeing(rules, **options):
         ),
     )
     batcher = Batcher((Pass(64, 128),), shapes=((64, 128), (128, 64)), stride=32, per_device=1, augmented=False)
-    return TiledDetection(types.SimpleNamespace(heads=(head,)), Eyes(), batcher=batcher, rules=rules)
+    detection = TiledDetection(types.SimpleNamespace(heads=(head,)), Eyes(), batcher=batcher, rules=rules)
+    # Compiled once for all divisions into tiles.
+    detection._suppress = SUPPRESSIONS.setdefault(tuple(options), detection._suppress)
+    return detection
 
 
 def drawn(size, boxes, labels):

@@ -7,7 +7,7 @@ import pathlib
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
@@ -77,32 +77,37 @@ class _Search:
     """Collects files by kind, over several inputs."""
 
     def __init__(self):
-        self._by_kind: dict[str, list[pathlib.Path]] = {}
-        self._taken: set[str] = set()
-        self._folders: set[tuple[int, int]] = set()
+        self._kinds: dict[str, tuple[pathlib.Path, str]] = {}
         self._roots: list[pathlib.Path] = []
         self._unreadable: list[str] = []
 
     def add(self, text: str) -> None:
         """Adds one input."""
         if glob.has_magic(text) and not os.path.lexists(text):
-            matches = sorted(glob.glob(text, recursive=True))
+            matches = list(map(pathlib.Path, sorted(glob.glob(text, recursive=True))))
             if not matches:
                 raise UserError(f"--input {printable(text)}: no file or folder matches this pattern")
-            before = self._count()
-            for match in map(pathlib.Path, matches):
-                if match.is_dir():
-                    self._walk(match)
-                else:
-                    self._file(match, match.parent)
-            self._check_found(text, before)
-            return
-        source = pathlib.Path(text)
-        if source.is_dir():
-            before = self._count()
-            self._walk(source)
-            self._check_found(text, before)
-            return
+        elif os.path.isdir(text):
+            matches = [pathlib.Path(text)]
+        else:
+            return self._add_file(pathlib.Path(text))
+        before = len(self._unreadable)
+        by_kind = _by_kind([one for match in matches for one in self._matched(match)])
+        if not {IMAGE, VIDEO} & by_kind.keys():
+            reasons = "; ".join([*_summaries(by_kind), *self._unreadable[before:][:3]]) or "it is empty"
+            raise UserError(
+                f"--input {printable(text)} holds no image files ({', '.join(SUFFIXES)}) or videos: {reasons}"
+            )
+
+    def found(self) -> Found:
+        """All files so far."""
+        folder = pathlib.Path(os.path.commonpath([os.path.abspath(root) for root in self._roots]))
+        by_kind = _by_kind(self._kinds.values())
+        images, videos = (by_kind.get(kind, []) for kind in (IMAGE, VIDEO))
+        return Found(images, videos, folder, self._roots, self._unreadable, _summaries(by_kind))
+
+    def _add_file(self, source: pathlib.Path) -> None:
+        """Adds a file that is named by itself."""
         if not os.path.exists(source):
             raise UserError(f"--input {printable(source)} does not exist")
         if not os.path.isfile(source):
@@ -112,51 +117,45 @@ class _Search:
             raise UserError(f"--input {printable(source)} is a {kind}: give the file that it was drawn from")
         if kind == OTHER:
             kind = VIDEO if video.opens(source) else IMAGE  # which then counts as unreadable
-        self._file(source, source.parent, kind)
+        self._root(source.parent)
+        self._take(source, kind)
 
-    def found(self) -> Found:
-        """All files so far."""
-        roots = list(dict.fromkeys(self._roots))
-        folder = pathlib.Path(os.path.commonpath([os.path.abspath(root) for root in roots]))
-        passed_over = [_summary(kind, self._by_kind[kind]) for kind in (DRAWN, OTHER) if kind in self._by_kind]
-        images, videos = (self._by_kind.get(kind, []) for kind in (IMAGE, VIDEO))
-        return Found(images, videos, folder, roots, self._unreadable, passed_over)
+    def _matched(self, match: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+        """Adds a file, or all files below a folder; returns them with their kinds."""
+        if not match.is_dir():
+            self._root(match.parent)
+            return [self._take(match)]
+        self._root(match)
+        return list(map(self._take, self._files_below(match)))
 
-    def _file(self, path: pathlib.Path, root: pathlib.Path, kind: str | None = None) -> None:
-        if root not in self._roots:
-            self._roots.append(root)
-        # Inputs may overlap.
-        if (place := os.path.abspath(path)) not in self._taken:
-            self._taken.add(place)
-            self._by_kind.setdefault(kind or kind_of(path), []).append(path)
+    def _root(self, folder: pathlib.Path) -> None:
+        if folder not in self._roots:
+            self._roots.append(folder)
 
-    def _walk(self, source: pathlib.Path) -> None:
+    def _take(self, path: pathlib.Path, kind: str | None = None) -> tuple[pathlib.Path, str]:
+        """A file with its kind; inputs may overlap, but it counts once."""
+        place = os.path.abspath(path)
+        if place not in self._kinds:
+            self._kinds[place] = path, kind or kind_of(path)
+        return self._kinds[place]
+
+    def _files_below(self, source: pathlib.Path) -> list[pathlib.Path]:
+        """The files of a folder and of those below it, sorted."""
+
         def cannot_list(error):
             self._unreadable.append(f"{printable(error.filename)}: this folder cannot be read ({error.strerror})")
 
-        if source not in self._roots:
-            self._roots.append(source)
         files: list[pathlib.Path] = []
+        seen: set[tuple[int, int]] = set()
         for folder, below, names in os.walk(source, onerror=cannot_list, followlinks=True):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in self._folders:  # a link back into the tree
+            if (status.st_dev, status.st_ino) in seen:  # a link back into the tree
                 below.clear()
                 continue
-            self._folders.add((status.st_dev, status.st_ino))
+            seen.add((status.st_dev, status.st_ino))
             below.sort()
             files += (pathlib.Path(folder, name) for name in names)
-        for path in sorted(files):
-            self._file(path, source)
-
-    def _count(self) -> int:
-        return len(self._taken) - sum(len(self._by_kind.get(kind, [])) for kind in (DRAWN, OTHER))
-
-    def _check_found(self, text: str, before: int) -> None:
-        if self._count() > before or (self._taken and before):
-            return
-        passed_over = [_summary(kind, self._by_kind[kind]) for kind in (DRAWN, OTHER) if kind in self._by_kind]
-        reasons = "; ".join([*passed_over, *self._unreadable[:3]]) or "it is empty"
-        raise UserError(f"--input {printable(text)} holds no image files ({', '.join(SUFFIXES)}) or videos: {reasons}")
+        return sorted(files)
 
 
 def kind_of(path: pathlib.Path) -> str:
@@ -186,7 +185,19 @@ def _content(path: pathlib.Path) -> str | None:
         return None
 
 
-def _summary(kind, paths):
-    endings = Counter((path.suffix or path.name).lower() for path in paths)
-    listed = ", ".join(f"{printable(ending)} {count}" for ending, count in endings.most_common(5))
-    return f"{len(paths)} {PLURALS[kind] if len(paths) > 1 else kind} ({listed})"
+def _by_kind(files: Iterable[tuple[pathlib.Path, str]]) -> dict[str, list[pathlib.Path]]:
+    found: dict[str, list[pathlib.Path]] = {}
+    for path, kind in files:
+        found.setdefault(kind, []).append(path)
+    return found
+
+
+def _summaries(by_kind: dict[str, list[pathlib.Path]]) -> list[str]:
+    """A line for each kind of file that is left out."""
+    lines = []
+    for kind in (DRAWN, OTHER):
+        if paths := by_kind.get(kind):
+            endings = Counter((path.suffix or path.name).lower() for path in paths)
+            listed = ", ".join(f"{printable(ending)} {count}" for ending, count in endings.most_common(5))
+            lines.append(f"{len(paths)} {PLURALS[kind] if len(paths) > 1 else kind} ({listed})")
+    return lines
