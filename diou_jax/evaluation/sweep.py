@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diou_jax.analysis.comparison import Comparison, Side, compare
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data.dataset import Dataset
@@ -38,8 +38,10 @@ from diou_jax.workdir.run_config import keep_config
 FOLDER, PAGE = "sweep", "sweep.html"
 
 
-def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) -> list[Comparison]:
-    """Evaluates the newest checkpoint in `workdir` with several settings, and compares them with the first.
+def sweep(
+    config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict], *, checkpoint: str = LAST
+) -> list[Comparison]:
+    """Evaluates a checkpoint in `workdir` with several settings, and compares them with the first.
 
     Each setting gets what an evaluation with its options alone gives, bit for bit: `workdir`/sweep/SETTING holds its
     results files, its config and its numbers, so that it can be compared with other runs as a run's folder can. The
@@ -49,6 +51,7 @@ def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) 
       config: the run's config.
       workdir: the run's folder.
       settings: configs by name. Options of `base.AFTER_NETWORK` are taken from them, all others from `config`.
+      checkpoint: "last", "best" or the step of one.
 
     Returns:
       A comparison for each test set with ground truth and each kind of result, boxes and masks; in processes other than
@@ -64,12 +67,12 @@ def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) 
     if config.model.rpn_only:
         raise UserError("--sweep: with model.rpn_only=True there are no detections, and no option of them to vary")
     prepare(config.log.compilation_cache)
-    with Checkpoints(workdir, create=False) as checkpoints:
+    with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         class_names = checkpoints.metadata()["class_names"]
         sets = open_datasets(config, class_names)
         swept = _Sweep(config, configs, class_names)
-        variables = checkpoints.restore_variables(swept.detector.network.variable_shapes())
-        step = checkpoints.latest()
+        variables = checkpoints.restore_variables(swept.detector.network.variable_shapes(), averaged=config.test.ema)
+        step = checkpoints.chosen()
     comparisons = swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
     if comparisons:
         page = pathlib.Path(workdir) / PAGE
