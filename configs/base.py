@@ -189,12 +189,20 @@ OPTIONS = (
     Option("train.max_rollbacks", 2, Whole(0),
            "times that a run goes back before it stops, names the tensor and writes the batch to a file",
            original=None, free=True),
+    Option("train.early_stopping.patience", 0, Whole(0),
+           "evaluations in a row (`test.every`) in which the metric of `checkpoint.best` has not improved and after "
+           "which the run ends as a finished one; 0: it never ends early", original=None, free=True),
+    Option("train.early_stopping.min_delta", 0.0, Real(0),
+           "a metric has improved if it is better than its best value by more than this", original=None, free=True),
     Option("test.datasets", ("coco_2017_val",), Several(Text(empty=False)),
            "test sets; each is evaluated separately", there="()", free=True),
     Option("test.proposal_files", (), Several(Text(empty=False)),
            "as `train.proposal_files`, one for each of `test.datasets`", free=True),
     Option("test.proposal_limit", 2000, Whole(1),
            "proposals of an image that are taken from a file, best first", free=True),
+    Option("test.losses", 0, Whole(0),
+           "images of each test set, spread over those with an object, on which an evaluation also computes the losses "
+           "of training (`val/loss`, ...); 0: none", original=None, free=True),
     Option("test.max_dets", 100, Whole(11),
            "detections per class and image that COCOeval counts; the name of the AR statistic contains this number",
            original=None, free=True),
@@ -204,6 +212,9 @@ OPTIONS = (
            original=None, free=True),
     Option("test.every", 0, Whole(0),
            "training steps between evaluations; 0: only at the end", original=None, free=True),
+    Option("test.ema", True, Flag(),
+           "with `solver.ema_decay`: evaluate, predict and export the averaged weights; `False`: those that the "
+           "optimiser changes", original=None, free=True),
     Option("test.scale", 800, Whole(1), "length of the shorter side in pixels", there="600", free=True),
     Option("test.max_size", 1333, Whole(1), "limit of the longer side in pixels", there="1000", free=True),
     Option("test.ims_per_batch", 1, Whole(1),
@@ -291,6 +302,10 @@ OPTIONS = (
     Option("solver.iter_size", 1, Whole(1),
            "iterations whose gradients are summed for one update", original="--iter_size"),
     Option("solver.clip_norm", 0.0, Real(0), "limit of the gradient's global norm; 0: no limit", original=None),
+    Option("solver.ema_decay", 0.0, Real(0, 1, below=True),
+           "share that the exponential moving average of the weights keeps at each update, such as 0.9998; 0: no "
+           "average. The average is what is evaluated, predicted with and exported, see [training.md](training.md)",
+           original=None),
     Option("solver.scale_with_devices", True, Flag(),
            "the original's linear rule: learning rate, steps, length and `fpn.rpn_collect_scale` follow the batch size "
            "that the devices give; False pins them", original=None),
@@ -334,6 +349,10 @@ OPTIONS = (
            "iterations between checkpoints; the original divides its number by `NUM_GPUS`",
            original="TRAIN.SNAPSHOT_ITERS", there="20000", free=True),
     Option("checkpoint.keep", 3, Whole(1), "number of newest checkpoints that are kept", original=None, free=True),
+    Option("checkpoint.best", "auto", Text(),
+           "with `test.every`: metric by which the best checkpoint is kept besides; `METRIC` or `DATASET:METRIC` as in "
+           "metrics.jsonl, such as `AP50` or `val/loss`; `auto`: box AP of the first test set, for an RPN alone its "
+           "recall; empty: none is kept", original=None, free=True),
     Option("checkpoint.lock", True, Flag(),
            "lock the workdir against other training runs; `False` for a file system without locks",
            original=None, free=True),
@@ -346,6 +365,12 @@ OPTIONS = (
     Option("log.report", True, Flag(),
            "pages for a browser: `report.html` after each evaluation, and `index.html`, the page of the run, which is "
            "written anew at each evaluation", original=None, free=True),
+    Option("log.wandb", "", Text(),
+           "project of Weights & Biases that also gets metrics, config and pictures; empty: none. It needs the extra "
+           "`wandb`, see [training.md](training.md)", original=None, free=True),
+    Option("log.mlflow", "", Text(),
+           "tracking URI of MLflow, such as `http://host:5000` or `sqlite:///mlflow.db`, that also gets them; empty: "
+           "none. It needs the extra `mlflow`", original=None, free=True),
     Option("log.compilation_cache", "~/.cache/diou_jax", Text(),
            "folder in which compiled programs are kept; empty: none", original=None, free=True),
 )
@@ -394,6 +419,11 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
     if "solver.warm_up_iters" in explicit and solver.warm_up_iters > solver.max_iter:
         most = f"solver.max_iter={solver.max_iter}"
         problems.append(f"solver.warm_up_iters={solver.warm_up_iters}: it must not exceed {most}")
+    if config.train.early_stopping.patience and not (config.test.every and config.checkpoint.best):
+        problems.append(
+            f"train.early_stopping.patience={config.train.early_stopping.patience}: it counts evaluations, so "
+            "test.every must be positive and checkpoint.best must name a metric"
+        )
     mrcnn = config.mrcnn
     if config.model.mask_on and mrcnn.resolution != 2 * mrcnn.roi_xform_resolution:
         problems.append(

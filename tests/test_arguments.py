@@ -133,3 +133,21 @@ def test_the_program_answers_before_jax_is_imported(start):
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "absl.flags" in imported
     assert not imported & {"jax", "numpy.core", "diou_jax.training.train"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "checkpoint", "words"),
+    [
+        ("eval", "newest", "--checkpoint newest: it must be best, last or the step"),
+        ("eval", "-3", "--checkpoint -3: it must be"),
+        ("train", "best", "--checkpoint best: --mode train takes the last one"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_meant_is_refused(mode, checkpoint, words):
+    with pytest.raises(UserError, match=words):
+        parse(["--config", "ciou", "--mode", mode, f"--checkpoint={checkpoint}"])
+
+
+def test_a_checkpoint_is_the_last_one_unless_another_is_named():
+    assert parse(["--config", "ciou", "--mode", "eval"]).flags["checkpoint"] == "last"
+    assert parse(["--config", "ciou", "--mode", "eval", "--checkpoint", "1200"]).flags["checkpoint"] == "1200"

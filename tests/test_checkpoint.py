@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from conftest import slow
 from test_optimizer import RULES
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.errors import UserError
+from diou_jax.optimization.ema import Ema
 from diou_jax.optimization.optimizer import make_optimizer
 from diou_jax.optimization.state import create_state
 
@@ -221,7 +223,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path, monke
     monkeypatch.undo()
     with Checkpoints(tmp_path, create=False) as checkpoints:
         for read in (checkpoints.metadata, lambda: checkpoints.restore(random_state(0)), checkpoints.stored_variables):
-            with pytest.raises(UserError, match=r"checkpoints/1 is a checkpoint of format 7.* reads formats 1 and 2"):
+            with pytest.raises(UserError, match=r"checkpoints/1 is a checkpoint of format 7.* reads formats 1 to 3"):
                 read()
 
 
@@ -253,3 +255,147 @@ def test_a_checkpoint_of_the_first_format_gets_the_names_of_this_one(tmp_path, m
         checkpoints.save(wanted, 2, {})
         checkpoints.finish()
         same_bits(checkpoints.restore(like), wanted)
+
+
+CRITERION = {"dataset": "val", "metric": "eval/AP"}
+
+
+def evaluated(value, **others):
+    return {"best_by": CRITERION, "evaluation": [{"dataset": "val", "eval/AP": value}], **others}
+
+
+def save_evaluated(folder, values, keep=1):
+    """A checkpoint for each step of `values`, which holds its AP; None: it was not evaluated."""
+    with Checkpoints(folder, keep=keep) as checkpoints:
+        for step, value in values.items():
+            metadata = {"best_by": CRITERION} if value is None else evaluated(value)
+            checkpoints.save(random_state(step), step, metadata | {"step": step})
+
+
+def present(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def best_of(folder):
+    with Checkpoints(folder, which="best", create=False) as checkpoints:
+        same_bits(
+            checkpoints.restore_variables(random_state(0).variables), random_state(checkpoints.chosen()).variables
+        )
+        assert checkpoints.metadata()["step"] == checkpoints.chosen()
+        return checkpoints.chosen()
+
+
+@pytest.mark.parametrize(
+    ("values", "keep", "left", "best"),
+    [
+        ({1: 0.1, 2: 0.5, 3: 0.2, 4: None, 5: 0.3}, 1, [2, 5], 2),
+        slow({1: 0.1, 2: 0.5, 3: 0.2, 4: None, 5: 0.3}, 2, [2, 4, 5], 2),
+        slow({1: 0.5, 2: 0.5, 3: None}, 1, [1, 3], 1),
+        slow({1: float("nan"), 2: 0.0, 3: float("nan"), 4: None}, 1, [2, 4], 2),
+        slow({1: 0.1, 2: 0.2, 3: 0.3}, 1, [3], 3),
+    ],
+)
+def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path, values, keep, left, best):
+    save_evaluated(tmp_path, values, keep)
+    assert present(tmp_path) == left and best_of(tmp_path) == best
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        assert checkpoints.chosen() == checkpoints.latest() == left[-1]
+    # Its own metadata tell a run that goes on which one is the best.
+    save_evaluated(tmp_path, {7: None, 8: None}, keep)
+    assert present(tmp_path) == sorted({best, *[*left, 7, 8][-keep:]}) and best_of(tmp_path) == best
+
+
+def test_without_a_metric_the_newest_alone_are_kept(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(random_state(3), 3, {})
+    assert present(tmp_path) == [3]
+    with pytest.raises(UserError, match=r"best: no checkpoint in .* was evaluated .*; there are 3 \(last\)"):
+        best_of(tmp_path)
+
+
+def test_a_damaged_best_one_is_set_aside_and_the_next_best_takes_its_place(tmp_path):
+    save_evaluated(tmp_path, {1: 0.4, 2: 0.5, 3: 0.2}, keep=3)
+    change_a_byte(max(files_of(tmp_path, 2), key=lambda path: path.stat().st_size))
+    assert best_of(tmp_path) == 1
+    save_evaluated(tmp_path, {4: 0.3}, keep=3)
+    assert present(tmp_path) == [1, 3, 4]  # the damaged one is none of the newest three
+    save_evaluated(tmp_path, {5: None}, keep=1)
+    assert present(tmp_path) == [1, 5] and list((tmp_path / "checkpoints.damaged").iterdir())
+
+
+def test_a_kill_before_the_old_best_one_is_deleted_leaves_both(tmp_path, monkeypatch):
+    save_evaluated(tmp_path, {1: 0.4, 2: 0.1})
+
+    def killed(*_):
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="killed"):
+        patch.setattr(ocp.CheckpointManager, "_finalize_checkpoint", killed)  # the new one has its final name by now
+        save_evaluated(tmp_path, {3: 0.9})
+    assert present(tmp_path) == [1, 2, 3] and best_of(tmp_path) == 3
+    save_evaluated(tmp_path, {4: 0.5})
+    assert present(tmp_path) == [3, 4]
+
+
+def test_a_better_one_that_cannot_be_written_leaves_the_best_one(tmp_path, monkeypatch, caplog):
+    save_evaluated(tmp_path, {1: 0.4, 2: 0.1})
+
+    async def full(*_, **__):
+        raise OSError("No space left on device")
+
+    with Checkpoints(tmp_path, keep=1, strict=False) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.StandardCheckpointHandler, "async_save", full)
+            checkpoints.save(random_state(3), 3, evaluated(0.9))
+            checkpoints.finish()
+        assert "No space left" in caplog.text and present(tmp_path) == [1, 2]
+        checkpoints.save(random_state(4), 4, evaluated(0.2, step=4))
+    assert present(tmp_path) == [1, 4] and best_of(tmp_path) == 1
+
+
+def test_a_checkpoint_is_chosen_by_its_step_and_others_are_refused_with_the_list(tmp_path):
+    save_evaluated(tmp_path, {3: 0.5, 6: 0.2}, keep=2)
+    with Checkpoints(tmp_path, which="6", create=False) as checkpoints:
+        assert checkpoints.chosen() == 6
+        same_bits(checkpoints.restore_variables(random_state(0).variables), random_state(6).variables)
+    with (
+        Checkpoints(tmp_path, which="5", create=False) as checkpoints,
+        pytest.raises(UserError, match=r"--checkpoint 5: .* there are 3 \(best\), 6 \(last\)"),
+    ):
+        checkpoints.metadata()
+    with pytest.raises(UserError, match="it must be best, last or the step"):
+        Checkpoints(tmp_path, which="newest", create=False)
+
+
+def with_ema(state, decay=0.9):
+    params = jax.tree.map(lambda x: x / 2, state.params)
+    return state.replace(ema=Ema(params, decay))
+
+
+def test_with_a_moving_average_both_weights_are_kept_and_readers_get_the_average(tmp_path):
+    wanted, like = with_ema(random_state(1)), with_ema(random_state(0))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(wanted, 1, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        same_bits(checkpoints.restore(like), wanted)
+        same_bits(checkpoints.restore_variables(like.variables), wanted.averaged)
+        same_bits(checkpoints.stored_variables(), wanted.averaged)
+        same_bits(checkpoints.restore_variables(like.variables, averaged=False), wanted.variables)
+    (tmp_path / "checkpoints.sealed" / "1.json").unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 1  # without a seal it is read as a whole
+    # A program that knows no average must not train it.
+    assert '"format": 3' in (tmp_path / "checkpoints" / "1" / "metadata" / "metadata").read_text()
+
+
+def test_without_an_average_nothing_is_new_in_a_checkpoint(tmp_path):
+    save_steps(tmp_path, 1)
+    folder = tmp_path / "checkpoints" / "1"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"variables", "training", "metadata"}
+    assert '"format": 2' in (folder / "metadata" / "metadata").read_text()
+    with Checkpoints(tmp_path) as checkpoints:
+        like = random_state(0).variables
+        same_bits(checkpoints.restore_variables(like, averaged=False), random_state(1).variables)
+        with pytest.raises(UserError, match="this config's raw: fc/bias is absent there"):
+            checkpoints.restore(with_ema(random_state(0)))

@@ -170,7 +170,7 @@ def test_weights_that_are_not_finite_are_named(tiny_config):
 def test_evaluations_on_the_way_and_the_news_of_a_collapse(tiny_config, whole, tmp_path, monkeypatch):
     config = tiny_config()
     config.test.every = 3
-    answers = iter([0.4, 0.1])
+    answers = iter([0.4, 0.1, 0.1])
     call = evaluate.Evaluator.__call__
 
     def judged(self, *arguments):
@@ -178,8 +178,8 @@ def test_evaluations_on_the_way_and_the_news_of_a_collapse(tiny_config, whole, t
 
     monkeypatch.setattr(evaluate.Evaluator, "__call__", judged)
     train.train(config, str(tmp_path))
-    assert [row["step"] for row in read_metrics(tmp_path) if "eval/AP" in row] == [3, 6]
-    assert ["collapsed" in event["event"] for event in events(tmp_path)] == [True]
+    assert [row["step"] for row in read_metrics(tmp_path) if "eval/AP" in row] == [3, 6, 8]
+    assert ["collapsed" in event["event"] for event in events(tmp_path)] == [True, True]
     same_bits(saved_state(config, tmp_path), saved_state(config, whole))
 
 

@@ -88,6 +88,15 @@ def tensorboard_points(workdir):
     return points
 
 
+def test_tensorboard_shows_evaluations_validation_losses_and_the_best_one(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.scalars(4, {"loss": 1.0})
+        log.scalars(4, {"eval/AP": 0.5, "val/loss": 2.0, "val/loss_cls": math.nan}, dataset="set")
+        log.scalars(4, {"best/AP": 0.5, "best/step": 4})
+    names = ["train/loss", "eval/set/AP", "val/set/loss", "best/AP", "best/step"]
+    assert tensorboard_points(tmp_path) == [(4, name) for name in names]
+
+
 def test_pictures_for_tensorboard_are_small_jpegs(tmp_path):
     blobs = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     picture = cv2.resize(blobs, (2052, 1000), interpolation=cv2.INTER_CUBIC)

@@ -31,6 +31,10 @@ WRONG = {
     "solver.clip_norm": [-1.0, math.inf],
     "solver.base_lr": [-0.1, math.nan, math.inf, "0.1"],
     "solver.momentum": [1.5],
+    "solver.ema_decay": [-0.1, 1.0, math.nan],
+    "train.early_stopping.patience": [-1, 1.5],
+    "train.early_stopping.min_delta": [-0.1],
+    "test.losses": [-1],
     "fpn.rpn_aspect_ratios": [(), (0.0,), (-1.0, 1.0), (math.nan,)],
     "fpn.dim": [0],
     "fpn.roi_canonical_scale": [0],
@@ -218,3 +222,13 @@ def test_any_value_outside_is_refused(data, option: Option):
     value = data.draw(outside(option.kind))
     assert option.kind.problem(value) == f"it must be {option.kind}" or isinstance(option.kind, Choice)
     assert option.kind.problem(value) is not None
+
+
+@pytest.mark.parametrize(("every", "best"), [(0, "auto"), (100, "")])
+def test_early_stopping_needs_evaluations_and_a_metric(every, best):
+    config = base.get_config()
+    config.train.early_stopping.patience, config.test.every, config.checkpoint.best = 3, every, best
+    with pytest.raises(UserError, match=r"train.early_stopping.patience=3: it counts evaluations, so test.every must"):
+        base.check(config)
+    config.test.every, config.checkpoint.best = 100, "AP"
+    base.check(config)

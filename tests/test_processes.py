@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train
 
@@ -78,14 +79,31 @@ def training(workdir):
 
 @pytest.mark.slow
 def test_two_processes_with_one_device_equal_one_with_two(start, tiny_config, tmp_path):
-    train.train(tiny_config(), str(tmp_path / "one"))
-    for process in start(tmp_path / "two", processes=2):
+    """They also agree on the best checkpoint, and stop early together: no loss falls by a thousand."""
+    options = {
+        "solver": {"ema_decay": 0.9, "max_iter": 10},
+        "test": {"every": 4, "losses": 3},
+        "checkpoint": {"best": "val/loss", "keep": 1},
+        "train": {"batch_size": 2, "early_stopping": {"patience": 1, "min_delta": 1000.0}},
+    }
+    config = tiny_config()
+    for name, value in options.items():
+        config[name].update(value)
+    train.train(config, str(tmp_path / "one"))
+    for process in start(tmp_path / "two", processes=2, **options):
         assert process.wait(300) == 0, log(tmp_path, 0) + log(tmp_path, 1)
-    one, two = training(tmp_path / "one"), training(tmp_path / "two")
-    assert [row["step"] for row in one] == [row["step"] for row in two] == [2, 4, 6, 8]
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in training(tmp_path / "one")] == [2, 4, 6, 8]
+    assert [row.keys() for row in one] == [row.keys() for row in two]
     for a, b in zip(one, two, strict=True):
-        for name in a.keys() - {"images_per_second"}:
+        for name in a.keys() & {*training(tmp_path / "one")[0], "val/loss", "best/val/loss"} - {"images_per_second"}:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    for name in ("one", "two"):
+        losses = {row["step"]: row["val/loss"] for row in read_metrics(tmp_path / name) if "val/loss" in row}
+        assert losses.keys() == {4, 8}
+        with Checkpoints(tmp_path / name, which="best", create=False) as checkpoints:
+            assert checkpoints.chosen() == min(losses, key=losses.get)
+            assert checkpoints.steps() == sorted({checkpoints.chosen(), 8})
 
 
 @pytest.mark.slow

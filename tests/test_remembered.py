@@ -196,13 +196,13 @@ def test_the_program_hands_over_what_was_asked_for(run, monkeypatch, capsys):
         program.main([*start, "--mode", "predict", "--input", "a", "--output", "b", "--draw_threshold", "0.3"])
     assert exit_.value.code == 0
     program.main([*start, "--mode", "import", "--source", "c", "--allow", "x,y"])
-    program.main([*start, "--mode", "export_torch", "--output", "d"])
+    program.main([*start, "--mode", "export_torch", "--output", "d", "--checkpoint", "best"])
     assert calls == [
         ("train", (workdir,), {"explicit": frozenset({"solver.max_iter"}), "then_evaluate": True}),
-        ("evaluate", (workdir, "result of train"), {}),
-        ("predict", (workdir, "a"), {"output": "b", "draw_threshold": 0.3}),
+        ("evaluate", (workdir, "result of train"), {"checkpoint": "last"}),
+        ("predict", (workdir, "a"), {"output": "b", "draw_threshold": 0.3, "checkpoint": "last"}),
         ("import_file", ("c", workdir), {"resume_optimizer": False, "allow": ["x", "y"]}),
-        ("export_torch", (workdir, "d"), {}),
+        ("export_torch", (workdir, "d"), {"checkpoint": "best"}),
     ]
     assert capsys.readouterr().out.startswith(
         f"workdir {workdir}, config of the run in {workdir}\nsolver.max_iter: 1850"

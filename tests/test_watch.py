@@ -34,3 +34,8 @@ def test_a_loss_that_never_moves_is_reported_once():
     assert [i for i, message in enumerate(found) if message] == [FROZEN_ROWS - 1]
     assert not any(messages([{"loss": 0.7 + i % 2} for i in range(20)]))
     assert not any(messages([{"loss": None}] * 20))
+
+
+def test_rows_without_a_loss_stand_between_equal_losses_without_a_trace():
+    rows = [{"loss": 0.7}, {"best/AP": 0.1, "best/step": 2}] * FROZEN_ROWS
+    assert sum(bool(message) for message in messages(rows)) == 1

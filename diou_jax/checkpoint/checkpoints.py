@@ -1,9 +1,12 @@
 """Checkpoints: orbax writes them asynchronously and atomically, and reads them back bit for bit."""
 
 import contextlib
+import dataclasses
 import functools
+import json
 import os
 import pathlib
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -17,13 +20,19 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diou_jax.checkpoint.differences import differences, stored_tree
 from diou_jax.checkpoint.first_format import from_first_format, to_first_format
+from diou_jax.checkpoint.preservation import NewestAndBest
+from diou_jax.checkpoint.ranking import rank
 from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import Stopped, UserError
 from diou_jax.optimization.state import TrainState
 
-# The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first.
-FORMAT = 2
+# The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first. Those of a run with
+# a moving average are of the third: its variables are the average, which a program that knows no average would train.
+FORMAT, FORMAT_WITH_EMA = 2, 3
+
+LAST, BEST = "last", "best"  # besides steps, what a reader may ask for
 
 REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
 
@@ -32,7 +41,8 @@ class Checkpoints:
     """The checkpoints of a work folder, `workdir`/checkpoints/STEP.
 
     Network variables and the rest of the training state are separate items, so that a detector can be read without its
-    optimiser. A checkpoint does not depend on the number of devices. Each is sealed with checksums in
+    optimiser. With a moving average its variables are the network's, and the parameters that the optimiser changes are
+    an item of their own, "raw". A checkpoint does not depend on the number of devices. Each is sealed with checksums in
     `workdir`/checkpoints.sealed/STEP.json as soon as it is complete; a checkpoint that has changed since, or cannot be
     read, does not count. This is a context manager: leaving it waits until checkpoints are written.
 
@@ -40,12 +50,21 @@ class Checkpoints:
       directory: the folder of the checkpoints.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int = 1, create: bool = True, strict: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        which: str = LAST,
+        keep: int = 1,
+        create: bool = True,
+        strict: bool = True,
+    ):
         """Opens the folder.
 
         Args:
           workdir: the work folder.
-          keep: number of newest checkpoints that are kept.
+          which: the checkpoint to read: "last", "best" (see `best`), or its step.
+          keep: number of newest checkpoints that are kept; the best one is kept besides.
           create: whether the folder may be made and written; else a UserError is raised if it is missing.
           strict: whether a checkpoint that cannot be written is an error; else it is a line in the log.
         """
@@ -54,20 +73,27 @@ class Checkpoints:
         self._owner, self._strict = create, strict
         if not create and not self.directory.is_dir():
             raise UserError(_nothing(self.directory))
-        self._keep = keep
+        if not re.fullmatch(f"{LAST}|{BEST}|[0-9]+", str(which)):
+            raise UserError(f"--checkpoint {which}: it must be best, last or the step of a checkpoint")
+        self._which = which
+        self._kept = NewestAndBest(keep)
         self._sealer = ThreadPoolExecutor(1)
         self._closing = threading.Event()
         self._good: set[int] = set()
+        self._written: set[int] = set()
 
     @functools.cached_property
     def _manager(self):
         """The manager by orbax; it is made at its first use, since it makes the folder."""
         return ocp.CheckpointManager(
             epath.Path(self.directory),
-            options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._kept, create=True, enable_async_checkpointing=True
+            ),
             item_handlers={
                 "variables": ocp.StandardCheckpointHandler(),
                 "training": ocp.StandardCheckpointHandler(),
+                "raw": ocp.StandardCheckpointHandler(),
                 "metadata": ocp.JsonCheckpointHandler(),
             },
         )
@@ -100,11 +126,8 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints, but all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True) if self.directory.is_dir() else []
-        found = next((step for step in steps if self._is_whole(step)), None) if jax.process_index() == 0 else None
-        if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
-            found = None if found < 0 else found
+        steps = sorted(self.steps(), reverse=True)
+        found = _agreed(lambda: next((step for step in steps if self._is_whole(step)), None))
         if found != max(steps, default=None):
             self._manager.reload()
         if found is None and steps:
@@ -130,20 +153,18 @@ class Checkpoints:
           UserError: if this checkpoint or the one before could not be written.
         """
         self.finish()
-        variables, training = _split(state)
+        # The best one so far is deleted only after this one is complete.
+        self._kept.best = self._best_with(step, metadata)
+        items = _split(state)
+        metadata = {**metadata, "format": FORMAT_WITH_EMA if "raw" in items else FORMAT}
         if jax.process_count() > 1:
-            to_global = ocp.utils.fully_replicated_host_local_array_to_global_array
-            variables, training = jax.tree.map(to_global, (variables, training))
+            items = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, items)
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._as_user_error():
             self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    training=ocp.args.StandardSave(training),
-                    metadata=ocp.args.JsonSave({**metadata, "format": FORMAT}),
-                ),
-                force=True,
+                step, args=ocp.args.Composite(metadata=ocp.args.JsonSave(metadata), **arguments), force=True
             )
+            self._written.add(step)
         if jax.process_index() == 0:
             self._sealer.submit(self._seal, step)
 
@@ -159,29 +180,115 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, with the structure, shapes and dtypes of `like`.
+        """The state that was asked for, with the structure, shapes and dtypes of `like`.
 
         Raises:
           UserError: if the checkpoint belongs to another network.
         """
-        variables, training = _split(like)
-        found = self._read(variables=_abstract(variables), training=_abstract(training))
+        found = self._read({name: _abstract(item) for name, item in _split(like).items()})
         variables = found["variables"]
-        return TrainState(params=variables["params"], affine=variables.get("affine"), **found["training"])
+        params, ema = variables["params"], None
+        if like.ema is not None:
+            params, ema = found["raw"], dataclasses.replace(like.ema, params=params)
+        return TrainState(params=params, affine=variables.get("affine"), ema=ema, **found["training"])
 
-    def restore_variables(self, like: Mapping) -> dict:
-        """The newest network variables, with the structure, shapes and dtypes of `like`; raises UserError likewise."""
-        return self._read(variables=_abstract(dict(like)))["variables"]
+    def restore_variables(self, like: Mapping, *, averaged: bool = True) -> dict:
+        """The network variables that were asked for, with the structure, shapes and dtypes of `like`.
+
+        Args:
+          like: the network's variables.
+          averaged: in a run with a moving average: whether to read the average, or the parameters that the optimiser
+            changes.
+
+        Raises:
+          UserError: if the checkpoint belongs to another network.
+        """
+        like = _abstract(dict(like))
+        if averaged or not self._of_chosen(self._has_raw):
+            return self._read({"variables": like})["variables"]
+        found = self._read({"variables": like, "raw": like["params"]})
+        return {**found["variables"], "params": found["raw"]}
 
     def stored_variables(self) -> dict:
-        """The newest network variables of any network; raises UserError if there is no checkpoint."""
-        like = self._newest(lambda step: _tree(self._manager.item_metadata(step)["variables"]))
+        """As `restore_variables`, of any network."""
+        like = self._of_chosen(lambda step: stored_tree(self._manager.item_metadata(step)["variables"]))
         return self.restore_variables(like)
 
     def metadata(self) -> dict:
-        """The metadata of the newest checkpoint; raises UserError if there is no checkpoint."""
-        metadata = self._newest(self._metadata)
+        """The metadata of the checkpoint that was asked for; raises UserError if there is none."""
+        metadata = self._of_chosen(self._metadata)
         return {name: value for name, value in metadata.items() if name != "format"}
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged ones among them, ascending."""
+        return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
+
+    def chosen(self) -> int | None:
+        """The step of the checkpoint that was asked for, or None without any; every process gets the same.
+
+        Raises:
+          UserError: if there are checkpoints, but not this one, or it is damaged; the message lists those there are.
+        """
+        if self._which == LAST or not self.steps():
+            return self.latest()
+        if self._which == BEST:
+            if (found := self.best()) is None:
+                raise UserError(
+                    f"--checkpoint best: no checkpoint in {self.directory} was evaluated during training, which "
+                    f"test.every and checkpoint.best are for; {self._listed()}"
+                )
+            return found
+        step = int(self._which)
+        if _agreed(lambda: step if step in self.steps() and self._is_whole(step) else None) is None:
+            raise UserError(
+                f"--checkpoint {step}: {self.directory} has no undamaged one of this step; {self._listed()}"
+            )
+        return step
+
+    def best(self) -> int | None:
+        """The step of the best undamaged checkpoint, or None if none was evaluated; every process gets the same.
+
+        The evaluations in their metadata decide, by the criterion of the newest one that names one.
+        """
+        return _agreed(lambda: self._best_of(self._evaluations()))
+
+    def would_be_best(self, step: int, metadata: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint of a step with some metadata would be the best one; every process gets the same."""
+        return self._best_with(step, metadata) == step
+
+    def _best_of(self, known: Mapping[int, Mapping], *, new: int | None = None) -> int | None:
+        """The best step of `known` metadata; a step that is `new` counts as whole."""
+        order = rank(known)
+        found = next((step for step in order if step == new or step in self._written or self._is_whole(step)), None)
+        if not all((self.directory / str(step)).is_dir() for step in known if step != new):
+            self._manager.reload()  # damaged ones are set aside, and no longer count among the newest
+        return found
+
+    def _best_with(self, step, metadata) -> int | None:
+        """The best step once a checkpoint with some metadata is written; None if the run keeps no best one."""
+        if not metadata.get("best_by"):
+            return None
+        return _agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, new=step))
+
+    def _evaluations(self) -> dict[int, dict]:
+        """The metadata of all checkpoints by step; they are read without orbax, whose processes would have to agree."""
+        found = {}
+        for step in self.steps():
+            with contextlib.suppress(OSError, ValueError):
+                found[step] = json.loads((self.directory / str(step) / "metadata" / "metadata").read_text())
+        return {step: metadata for step, metadata in found.items() if isinstance(metadata, dict)}
+
+    def _listed(self) -> str:
+        steps = self.steps()
+        if not steps:
+            return "there is none"
+        named = {steps[-1]: " (last)"}
+        if (best := self.best()) is not None:
+            named[best] = " (best, last)" if best == steps[-1] else " (best)"
+        return f"there are {', '.join(f'{step}{named.get(step, str())}' for step in steps)}"
+
+    def _has_raw(self, step) -> bool:
+        return (self.directory / str(step) / "raw").is_dir()
 
     def _metadata(self, step) -> dict:
         items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
@@ -199,6 +306,7 @@ class Checkpoints:
             if self._strict:
                 raise UserError(message) from error
             logging.error("%s", message)
+            self._manager.reload()  # it has dropped the best checkpoint in favour of one that is not there
 
     def _seal(self, step):
         """Waits until a checkpoint is complete, when its folder gets its final name, and seals it."""
@@ -237,7 +345,8 @@ class Checkpoints:
         # Without a seal, because the process was killed before it was written, the checkpoint must be readable.
         try:
             stored = self._manager.item_metadata(step)
-            likes = {name: _abstract(_tree(stored[name])) for name in ("variables", "training")}
+            names = ["variables", "training", *(["raw"] if self._has_raw(step) else [])]
+            likes = {name: _abstract(stored_tree(stored[name])) for name in names}
             items = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
             self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore(), **items))
         except Exception as error:
@@ -246,36 +355,36 @@ class Checkpoints:
             self._seal(step)
         return None
 
-    def _read(self, **items) -> dict:
+    def _read(self, items: Mapping[str, Any]) -> dict:
         def read(step):
             stored, is_first = self._manager.item_metadata(step), self._format(step) == 1
             likes = {name: to_first_format(like) if is_first else like for name, like in items.items()}
             for name, like in likes.items():
-                differences = _differences(stored[name], like)
-                if differences:
+                unequal = differences(stored.get(name) or {}, like)
+                if unequal:
                     raise UserError(
-                        f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(differences[:5])}"
-                        + (f" and {len(differences) - 5} more" if len(differences) > 5 else "")
+                        f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(unequal[:5])}"
+                        + (f" and {len(unequal) - 5} more" if len(unequal) > 5 else "")
                     )
             arguments = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
             found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
             return {name: from_first_format(found[name]) if is_first else found[name] for name in likes}
 
-        return self._newest(read)
+        return self._of_chosen(read)
 
     def _format(self, step) -> int:
         number = self._metadata(step).get("format", 1)
-        if number not in (1, FORMAT):
+        if number not in (1, FORMAT, FORMAT_WITH_EMA):
             raise UserError(
                 f"{self.directory / str(step)} is a checkpoint of format {number}, and this version of diou-jax reads "
-                f"formats 1 and {FORMAT}; install the version that wrote it, or name another --workdir"
+                f"formats 1 to {FORMAT_WITH_EMA}; install the version that wrote it, or name another --workdir"
             )
         return number
 
-    def _newest(self, read):
-        """``read(step)`` of the newest checkpoint; it is tried again if a run in progress replaces that meanwhile."""
+    def _of_chosen(self, read):
+        """``read(step)`` of the chosen checkpoint; it is tried again if a run in progress replaces that meanwhile."""
         for _ in range(REPLACED):
-            step = self.latest()
+            step = self.chosen()
             if step is None:
                 raise UserError(_nothing(self.directory))
             try:
@@ -295,33 +404,19 @@ def _nothing(directory: pathlib.Path) -> str:
     return f"there is no checkpoint in {directory}; train first, or name another --workdir"
 
 
-def _differences(stored, like) -> list[str]:
-    """The differences between two trees of arrays, leaf by leaf. Dtypes must agree, since orbax would cast silently."""
-
-    def kinds(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(_tree(tree))
-        return {"/".join(_key(key) for key in path): f"{leaf.dtype} {tuple(leaf.shape)}" for path, leaf in leaves}
-
-    stored, like = kinds(stored), kinds(like)
-    return [
-        f"{name} is {stored.get(name, 'absent')} there and {like.get(name, 'absent')} here"
-        for name in sorted(stored.keys() | like.keys())
-        if stored.get(name) != like.get(name)
-    ]
-
-
-def _tree(metadata):
-    """The tree of stored arrays, which some versions of orbax wrap."""
-    return getattr(metadata, "tree", metadata)
-
-
-def _key(key) -> str:
-    return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))
-
-
-def _split(state: TrainState) -> tuple[dict, dict]:
+def _split(state: TrainState) -> dict[str, dict]:
+    """The items of a checkpoint but for its metadata."""
     training = {"step": state.step, "opt_state": state.opt_state, "window": state.window, "guard": state.guard}
-    return state.variables, training
+    return {"variables": state.averaged, "training": training} | ({"raw": state.params} if state.ema else {})
+
+
+def _agreed(find) -> int | None:
+    """The step, or None, that ``find()`` gives to the first process; every process gets it."""
+    found = find() if jax.process_index() == 0 else None
+    if jax.process_count() > 1:
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
+        found = None if found < 0 else found
+    return found
 
 
 def _abstract(tree):

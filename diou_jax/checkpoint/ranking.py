@@ -49,3 +49,15 @@ def ranking(evaluations: Mapping[int, Sequence[Row]], criterion: Criterion) -> l
     values = {step: criterion.value(rows) for step, rows in evaluations.items()}
     sign = 1 if criterion.smaller_is_better else -1
     return sorted((step for step, value in values.items() if value is not None), key=lambda s: (sign * values[s], s))  # type: ignore[operator]
+
+
+def rank(known: Mapping[int, Mapping[str, Any]], criterion: Criterion | None = None) -> list[int]:
+    """As `ranking`, from the metadata of checkpoints by step, which hold their "evaluation" and "best_by", a criterion.
+
+    Without a `criterion`, that of the newest checkpoint which has one is taken; if none has, the result is empty.
+    """
+    named = (known[step].get("best_by") for step in sorted(known, reverse=True))
+    criterion = criterion or next((Criterion(**fields) for fields in named if fields), None)
+    if criterion is None:
+        return []
+    return ranking({step: metadata.get("evaluation") or () for step, metadata in known.items()}, criterion)

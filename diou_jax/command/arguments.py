@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from absl import flags
@@ -59,6 +60,10 @@ def parse(arguments: Sequence[str]) -> Command:
             raise UserError(f"--mode {given['mode']} needs --{flag}")
     if given["sweep"] and given["mode"] != "eval":
         raise UserError(f"--sweep belongs to --mode eval, not to --mode {given['mode']}")
+    if not re.fullmatch(r"best|last|[0-9]+", given["checkpoint"]):
+        raise UserError(f"--checkpoint {given['checkpoint']}: it must be best, last or the step of a checkpoint")
+    if given["checkpoint"] != "last" and given["mode"] not in APPLYING:
+        raise UserError(f"--checkpoint {given['checkpoint']}: --mode {given['mode']} takes the last one")
     if given["workdir"] is not None and not given["workdir"].strip():
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
     if given["mode"] == "compare":
@@ -164,6 +169,9 @@ def _define() -> flags.FlagValues:
         "compare: folders of evaluated runs; the others are compared with the first.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "checkpoint", "last", "eval, predict, export_torch: best, last or a step; docs/training.md.", flag_values=values
+    )
     flags.DEFINE_string("source", None, "import: the weight file.", flag_values=values)
     flags.DEFINE_list("allow", [], "import: prefixes of names of tensors that need not fit.", flag_values=values)
     flags.DEFINE_bool("resume_optimizer", False, "import: take over step and momentum, too.", flag_values=values)
@@ -212,6 +220,7 @@ def help_text(program: str) -> str:
   {program} --config configs/ciou.py
   {program} --config configs/ciou.py:r101 --config.solver.max_iter=45000
   {program} --workdir runs/ciou --mode eval --config.test.diou_nms.beta1=0.9
+  {program} --workdir runs/ciou --mode eval --checkpoint best
   {program} --workdir runs/ciou --mode predict --input photos --output found
   {program} --config configs/ciou.py --workdir runs/original --mode import --source model_step89999.pth
 

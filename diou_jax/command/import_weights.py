@@ -48,7 +48,8 @@ def import_file(
     detector = build.detector(config, len(class_names))
     network = detector.network
     variables, report = import_tensors(source, network.init_variables(jax.random.key(config.rng_seed)), allow=allow)
-    state = create_state(variables, build.make_optimizer(config, build.rule(config).schedule), detector.loss_names)
+    optimizer = build.make_optimizer(config, build.rule(config).schedule)
+    state = create_state(variables, optimizer, detector.loss_names, ema_decay=config.solver.ema_decay)
     if resume_optimizer:
         state = dataclasses.replace(state, opt_state=momentum.resume(state.opt_state, source, variables))
         state = dataclasses.replace(state, step=jnp.int32(source.step))

@@ -99,14 +99,14 @@ def _do(command: Command) -> None:
         then_evaluate = command.mode == "train_and_eval"
         evaluator = train.train(config, workdir, explicit=command.explicit, then_evaluate=then_evaluate)
     if command.settings:
-        sweep(config, workdir, command.settings)
+        sweep(config, workdir, command.settings, checkpoint=given["checkpoint"])
     elif command.mode in ("eval", "train_and_eval"):
-        evaluate.evaluate(config, workdir, evaluator)
+        evaluate.evaluate(config, workdir, evaluator, checkpoint=given["checkpoint"])
     if command.mode == "predict":
-        options = {"output": given["output"], "draw_threshold": given["draw_threshold"]}
+        options = {name: given[name] for name in ("output", "draw_threshold", "checkpoint")}
         sys.exit(0 if predict.predict(config, workdir, given["input"], **options) else 1)
     if command.mode == "import":
         options = {"resume_optimizer": given["resume_optimizer"], "allow": given["allow"]}
         import_file(config, given["source"], workdir, **options)
     if command.mode == "export_torch":
-        export_torch(config, workdir, given["output"])
+        export_torch(config, workdir, given["output"], checkpoint=given["checkpoint"])

@@ -193,11 +193,7 @@ def train_reader(
     Raises:
       UserError: if there is nothing to train on, or the processes cannot share a batch.
     """
-    records = dataset.records
-    keep = np.ones(len(records), bool)
-    if drop_empty:
-        image = np.repeat(np.arange(len(records)), np.diff(records.offsets))
-        keep = np.bincount(image[~records.crowd], minlength=len(records)) > 0
+    keep = has_objects(dataset) if drop_empty else np.ones(len(dataset), bool)
     if not dataset.annotated:
         raise UserError(
             f"{dataset.name}: {', '.join(dataset.annotation_files)} has no list of 'annotations' to learn from"
@@ -206,7 +202,7 @@ def train_reader(
         raise UserError(f"{dataset.name}: none of its {len(keep)} images has a box (train.drop_empty leaves these out)")
     if not keep.all():
         logging.info("%s: %d images without a box left out", dataset.name, (~keep).sum())
-    if records.outlines is not None:
+    if dataset.records.outlines is not None:
         dataset, rules = _simplified(dataset, rules)
     # Dropped images do not influence the shapes.
     buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
@@ -234,6 +230,46 @@ def eval_reader(
     reader = Reader(dataset, tuple(augmentations), buckets, schedule, steps=len(schedule), part=part, rules=rules)
     _report(reader, image_bucket, keep)
     return reader
+
+
+def validation_reader(
+    dataset: Dataset,
+    augmentations: Sequence[Augmentation],
+    *,
+    images: int,
+    batch_size: int,
+    rules: BatchRules = BatchRules(),
+) -> Reader:
+    """A reader of some images with their ground truth, outlines among it, each once, for losses.
+
+    Args:
+      dataset: the images.
+      augmentations: what happens to each image, in this order.
+      images: number of images, which are spread evenly over those with an object; all if there are fewer.
+      batch_size: images of one step, over all processes.
+      rules: how images become batches.
+
+    Raises:
+      UserError: if no image has an object, or the processes cannot share a batch.
+    """
+    rows = np.flatnonzero(has_objects(dataset))
+    if not len(rows):
+        raise UserError(f"{dataset.name}: none of its {len(dataset)} images has a box to compute test.losses by")
+    keep = np.zeros(len(dataset), bool)
+    keep[rows[np.linspace(0, len(rows) - 1, min(images, len(rows))).round().astype(int)]] = True
+    if dataset.records.outlines is not None:
+        dataset, rules = _simplified(dataset, rules)
+    buckets, image_bucket = _buckets(dataset, augmentations, rules, keep=keep)
+    schedule = EvalSchedule(image_bucket, batch_size=batch_size, keep=keep)
+    part = rules.part(batch_size)
+    return Reader(dataset, tuple(augmentations), buckets, schedule, steps=len(schedule), part=part, rules=rules)
+
+
+def has_objects(dataset: Dataset) -> np.ndarray:
+    """(N,) bool, whether each image has an object that is no crowd."""
+    records = dataset.records
+    image = np.repeat(np.arange(len(records)), np.diff(records.offsets))
+    return np.bincount(image[~records.crowd], minlength=len(records)) > 0
 
 
 def _simplified(dataset, rules):

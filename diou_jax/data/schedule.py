@@ -128,11 +128,16 @@ _ENTRIES, _BATCHES, _BITS, _SUBSTITUTE = range(4)
 class EvalSchedule:
     """A schedule of every image exactly once, bucket after bucket, within a bucket in the order of the data set."""
 
-    def __init__(self, image_bucket: np.ndarray, *, batch_size: int):
-        """Prepares the schedule for (N,) buckets of images and a global batch of `batch_size`."""
+    def __init__(self, image_bucket: np.ndarray, *, batch_size: int, keep: np.ndarray | None = None):
+        """Prepares the schedule for (N,) buckets of images and a global batch of `batch_size`.
+
+        `keep`, (N,) bool, selects images; by default all.
+        """
+        image_bucket = np.asarray(image_bucket)
+        keep = np.ones(len(image_bucket), bool) if keep is None else keep
         self._batches = []
-        for bucket in np.unique(image_bucket):
-            rows = np.flatnonzero(image_bucket == bucket)
+        for bucket in np.unique(image_bucket[keep]):
+            rows = np.flatnonzero(keep & (image_bucket == bucket))
             starts = range(0, len(rows), batch_size)
             self._batches += [(int(bucket), rows[start : start + batch_size]) for start in starts]
         self._batch_size = batch_size

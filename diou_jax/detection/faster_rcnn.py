@@ -175,14 +175,19 @@ class FasterRCNN:
     @property
     def thresholds(self) -> Thresholds:
         """The default thresholds of `detect`, those of the first head."""
-        assert self.heads, "proposals have no thresholds"
-        return self.heads[0].detection.thresholds
+        return self.detection_rules.thresholds
+
+    @property
+    def detection_rules(self) -> DetectionRules:
+        """How the first head makes detections."""
+        assert self.heads, "proposals are no detections of a head"
+        return self.heads[0].detection
 
     def with_rules(self, rules: DetectionRules) -> "FasterRCNN":
         """The same network whose first head makes detections by other rules."""
-        first, *others = self.heads
-        assert dataclasses.is_dataclass(first) and not isinstance(first, type)
-        return dataclasses.replace(self, heads=(dataclasses.replace(first, detection=rules), *others))
+        assert self.heads, "proposals are no detections of a head"
+        first: Any = self.heads[0]  # a dataclass, which a protocol cannot say
+        return dataclasses.replace(self, heads=(dataclasses.replace(first, detection=rules), *self.heads[1:]))
 
     @functools.cached_property
     def loss_names(self) -> tuple[str, ...]:

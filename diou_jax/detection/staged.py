@@ -69,7 +69,7 @@ class StagedDetection:
         self._detector = detector
         self._boxes, self._masks = tuple(boxes), tuple(masks)
         self._combine_masks = MASK_HEURISTICS[heuristic]
-        self._selections = tuple(selections) or (Selection(detector.heads[0].detection),)
+        self._selections = tuple(selections) or (Selection(detector.detection_rules),)
         self._functions = {
             "backbone": self._pyramid,
             "candidates": self._candidates,
@@ -140,7 +140,8 @@ class StagedDetection:
             if number in self._masks and with_masks:
                 pyramids[number] = pyramid
             del pyramid  # it would keep the device's memory
-        parts, results = tuple(candidates[number] for number in self._boxes), []
+        parts = tuple(candidates[number] for number in self._boxes)
+        results: list[Detections] = []
         for place, one in enumerate(selections):
             if (known := _known(one, selections, results)) is not None:
                 results.append(known)

@@ -107,9 +107,14 @@ class _Run:
         options = flatten(self.config)
         if (trained := self._trained_on()) is not None:
             options["training data"] = trained
-        step = self._step(name)
-        about = {"name": self.name, "folder": str(self.folder), "step": step, "options": options}
-        return Side(statistics=summary.statistics, matches=summary.matches, **about)
+        return Side(
+            name=self.name,
+            folder=str(self.folder),
+            step=self._step(name),
+            statistics=summary.statistics,
+            matches=summary.matches,
+            options=options,
+        )
 
     def _step(self, name) -> int | None:
         """The step of the last evaluation on a data set by the log."""

@@ -11,27 +11,29 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from diou_jax.analysis.suppression import SideBySide, side_by_side
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
 from diou_jax.data.annotations import id_key
-from diou_jax.data.dataset import Dataset, one_class
+from diou_jax.data.dataset import Dataset, align_classes, one_class
 from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
 from diou_jax.detection.staged import Selection
 from diou_jax.devices import replicate
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results, proposal_recall, true_masks
+from diou_jax.evaluation import coco_results, metric_names, proposal_recall, true_masks
 from diou_jax.evaluation.datasets import open_datasets
 from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_function, missing_programs, on_devices
 from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.evaluation.report import Report
 from diou_jax.evaluation.thresholds_file import write_thresholds
+from diou_jax.evaluation.validation_losses import ValidationLosses
 from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
+from diou_jax.options.trackers import make_trackers, require_trackers
 from diou_jax.programs import Programs, compile_ahead
 from diou_jax.reporting import picture_files, visualize
 from diou_jax.reporting.curves import draw_curves
@@ -44,28 +46,36 @@ from diou_jax.reporting.visualize import Objects
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
 
 
-def evaluate(config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = None) -> list[dict]:
-    """Evaluates the newest checkpoint in `workdir` on the config's test sets; see `Evaluator`.
+def evaluate(
+    config: ConfigDict, workdir: str, evaluator: "Evaluator | None" = None, *, checkpoint: str = LAST
+) -> list[dict]:
+    """Evaluates a checkpoint in `workdir` on the config's test sets; see `Evaluator`.
 
     Args:
       config: the run's config.
       workdir: the run's folder.
-      evaluator: that of the training run which has just ended here; None makes one.
+      evaluator: that of the training run which has just ended here; None makes one. If it has evaluated the
+        checkpoint already, this is not done again.
+      checkpoint: "last", "best" (of those that were evaluated during training) or the step of one.
 
     Returns:
       Their rows of metrics.
 
     Raises:
-      UserError: if there is no checkpoint, data are missing, or their classes differ from the checkpoint's.
+      UserError: if there is no such checkpoint, data are missing, or their classes differ from the checkpoint's.
     """
     config = settle(config, workdir)
     base.check(config)
+    require_trackers(config)
     prepare(config.log.compilation_cache)
-    with Checkpoints(workdir, create=False) as checkpoints:
+    with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         evaluator = evaluator or Evaluator(config, workdir, checkpoints.metadata()["class_names"])
-        variables = checkpoints.restore_variables(evaluator.detector.network.variable_shapes())
-        step = checkpoints.latest()
-    with RunLog(workdir, active=jax.process_index() == 0) as log:
+        if evaluator.done is not None and evaluator.done[0] == checkpoints.chosen():
+            return evaluator.done[1]
+        shapes_of_variables = evaluator.detector.network.variable_shapes()
+        variables = checkpoints.restore_variables(shapes_of_variables, averaged=config.test.ema)
+        step = checkpoints.chosen()
+    with RunLog(workdir, active=jax.process_index() == 0, trackers=make_trackers(config, workdir)) as log:
         rows = evaluator(variables, step, log)
         if config.log.report and jax.process_index() == 0:
             write_index(log, training=False)
@@ -79,6 +89,7 @@ class Evaluator:
 
     Attributes:
       detector: the config's detector for the trained classes.
+      done: step and rows of the last evaluation, or None.
     """
 
     def __init__(self, config: ConfigDict, workdir: str, class_names: Sequence[str]):
@@ -105,9 +116,11 @@ class Evaluator:
         self._detect = detect_function(self.detector, config)
         self._both = None
         if config.test.compare_nms and self.detector.heads:
-            own = self.detector.heads[0].detection
+            own = self.detector.detection_rules
             hard = [Selection(own.hard_nms(diou=diou), masks=False) for diou in (False, True)]
             self._both = build.staged_detection(config, self.detector, on_devices, selections=[Selection(own), *hard])
+        self._losses = self._validation_losses(class_names) if config.test.losses else None
+        self.done: tuple[int, list[dict]] | None = None
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
         """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files, pictures and report.html.
@@ -125,21 +138,50 @@ class Evaluator:
           UserError: if no image of a data set could be read.
         """
         compile_ahead(self.programs(variables))
+        losses = self._losses(replicate(variables)) if self._losses else {}
         variables = replicate(self.detector.network.folded(variables))
-        pairs = zip(self._datasets, self._readers, strict=True)
         page = Report(self._config, log, step) if self._config.log.report and jax.process_index() == 0 else None
-        rows = [self._evaluate(dataset, reader, variables, step=step, log=log, page=page) for dataset, reader in pairs]
+        options = {"step": step, "log": log, "page": page}
+        rows = [
+            self._evaluate(dataset, reader, variables, losses=losses.get(dataset.name, {}), **options)
+            for dataset, reader in zip(self._datasets, self._readers, strict=True)
+        ]
         if page is not None:
             page.write()
-        return [row for row in rows if row]
+        self.done = step, [row for row in rows if row]
+        return self.done[1]
+
+    def metric_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the metrics of each data set with ground truth, by its name; the first one judges a network."""
+        config = self._config
+        if config.model.rpn_only:
+            names = metric_names.proposal_metrics()
+        else:
+            about = {"max_dets": config.test.max_dets, "masks": config.model.mask_on}
+            names = metric_names.detector_metrics(self._datasets[0].class_names, **about)
+        losses = self._losses.names if self._losses else ()
+        return {dataset.name: (*names, *losses) for dataset in self._datasets if dataset.annotated}
+
+    def _validation_losses(self, class_names) -> ValidationLosses:
+        """What computes losses on some images of each data set with ground truth."""
+        config, readers = self._config, {}
+        for dataset, name in zip(self._datasets, dict.fromkeys(config.test.datasets)):
+            if not dataset.annotated:
+                continue
+            if config.model.mask_on:
+                masked = build.with_test_proposals(config, build.dataset(config, (name,), masks=True), name)
+                dataset = align_classes(masked, class_names)
+            readers[dataset.name] = build.validation_reader(config, dataset)
+        return ValidationLosses(self.detector, readers, seed=config.rng_seed, loading=build.loading(config))
 
     def programs(self, variables: dict) -> list[tuple[Programs, Any, Any]]:
         """The programs that a call with such variables needs and that are not yet compiled, for `compile_ahead`."""
-        return missing_programs(
+        detect = missing_programs(
             self._both or self._detect, self._readers, lambda: replicate(self.detector.network.folded(variables))
         )
+        return [*(self._losses.programs(replicate(variables)) if self._losses else []), *detect]
 
-    def _evaluate(self, dataset, reader, variables, *, step, log, page) -> dict:
+    def _evaluate(self, dataset, reader, variables, *, step, log, page, losses) -> dict:
         config, began = self._config, time.perf_counter()
         # A skipped image, which could not be read, has no detections, but its objects count.
         stream = batches(reader, 0, reader.steps, **build.loading(config))
@@ -155,7 +197,8 @@ class Evaluator:
         seen, found = found.keys(), {index: found.get(index, NOTHING) for index in range(len(dataset))}
         duration = time.perf_counter() - began
         if config.model.rpn_only:
-            return self._evaluate_proposals(dataset, found, sorted(seen), step=step, log=log, page=page, began=began)
+            about = {"step": step, "log": log, "page": page, "about": (duration, losses)}
+            return self._evaluate_proposals(dataset, found, sorted(seen), **about)
 
         results = as_results(dataset, found)
         files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
@@ -172,6 +215,7 @@ class Evaluator:
             write_thresholds(thresholds[0], summaries[0].matches)
             for summary in summaries:
                 metrics |= summary.metrics()
+            metrics |= losses
             report = coco_results.report(dataset.name, summaries)
             log.scalars(step, metrics, dataset=dataset.name)
         else:
@@ -179,6 +223,7 @@ class Evaluator:
             report = f"{dataset.name} has no annotations, so there is no AP: {names} for the server"
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
+        _print_losses(losses, dataset, step)
         suppression = None
         if both and dataset.annotated:
             suppression = self._compare_nms(dataset, both, summaries[0].matches)
@@ -199,7 +244,7 @@ class Evaluator:
 
     def _compare_nms(self, dataset, both, own) -> SideBySide:
         """Greedy NMS beside DIoU-NMS, from the detections of both by image and the matches of the run's own."""
-        test, rules, matches = self._config.test, self.detector.heads[0].detection, []
+        test, rules, matches = self._config.test, self.detector.detection_rules, []
         for diou, found in enumerate(both):
             if rules == rules.hard_nms(diou=bool(diou)):
                 matches.append(own)  # COCOeval takes long
@@ -208,9 +253,9 @@ class Evaluator:
             matches.append(score(dataset, "bbox", results, max_dets=test.max_dets, with_matches=True).matches)
         return side_by_side(*matches, limit=test.detections_per_im)
 
-    def _evaluate_proposals(self, dataset, found, seen, *, step, log, page, began) -> dict:
-        """As `_evaluate`, from the proposals of a network without a RoI head."""
-        duration = time.perf_counter() - began
+    def _evaluate_proposals(self, dataset, found, seen, *, step, log, page, about) -> dict:
+        """As `_evaluate`, from the proposals of a network without a RoI head; `about`: seconds, validation losses."""
+        duration, losses = about
         pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
         table = make_table(dataset.records.image_ids.tolist(), pairs)
         file = self._folder / f"rpn_proposals_{dataset.name}.npz"
@@ -220,10 +265,11 @@ class Evaluator:
         if dataset.annotated:
             recall = proposal_recall.measure(table, dataset.annotation_files)
             values = recall.values
-            metrics, report = recall.metrics(), recall.report(dataset.name)
+            metrics, report = recall.metrics() | losses, recall.report(dataset.name)
             log.scalars(step, metrics, dataset=dataset.name)
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
         print_line(report)
+        _print_losses(losses, dataset, step)
         self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
         if page is not None:
             proposals = sum(len(one.scores) for one in found.values())
@@ -242,6 +288,14 @@ class Evaluator:
             with log.spared("pictures"):
                 picture_files.write(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{dataset.name}/{index}", picture)
+
+
+def _print_losses(losses, dataset, step):
+    """Prints validation losses as the line of training has them."""
+    named = {name.removeprefix("val/"): value for name, value in losses.items() if name.startswith("val/loss")}
+    if named:
+        values = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in named.items())
+        print_line(f"step {step}: validation losses of {dataset.name}  {values}")
 
 
 def as_results(dataset: Dataset, found: Mapping[int, Found]) -> dict[str, list[dict]]:

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diou_jax.analysis.comparison import Comparison, Side, compare
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data.dataset import Dataset
@@ -38,8 +38,10 @@ from diou_jax.workdir.run_config import keep_config
 FOLDER, PAGE = "sweep", "sweep.html"
 
 
-def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) -> list[Comparison]:
-    """Evaluates the newest checkpoint in `workdir` with several settings, and compares them with the first.
+def sweep(
+    config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict], *, checkpoint: str = LAST
+) -> list[Comparison]:
+    """Evaluates a checkpoint in `workdir` with several settings, and compares them with the first.
 
     Each setting gets what an evaluation with its options alone gives, bit for bit: `workdir`/sweep/SETTING holds its
     results files, its config and its numbers, so that it can be compared with other runs as a run's folder can. The
@@ -49,6 +51,7 @@ def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) 
       config: the run's config.
       workdir: the run's folder.
       settings: configs by name. Options of `base.AFTER_NETWORK` are taken from them, all others from `config`.
+      checkpoint: "last", "best" or the step of one.
 
     Returns:
       A comparison for each test set with ground truth and each kind of result, boxes and masks; in processes other than
@@ -64,12 +67,12 @@ def sweep(config: ConfigDict, workdir: str, settings: Mapping[str, ConfigDict]) 
     if config.model.rpn_only:
         raise UserError("--sweep: with model.rpn_only=True there are no detections, and no option of them to vary")
     prepare(config.log.compilation_cache)
-    with Checkpoints(workdir, create=False) as checkpoints:
+    with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         class_names = checkpoints.metadata()["class_names"]
         sets = open_datasets(config, class_names)
         swept = _Sweep(config, configs, class_names)
-        variables = checkpoints.restore_variables(swept.detector.network.variable_shapes())
-        step = checkpoints.latest()
+        variables = checkpoints.restore_variables(swept.detector.network.variable_shapes(), averaged=config.test.ema)
+        step = checkpoints.chosen()
     comparisons = swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
     if comparisons:
         page = pathlib.Path(workdir) / PAGE
@@ -84,7 +87,7 @@ class _Sweep:
     def __init__(self, config: ConfigDict, configs: Mapping[str, ConfigDict], class_names: Sequence[str]):
         self._config, self._configs = config, configs
         self.detector = build.detector(config, len(class_names))
-        selections = [Selection(build.heads(one, len(class_names))[0].detection) for one in configs.values()]
+        selections = [Selection(build.detector(one, len(class_names)).detection_rules) for one in configs.values()]
         self._detect = build.staged_detection(config, self.detector, on_devices, selections=selections)
 
     def __call__(self, sets, variables, step, *, folder) -> list[Comparison]:
@@ -123,7 +126,8 @@ class _Sweep:
         """Writes each setting's folder; compares the settings if there is ground truth."""
         sides: dict[str, list[Side]] = {}
         for (name, config), of_setting in zip(self._configs.items(), results, strict=True):
-            place, metrics = folder / name, {}
+            place = folder / name
+            metrics: dict[str, float] = {}
             keep_config(place, config.to_dict(), resuming=False)
             for kind, rows in of_setting.items():
                 coco_results.write_results(place / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json", rows)
@@ -131,8 +135,14 @@ class _Sweep:
                     summary = score(dataset, kind, rows, max_dets=config.test.max_dets, with_matches=True)
                     assert summary.matches is not None
                     metrics |= summary.metrics()
-                    about = {"name": name, "folder": str(place), "step": step, "options": flatten(config)}
-                    side = Side(statistics=summary.statistics, matches=summary.matches, **about)
+                    side = Side(
+                        name=name,
+                        folder=str(place),
+                        step=step,
+                        statistics=summary.statistics,
+                        matches=summary.matches,
+                        options=flatten(config),
+                    )
                     sides.setdefault(kind, []).append(side)
             if metrics:
                 numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}

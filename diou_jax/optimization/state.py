@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diou_jax.optimization.ema import Ema, start_ema
 from diou_jax.optimization.guard import Guard, no_faults
 from diou_jax.optimization.window import empty_window
 
@@ -22,6 +23,7 @@ class TrainState:
       opt_state: the state of the optimiser.
       window: float32 scalars, running means of the metrics since the last line of the log; see `window.py`.
       guard: the skipped updates.
+      ema: the moving average of the parameters, or None.
     """
 
     step: jax.Array
@@ -30,15 +32,27 @@ class TrainState:
     opt_state: optax.OptState
     window: dict[str, jax.Array]
     guard: Guard
+    ema: Ema | None = None
 
     @property
     def variables(self) -> dict:
-        """The variables of the network."""
-        return {"params": self.params} | ({"affine": self.affine} if self.affine else {})
+        """The variables of the network, with the parameters that the optimiser changes."""
+        return _variables(self.params, self.affine)
+
+    @property
+    def averaged(self) -> dict:
+        """The variables to evaluate: those with the moving average of the parameters if there is one."""
+        return self.variables if self.ema is None else _variables(self.ema.params, self.affine)
 
 
-def create_state(variables: dict, optimizer: optax.GradientTransformation, loss_names: Sequence[str]) -> TrainState:
-    """The state before the first update; `loss_names` are `FasterRCNN.loss_names`."""
+def _variables(params, affine):
+    return {"params": params} | ({"affine": affine} if affine else {})
+
+
+def create_state(
+    variables: dict, optimizer: optax.GradientTransformation, loss_names: Sequence[str], *, ema_decay: float = 0.0
+) -> TrainState:
+    """The state before the first update; `loss_names` are `FasterRCNN.loss_names`, an `ema_decay` of 0 means no EMA."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -46,4 +60,5 @@ def create_state(variables: dict, optimizer: optax.GradientTransformation, loss_
         opt_state=optimizer.init(variables["params"]),
         window=empty_window((*loss_names, "grad_norm")),
         guard=no_faults(),
+        ema=start_ema(variables["params"], ema_decay),
     )

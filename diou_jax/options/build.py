@@ -182,6 +182,17 @@ def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader | AugmentedR
     return reader.eval_reader(data, usual_pass(config).augmentations, batch_size=batch_size, rules=rules)
 
 
+def validation_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
+    """The reader of the images of a test set on which losses are computed, one for each device and batch."""
+    return reader.validation_reader(
+        data,
+        usual_pass(config).augmentations,
+        images=config.test.losses,
+        batch_size=jax.device_count(),
+        rules=_batch_rules(config, config.test.proposal_limit),
+    )
+
+
 def train_augmentations(config: ConfigDict) -> tuple[Augmentation, ...]:
     """The changes of an image in training, in their order."""
     return Mirror(), ScaleChoice(tuple(config.train.scales), config.train.max_size)

@@ -67,5 +67,5 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
         names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
         return variables, names, [f"weights of {path}", *lines]
     with Checkpoints(path, create=False) as checkpoints:
-        variables, step = checkpoints.stored_variables(), checkpoints.latest()
+        variables, step = checkpoints.stored_variables(), checkpoints.chosen()
         return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diou_jax import masks
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.configs import base
 from diou_jax.data.augmentation import longest_sides
 from diou_jax.data.buckets import Bucket, default_shapes
@@ -109,24 +109,27 @@ class Detector:
             self._run = build.staged_detection(config, self._detector, lambda title, f: Programs(title, jax.jit(f)))
 
     @classmethod
-    def from_checkpoint(cls, folder: str | os.PathLike, config: ConfigDict | None = None) -> "Detector":
-        """A detector from the newest checkpoint of a work folder.
+    def from_checkpoint(
+        cls, folder: str | os.PathLike, config: ConfigDict | None = None, *, checkpoint: str = LAST
+    ) -> "Detector":
+        """A detector from a checkpoint of a work folder.
 
         Args:
           folder: a run's ``--workdir``.
           config: replaces the run's own config, which lies in that folder.
+          checkpoint: "last", "best" (of those that were evaluated during training) or the step of one.
 
         Raises:
-          UserError: if there is no checkpoint, or it belongs to another network.
+          UserError: if there is no such checkpoint, or it belongs to another network.
         """
-        with Checkpoints(folder, create=False) as checkpoints:
+        with Checkpoints(folder, which=checkpoint, create=False) as checkpoints:
             metadata = checkpoints.metadata()
             config = restore_config(folder) if config is None else config
             if config is None:
                 raise UserError(f"{pathlib.Path(folder) / CONFIG_FILE} is no config of a run; pass a config")
             base.check(config)
             network = build.network(config, len(metadata["class_names"]))
-            variables = checkpoints.restore_variables(network.variable_shapes())
+            variables = checkpoints.restore_variables(network.variable_shapes(), averaged=config.test.ema)
         return cls(config, variables, metadata["class_names"], category_ids=metadata["category_ids"])
 
     @classmethod

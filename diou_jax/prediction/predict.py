@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from diou_jax.checkpoint.checkpoints import LAST
 from diou_jax.compilation import prepare
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.decoding import decode_upright
@@ -34,8 +35,9 @@ def predict(
     *,
     output: str | os.PathLike,
     draw_threshold: float = 0.5,
+    checkpoint: str = LAST,
 ) -> bool:
-    """Detects with the newest checkpoint of `workdir` in an image or a folder of images.
+    """Detects with a checkpoint of `workdir` in an image or a folder of images.
 
     Args:
       config: config of the network.
@@ -46,6 +48,7 @@ def predict(
         classes, names and, if the detector has masks, COCO's run lengths of all detections; and the files that could
         not be read.
       draw_threshold: pictures show detections with higher scores.
+      checkpoint: "last", "best" or the step of one; see `Detector.from_checkpoint`.
 
     Returns:
       Whether at least one image could be read.
@@ -59,7 +62,7 @@ def predict(
     pictures = {path: picture_files.beside(path.relative_to(folder)) for path in found.images}
     _keep_images(found.images, pictures, folder, output)
     prepare(config.log.compilation_cache)
-    detector = Detector.from_checkpoint(workdir, settle(config, workdir))
+    detector = Detector.from_checkpoint(workdir, settle(config, workdir), checkpoint=checkpoint)
     writable_folder(output, "--output")
     for line in found.passed_over:
         print_line(f"passed over: {line}")

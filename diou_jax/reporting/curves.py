@@ -57,6 +57,7 @@ class Panel:
 
 PANELS = (
     Panel("losses", {"loss": "total"}, prefix="loss_", log=True),
+    Panel("validation losses", {"val/loss": "total"}, prefix="val/loss_", log=True, noisy=False),
     Panel("box AP", {"eval/AP": "AP", "eval/AP50": "AP50", "eval/AP75": "AP75"}, noisy=False),
     Panel(
         "average recall of proposals",

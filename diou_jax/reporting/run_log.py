@@ -1,4 +1,4 @@
-"""The log of a run: progress lines, metrics.jsonl, events.jsonl and TensorBoard."""
+"""The log of a run: progress lines, metrics.jsonl, events.jsonl, TensorBoard and experiment trackers."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -16,10 +16,13 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from diou_jax.reporting import picture_files
+from diou_jax.reporting.tracking import Background
 from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows, set_aside
 
 # Longer side in pixels and JPEG quality of TensorBoard's pictures.
 BOARD_SIDE, BOARD_QUALITY = 1280, 80
+
+TRACKERS_SECONDS = 60  # what the end of a log waits for its trackers
 
 METRICS_FILE, EVENTS_FILE = "metrics.jsonl", "events.jsonl"
 
@@ -29,21 +32,29 @@ class RunLog:
 
     `metrics.jsonl` has one JSON object per line. Rows of training hold ``step``, the losses, ``rate`` and
     ``images_per_second``; rows of evaluation hold ``step``, the name of their ``dataset`` and ``eval/...``. A number
-    that is not finite is written as null.
+    that is not finite is written as null. Rows of evaluations during training are followed by rows with ``best/...``.
 
     Attributes:
       workdir: the run's folder.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, start_step: int | None = None, active: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        start_step: int | None = None,
+        active: bool = True,
+        trackers: Sequence[Callable[[], Background]] = (),
+    ):
         """Opens the log; rows of steps after `start_step`, which a resumed run will repeat, are dropped.
 
         Only a training run has a `start_step`; only it may move damaged files aside. A log never ends a run: a file
-        that cannot be written is named once and left out.
+        that cannot be written is named once and left out. `trackers` are begun if the log is active.
         """
         self.workdir = pathlib.Path(workdir)
         self._active, self._board = active, None
         self._named: set[str] = set()
+        self._trackers: list[Background] = []
         if active:
             with self.spared("the log"):
                 self.workdir.mkdir(parents=True, exist_ok=True)
@@ -51,6 +62,7 @@ class RunLog:
                 self._tidy(start_step)
             with self.spared("TensorBoard's events"):
                 self._board = self._open_board(start_step)
+            self._trackers = [begin() for begin in trackers]
 
     def _tidy(self, start_step):
         board = self.workdir / "tensorboard"
@@ -73,9 +85,14 @@ class RunLog:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self._board:
             self._board.close()
+        for tracker in self._trackers:
+            tracker.close(failed=kind is not None)
+        latest = time.monotonic() + TRACKERS_SECONDS
+        for tracker in self._trackers:
+            tracker.join(max(latest - time.monotonic(), 0))
 
     @contextlib.contextmanager
     def spared(self, what: str):
@@ -88,7 +105,7 @@ class RunLog:
                 logging.warning("%s cannot be written, and the run goes on without: %s", what, error)
 
     def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
-        """Writes a row of metrics.jsonl and points of TensorBoard's curves; `dataset` is that of an evaluation."""
+        """Writes a row of metrics.jsonl and points of all curves; `dataset` is that of an evaluation."""
         if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
@@ -96,10 +113,12 @@ class RunLog:
         about = {"step": step} if dataset is None else {"step": step, "dataset": dataset}
         with self.spared(METRICS_FILE):
             append_row(self.workdir / METRICS_FILE, about | row)
-        for name, value in values.items():
-            if self._board and math.isfinite(value):
-                tag = f"train/{name}" if dataset is None else f"eval/{dataset}/{name.removeprefix('eval/')}"
-                self._board.add_scalar(tag.encode("utf-8", "backslashreplace").decode(), value, step)
+        points = {_tag(name, dataset): value for name, value in values.items() if math.isfinite(value)}
+        for tag, value in points.items():
+            if self._board:
+                self._board.add_scalar(tag, value, step)
+        for tracker in self._trackers:
+            tracker.scalars(step, points)
 
     def event(self, step: int, text: str) -> None:
         """Logs an incident: a line of events.jsonl, and a warning."""
@@ -114,13 +133,27 @@ class RunLog:
             self._tidy(step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Writes a uint8 BGR (H, W, 3) picture to TensorBoard, scaled down since it keeps one for every evaluation."""
+        """Shows a uint8 BGR (H, W, 3) picture, scaled down since one is kept for every evaluation."""
+        if not (self._board or self._trackers):
+            return
+        encoded = picture_files.encode(image, quality=BOARD_QUALITY, longest_side=BOARD_SIDE)
+        shown = Image.open(io.BytesIO(encoded))
+        for tracker in self._trackers:
+            tracker.image(step, name, shown.copy())
         if self._board:
-            encoded = picture_files.encode(image, quality=BOARD_QUALITY, longest_side=BOARD_SIDE)
-            width, height = Image.open(io.BytesIO(encoded)).size
-            value = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+            value = Summary.Image(height=shown.height, width=shown.width, colorspace=3, encoded_image_string=encoded)
             # tensorboardX's own `add_image` writes PNG only.
             self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=value)]), step)
+
+
+def _tag(name: str, dataset: str | None) -> str:
+    """The name of a curve: train/..., best/..., or eval/ or val/ and the data set; UTF-8 has no lone surrogates."""
+    if dataset is None:
+        tag = name if name.startswith("best/") else f"train/{name}"
+    else:
+        kind, rest = name.split("/", 1) if name.startswith(("eval/", "val/")) else ("eval", name)
+        tag = f"{kind}/{dataset}/{rest}"
+    return tag.encode("utf-8", "backslashreplace").decode()
 
 
 class Progress:

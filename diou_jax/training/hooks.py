@@ -7,12 +7,13 @@ from typing import Any
 import jax
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
-from diou_jax.errors import Stopped
+from diou_jax.errors import Stopped, UserError
 from diou_jax.evaluation.evaluate import Evaluator
 from diou_jax.reporting.run_log import Progress, RunLog, print_line, read_metrics
 from diou_jax.reporting.run_page import write_index
 from diou_jax.training.diagnosis import Diverged
 from diou_jax.training.loop import Moment
+from diou_jax.training.model_selection import ModelSelection
 from diou_jax.training.stop import StopRequest
 from diou_jax.training.watch import Watch
 
@@ -92,18 +93,27 @@ class Report:
 
 
 class Save:
-    """Writes a checkpoint at every `every`-th step and at the last one."""
+    """Writes a checkpoint at every `every`-th step, at the last one, and where an evaluation was the best so far."""
 
-    def __init__(self, checkpoints: Checkpoints, metadata: Mapping[str, Any], log: RunLog, *, every: int):
-        """Takes the metadata that each checkpoint holds beside the state."""
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        metadata: Mapping[str, Any],
+        log: RunLog,
+        *,
+        every: int,
+        selection: ModelSelection | None = None,
+    ):
+        """Takes the metadata that each checkpoint holds beside the state, and the evaluations, which are a part."""
         self._checkpoints, self._metadata, self._log, self._every = checkpoints, metadata, log, every
+        self._selection = selection or ModelSelection(None)
         self._saved = -1
 
     def __call__(self, moment: Moment) -> None:
         """Saves at the steps to save; raises UserError if the checkpoint before could not be written."""
         if moment.is_logged:
             self._checkpoints.raise_failure()
-        if not (moment.is_last or moment.step % self._every == 0):
+        if not (moment.is_last or moment.step % self._every == 0 or self._is_best(moment.step)):
             return
         # A rollback needs a state from before the skipped updates.
         if not moment.is_last and int(moment.state.guard.in_a_row) > 0:
@@ -117,28 +127,92 @@ class Save:
             self._save(moment)
         self._checkpoints.finish()
 
+    def _is_best(self, step):
+        if not self._selection.was_evaluated(step):
+            return False
+        self._checkpoints.finish()  # the one before may be the best, and must be complete to be compared
+        return self._checkpoints.would_be_best(step, self._selection.metadata(step))
+
     def _save(self, moment):
-        self._checkpoints.save(moment.state, moment.step, self._metadata)
+        metadata = {**self._metadata, **self._selection.metadata(moment.step)}
+        self._checkpoints.save(moment.state, moment.step, metadata)
         self._saved = moment.step
 
 
 class Evaluate:
-    """Evaluates at every `every`-th step except the last, after which the caller evaluates if it wants to."""
+    """Evaluates at every `every`-th step and the last, before the checkpoint is written, which holds the result."""
 
-    def __init__(self, evaluator: Evaluator, journal: Journal, *, every: int, page: bool = False):
-        """Takes the evaluator of the run's test sets; `page` writes the page of the run anew after each evaluation."""
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        journal: Journal,
+        *,
+        every: int,
+        save: Save,
+        selection: ModelSelection,
+        averaged: bool = True,
+        page: bool = False,
+    ):
+        """Takes the run's parts.
+
+        Args:
+          evaluator: of the run's test sets.
+          journal: the run's journal.
+          every: number of updates between evaluations.
+          save: the hook that writes checkpoints, which comes after this one.
+          selection: takes note of the evaluations.
+          averaged: whether the moving average is evaluated if there is one.
+          page: whether the page of the run is written anew after each evaluation.
+        """
         self._evaluator, self._journal, self._every = evaluator, journal, every
+        self._save, self._selection, self._averaged = save, selection, averaged
         self._page = page and jax.process_index() == 0
 
     def __call__(self, moment: Moment) -> None:
-        """Evaluates at the steps to evaluate."""
-        if moment.is_last or moment.step % self._every:
+        """Evaluates at the steps to evaluate; if that fails for the data's sake, the step is saved all the same."""
+        regular = moment.step % self._every == 0
+        if not (regular or moment.is_last):
             return
-        for row in self._evaluator(moment.state.variables, moment.step, self._journal.log):
+        state, log = moment.state, self._journal.log
+        try:
+            rows = self._evaluator(state.averaged if self._averaged else state.variables, moment.step, log)
+        except UserError:
+            if jax.process_count() == 1:  # of several processes another may not have failed
+                self._save.finish(moment)
+            raise
+        for row in rows:
             self._journal.note_collapse(moment.step, row)
+        if points := self._selection.record(moment.step, rows, counts=regular):
+            log.scalars(moment.step, points)
+            (name, value), (_, step) = points.items()
+            self._journal.print_line(f"best so far: {name.removeprefix('best/')} {value:.4g} at step {step:.0f}")
         if self._page:
             write_index(self._journal.log, training=True)
         self._journal.progress.restart(moment.step)
+
+
+class StopEarly:
+    """Ends the loop, with a checkpoint of the current step, when evaluations have stopped getting better."""
+
+    def __init__(self, selection: ModelSelection, save: Save):
+        """Takes the evaluations, and the hook that writes checkpoints."""
+        self._selection, self._save = selection, save
+
+    def __call__(self, moment: Moment) -> None:
+        """Raises StoppedEarly after an evaluation that exhausts the patience."""
+        if moment.is_last or not self._selection.was_evaluated(moment.step):
+            return
+        if reason := self._selection.reason_to_stop():
+            self._save.finish(moment)
+            raise StoppedEarly(moment.step, reason)
+
+
+class StoppedEarly(Exception):  # noqa: N818
+    """The run is finished before its last step; holds the step and the reason."""
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(reason)
+        self.step, self.reason = step, reason
 
 
 class Stop:

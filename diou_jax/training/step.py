@@ -76,11 +76,13 @@ def make_train_step(
     def update(state, gradient, metrics):
         metrics["grad_norm"] = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params, guard = optax.apply_updates(state.params, updates), state.guard
+        params, guard, ema = optax.apply_updates(state.params, updates), state.guard, state.ema
+        if ema is not None:
+            ema = ema.updated(params, state.step - guard.total)
         good = jnp.array(True)
         if guarded:
             good = is_sound(metrics["loss"], metrics["grad_norm"])
-            params, opt_state = select(good, (params, opt_state), (state.params, state.opt_state))
+            params, opt_state, ema = select(good, (params, opt_state, ema), (state.params, state.opt_state, state.ema))
             guard = count(guard, state.step, good)
         state = state.replace(
             step=state.step + 1,
@@ -88,6 +90,7 @@ def make_train_step(
             opt_state=opt_state,
             window=extend_window(state.window, metrics, done=state.step % log_every, good=good),
             guard=guard,
+            ema=ema,
         )
         return state, state.window
 

@@ -15,18 +15,21 @@ from diou_jax.data.loader import batches
 from diou_jax.devices import replicate, to_devices
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import Evaluator
+from diou_jax.evaluation.metric_names import find_criterion
 from diou_jax.optimization import batch_rule
 from diou_jax.optimization.state import TrainState, create_state
 from diou_jax.options import build
 from diou_jax.options.initial_weights import initial_variables
 from diou_jax.options.open_options import settle
+from diou_jax.options.trackers import make_trackers, require_trackers
 from diou_jax.programs import compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.run_log import Progress, RunLog, print_line
 from diou_jax.reporting.run_page import index_page
 from diou_jax.training.diagnosis import Diverged, give_up
-from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop
+from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop, StopEarly, StoppedEarly
 from diou_jax.training.loop import run_steps
+from diou_jax.training.model_selection import ModelSelection
 from diou_jax.training.step import make_train_step
 from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
@@ -57,14 +60,15 @@ def train(
     """
     config = settle(config, workdir)
     base.check(config, explicit)
+    require_trackers(config)
     prepare(config.log.compilation_cache)
     options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
         run = Run(config, workdir, checkpoints, explicit=explicit, then_evaluate=then_evaluate)
-        if run.start < run.last:
+        if (finished := run.is_finished()) is None:
             run.train()
         elif jax.process_index() == 0:
-            print_line(f"{workdir} is trained: step {run.start} of {run.last}; a larger solver.max_iter goes on")
+            print_line(f"{workdir} is trained: {finished}")
         return run.evaluator
 
 
@@ -129,10 +133,20 @@ class Run:
             keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.last)
             state = self._restore()
             origin = [f"resumed at step {latest}", *lengthened]
+        self._selection = self._make_selection()
+        self._selection.resume(before)
         self._state = replicate(state)
         self.start = int(state.step)
         if self._first:
             self._announce(origin)
+
+    def is_finished(self) -> str | None:
+        """Why there is nothing to train, in words, or None."""
+        if self.start >= self.last:
+            return f"step {self.start} of {self.last}; a larger solver.max_iter goes on"
+        if reason := self._selection.reason_to_stop():
+            return f"step {self.start}, {reason}; a larger train.early_stopping.patience goes on"
+        return None
 
     def train(self) -> None:
         """Trains to the end; rolls back up to `train.max_rollbacks` times if updates stay non-finite."""
@@ -145,14 +159,18 @@ class Run:
             log_every=config.log.every,
         )
         compile_ahead(self._programs(update))
+        trackers = make_trackers(config, self._workdir)
         with (
-            RunLog(self._workdir, start_step=self.start, active=self._first) as log,
+            RunLog(self._workdir, start_step=self.start, active=self._first, trackers=trackers) as log,
             index_page(log, active=self._first and config.log.report),
             StopRequest() as stop,
         ):
             for rollback in range(config.train.max_rollbacks + 1):
                 try:
                     self._attempt(update, log, stop)
+                    break
+                except StoppedEarly as early:
+                    log.event(early.step, early.reason)
                     break
                 except Diverged as error:
                     if rollback == config.train.max_rollbacks:
@@ -168,12 +186,12 @@ class Run:
         report = Report(
             journal, rate=self._rate, images=self._image_ids, max_bad_steps=config.train.max_bad_steps, start=start
         )
-        save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every)
-        evaluate = (
-            [Evaluate(self.evaluator, journal, every=config.test.every, page=config.log.report)]
-            if self.evaluator and config.test.every
-            else []
-        )
+        selection = self._selection
+        save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every, selection=selection)
+        evaluate = []
+        if self.evaluator and config.test.every:
+            options = {"every": config.test.every, "averaged": config.test.ema, "page": config.log.report}
+            evaluate = [Evaluate(self.evaluator, journal, save=save, selection=selection, **options)]
         stream = batches(self._reader, start, self.last, **build.loading(config))
         run_steps(
             update,
@@ -181,7 +199,7 @@ class Run:
             to_devices(stream, ahead=config.data.prefetch),
             last=self.last,
             log_every=config.log.every,
-            hooks=[report, save, *evaluate, Stop(stop, save)],
+            hooks=[report, *evaluate, save, StopEarly(selection, save), Stop(stop, save)],
         )
 
     def _image_ids(self, update):
@@ -196,12 +214,19 @@ class Run:
             wanted += self.evaluator.programs(self._state.variables)
         return wanted
 
+    def _make_selection(self) -> ModelSelection:
+        config, criterion = self.config, None
+        if self.evaluator and config.test.every:
+            criterion = find_criterion(config.checkpoint.best, self.evaluator.metric_names())
+        return ModelSelection(criterion, **config.train.early_stopping)
+
     def _restore(self) -> TrainState:
         shapes = self._detector.network.variable_shapes()
         return self._checkpoints.restore(jax.eval_shape(self._first_state, shapes))
 
     def _first_state(self, variables) -> TrainState:
-        return create_state(variables, self._optimizer, self._detector.loss_names)
+        decay = self.config.solver.ema_decay
+        return create_state(variables, self._optimizer, self._detector.loss_names, ema_decay=decay)
 
     def _roll_back(self, error, log):
         self._checkpoints.finish()
@@ -211,6 +236,7 @@ class Run:
             state = self._first_state(variables)
         else:
             state = self._restore()
+        self._selection.resume({} if step is None else self._checkpoints.metadata())
         self._state = replicate(state)
         log.rewind(int(state.step))
         log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")

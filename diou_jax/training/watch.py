@@ -26,7 +26,7 @@ class Watch:
         for judge in JUDGES:
             if judge in row:
                 return self._by_evaluation(row, judge)
-        return self._by_loss(row.get("loss"))
+        return self._by_loss(row["loss"]) if "loss" in row else None
 
     def _by_evaluation(self, row, judge):
         value, dataset = row[judge], row.get("dataset")

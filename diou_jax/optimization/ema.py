@@ -1,0 +1,43 @@
+"""The exponential moving average of the parameters, which is what a run evaluates and exports."""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+# The decay after t updates is at most (1 + t) / (WARM_UP + t), as in TensorFlow's ExponentialMovingAverage: the average
+# then forgets the random start soon, and a short run is not dominated by it.
+WARM_UP = 10
+
+
+@flax.struct.dataclass
+class Ema:
+    """An average of the parameters over the updates of a run; part of the training state.
+
+    Attributes:
+      params: the average, a pytree as the parameters.
+      decay: share of the average that an update keeps, in [0, 1), once the warm-up is over; a constant of the program.
+    """
+
+    params: dict
+    decay: float = flax.struct.field(pytree_node=False)
+
+    def updated(self, params: dict, taken: jax.Array) -> "Ema":
+        """The average after an update.
+
+        Args:
+          params: the parameters after the update.
+          taken: int32 scalar, number of updates taken before this one.
+        """
+        taken = taken.astype(jnp.float32)
+        share = 1 - jnp.minimum(self.decay, (1 + taken) / (WARM_UP + taken))
+        # In this form a frozen parameter, equal to its average, stays so to the last bit.
+        average = jax.tree.map(lambda old, new: old + share * (new - old), self.params, params)
+        return dataclasses.replace(self, params=average)
+
+
+def start_ema(params: dict, decay: float) -> Ema | None:
+    """The average before the first update, equal to the parameters; None for a `decay` of 0, which switches it off."""
+    # A copy, since the compiled step may not get the same memory twice.
+    return Ema(jax.tree.map(jnp.copy, params), decay) if decay else None

@@ -1,0 +1,68 @@
+"""The compiled update with a made-up detector of one parameter, on two devices."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diou_jax.devices import replicate, to_devices
+from diou_jax.optimization.state import create_state
+from diou_jax.structures import blank_batch
+from diou_jax.training.step import make_train_step
+
+RATE, DECAY = 0.125, 0.75
+
+
+def losses(variables, batch, keys):
+    """Half the squared distance of the weights from the image's row, NaN for row 9."""
+    row = batch.index.mean()
+    loss = ((variables["params"]["fc"]["kernel"] - row) ** 2).mean() / 2 * jnp.where(row == 9, jnp.nan, 1.0)
+    return loss, {"loss": loss}
+
+
+DETECTOR = types.SimpleNamespace(losses=losses)
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """``steps(rows, ema_decay)``: the states after an update for each row, starting from weights of 1."""
+    optimizer = optax.sgd(RATE)
+    step = make_train_step(DETECTOR, optimizer, seed=0, iter_size=1, log_every=1)
+
+    def run(rows, ema_decay):
+        variables = {"params": {"fc": {"kernel": jnp.ones((4,))}}}
+        state = replicate(create_state(variables, optimizer, ("loss",), ema_decay=ema_decay))
+        states = []
+        for row in rows:
+            batch = jax.tree.map(lambda x: np.repeat(x, 2, 0), blank_batch(1, 32, 32))
+            batch = batch.replace(index=np.full(2, row, batch.index.dtype))
+            state, _ = step(state, next(to_devices([batch], ahead=0)))
+            for leaf in jax.tree.leaves(state):
+                assert len({np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards}) == 1
+            states.append(jax.device_get(state))
+        return states
+
+    return run
+
+
+def test_the_average_follows_every_update_and_leaves_out_the_skipped_ones(steps):
+    states = steps([3, 9, 5, 9, 9, 2], DECAY)
+    weight, average, taken = 1.0, 1.0, 0
+    for state, row in zip(states, [3, 9, 5, 9, 9, 2], strict=True):
+        if row != 9:
+            weight -= RATE * (weight - row) / 4  # the mean over four weights
+            keep = min(DECAY, (1 + taken) / (10 + taken))
+            average, taken = keep * average + (1 - keep) * weight, taken + 1
+        np.testing.assert_allclose(state.params["fc"]["kernel"], weight, rtol=1e-6)
+        np.testing.assert_allclose(state.averaged["params"]["fc"]["kernel"], average, rtol=1e-6)
+    assert int(states[-1].guard.total) == 3 and int(states[-1].step) == 6
+
+
+def test_with_and_without_an_average_the_weights_are_the_same_to_the_last_bit(steps):
+    one, other = steps([3, 5, 2], DECAY)[-1], steps([3, 5, 2], 0.0)[-1]
+    assert other.ema is None and other.averaged == other.variables
+    same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one.replace(ema=None), other)
+    assert all(jax.tree.leaves(same))
