@@ -156,7 +156,8 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
         reading += (
             f" With the one threshold {number(best.threshold, 2)} for all classes, {number(best.precision)} of the "
             f"detections are right and {number(best.recall)} of the objects are found. The table of classes has the "
-            "best threshold of each."
+            "best threshold of each; the file thresholds_*.json beside this page gives them to --score_threshold of "
+            "--mode predict."
         )
     some = [row for row in findings.by_objects if (found.right[row] + found.wrong[row]).any()]
 
