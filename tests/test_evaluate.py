@@ -210,6 +210,8 @@ def test_an_evaluation_leaves_a_report(make, tmp_path):
     for words in ("Evaluated on val, bare", "4 images, 4 objects, 2 classes", "bare has no annotations"):
         assert words in page
     assert page.count("No kind of error costs AP.") == 1
+    for name in ("bbox_val_results.json", "bbox_bare_results.json", "thresholds_val.json"):
+        assert f'href="{name}"' in page and (tmp_path / "run" / name).is_file()
 
 
 @pytest.mark.parametrize("broken", ["analyse", "write_report"])

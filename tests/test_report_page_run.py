@@ -123,9 +123,10 @@ def test_the_page_is_written_anew_at_every_evaluation(tmp_path):
     with RunLog(tmp_path / "run") as log:
         journal = Journal(log, Progress(start=0, total=8, images_per_step=1))
         evaluator = lambda variables, step, log: [evaluated.append((step, index.exists()))][:0]  # noqa: E731
-        hook = Evaluate(evaluator, journal, every=2, page=True)
-        for step in (1, 2, 8):
-            hook(Moment(step, step == 8, True, types.SimpleNamespace(variables={}), {}))
+        selection = types.SimpleNamespace(record=lambda step, rows, counts: {})
+        hook = Evaluate(evaluator, journal, every=2, save=None, selection=selection, page=True)
+        for step in (1, 2, 3):
+            hook(Moment(step, False, True, types.SimpleNamespace(averaged={}), {}))
             assert index.exists() == (step > 1)
     assert evaluated == [(2, False)], "after the evaluation, not before"
     assert "The run is training: step 4 of 8." in index.read_text()

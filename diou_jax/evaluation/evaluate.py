@@ -206,11 +206,13 @@ class Evaluator:
             coco_results.write_results(file, results[kind])
         metrics: dict[str, float] = {}
         summaries: list[coco_results.Summary] = []
+        thresholds: list[pathlib.Path] = []
         if dataset.annotated:
             options = {"max_dets": config.test.max_dets, "with_matches": True}
             summaries = [score(dataset, kind, results[kind], **options) for kind in results]
             assert summaries[0].matches is not None
-            write_thresholds(self._folder / f"thresholds_{dataset.name}.json", summaries[0].matches)
+            thresholds = [self._folder / f"thresholds_{dataset.name}.json"]
+            write_thresholds(thresholds[0], summaries[0].matches)
             for summary in summaries:
                 metrics |= summary.metrics()
             metrics |= losses
@@ -228,7 +230,7 @@ class Evaluator:
             print_line("\n".join([*suppression.lines(), ""]))
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
         if page is not None:
-            about = {"files": files, "unread": len(dataset) - len(seen), "seconds": duration}
+            about = {"files": [*files.values(), *thresholds], "unread": len(dataset) - len(seen), "seconds": duration}
             page.add(dataset, results, summaries, suppression=suppression, **about)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 

@@ -86,7 +86,7 @@ class Report:
         results: Mapping[str, Sequence[Mapping]],
         summaries: Sequence[Summary],
         *,
-        files: Mapping[str, pathlib.Path],
+        files: Sequence[pathlib.Path],
         unread: int,
         seconds: float,
         suppression: SideBySide | None = None,
@@ -97,7 +97,7 @@ class Report:
           dataset: the test set.
           results: its COCO results by kind.
           summaries: their scores, with matches; empty without annotations.
-          files: the results files by kind.
+          files: the files that the evaluation has written into the folder of the page.
           unread: number of images that could not be read.
           seconds: time of detection.
           suppression: greedy NMS and DIoU-NMS side by side.
@@ -112,7 +112,7 @@ class Report:
             spent = time.perf_counter() - began
             self._note(dataset, seconds, spent)
             album = DatasetAlbum(dataset, results)
-            names = [file.name for file in files.values()]
+            names = [file.name for file in files]
             detections = len(results["bbox"])
             one = TestSet(dataset.name, len(dataset), unread, detections, seconds, names, found, album)
             self._sets.append(dataclasses.replace(one, suppression=suppression))

@@ -85,7 +85,11 @@ def precision_recall_curves(findings: Findings, name: str, prefix: str) -> list:
         own = [(curves.precision[matches.threshold(iou), row], RAMP[2 * place]) for place, iou in enumerate(CLASS_IOUS)]
         numbers = [findings.intervals.classes[row].value, *(_ap_at(findings, row, iou) for iou in CLASS_IOUS)]
         cells = [number_cell(value) for value in numbers]
-        return [Cell(matches.class_names[row]), Cell("", strip=curve_strip(curves.recalls, own)), *cells]
+        return [
+            Cell(matches.class_names[row]),
+            Cell("", value=numbers[0], strip=curve_strip(curves.recalls, own)),
+            *cells,
+        ]
 
     blocks: list = [Figures([mean], reading), Figures([chart(row) for row in ordered[:CHARTED]])]
     if len(ordered) > CHARTED:
@@ -152,7 +156,8 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
         reading += (
             f" With the one threshold {number(best.threshold, 2)} for all classes, {number(best.precision)} of the "
             f"detections are right and {number(best.recall)} of the objects are found. The table of classes has the "
-            "best threshold of each."
+            "best threshold of each; the file thresholds_*.json beside this page gives them to --score_threshold of "
+            "--mode predict."
         )
     some = [row for row in findings.by_objects if (found.right[row] + found.wrong[row]).any()]
 
@@ -186,7 +191,11 @@ def scores(findings: Findings, name: str, prefix: str) -> list:
         rows = [
             [
                 Cell(matches.class_names[row]),
-                Cell("", strip=bar_strip([(found.right[row], RIGHT), (found.wrong[row], WRONG)])),
+                Cell(
+                    "",
+                    value=float((found.right + found.wrong)[row].sum()),
+                    strip=bar_strip([(found.right[row], RIGHT), (found.wrong[row], WRONG)]),
+                ),
                 number_cell(findings.thresholds[row].threshold, 2),
                 number_cell(findings.thresholds[row].f1),
                 count_cell(int(found.right[row].sum())),

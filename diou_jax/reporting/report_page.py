@@ -45,7 +45,7 @@ class TestSet:
       unread: number of those that could not be read.
       detections: number of detections, or of proposals.
       seconds: time of detection.
-      files: names of the results files, beside the page.
+      files: names of the files with results and score thresholds, beside the page.
       found: the analysis by kind, "bbox" and "segm"; empty without annotations.
       album: its images.
       recall: average recall by name, of proposals alone; else None.
