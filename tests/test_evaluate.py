@@ -98,6 +98,9 @@ def test_sets_are_judged_one_by_one_each_with_its_own_numbering(make, tmp_path, 
     assert [row["category_id"] for row in results(tmp_path, "other")] == [9, 7, 9, 7]
     assert {"copypaste: Dataset: val", "copypaste: Dataset: other"} <= set(capsys.readouterr().out.splitlines())
     assert len(list((tmp_path / "run" / "pictures").iterdir())) == 2
+    for name in ("val", "other"):
+        thresholds = json.loads((tmp_path / "run" / f"thresholds_{name}.json").read_text())
+        assert thresholds == {label: pytest.approx(0.75) for label in CLASSES[1:]} and max(thresholds.values()) < 0.75
 
 
 def test_another_set_changes_no_row_of_the_first(make, tmp_path):
