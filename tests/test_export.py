@@ -278,6 +278,7 @@ def test_an_output_that_cannot_be_written_is_refused(config, tmp_path):
         export_detector(config, tmp_path, tmp_path / "none" / "detector.zip", wanted=Request(((48, 64),)))
 
 
+@pytest.mark.slow
 def test_a_file_holds_the_same_bytes_every_time_and_no_path(export):
     first, second = (export((48, 64), platforms=("cpu", "cuda")) for _ in range(2))
     assert first.read_bytes() == second.read_bytes()

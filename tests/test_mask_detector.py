@@ -188,7 +188,7 @@ def test_pictures_show_the_masks_of_detections_and_ground_truth(data, found):
 
 
 def test_prediction_writes_masks(config, detector, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_: detector)
+    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_, **__: detector)
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "a.png"), photos[0])
     assert predict.predict(

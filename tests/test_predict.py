@@ -208,6 +208,7 @@ def test_classes_and_thresholds_by_class_leave_out_the_others_before_the_limit(d
         detector(photo, classes=["rectangel"])
 
 
+@pytest.mark.slow
 def test_an_image_in_a_single_tile_has_the_detections_of_the_image_in_one_piece(detector, images):
     """The candidates and their suppression are programs of their own here."""
     rules = TileRules(side=0, overlap=0, whole=True)
@@ -311,7 +312,7 @@ def test_a_folder_is_predicted_and_bad_files_do_not_stop_it(config, workdir, det
 @pytest.fixture
 def compiled(detector, monkeypatch):
     """Prediction takes a detector whose programs are there already."""
-    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_: detector)
+    monkeypatch.setattr(predict.Detector, "from_checkpoint", lambda *_, **__: detector)
 
 
 def test_what_was_drawn_is_never_taken_for_an_image(config, workdir, compiled, images, tmp_path):

@@ -129,6 +129,7 @@ def equals_alone(run, workdir, found, monkeypatch, *, alone=None):
     return comparisons, swept, contents
 
 
+@pytest.mark.slow
 def test_each_setting_gives_what_an_evaluation_of_it_alone_gives(boxes, tmp_path, monkeypatch, capsys):
     for module in (sweeping, compare):  # slower tests write real pages
         monkeypatch.setattr(module, "write_comparison", lambda path, *_, albums: path.write_text(",".join(albums)))
