@@ -65,7 +65,7 @@ def test_the_page_has_what_the_folder_says(tmp_path):
         assert words in text
     assert [one["src"] for one in page.all("img")] == ["pictures/0000004_val_b%23.jpg", "pictures/0000004_val_c.jpg"]
     links = [one.get("href") for one in page.all("a")]
-    assert {"report.html", "metrics.jsonl", "config.json"} <= set(links) and "comparison.html" not in links
+    assert {"report.html", "metrics.jsonl", "config.json"} <= set(links) and "sweep.html" not in links
 
 
 @pytest.mark.parametrize(

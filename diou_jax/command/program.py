@@ -93,7 +93,7 @@ def _do(command: Command) -> None:
     if command.mode == "check":
         sys.exit(0 if check_data(config, pictures=given["pictures"]) else 1)
     if command.mode == "compare":
-        compare.compare_runs(given["workdirs"], given["output"] or compare.PAGE)
+        compare.compare_runs(given["workdirs"], given["output"] or compare.COMPARISON_FILE)
         return
     assert workdir is not None  # every other mode has one
     evaluator = None

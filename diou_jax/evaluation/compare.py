@@ -16,15 +16,15 @@ from diou_jax.evaluation.evaluate import RESULTS_PREFIX, score
 from diou_jax.evaluation.report import DatasetAlbum
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
-from diou_jax.reporting.comparison_page import write_comparison
+from diou_jax.reporting.comparison_page import COMPARISON_FILE, write_comparison
 from diou_jax.reporting.comparison_table import comparison_lines
 from diou_jax.reporting.run_log import print_line, read_metrics
 from diou_jax.workdir.run_config import restore_config
 
-PAGE = "compare.html"
 
-
-def compare_runs(workdirs: Sequence[str | os.PathLike], output: str | os.PathLike = PAGE) -> list[Comparison]:
+def compare_runs(
+    workdirs: Sequence[str | os.PathLike], output: str | os.PathLike = COMPARISON_FILE
+) -> list[Comparison]:
     """Compares evaluated runs with the first, prints tables and writes a page.
 
     Args:

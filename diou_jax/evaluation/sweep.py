@@ -27,7 +27,7 @@ from diou_jax.nested_config import flatten
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead
-from diou_jax.reporting.comparison_page import write_comparison
+from diou_jax.reporting.comparison_page import SWEEP_FILE, write_comparison
 from diou_jax.reporting.comparison_table import comparison_lines
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import METRICS_FILE, print_line
@@ -35,7 +35,7 @@ from diou_jax.workdir.metrics_file import append_row
 from diou_jax.workdir.run_config import keep_config
 
 # The folder below a run's in which each setting has a folder of its own.
-FOLDER, PAGE = "sweep", "sweep.html"
+FOLDER = "sweep"
 
 
 def sweep(
@@ -76,7 +76,7 @@ def sweep(
         step = checkpoints.chosen()
     comparisons = swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
     if comparisons:
-        page = pathlib.Path(workdir) / PAGE
+        page = pathlib.Path(workdir) / SWEEP_FILE
         write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
         print_line(f"the page is {page}")
     return comparisons

@@ -44,7 +44,8 @@ from diou_jax.reporting.gallery import MOST, Album, found_shape, true_shape, wit
 from diou_jax.reporting.report_sections import meaning_of_statistic
 from diou_jax.reporting.suppression_section import suppression_blocks
 
-COMPARISON_FILE = "comparison.html"
+# The pages of `--mode compare`, in the current folder, and of `--sweep`, in a run's folder.
+COMPARISON_FILE, SWEEP_FILE = "compare.html", "sweep.html"
 
 # Classes in the chart of those that gain or lose most; the table has all.
 CHARTED = 16
@@ -311,8 +312,8 @@ def _class_blocks(matches: Matches, difference: Difference, prefix: str) -> list
     gained, lost = (sum(_shown(changes[row]) == sign for row in finite) for sign in (1, -1))
     bars = [_difference_bar(names[row], changes[row]) for row in shown]
     reading = (
-        f"{gained} of {len(finite)} classes gain and {lost} lose by more than chance of images explains one by one; of "
-        "classes that do not differ at all, one in twenty would seem to."
+        f"{gained} of {len(finite)} classes gain and {lost} lose more than the choice of images explains. Each class "
+        "is judged by itself: of classes that do not differ, about one in twenty seems to."
     )
     chart = bar_chart(
         Frame(

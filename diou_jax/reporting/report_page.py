@@ -207,8 +207,9 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
         return [gallery] if gallery.photographs else [Text("No image costs AP.")]
 
     numbers_intro = (
-        "The intervals say how much other images of the same source would change a number. They do not say how much "
-        "another training run would, nor images of another source; with few objects they are too narrow."
+        "The intervals say how much other images of the same source, as many as these, would change a number. They do "
+        "not say how much another training run would, nor images of another source; with few objects they are too "
+        "narrow."
     )
     suppression = (
         [

@@ -11,6 +11,7 @@ from absl import logging
 
 from diou_jax.checkpoint.ranking import Criterion, ranking
 from diou_jax.nested_config import flatten
+from diou_jax.reporting.comparison_page import SWEEP_FILE
 from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, address, count, number, write
 from diou_jax.reporting.run_log import EVENTS_FILE, RunLog, read_metrics
 from diou_jax.reporting.run_sections import (
@@ -95,7 +96,7 @@ def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
 
 def _pages(workdir):
     yield REPORT_FILE, "Report of the last evaluation"
-    yield "comparison.html", "Comparison"
+    yield SWEEP_FILE, "Sweep of test options"
     yield "metrics.jsonl", "metrics.jsonl"
     yield "config.json", "config.json"
 
