@@ -21,7 +21,8 @@ from diou_jax.reporting.document import count
 from diou_jax.reporting.findings import analyse
 from diou_jax.reporting.gallery import Photo, data_uri
 from diou_jax.reporting.report_page import ReportedRun, TestSet, write_report
-from diou_jax.reporting.run_log import RunLog, read_metrics
+from diou_jax.reporting.run_log import RunLog, print_line, read_metrics
+from diou_jax.reporting.run_page import REPORT_FILE
 
 
 class DatasetAlbum:
@@ -154,6 +155,7 @@ class Report:
             )
             if self._sets:
                 write_report(self._log.workdir, run, self._sets)
+                print_line(f"the report is {self._log.workdir / REPORT_FILE}")
 
     @contextlib.contextmanager
     def _no_harm(self, what: str):
