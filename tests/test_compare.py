@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from report_pages import Page
 
 from diou_jax.command.arguments import parse
 from diou_jax.configs import shapes
@@ -95,6 +96,22 @@ def test_runs_are_compared_with_the_first(missing_discs, tmp_path, capsys):
     assert re.search(r"^ two +1\.000 .*\+0\.\d{4} \(", printed, re.M) and str(tmp_path / "page.html") in printed
     page = (tmp_path / "page.html").read_text()
     assert "one" in page and "two" in page and "model.loss_type" in page
+
+
+def test_two_images_have_no_interval(tmp_path, capsys):
+    root = write_data(tmp_path / "data", images=2)
+    runs = [
+        write_run(tmp_path / "none", root, [(1, 1, BOX, 0.9)]),
+        write_run(tmp_path / "all", root, perfect(range(1, 3))),
+    ]
+    (comparison,) = compare_runs(runs, tmp_path / "page.html")
+    change = comparison.differences[0].intervals.statistics["AP"]
+    assert change.value > 0 and np.isnan(change.low)
+    printed = capsys.readouterr().out
+    assert "(too few images for an interval)" in printed
+    page = Page((tmp_path / "page.html").read_text()).text()
+    assert "too few images for an interval" in page
+    assert not re.search(r"\bnan\b", printed + page, re.IGNORECASE)
 
 
 def test_the_images_that_differ_most_are_named_with_what_differs(missing_discs, tmp_path, no_page):

@@ -143,8 +143,13 @@ def _value(side: Side, name: str) -> float:
 
 def _span(one: Interval) -> str:
     if not (math.isfinite(one.low) and math.isfinite(one.high)):
-        return "no interval"
-    return f"95 % interval {signed(one.low)} to {signed(one.high)}"
+        return "too few images for an interval"
+    return f"95 % interval {_ends(one)}"
+
+
+def _ends(one: Interval) -> str:
+    finite = math.isfinite(one.low) and math.isfinite(one.high)
+    return f"{signed(one.low)} to {signed(one.high)}" if finite else "–"
 
 
 def _shown(one: Interval) -> int:
@@ -165,9 +170,10 @@ def _sentence(one: Comparison) -> str:
             word = "better" if verdict > 0 else "worse"
             sentences.append(f"{side.name} is {word} than {first.name}: AP {signed(change.value)}, {_span(change)}.")
         else:
+            holds = ", which holds 0" if math.isfinite(change.low) and math.isfinite(change.high) else ""
             sentences.append(
-                f"These images cannot tell {side.name} from {first.name}: AP {signed(change.value)}, {_span(change)}, "
-                "which holds 0."
+                f"These images cannot tell {side.name} from {first.name}: AP {signed(change.value)}, {_span(change)}"
+                f"{holds}."
             )
     return " ".join(sentences)
 
@@ -188,8 +194,7 @@ def _numbers(one: Comparison, prefix: str) -> list:
         row = [Cell(name), *meaning, number_cell(_value(first, name))]
         for side, difference in zip(others, one.differences, strict=True):
             change = difference.intervals.statistics[name]
-            text = f"{signed(change.low)} to {signed(change.high)}" if math.isfinite(change.low) else "–"
-            text = text.replace(" ", NBSP)
+            text = _ends(change).replace(" ", NBSP)
             row += [
                 number_cell(_value(side, name)),
                 Cell(signed(change.value), value=change.value, tone=_tone(change)),
@@ -337,7 +342,7 @@ def _class_blocks(matches: Matches, difference: Difference, prefix: str) -> list
             Cell(names[row]),
             count_cell(int(objects[row])),
             Cell(signed(changes[row].value), value=changes[row].value, tone=_tone(changes[row])),
-            Cell(f"{signed(changes[row].low)} to {signed(changes[row].high)}", value=changes[row].low),
+            Cell(_ends(changes[row]), value=changes[row].low),
             Cell(signed(difference.intervals.classes50[row].value), value=difference.intervals.classes50[row].value),
         ]
         for row in sorted(finite, key=lambda row: -changes[row].value)

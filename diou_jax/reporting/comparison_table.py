@@ -43,4 +43,6 @@ def _number(value: float) -> str:
 def _interval(interval: Interval) -> str:
     if math.isnan(interval.value):
         return "-"
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return f"{interval.value:+.4f} (too few images for an interval)"
     return f"{interval.value:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"

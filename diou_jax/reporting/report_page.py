@@ -1,6 +1,7 @@
 """`report.html`, the page of an evaluation: how good the detector is, how sure that is, and where it fails."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import time
@@ -151,7 +152,9 @@ def _main(test_set: TestSet) -> list[list[Fact]]:
         prefix = "" if kind == "bbox" else "mask "
         ap = statistics["AP"]
         level = f"{100 * findings.intervals.level:.0f} %"
-        first = Fact(number(ap.value), f"{prefix}AP", f"{level} interval {number(ap.low)} to {number(ap.high)}")
+        finite = math.isfinite(ap.low) and math.isfinite(ap.high)
+        span = f"{level} interval {number(ap.low)} to {number(ap.high)}" if finite else "too few images for an interval"
+        first = Fact(number(ap.value), f"{prefix}AP", span)
         rows.append([first, *(Fact(number(statistics[name].value), f"{prefix}{name}") for name in ("AP50", "AP75"))])
     return rows
 
