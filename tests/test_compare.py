@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from report_pages import Page
+from test_report_page import Page
 
 from diou_jax.command.arguments import parse
 from diou_jax.configs import shapes
