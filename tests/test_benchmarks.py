@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import slow
+from conftest import FAST_COMPILATION, slow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # gpu.py, which gives it to the others, has a test of its own.
@@ -16,6 +16,8 @@ NAMES = sorted(
     file.stem for file in (ROOT / "benchmarks").glob("*.py") if "--smoke" in file.read_text() and file.stem != "gpu"
 )
 QUICK = ("input", "match")
+# One row of each kind, since each compiles a program of its own.
+SOME_ROWS = {"cpu": ("--rows", "Mask R-CNN, detection", "NMS, final", "backward")}
 # In the place of torch, which a user of JAX need not have.
 NO_TORCH = "raise ImportError('no torch here')"
 
@@ -24,7 +26,7 @@ def run(command, *path):
     """What a command prints on a CPU with one device; fails where it does."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+        "XLA_FLAGS": FAST_COMPILATION,
         "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])),
     }
     done = subprocess.run(
@@ -38,7 +40,7 @@ def run(command, *path):
 def test_the_smoke_run_prints_a_table_of_finite_numbers(name, tmp_path):
     for module in ("torch", "torchvision"):
         (tmp_path / f"{module}.py").write_text(NO_TORCH)
-    printed = run([f"benchmarks/{name}.py", "--smoke"], tmp_path)
+    printed = run([f"benchmarks/{name}.py", "--smoke", *SOME_ROWS.get(name, ())], tmp_path)
     rows = [line for line in printed.splitlines() if len(re.findall(r"\d+(?:\.\d+)?", line)) >= 3]
     assert rows, printed
     assert not re.search(r"\b(nan|inf)\b", printed, re.IGNORECASE), printed

@@ -41,8 +41,8 @@ def judged(monkeypatch):
     """The network is really evaluated; AP alone is made up, since these few steps teach it nothing."""
     original = evaluate.Evaluator._evaluate
 
-    def answered(self, dataset, reader, variables, step, *others):
-        return original(self, dataset, reader, variables, step, *others) | {"eval/AP": ANSWERS[step]}
+    def answered(self, dataset, reader, variables, out):
+        return original(self, dataset, reader, variables, out) | {"eval/AP": ANSWERS[out.step]}
 
     monkeypatch.setattr(evaluate.Evaluator, "_evaluate", answered)
 
@@ -68,8 +68,8 @@ def whole(full_config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         original, run_steps = evaluate.Evaluator._evaluate, train.run_steps
 
-        def answered(self, dataset, reader, variables, step, *others):
-            return original(self, dataset, reader, variables, step, *others) | {"eval/AP": ANSWERS[step]}
+        def answered(self, dataset, reader, variables, out):
+            return original(self, dataset, reader, variables, out) | {"eval/AP": ANSWERS[out.step]}
 
         def watched(*arguments, hooks, **options):
             def watch(moment):
