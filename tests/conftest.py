@@ -1,14 +1,10 @@
 """Two fake CPU devices and all kernels for every test, and the places of the reference numbers."""
 
-import importlib.metadata
 import os
 
-# Tests compile a thousand programs that run once: LLVM's optimisation takes a fifth of their time, and XLA's newer way to
-# compile fusions a third. CI repeats proofs as users' programs are compiled, see .ci/run.
-FAST_COMPILATION = "--xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
-    FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FAST_COMPILATION)
+import fast_compilation
+
+os.environ.setdefault("XLA_FLAGS", fast_compilation.FLAGS)
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
 
 # Tests of a kernel mean the kernel, whether it has earned its place on this machine or not.

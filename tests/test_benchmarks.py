@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 
+import fast_compilation
 import pytest
-from conftest import FAST_COMPILATION, slow
+from conftest import slow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # gpu.py, which gives it to the others, has a test of its own.
@@ -26,7 +27,7 @@ def run(command, *path):
     """What a command prints on a CPU with one device; fails where it does."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": FAST_COMPILATION,
+        "XLA_FLAGS": fast_compilation.FLAGS,
         "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])),
     }
     done = subprocess.run(
