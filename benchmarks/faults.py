@@ -82,7 +82,7 @@ def disturb(process: subprocess.Popen, workdir: pathlib.Path, draw: random.Rando
 
 
 def final_state(config, workdir: pathlib.Path):
-    """What the run has left."""
+    """The state that the run has left."""
     data = build.dataset(config, config.train.datasets)
     optimizer = build.make_optimizer(config, build.rule(config).schedule)
     detector = build.detector(config, len(data.class_names))

@@ -208,7 +208,7 @@ def until(lines: queue.Queue, end: float) -> Iterator[str]:
 
 
 def command_of(stage: Stage, options) -> list[str]:
-    """What runs a stage."""
+    """The command that runs a stage."""
     words = stage.command
     if options.rehearse:
         words = stage.rehearsal or stage.command.split()[0] + " --smoke"

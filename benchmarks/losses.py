@@ -80,7 +80,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all trainings share, and how they are compared.
+    """The settings that all trainings share, and how they are compared.
 
     Attributes:
       out: the folder of all results.

@@ -57,7 +57,7 @@ def einsum(features, rois, *, resolution):
 
 
 def ours(features, rois, *, resolution):
-    """What the detector calls."""
+    """RoIAlign as the detector calls it."""
     return roi_align(features, rois, resolution=resolution, sampling_ratio=SAMPLES)
 
 

@@ -17,7 +17,7 @@ from diou_jax.analysis.matches import LEAST_IOU, Matches
 
 
 class Kind(enum.IntEnum):
-    """What a detection, or an object, is at an IoU threshold."""
+    """The kind of a detection, or of an object, at an IoU threshold."""
 
     RIGHT = 0
     IGNORED = 1
@@ -108,7 +108,7 @@ def find_errors(matches: Matches) -> Errors:
 
 
 def gains(matches: Matches, errors: Errors) -> Gains:
-    """What mending all errors of a kind gives.
+    """The AP gained by mending all errors of a kind.
 
     * CLASS, PLACE: the detection gets the class or the box of its object and is right. If the object is found already,
       or if several such errors are about it, all but the one of the highest score are removed.

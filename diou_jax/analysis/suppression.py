@@ -10,7 +10,7 @@ from diou_jax.analysis.matches import Matches
 
 
 class Verdict(enum.IntEnum):
-    """What a detection is that one kind of suppression keeps and the other does not, at IoU 0.5.
+    """The verdict on a detection that only one of two kinds of suppression keeps, at IoU 0.5.
 
     RIGHT: it finds an object of its class that the other kind of suppression misses.
     EXCHANGED: it finds an object that the other kind finds, too, by another detection that only that one keeps.

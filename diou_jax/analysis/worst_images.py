@@ -14,7 +14,7 @@ FALSE = (Kind.CLASS, Kind.PLACE, Kind.BOTH, Kind.BACKGROUND)
 
 @dataclasses.dataclass(frozen=True)
 class ImageErrors:
-    """What is wrong in an image at IoU 0.5.
+    """The errors in an image at IoU 0.5.
 
     Attributes:
       image: row of `Matches.image_ids`.

@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """What makes a checkpoint the best one.
+    """The metric that ranks checkpoints.
 
     Attributes:
       dataset: name of the test set that decides.
@@ -44,7 +44,7 @@ def ranking(evaluations: Mapping[int, Sequence[Row]], criterion: Criterion) -> l
 
     Args:
       evaluations: the rows of each evaluation by its step.
-      criterion: what is compared.
+      criterion: the metric to compare.
     """
     values = {step: criterion.value(rows) for step, rows in evaluations.items()}
     sign = 1 if criterion.smaller_is_better else -1

@@ -150,7 +150,7 @@ def _of_detectron(path, content: Any) -> ProposalTable:
 
 
 def _problem(table: ProposalTable) -> str | None:
-    """What is wrong with the columns of a table, in words, or None."""
+    """The fault of a table's columns, in words, or None."""
     ids, starts, stops, boxes, scores = (getattr(table, name) for name in COLUMNS)
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
         return f"image_ids is {ids.dtype} {ids.shape}, and must be a list of whole numbers or texts"

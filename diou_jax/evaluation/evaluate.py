@@ -163,7 +163,7 @@ class Evaluator:
         return {dataset.name: (*names, *losses) for dataset in self._datasets if dataset.annotated}
 
     def _validation_losses(self, class_names) -> ValidationLosses:
-        """What computes losses on some images of each data set with ground truth."""
+        """The function that computes losses on some images of each data set with ground truth."""
         config, readers = self._config, {}
         for dataset, name in zip(self._datasets, dict.fromkeys(config.test.datasets)):
             if not dataset.annotated:

@@ -1,4 +1,4 @@
-"""What an evaluation hands to the page that explains it."""
+"""Gathers the results of an evaluation for `report.html`."""
 
 import contextlib
 import dataclasses

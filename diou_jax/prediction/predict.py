@@ -36,7 +36,7 @@ LIMIT, THREADS = 16, 4
 
 @dataclasses.dataclass(frozen=True)
 class Wishes:
-    """What a call of prediction wants.
+    """The options of a call of prediction.
 
     Attributes:
       draw_threshold: pictures and videos show detections with higher scores.

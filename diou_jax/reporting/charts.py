@@ -101,7 +101,7 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """What all charts have.
+    """The parts that all charts have.
 
     Attributes:
       name: a name that is unique on its page; it begins every id, since charts share the page's ids.

@@ -192,7 +192,7 @@ class Photograph:
       size: width and height in pixels of the image file, to which the shapes refer.
       alt: the picture in a sentence.
       note: a sentence under the heading.
-      panels: what is drawn on it.
+      panels: the drawings on it.
     """
 
     name: str

@@ -22,7 +22,7 @@ class ModelSelection:
         """Starts without any evaluation.
 
         Args:
-          criterion: what makes a checkpoint the best; None: nothing is decided.
+          criterion: the metric that ranks checkpoints; None: none is the best.
           patience: evaluations in a row without an improvement after which the run ends; 0: it never does.
           min_delta: smallest difference that counts as an improvement is above this.
         """
@@ -68,7 +68,7 @@ class ModelSelection:
         return {f"best/{name}": self._best[1], "best/step": float(self._best[0])}
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What a checkpoint of a step holds of this, JSON values."""
+        """The metadata of a step's checkpoint, JSON values."""
         if self._criterion is None:
             return {}
         best_step, value = self._best or (None, None)
