@@ -53,7 +53,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
 
     They are those of `FasterRCNN.losses` and of the update of `make_train_step`, called one by one.
     """
-    params, affine = state.params, state.affine or {}
+    params, fixed_variables = state.params, {k: v for k, v in state.variables.items() if k != "params"}
     padded_size = batch.padded_size if detector.mask_padding_train else None
     keys = jax.random.split(jax.random.key(0), len(batch.image))
     result = None
@@ -63,7 +63,8 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
 
         def function(learnt, fixed):
             weights, inputs = learnt
-            variables = {"params": {name: weights}, "affine": {name: affine.get(name, {})}}
+            others = {kind: {name: values.get(name, {})} for kind, values in fixed_variables.items()}
+            variables = {"params": {name: weights}, **others}
             return detector.network.apply(variables, inputs, fixed, method=method)
 
         return function
@@ -87,7 +88,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     label = lambda _, fixed: detector.label_anchors(anchors.replace(exists=fixed[0]), *fixed[1:])  # noqa: E731
     yield part("anchor targets", label, None, (anchors.exists, batch, keys))
     targets = result
-    rpn = network("rpn", lambda net, pyramid, sampled: net.propose(pyramid, sampled))
+    rpn = network("rpn", lambda net, pyramid, sampled: net.propose(pyramid, sampled, padded_size))
     yield part("RPN", rpn, (params["rpn"], pyramid), targets.sampled)
     rpn_outputs = result
 

@@ -25,7 +25,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "r50_gn": {"blocks": (3, 4, 6, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
     "r101_gn": {"blocks": (3, 4, 23, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
 }
-BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head")
+BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head", "roi_Xconv1fc_bn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
 MASK_HEURISTICS = ("SOFT_AVG", "SOFT_MAX", "LOGIT_AVG")
 # Options that act on the network's outputs alone, so that one run of the network serves several values.
@@ -94,6 +94,9 @@ OPTIONS = (
            "whether the first 1×1 convolution of a stage has its stride, instead of the 3×3"),
     Option("resnets.freeze_at", 2, Whole(0, 5), "res1 to res*this* keep their weights; 0 trains everything"),
     Option("resnets.use_gn", False, Flag(), "GroupNorm, for training from scratch, instead of frozen affine layers"),
+    Option("resnets.use_bn", False, Flag(),
+           "batch norm that learns, with statistics over the images of all devices, instead of frozen affine layers; "
+           "stages that `resnets.freeze_at` freezes keep theirs", original=None),
     Option("resnets.imagenet_pretrained_weights", "", Text(),
            "weight file from which the backbone of a new run starts: torch's, safetensors or Detectron's; empty: "
            "random weights", free=True),
@@ -109,12 +112,18 @@ OPTIONS = (
     Option("group_norm.dim_per_gp", -1, Whole(-1),
            "channels per group; if positive, it replaces `group_norm.num_groups`"),
     Option("group_norm.epsilon", 1e-5, Real(0, above=True), "added to the variance"),
+    Option("batch_norm.momentum", 0.1, Real(0, 1), "weight of a batch in the running statistics", original=None),
+    Option("batch_norm.epsilon", 1e-5, Real(0, above=True), "added to the variance", original=None),
     Option("fpn.dim", 256, Whole(1), "channels of every pyramid level"),
     Option("fpn.use_gn", False, Flag(), "GroupNorm after the pyramid's convolutions; on for the `_gn` bodies"),
+    Option("fpn.use_bn", False, Flag(), "batch norm after the pyramid's convolutions, as `resnets.use_bn`",
+           original=None),
     Option("fpn.coarsest_stride", 32, Whole(32), "images are padded to a multiple of this number of pixels"),
     Option("fpn.rpn_anchor_start_size", 32, Whole(1), "side of P2's anchors in pixels, doubled at each level"),
     Option("fpn.rpn_aspect_ratios", (0.5, 1.0, 2.0), Several(Real(0, above=True), least=1),
            "height over width of the anchors"),
+    Option("fpn.rpn_num_convs", 1, Whole(1), "3×3 convolutions of the RPN; torchvision's `_v2` models have two",
+           original=None),
     Option("fpn.rpn_collect_scale", 1.0, Real(0, above=True),
            "proposals that a device's minibatch keeps over all levels, as a multiple of `train.rpn_post_nms_top_n`; "
            "follows the images per device"),
@@ -127,7 +136,8 @@ OPTIONS = (
     Option("fpn.mask_padding_train", False, Flag(), "as `fpn.mask_padding`, in training", original=None),
     Option("fast_rcnn.roi_box_head", "roi_2mlp_head", Choice(BOX_HEADS),
            "the box head: `roi_2mlp_head` has two fully connected layers, `roi_Xconv1fc_head` 3×3 convolutions and one "
-           "such layer, `roi_Xconv1fc_gn_head` GroupNorm as well; the last one for the `_gn` bodies", there='""'),
+           "such layer, `roi_Xconv1fc_gn_head` GroupNorm as well, for the `_gn` bodies, and `roi_Xconv1fc_bn_head` "
+           "batch norm", there='""'),
     Option("fast_rcnn.mlp_head_dim", 1024, Whole(1), "units of the box head's fully connected layers"),
     Option("fast_rcnn.num_stacked_convs", 4, Whole(1), "convolutions of `roi_Xconv1fc_head` and its kin"),
     Option("fast_rcnn.conv_head_dim", 256, Whole(1), "channels of these convolutions"),
@@ -143,6 +153,7 @@ OPTIONS = (
     Option("mrcnn.use_gn", False, Flag(),
            "GroupNorm after the mask head's 3×3 convolutions; on for the `_gn` bodies",
            original="MRCNN.ROI_MASK_HEAD"),
+    Option("mrcnn.use_bn", False, Flag(), "batch norm there, as `resnets.use_bn`", original=None),
     Option("mrcnn.cls_specific_mask", True, Flag(), "one mask per class instead of one for all"),
     Option("mrcnn.weight_loss_mask", 1.0, Real(0), "weight of the mask loss"),
     Option("mrcnn.thresh_binarize", 0.5, Real(0, 1), "pixels with a higher probability belong to a mask", free=True),
@@ -461,6 +472,9 @@ def relations(config: ml_collections.ConfigDict, explicit: Collection[str] = ())
             f"train.early_stopping.patience={config.train.early_stopping.patience}: it counts evaluations, so "
             "test.every must be positive and checkpoint.best must name a metric"
         )
+    for part in ("resnets", "fpn", "mrcnn"):
+        if config[part].use_gn and config[part].use_bn:
+            problems.append(f"{part}.use_bn=True: it must be False with {part}.use_gn=True, as a layer has one norm")
     mrcnn = config.mrcnn
     if config.model.mask_on and mrcnn.resolution != 2 * mrcnn.roi_xform_resolution:
         problems.append(

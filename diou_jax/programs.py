@@ -20,7 +20,7 @@ MAX_THREADS = 8
 
 
 class Programs:
-    """A compiled function of a pytree and a batch, with one program for each shape of the batch.
+    """A compiled function of a pytree, a batch and constants, with one program for each shape of the batch.
 
     A batch is a `Batch` or a pytree that holds one, such as a batch with its detections.
 
@@ -30,15 +30,16 @@ class Programs:
       title: name of the function in messages.
     """
 
-    def __init__(self, title: str, function: jax.stages.Wrapped):
-        """Takes a function that jax.pmap or jax.jit returned."""
+    def __init__(self, title: str, function: jax.stages.Wrapped, *constants: Any):
+        """Takes a function that jax.pmap or jax.jit returned, and its arguments after the tree and the batch."""
         self.title = title
         self._function = function
+        self._constants = constants
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def __call__(self, tree: Any, batch: Any) -> Any:
         """The function's result for a batch on the devices."""
-        return self._compiled.get(shapes(batch), self._function)(tree, batch)
+        return self._compiled.get(shapes(batch), self._function)(tree, batch, *self._constants)
 
     def programs(self, tree: Any, batch: Any) -> list[tuple["Programs", Any, Any]]:
         """Itself with arguments of these shapes, for `compile_ahead`."""
@@ -46,7 +47,7 @@ class Programs:
 
     def lower(self, tree: Any, batch: Any) -> jax.stages.Lowered:
         """The program for trees and batches of these shapes, not yet compiled; values are ignored."""
-        return self._function.lower(tree, batch)
+        return self._function.lower(tree, batch, *self._constants)
 
     def has(self, batch: Any) -> bool:
         """Whether `compile` has made the program for batches of this shape."""

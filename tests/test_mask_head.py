@@ -10,6 +10,7 @@ from conftest import slow
 
 from diou_jax.models.box_head import BoxHead
 from diou_jax.models.mask_head import MaskHead, Upsample
+from diou_jax.models.norms import UseBatchNorm, UseBias, UseGroupNorm
 
 K, M, C = 5, 4, 16
 # Compiles in a fraction of the time.
@@ -17,8 +18,8 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 LABELS = jnp.array([[0, 4, 2], [1, 1, 3]])
 
 
-def head(*, norm_type="group", dtype=jnp.float32):
-    return MaskHead(K, num_convs=2, features=8, norm_type=norm_type, group_norm=(("num_groups", 4),), dtype=dtype)
+def head(*, norm=None, dtype=jnp.float32):
+    return MaskHead(K, num_convs=2, features=8, norm=norm or UseGroupNorm(4), dtype=dtype)
 
 
 def draw(shape, seed=0):
@@ -29,7 +30,7 @@ def random_variables(module, pooled):
     """With biases and scales unlike their initial values."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), pooled)
     return jax.tree_util.tree_map_with_path(
-        lambda path, like: draw(like.shape) * 0.2 + (path[-1].key == "scale"), shapes
+        lambda path, like: draw(like.shape) * 0.2 + (path[-1].key in ("scale", "var")), shapes
     )
 
 
@@ -44,16 +45,16 @@ def chosen(logits):
 
 
 @pytest.mark.parametrize(
-    ("norm_type", "dtype", "accuracy"),
+    ("norm", "dtype", "accuracy"),
     [
-        ("bias", jnp.float32, 1e-5),
-        ("group", jnp.bfloat16, 0.02),
-        slow("group", jnp.float32, 1e-5),
-        slow("bias", jnp.bfloat16, 0.02),
+        (UseBias(), jnp.float32, 1e-5),
+        (UseGroupNorm(4), jnp.bfloat16, 0.02),
+        slow(UseGroupNorm(4), jnp.float32, 1e-5),
+        slow(UseBias(), jnp.bfloat16, 0.02),
     ],
 )
-def test_the_wanted_masks_alone_have_the_values_and_gradients_of_all(pooled, norm_type, dtype, accuracy):
-    module = head(norm_type=norm_type, dtype=dtype)
+def test_the_wanted_masks_alone_have_the_values_and_gradients_of_all(pooled, norm, dtype, accuracy):
+    module = head(norm=norm, dtype=dtype)
     variables = random_variables(module, pooled)
     wanted = draw((2, 3, 2 * M, 2 * M), 2)
 
@@ -103,9 +104,9 @@ def test_initial_weights_are_spread_as_the_originals():
         assert not layer["bias"].any()
 
 
-@pytest.mark.parametrize(("norm_type", "norms"), [("bias", 0), ("group", 2)])
-def test_a_box_head_of_convolutions(pooled, norm_type, norms):
-    module = BoxHead(K, hidden=12, num_convs=2, conv_features=8, norm_type=norm_type, group_norm=(("num_groups", 4),))
+@pytest.mark.parametrize(("norm", "norms"), [(UseBias(), 0), (UseGroupNorm(4), 2), (UseBatchNorm(), 2)])
+def test_a_box_head_of_convolutions(pooled, norm, norms):
+    module = BoxHead(K, hidden=12, num_convs=2, conv_features=8, norm=norm)
     variables = random_variables(module, pooled)
     logits, deltas = quick(module.apply)(variables, pooled)
     assert logits.shape == (2, 3, K) and deltas.shape == (2, 3, K, 4)

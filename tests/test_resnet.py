@@ -12,7 +12,7 @@ from conftest import slow
 from flax import traverse_util
 
 from diou_jax.models.conv import Conv, convolve
-from diou_jax.models.norms import GroupNorm
+from diou_jax.models.norms import GroupNorm, UseAffine, UseBias, UseGroupNorm
 from diou_jax.models.resnet import Bottleneck, ResNet, frozen_stage, max_pool
 
 NARROW = {"blocks": (1, 1, 1, 1), "width_per_group": 4, "stem_width": 8}
@@ -79,7 +79,7 @@ def test_1x1_convolution_as_a_product_equals_xlas_convolution(stride, shape):
 @pytest.mark.parametrize("stride_1x1", [True, False])
 def test_stride_sits_where_the_option_says(stride_1x1):
     def conv(*args, **kwargs):
-        return Conv(*args, norm_type="bias", **kwargs)
+        return Conv(*args, norm_type=UseBias(), **kwargs)
 
     block = Bottleneck(4, 8, 2, 1, stride_1x1, True, conv)
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
@@ -111,7 +111,7 @@ def test_max_pool_equals_the_windowed_maximum_and_its_gradient():
 
 def test_frozen_affine_is_a_scale_and_a_bias_after_the_convolution():
     x = jax.random.normal(jax.random.key(0), (1, 5, 5, 3))
-    conv = Conv(4, 3, norm_type="affine")
+    conv = Conv(4, 3, norm_type=UseAffine())
     variables = conv.init(jax.random.key(1), x)
     assert list(variables["params"]) == ["kernel"]
     scale, bias = variables["affine"]["scale"], variables["affine"]["bias"] + jnp.arange(4.0)
@@ -136,7 +136,7 @@ def test_group_norm_normalises_each_group_inside_the_padded_size(options, channe
     rng = np.random.default_rng(0)
     x = rng.normal(2.0, 3.0, (2, 6, 8, channels)).astype(np.float32)
     padded_size = np.array([[6 * 4, 8 * 4], [4 * 4 - 1, 5 * 4]])  # a cell of which only a part exists counts
-    norm = GroupNorm(**options)
+    norm = GroupNorm(UseGroupNorm(**options))
     scale, bias = rng.normal(size=(2, channels)).astype(np.float32)
     y = norm.apply({"params": {"scale": scale, "bias": bias}}, x, padded_size, 4)
     for image, (height, width) in enumerate([(6, 8), (4, 5)]):

@@ -51,7 +51,8 @@ def gradients(head, variables, maps, sampled, weights):
     """With the gradient of the sampled alone, and of all, of a loss that looks at the sampled anchors."""
 
     def loss(params, maps, sampled):
-        logits, deltas = head.apply({"params": params}, maps, sampled)
+        pyramid = {4 << level: one for level, one in enumerate(maps)}
+        logits, deltas = head.apply({"params": params}, pyramid, sampled)
         outputs = jnp.concatenate([jnp.concatenate(logits, 1)[..., None], jnp.concatenate(deltas, 1)], -1)
         return (jnp.tanh(outputs) * weights).sum()
 
@@ -67,12 +68,17 @@ def looked_at(sampled):
     return weights[:, :-1]
 
 
-@pytest.mark.parametrize("share", [slow(0.0), 0.1, slow(0.6), 1.0])
+def random_head(maps, **options):
+    """A head and its random variables."""
+    head = RPNHead(features=6, **options)
+    return head, head.init(jax.random.key(3), dict(enumerate(maps)))
+
+
+@pytest.mark.parametrize(("share", "convs"), [slow(0.0, 1), (0.1, 1), slow(0.6, 1), (1.0, 1), (0.3, 2), slow(1.0, 3)])
 @pytest.mark.slow
-def test_the_gradient_is_the_whole_one(maps, share):
+def test_the_gradient_is_the_whole_one(maps, share, convs):
     """Anchors side by side, three in a cell, at every edge; images with different numbers of them, or none."""
-    head = RPNHead(features=6)
-    variables = head.init(jax.random.key(3), maps)
+    head, variables = random_head(maps, num_convs=convs)
     # Wider than at the start, so that the ReLU is on for some and off for others.
     variables = jax.tree.map(lambda x: 30 * x + 0.1, variables)
     rng = np.random.default_rng(1)
@@ -88,8 +94,8 @@ def test_the_gradient_is_the_whole_one(maps, share):
 
 @pytest.mark.slow
 def test_in_bfloat16_it_is_as_near_as_the_whole_one(maps):
-    exact = RPNHead(features=6)
-    variables = jax.tree.map(lambda x: 30 * x + 0.1, exact.init(jax.random.key(3), maps))
+    exact, variables = random_head(maps)
+    variables = jax.tree.map(lambda x: 30 * x + 0.1, variables)
     sampled = np.tile(np.arange(0, 3 * CELLS, 4, dtype=np.int32), (2, 1))
     weights = looked_at(sampled)
     _, (_, truth) = gradients(exact, variables, maps, sampled, weights)

@@ -14,6 +14,7 @@ from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN
 from diou_jax.models.mask_head import MaskHead
 from diou_jax.models.network import HeadModule, Network
+from diou_jax.models.norms import UseAffine, UseBias, UseGroupNorm
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.optimization.optimizer import parameter_group
@@ -23,11 +24,11 @@ from diou_jax.weights.original import export_original, import_original, original
 
 
 def narrow(*, use_gn=False, class_agnostic=False, convs=0):
-    norm = "group" if use_gn else "bias"
-    box = BoxHead(5, hidden=12, class_agnostic=class_agnostic, num_convs=convs, conv_features=10, norm_type=norm)
-    masks = MaskHead(1 if class_agnostic else 5, num_convs=2, features=4, norm_type=norm)
+    norm = UseGroupNorm() if use_gn else UseBias()
+    box = BoxHead(5, hidden=12, class_agnostic=class_agnostic, num_convs=convs, conv_features=10, norm=norm)
+    masks = MaskHead(1 if class_agnostic else 5, num_convs=2, features=4, norm=norm)
     return Network(
-        ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm="group" if use_gn else "affine"),
+        ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm=UseGroupNorm() if use_gn else UseAffine()),
         FPN(8, norm=norm),
         RPNHead(features=8),
         (HeadModule("box_head", lambda: box.clone(), 3), HeadModule("mask_head", lambda: masks.clone(), 4)),

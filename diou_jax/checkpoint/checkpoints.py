@@ -26,6 +26,8 @@ from diou_jax.checkpoint.preservation import NewestAndBest
 from diou_jax.checkpoint.ranking import rank
 from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import Stopped, UserError
+from diou_jax.models.conv import AFFINE
+from diou_jax.models.norms import STATISTICS
 from diou_jax.optimization.state import TrainState
 
 # The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first. Those of a run with
@@ -186,11 +188,14 @@ class Checkpoints:
           UserError: if the checkpoint belongs to another network.
         """
         found = self._read({name: _abstract(item) for name, item in _split(like).items()})
-        variables = found["variables"]
-        params, ema = variables["params"], None
+        variables, ema = found["variables"], None
         if like.ema is not None:
-            params, ema = found["raw"], dataclasses.replace(like.ema, params=params)
-        return TrainState(params=params, affine=variables.get("affine"), ema=ema, **found["training"])
+            ema = dataclasses.replace(like.ema, params=variables["params"], statistics=variables.get(STATISTICS))
+            variables = _with_raw(variables, found["raw"])
+        affine, statistics = variables.get(AFFINE), variables.get(STATISTICS)
+        return TrainState(
+            params=variables["params"], affine=affine, ema=ema, statistics=statistics, **found["training"]
+        )
 
     def restore_variables(self, like: Mapping, *, averaged: bool = True) -> dict:
         """The network variables that were asked for, with the structure, shapes and dtypes of `like`.
@@ -206,8 +211,8 @@ class Checkpoints:
         like = _abstract(dict(like))
         if averaged or not self._of_chosen(self._has_raw):
             return self._read({"variables": like})["variables"]
-        found = self._read({"variables": like, "raw": like["params"]})
-        return {**found["variables"], "params": found["raw"]}
+        found = self._read({"variables": like, "raw": _raw(like)})
+        return _with_raw(found["variables"], found["raw"])
 
     def stored_variables(self) -> dict:
         """As `restore_variables`, of any network."""
@@ -407,7 +412,18 @@ def _nothing(directory: pathlib.Path) -> str:
 def _split(state: TrainState) -> dict[str, dict]:
     """The items of a checkpoint but for its metadata."""
     training = {"step": state.step, "opt_state": state.opt_state, "window": state.window, "guard": state.guard}
-    return {"variables": state.averaged, "training": training} | ({"raw": state.params} if state.ema else {})
+    return {"variables": state.averaged, "training": training} | ({"raw": _raw(state.variables)} if state.ema else {})
+
+
+def _raw(variables):
+    """The item "raw": the parameters; with batch norm a dict of them and of the running statistics."""
+    changing = {name: variables[name] for name in ("params", STATISTICS) if name in variables}
+    return changing if STATISTICS in changing else changing["params"]
+
+
+def _with_raw(variables, raw):
+    """Variables with those of the item "raw"."""
+    return {**variables, **(raw if STATISTICS in variables else {"params": raw})}
 
 
 def _agreed(find) -> int | None:

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +33,7 @@ from diou_jax.detection.rules import (
 )
 from diou_jax.kernels.roi_align import roi_align, roi_levels
 from diou_jax.models.network import Network
+from diou_jax.models.norms import STATISTICS
 from diou_jax.structures import Anchors, Array, Batch, Candidates, Detections, Proposals, RoiSamples, blank_batch
 
 
@@ -71,7 +73,7 @@ class FasterRCNN:
     mask_padding_train: bool = False
 
     def losses(self, variables: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The losses of one device's minibatch.
+        """The losses of one device's minibatch, with the running statistics of batch norm.
 
         Args:
           variables: the network's variables, ``{"params": ..., "affine": ...}``.
@@ -81,14 +83,33 @@ class FasterRCNN:
         Returns:
           The total loss, a float32 scalar, and a dict of the total, each loss and each metric by name, unweighted.
         """
+        return self._losses(self.network.bind(variables), batch, keys)
+
+    def training_losses(
+        self, variables: dict, batch: Batch, keys: jax.Array
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict | None]]:
+        """The losses with batch norm's statistics of the minibatch; otherwise as `losses`.
+
+        Batch norm over several devices must be called within the map over their axis.
+
+        Returns:
+          The total loss, and a pair: the dict of `losses`, and the running statistics after the minibatch, None without
+          batch norm.
+        """
+        losses = nn.apply(lambda network: self._losses(network, batch, keys), self.network, mutable=[STATISTICS])
+        (total, values), changed = losses(variables)
+        return total, (values, changed.get(STATISTICS))
+
+    def _losses(self, network: Network, batch, keys):
+        """`losses` of a network with its variables."""
         padded_size = batch.padded_size if self.mask_padding_train else None
-        pyramid = self.pyramid(variables, batch, padded_size)
+        pyramid = self._pyramid(network, batch, padded_size)
         parts: dict[str, loss.Loss] = {}
         proposals = self.precomputed(batch)
         if proposals is None:
             anchors = self.anchor_generator(pyramid, batch.padded_size)
             targets = self.label_anchors(anchors, batch, keys)
-            outputs: Any = self.network.apply(variables, pyramid, targets.sampled, method="propose")
+            outputs = network.propose(pyramid, targets.sampled, padded_size)
             limit = batch.image_size
             # Without heads nothing uses them, and the compiler leaves them out.
             proposals = propose(outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals)
@@ -96,7 +117,7 @@ class FasterRCNN:
         if self.heads:
             samples = self.sample(proposals, batch, keys)
             for head in self.heads:
-                parts |= head.losses(self.runner(head, variables, pyramid, padded_size=padded_size), samples, batch)
+                parts |= head.losses(self._runner(head, network, pyramid, padded_size=padded_size), samples, batch)
         total = loss.total(parts)
         return total, {"loss": total, **loss.values(parts)}
 
@@ -202,9 +223,10 @@ class FasterRCNN:
 
     def pyramid(self, variables: dict, batch: Batch, padded_size: Array | None) -> dict[int, jax.Array]:
         """The neck's maps by stride, (B, Hl, Wl, C), zero beyond `padded_size`, int (B, 2); None masks nothing."""
-        images = preprocess.normalise(batch, self.pixel_means)
-        maps: Any = self.network.apply(variables, images, padded_size, method="pyramid")
-        return maps
+        return self._pyramid(self.network.bind(variables), batch, padded_size)
+
+    def _pyramid(self, network, batch, padded_size):
+        return network.pyramid(preprocess.normalise(batch, self.pixel_means), padded_size)
 
     def test_pyramid(self, variables: dict, batch: Batch) -> dict[int, jax.Array]:
         """The neck's maps by stride in a test, (B, Hl, Wl, C)."""
@@ -226,7 +248,7 @@ class FasterRCNN:
         given = self.precomputed(batch)
         if given is not None:
             return given
-        outputs: Any = self.network.apply(variables, pyramid, method="propose")
+        outputs = self.network.bind(variables).propose(pyramid, padded_size=self._test_padding(batch))
         anchors = self.anchor_generator(pyramid, batch.padded_size)
         limit = batch.padded_size if self.box_rules.clip_to_padding else batch.image_size
         return propose(outputs, anchors, limit, placement=batch.placement, rules=self.test_proposals, per_image=True)
@@ -253,10 +275,12 @@ class FasterRCNN:
 
     def runner(self, head: RoiHead, variables: dict, pyramid: Mapping[int, jax.Array], *, padded_size: Array | None):
         """The function from RoIs (B, R, 4), pixels of the network's input, to a head's outputs; see `roi_head.Run`."""
+        return self._runner(head, self.network.bind(variables), pyramid, padded_size=padded_size)
 
-        def run(rois, *more):
+    def _runner(self, head, network, pyramid, *, padded_size):
+        def run(rois, *more, **named):
             pooled = self.pool(pyramid, rois, rules=head.pooling, padded_size=padded_size)
-            return self.network.apply(variables, pooled, head.name, *more, method="head")
+            return network.head(pooled, head.name, *more, **named)
 
         return run
 

@@ -1,4 +1,4 @@
-"""A convolution with its norm (folded frozen affine layer, GroupNorm, or only a bias), a residual sum and a ReLU.
+"""A convolution with its norm (or only a bias), a residual sum and a ReLU.
 
 All are one module because cuDNN runs them as one kernel, without storing the values in between.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from diou_jax.models import winograd
 from diou_jax.models.initializers import he_normal
-from diou_jax.models.norms import GroupNorm
+from diou_jax.models.norms import BatchNorm, GroupNorm, Norm, UseAffine, UseBatchNorm, UseBias, UseGroupNorm
 
 AFFINE = "affine"  # the variable collection of frozen affine layers; no gradient, decay or optimiser reaches it
 
@@ -28,10 +28,9 @@ class Conv(nn.Module):
       features: output channels.
       size: side of the kernel; the map is padded by size // 2.
       stride, groups: stride and groups of the convolution.
-      norm_type: "affine": frozen scale and bias per channel (the original's AffineChannel2d) in the collection
-        `AFFINE`, the scale folded into the kernel; "group": a `GroupNorm`; "bias": no norm, but a trained bias.
+      norm_type: what follows the convolution. A frozen affine layer is in the collection `AFFINE`, its scale folded
+        into the kernel.
       kernel_init: initialiser of the kernel.
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
       relu: whether a ReLU comes last.
       dtype: dtype of the arithmetic; parameters are float32.
     """
@@ -40,9 +39,8 @@ class Conv(nn.Module):
     size: int
     stride: int = 1
     groups: int = 1
-    norm_type: str = "bias"
+    norm_type: Norm = UseBias()
     kernel_init: Callable = he_normal
-    group_norm: tuple[tuple[str, Any], ...] = ()
     relu: bool = False
     dtype: Any = jnp.float32
 
@@ -54,7 +52,7 @@ class Conv(nn.Module):
 
         Args:
           x: the map; unless the kernel is 1x1, it must be zero beyond `padded_size`.
-          padded_size: as in `masking.inside`; only GroupNorm's statistics use it.
+          padded_size: as in `masking.inside`; only the statistics of norms use it.
           cell: pixels of the image per cell of the output.
           residual: an array of the output's shape that is added before the ReLU.
         """
@@ -62,21 +60,24 @@ class Conv(nn.Module):
             "kernel", self.kernel_init, (self.features, self.size, self.size, x.shape[-1] // self.groups)
         )
         bias = None
-        if self.norm_type == "affine":
+        if isinstance(self.norm_type, UseAffine):
             if self.is_initializing() or self.has_variable(AFFINE, "scale"):  # `folding.fold` removes it
                 scale = self.variable(
                     AFFINE, "scale", lambda: jax.random.uniform(self.make_rng("params"), (self.features,))
                 )
                 kernel = kernel * scale.value[:, None, None, None]
             bias = self.variable(AFFINE, "bias", jnp.zeros, (self.features,)).value
-        elif self.norm_type == "bias":
+        elif isinstance(self.norm_type, UseBatchNorm) and self.has_variable(AFFINE, "bias"):
+            bias = self.get_variable(AFFINE, "bias")  # `folding.fold` has put it there, in place of the norm
+        elif isinstance(self.norm_type, UseBias):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, groups=self.groups)
-        if self.norm_type == "group":
-            y = GroupNorm(**dict(self.group_norm), dtype=self.dtype, name="norm")(y, padded_size, cell)
-        else:
-            assert bias is not None  # "affine" and "bias" have one
+        if bias is not None:
             y = y + bias.astype(self.dtype)
+        elif isinstance(self.norm_type, UseGroupNorm):
+            y = GroupNorm(self.norm_type, dtype=self.dtype, name="norm")(y, padded_size, cell)
+        elif isinstance(self.norm_type, UseBatchNorm):
+            y = BatchNorm(self.norm_type, dtype=self.dtype, name="norm")(y, padded_size, cell)
         if residual is not None:
             y = y + residual
         return relu(y) if self.relu else y

@@ -3,10 +3,12 @@
 from typing import Any
 
 import jax
-from jaxtyping import Float
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import msra_fill
+from diou_jax.models.norms import Norm
 
 
 def conv_stack(
@@ -14,9 +16,9 @@ def conv_stack(
     *,
     count: int,
     features: int,
-    norm_type: str,
-    group_norm: tuple[tuple[str, Any], ...],
+    norm: Norm,
     dtype: Any,
+    valid: Bool[jax.Array, "*N"] | None = None,
 ) -> Float[jax.Array, "N H W _F"]:
     """Applies 3x3 convolutions, each followed by its norm and a ReLU, to the pooled RoIs (N, H, W, C).
 
@@ -26,19 +28,21 @@ def conv_stack(
       x: the maps.
       count: number of convolutions; 0 returns `x`.
       features: output channels F of each.
-      norm_type: "bias" or "group", as of `Conv`.
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      norm: the norm of each.
       dtype: dtype of the arithmetic.
+      valid: bool, N values, the RoIs that exist; no other counts in the statistics of batch norm. None: all exist.
     """
+    height, width = x.shape[1:3]
+    # A RoI that does not exist is all padding.
+    size = None if valid is None else jnp.where(valid.reshape(-1, 1), jnp.array([height, width]), 0)
     for number in range(1, count + 1):
         x = Conv(
             features,
             3,
-            norm_type=norm_type,
+            norm_type=norm,
             kernel_init=msra_fill,
-            group_norm=group_norm,
             relu=True,
             dtype=dtype,
             name=f"conv{number}",
-        )(x)
+        )(x, size)
     return x

@@ -1,4 +1,4 @@
-"""Variables for inference: frozen scales multiplied into kernels, everything in the dtype of the arithmetic."""
+"""Variables for inference: frozen scales and batch norm folded into kernels, all in the dtype of the arithmetic."""
 
 import functools
 
@@ -7,29 +7,43 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from diou_jax.models.conv import AFFINE
+from diou_jax.models.norms import STATISTICS
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def fold(variables: dict, dtype: jnp.dtype) -> dict:
+@functools.partial(jax.jit, static_argnames=("dtype", "epsilon"))
+def fold(variables: dict, dtype: jnp.dtype, *, epsilon: float) -> dict:
     """Variables that give the same results as `variables` and need no conversion at every call.
 
-    Frozen scales are multiplied into the kernels, as `Conv` would do, and kernels and biases are rounded to `dtype`, as
-    every layer would do. GroupNorm's parameters stay as they are. Folded variables can be neither trained nor saved.
+    Frozen scales, and those of batch norm with its running statistics, are multiplied into the kernels; batch norm
+    becomes a bias in the collection `AFFINE`. Kernels and biases are rounded to `dtype`, as every layer would do.
+    GroupNorm's parameters stay as they are. Folded variables can be neither trained nor saved.
 
     Args:
       variables: the variables of a `Network`, float32.
       dtype: dtype of the network's arithmetic.
+      epsilon: batch norm's.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
     folded = {}
     for path, value in flat.items():
         collection, module = path.split("/", 1)
         module, leaf = module.rsplit("/", 1)
-        if collection == AFFINE and leaf == "scale":
-            continue
-        scale = flat.get(f"{AFFINE}/{module}/scale")
-        if leaf == "kernel" and scale is not None:
-            value = value * scale[:, None, None, None]
-        norm = f"params/{module}/kernel" not in flat
-        folded[path] = value if norm else value.astype(dtype)
+        convolution = module.removesuffix("/norm")
+        factor = _factor(flat, convolution, epsilon)
+        if f"{STATISTICS}/{module}/mean" in flat:
+            if (collection, leaf) == ("params", "bias"):
+                shifted = value - flat[f"{STATISTICS}/{module}/mean"] * factor
+                folded[f"{AFFINE}/{convolution}/bias"] = shifted.astype(dtype)
+        elif (collection, leaf) != (AFFINE, "scale"):
+            if leaf == "kernel" and factor is not None:
+                value = value * factor[:, None, None, None]
+            norm = f"params/{module}/kernel" not in flat
+            folded[path] = value if norm else value.astype(dtype)
     return traverse_util.unflatten_dict(folded, sep="/")
+
+
+def _factor(flat, convolution, epsilon):
+    """The factor of each output channel of a convolution; None if there is none."""
+    if (variance := flat.get(f"{STATISTICS}/{convolution}/norm/var")) is not None:
+        return flat[f"params/{convolution}/norm/scale"] * jax.lax.rsqrt(variance + epsilon)
+    return flat.get(f"{AFFINE}/{convolution}/scale")

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import xavier_fill_convolution
 from diou_jax.models.masking import mask_outside
+from diou_jax.models.norms import Norm, UseBias
 
 
 class FPN(nn.Module):
@@ -18,14 +19,12 @@ class FPN(nn.Module):
 
     Attributes:
       features: FPN.DIM, channels of each map.
-      norm: norm of each `Conv`: "bias", the default, or "group" (FPN.USE_GN).
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      norm: norm of each convolution.
       dtype: dtype of the arithmetic.
     """
 
     features: int = 256
-    norm: str = "bias"
-    group_norm: tuple[tuple[str, Any], ...] = ()
+    norm: Norm = UseBias()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -40,7 +39,6 @@ class FPN(nn.Module):
                 size,
                 norm_type=self.norm,
                 kernel_init=xavier_fill_convolution,
-                group_norm=self.group_norm,
                 dtype=self.dtype,
                 name=name,
             )

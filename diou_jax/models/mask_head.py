@@ -6,10 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
-from diou_jax.models.conv import Conv
+from diou_jax.models.conv_stack import conv_stack
 from diou_jax.models.initializers import msra_fill, msra_fill_transposed
+from diou_jax.models.norms import Norm, UseBias
 
 
 class MaskHead(nn.Module):
@@ -19,40 +20,44 @@ class MaskHead(nn.Module):
       num_masks: masks per RoI: K, background included, or 1 for masks of any class.
       num_convs: number of 3x3 convolutions.
       features: channels, MRCNN.DIM_REDUCED.
-      norm_type: "bias" or "group", as of `Conv`.
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      norm: norm of each convolution.
       dtype: dtype of the arithmetic.
     """
 
     num_masks: int
     num_convs: int = 4
     features: int = 256
-    norm_type: str = "bias"
-    group_norm: tuple[tuple[str, Any], ...] = ()
+    norm: Norm = UseBias()
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, pooled: Float[jax.Array, "*batch H W C"], labels: Int[jax.Array, "*batch"] | None = None
+        self,
+        pooled: Float[jax.Array, "*batch H W C"],
+        labels: Int[jax.Array, "*batch"] | None = None,
+        *,
+        valid: Bool[jax.Array, "*batch"] | None = None,
     ) -> Float32[jax.Array, "*batch 2*H 2*W"] | Float32[jax.Array, "*batch {self.num_masks} 2*H 2*W"]:
         """Float32 logits of pooled RoIs (..., H, W, C).
 
         Args:
           pooled: the RoIs' features.
           labels: int (...), the mask of each RoI that is wanted; None: all.
+          valid: bool (...), the RoIs that exist, for the statistics of batch norm; None: all exist.
 
         Returns:
           Logits (..., 2 H, 2 W), or (..., num_masks, 2 H, 2 W) for all masks.
         """
-        x = pooled.reshape(-1, *pooled.shape[-3:])
-        common: dict[str, Any] = {"kernel_init": msra_fill, "dtype": self.dtype}
-        for number in range(1, self.num_convs + 1):
-            name = f"conv{number}"
-            x = Conv(
-                self.features, 3, norm_type=self.norm_type, group_norm=self.group_norm, relu=True, name=name, **common
-            )(x)
+        x = conv_stack(
+            pooled.reshape(-1, *pooled.shape[-3:]),
+            count=self.num_convs,
+            features=self.features,
+            norm=self.norm,
+            dtype=self.dtype,
+            valid=valid,
+        )
         x = Upsample(self.features, dtype=self.dtype, name="upsample")(x)
-        logits = PixelClassifier(self.num_masks, name="logits", **common)(x, labels)
+        logits = PixelClassifier(self.num_masks, kernel_init=msra_fill, dtype=self.dtype, name="logits")(x, labels)
         return logits.reshape(*pooled.shape[:-3], *logits.shape[1:])
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from diou_jax.models.folding import fold
 from diou_jax.models.fpn import FPN
+from diou_jax.models.norms import UseBatchNorm
 from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 
@@ -31,19 +32,22 @@ class Network(nn.Module):
     """Backbone, neck, RPN and RoI heads; `apply` takes the name of one of its methods.
 
     A backbone turns images into maps by stride, ``{stride: map}``, and a neck turns these into the pyramid. Variables
-    are ``{"params": ...}`` and, where the backbone has frozen affine layers, ``"affine"``.
+    are ``{"params": ...}`` and, where the backbone has frozen affine layers, ``"affine"``, and with batch norm
+    ``"batch_stats"``, its running statistics.
 
     Attributes:
       backbone: images to maps.
       neck: maps to the pyramid.
       rpn: the region proposal head, shared by all maps; None in Fast R-CNN, whose proposals are given.
       heads: the RoI heads' modules.
+      epsilon: batch norm's, for `folded`.
     """
 
     backbone: ResNet
     neck: FPN
     rpn: RPNHead | None
     heads: tuple[HeadModule, ...]
+    epsilon: float = UseBatchNorm.epsilon
 
     def setup(self):
         """Makes each head's module under the head's name."""
@@ -55,15 +59,18 @@ class Network(nn.Module):
         return self.neck(self.backbone(images, padded_size), padded_size)
 
     def propose(
-        self, pyramid: Mapping[int, jax.Array], sampled: jax.Array | None = None
+        self,
+        pyramid: Mapping[int, jax.Array],
+        sampled: jax.Array | None = None,
+        padded_size: jax.Array | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Logits and deltas of every anchor; see `RPNHead`."""
         assert self.rpn is not None, "the batch must bring its proposals"
-        return self.rpn(list(pyramid.values()), sampled)
+        return self.rpn(pyramid, sampled, padded_size)
 
-    def head(self, pooled: jax.Array, name: str, *more: jax.Array) -> Any:
+    def head(self, pooled: jax.Array, name: str, *more: jax.Array, **named: jax.Array) -> Any:
         """The outputs of a RoI head for pooled RoIs (B, R, H, W, C) and what else its module takes."""
-        return getattr(self, name)(pooled, *more)
+        return getattr(self, name)(pooled, *more, **named)
 
     def __call__(self, images: jax.Array) -> None:
         """Calls every module once, for initialisation."""
@@ -82,7 +89,7 @@ class Network(nn.Module):
 
     def folded(self, variables: dict) -> dict:
         """Variables for inference alone; see `folding.fold`."""
-        return fold(variables, self.backbone.dtype)
+        return fold(variables, self.backbone.dtype, epsilon=self.epsilon)
 
     def variable_shapes(self) -> dict:
         """The structure, shapes and dtypes of the variables, without their values."""

@@ -1,5 +1,6 @@
 """ResNet and ResNeXt backbones (He et al., 2016; Xie et al., 2017)."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from diou_jax.models.conv import Conv
 from diou_jax.models.initializers import he_normal, torch_default
 from diou_jax.models.masking import mask_outside
+from diou_jax.models.norms import Norm, UseAffine, UseBatchNorm
 
 
 class Bottleneck(nn.Module):
@@ -62,8 +64,7 @@ class ResNet(nn.Module):
       stem_width: channels of the first convolution.
       stride_1x1: RESNETS.STRIDE_1X1.
       freeze_at: RESNETS.FREEZE_AT; stages up to res<this> receive no gradient (`frozen_stage`).
-      norm: "affine", frozen, or "group".
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      norm: norm of each convolution. In frozen stages batch norm keeps its statistics.
       dtype: dtype of the arithmetic.
     """
 
@@ -73,8 +74,7 @@ class ResNet(nn.Module):
     stem_width: int = 64
     stride_1x1: bool = True
     freeze_at: int = 2
-    norm: str = "affine"
-    group_norm: tuple[tuple[str, Any], ...] = ()
+    norm: Norm = UseAffine()
     dtype: Any = jnp.float32
 
     @property
@@ -88,15 +88,18 @@ class ResNet(nn.Module):
     ) -> dict[int, Float[jax.Array, "B _Hl _Wl _Cl"]]:
         """Normalised images (B, H, W, 3) to c2 to c5 by stride; `padded_size`, int (B, 2) pixels, masks the padding."""
         # He's initialisation suits training from random weights; frozen affine layers expect loaded weights.
-        init = he_normal if self.norm == "group" else torch_default
-        conv = functools.partial(
-            Conv, norm_type=self.norm, kernel_init=init, group_norm=self.group_norm, dtype=self.dtype
-        )
+        init = torch_default if isinstance(self.norm, UseAffine) else he_normal
+        conv = functools.partial(Conv, kernel_init=init, dtype=self.dtype)
+
+        def norm(stage):
+            frozen = isinstance(self.norm, UseBatchNorm) and stage <= self.freeze_at
+            return dataclasses.replace(self.norm, frozen=True) if frozen else self.norm
 
         def freeze(x, stage):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x
 
-        x = conv(self.stem_width, 7, 2, relu=True, name="conv1")(mask_outside(x, padded_size, 1), padded_size, 2)
+        x = mask_outside(x, padded_size, 1)
+        x = conv(self.stem_width, 7, 2, norm_type=norm(1), relu=True, name="conv1")(x, padded_size, 2)
         x = freeze(max_pool(x), 1)
         features = 256 if self.num_groups > 1 else 4 * self.width_per_group
         stride, maps = 4, {}
@@ -110,7 +113,7 @@ class ResNet(nn.Module):
                     groups=self.num_groups,
                     stride_1x1=self.stride_1x1,
                     project=block == 0,
-                    conv=conv,
+                    conv=functools.partial(conv, norm_type=norm(stage)),
                     name=f"res{stage}_{block}",
                 )(x, padded_size, stride)
                 stride *= block_stride

@@ -1,16 +1,17 @@
 """The region proposal head, shared by all pyramid levels (Ren et al., 2015)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int, Int32
 
-from diou_jax.models.conv import convolve, relu
+from diou_jax.models.conv import Conv, convolve, relu
 from diou_jax.models.initializers import normal
+from diou_jax.models.masking import mask_outside
 from diou_jax.models.patches import put_patches, take_cells, take_patches
 from diou_jax.structures import Array
 
@@ -20,37 +21,48 @@ class RPNHead(nn.Module):
 
     Attributes:
       anchors_per_cell: number of anchors per cell, one per aspect ratio.
-      features: channels of the 3x3 convolution, as many as the pyramid has.
+      features: channels of the 3x3 convolutions, as many as the pyramid has.
+      num_convs: number of 3x3 convolutions, each followed by a ReLU.
       dtype: dtype of the arithmetic.
     """
 
     anchors_per_cell: int = 3
     features: int = 256
+    num_convs: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, pyramid: Sequence[Float[jax.Array, "B _Hl _Wl C"]], sampled: Int32[jax.Array, "B S"] | None = None
+        self,
+        pyramid: Mapping[int, Float[jax.Array, "B _Hl _Wl C"]],
+        sampled: Int32[jax.Array, "B S"] | None = None,
+        padded_size: Int[jax.Array, "B 2"] | None = None,
     ) -> tuple[list[Float32[jax.Array, "B _N"]], list[Float32[jax.Array, "B _N 4"]]]:
         """Logits and deltas of every anchor of a pyramid.
 
         Args:
-          pyramid: maps (B, Hl, Wl, C), zero beyond each image's padded size.
+          pyramid: maps (B, Hl, Wl, C) by stride, zero beyond each image's padded size.
           sampled: int32 (B, S), the anchors that the losses use, ascending and each once, filled up with indices beyond
-            the last anchor. The gradient is then computed for these alone; the gradient of all other outputs must be
-            zero. None: for all anchors.
+            the last anchor. The gradient from the last 3x3 convolution on is then computed for these alone; the
+            gradient of all other outputs must be zero. None: for all anchors.
+          padded_size: int (B, 2), beyond which the maps between two convolutions are held at zero; None: nowhere.
 
         Returns:
           float32 logits (B, Hl * Wl * anchors_per_cell) and deltas (B, Hl * Wl * anchors_per_cell, 4) of each level,
           in the order of `anchors.grid_anchors`.
         """
-        hidden = Weights(3, self.features, name="conv")(pyramid[0].shape[-1])
+        # The first is "conv", the only one that the original has.
+        names = ["conv", *(f"conv{number}" for number in range(2, self.num_convs + 1))]
+        for name in names[:-1]:
+            conv = Conv(self.features, 3, kernel_init=normal(0.01), relu=True, dtype=self.dtype, name=name)
+            pyramid = {stride: mask_outside(conv(level), padded_size, stride) for stride, level in pyramid.items()}
+        hidden = Weights(3, self.features, name=names[-1])(next(iter(pyramid.values())).shape[-1])
         # The original and its files have two output layers. They are one product here, so that the map is read once.
         objectness = Weights(1, self.anchors_per_cell, name="logits")(self.features)
         boxes = Weights(1, 4 * self.anchors_per_cell, name="deltas")(self.features)
         outputs = [jnp.concatenate(pair) for pair in zip(objectness, boxes, strict=True)]
         layers = jax.tree.map(lambda x: x.astype(self.dtype), Layers(*hidden, *outputs))
-        maps = [level.astype(self.dtype) for level in pyramid]
+        maps = [level.astype(self.dtype) for level in pyramid.values()]
         if sampled is None:
             found = _everywhere(layers, maps)
         else:

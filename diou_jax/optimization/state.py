@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diou_jax.models.conv import AFFINE
+from diou_jax.models.norms import STATISTICS
 from diou_jax.optimization.ema import Ema, start_ema
 from diou_jax.optimization.guard import Guard, no_faults
 from diou_jax.optimization.window import empty_window
@@ -24,6 +26,7 @@ class TrainState:
       window: float32 scalars, running means of the metrics since the last line of the log; see `window.py`.
       guard: the skipped updates.
       ema: the moving average of the parameters, or None.
+      statistics: batch norm's running statistics, or None.
     """
 
     step: jax.Array
@@ -33,20 +36,21 @@ class TrainState:
     window: dict[str, jax.Array]
     guard: Guard
     ema: Ema | None = None
+    statistics: dict | None = None
 
     @property
     def variables(self) -> dict:
         """The variables of the network, with the parameters that the optimiser changes."""
-        return _variables(self.params, self.affine)
+        return _variables(self.params, self.affine, self.statistics)
 
     @property
     def averaged(self) -> dict:
         """The variables to evaluate: those with the moving average of the parameters if there is one."""
-        return self.variables if self.ema is None else _variables(self.ema.params, self.affine)
+        return self.variables if self.ema is None else _variables(self.ema.params, self.affine, self.ema.statistics)
 
 
-def _variables(params, affine):
-    return {"params": params} | ({"affine": affine} if affine else {})
+def _variables(params, affine, statistics):
+    return {"params": params} | ({AFFINE: affine} if affine else {}) | ({STATISTICS: statistics} if statistics else {})
 
 
 def create_state(
@@ -56,9 +60,10 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        affine=variables.get("affine"),
+        affine=variables.get(AFFINE),
         opt_state=optimizer.init(variables["params"]),
         window=empty_window((*loss_names, "grad_norm")),
         guard=no_faults(),
-        ema=start_ema(variables["params"], ema_decay),
+        ema=start_ema(variables["params"], ema_decay, variables.get(STATISTICS)),
+        statistics=variables.get(STATISTICS),
     )

@@ -30,11 +30,15 @@ NETWORK = (
     "resnets.stride_1x1",
     "resnets.freeze_at",
     "resnets.use_gn",
+    "resnets.use_bn",
     "group_norm.num_groups",
     "group_norm.dim_per_gp",
     "group_norm.epsilon",
+    "batch_norm.epsilon",
     "fpn.dim",
     "fpn.use_gn",
+    "fpn.use_bn",
+    "fpn.rpn_num_convs",
     "fpn.coarsest_stride",
     "fpn.rpn_anchor_start_size",
     "fpn.rpn_aspect_ratios",
@@ -48,6 +52,7 @@ NETWORK = (
     "fast_rcnn.roi_xform_sampling_ratio",
     "mrcnn.num_convs",
     "mrcnn.use_gn",
+    "mrcnn.use_bn",
     "mrcnn.dim_reduced",
     "mrcnn.cls_specific_mask",
     "mrcnn.resolution",
@@ -203,7 +208,8 @@ def _network(choices, data, start, devices):
     if not start.weights:
         body: Mapping[str, Any] = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY
         size = "a small backbone, for the CPU" if devices.kind == "cpu" else "R-50 unless named"
-        choices.set("resnets.use_gn", True, f"GroupNorm, for random weights; {size}")
+        choices.set("resnets.use_gn", not config.resnets.use_bn, f"GroupNorm, for random weights; {size}")
+        choices.set("fpn.use_gn", False if config.fpn.use_bn else None, "")
         if config.resnets.blocks is None or devices.kind != "cpu":  # a named body has its own sizes
             for name, value in body.items():
                 choices.set(name, value, "")
@@ -212,9 +218,10 @@ def _network(choices, data, start, devices):
     frozen = f"frozen affine layers, for {start.weights}" if start.weights else ""
     choices.set("resnets.use_gn", False, frozen)
     choices.set("fpn.use_gn", config.resnets.use_gn, "")
-    choices.set("fpn.mask_padding_train", config.resnets.use_gn, "")
-    choices.set("resnets.stride_1x1", not config.resnets.use_gn, "")
-    choices.set("resnets.freeze_at", 0 if config.resnets.use_gn else 2, "")
+    from_scratch = config.resnets.use_gn or (config.resnets.use_bn and not start.weights)
+    choices.set("fpn.mask_padding_train", from_scratch or bool(config.resnets.use_bn), "")
+    choices.set("resnets.stride_1x1", not from_scratch, "")
+    choices.set("resnets.freeze_at", 0 if from_scratch else 2, "")
 
 
 def _scale(choices, data, start, devices):

@@ -23,8 +23,10 @@ from diou_jax.detection.rules import (
     SoftNmsRules,
     Thresholds,
 )
+from diou_jax.devices import AXIS
 from diou_jax.models.fpn import FPN
 from diou_jax.models.network import HeadModule, Network
+from diou_jax.models.norms import Norm, UseAffine, UseBatchNorm, UseBias, UseGroupNorm
 from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 
@@ -32,12 +34,13 @@ BOX_RULES = {
     "detectron": BoxRules(edges=False, clip_to_padding=True, anchors="detectron"),
     "torchvision": BoxRules(edges=True, clip_to_padding=False, anchors="torchvision"),
 }
+NO_NORM = UseBias()
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def network(config: ConfigDict, num_classes: int) -> Network:
     """The Flax modules for `num_classes` classes, background included."""
-    dtype, group_norm, resnets = DTYPES[config.dtype], _group_norm(config), config.resnets
+    dtype, resnets, fpn = DTYPES[config.dtype], config.resnets, config.fpn
     return Network(
         backbone=ResNet(
             blocks=tuple(resnets.blocks),
@@ -46,30 +49,30 @@ def network(config: ConfigDict, num_classes: int) -> Network:
             stem_width=resnets.stem_width,
             stride_1x1=resnets.stride_1x1,
             freeze_at=resnets.freeze_at,
-            norm="group" if resnets.use_gn else "affine",
-            group_norm=group_norm,
+            norm=_norm(config, group=resnets.use_gn, batch=resnets.use_bn, neither=UseAffine()),
             dtype=dtype,
         ),
-        neck=FPN(
-            features=config.fpn.dim, norm="group" if config.fpn.use_gn else "bias", group_norm=group_norm, dtype=dtype
-        ),
+        neck=FPN(features=fpn.dim, norm=_norm(config, group=fpn.use_gn, batch=fpn.use_bn), dtype=dtype),
         rpn=_rpn(config) if config.model.faster_rcnn else None,
         heads=tuple(HeadModule(head.name, head.module, head.pooling.resolution) for head in heads(config, num_classes)),
+        epsilon=config.batch_norm.epsilon,
     )
 
 
 def _rpn(config) -> RPNHead:
-    anchors = len(config.fpn.rpn_aspect_ratios)
-    return RPNHead(anchors_per_cell=anchors, features=config.fpn.dim, dtype=DTYPES[config.dtype])
+    fpn, dtype = config.fpn, DTYPES[config.dtype]
+    anchors = len(fpn.rpn_aspect_ratios)
+    return RPNHead(anchors_per_cell=anchors, features=fpn.dim, num_convs=fpn.rpn_num_convs, dtype=dtype)
 
 
-def _group_norm(config):
-    options = config.group_norm
-    return (
-        ("num_groups", options.num_groups),
-        ("dim_per_group", options.dim_per_gp),
-        ("epsilon", options.epsilon),
-    )
+def _norm(config, *, group, batch, neither: Norm = NO_NORM) -> Norm:
+    """The norm of a part of the network that has GroupNorm, batch norm, or neither."""
+    if group:
+        options = config.group_norm
+        return UseGroupNorm(options.num_groups, dim_per_group=options.dim_per_gp, epsilon=options.epsilon)
+    if batch:
+        return UseBatchNorm(config.batch_norm.momentum, epsilon=config.batch_norm.epsilon, axis=AXIS)
+    return neither
 
 
 def heads(config: ConfigDict, num_classes: int) -> tuple[()] | tuple[FirstHead, *tuple[AddedHead, ...]]:
@@ -87,8 +90,7 @@ def _box_head(config, num_classes) -> BoxRoiHead:
         hidden=options.mlp_head_dim,
         num_convs=0 if options.roi_box_head == "roi_2mlp_head" else options.num_stacked_convs,
         conv_features=options.conv_head_dim,
-        norm_type="group" if options.roi_box_head == "roi_Xconv1fc_gn_head" else "bias",
-        group_norm=_group_norm(config),
+        norm=_norm(config, group="_gn_" in options.roi_box_head, batch="_bn_" in options.roi_box_head),
         class_agnostic=model.cls_agnostic_bbox_reg,
         dtype=DTYPES[config.dtype],
         box_loss=model.loss_type,
@@ -113,8 +115,7 @@ def _mask_head(config, num_classes) -> MaskRoiHead:
         num_masks=num_classes if mrcnn.cls_specific_mask else 1,
         num_convs=mrcnn.num_convs,
         features=mrcnn.dim_reduced,
-        norm_type="group" if mrcnn.use_gn else "bias",
-        group_norm=_group_norm(config),
+        norm=_norm(config, group=mrcnn.use_gn, batch=mrcnn.use_bn),
         dtype=DTYPES[config.dtype],
         resolution=mrcnn.resolution,
         weight=mrcnn.weight_loss_mask,

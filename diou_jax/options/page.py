@@ -13,7 +13,7 @@ from diou_jax.option_kinds import Option
 
 GROUPS = {
     "General": ("",),
-    "Model": ("model", "resnets", "group_norm", "fpn", "fast_rcnn", "mrcnn"),
+    "Model": ("model", "resnets", "group_norm", "batch_norm", "fpn", "fast_rcnn", "mrcnn"),
     "Training": ("train",),
     "Testing": ("test",),
     "Solver": ("solver",),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
@@ -45,44 +46,48 @@ def make_train_step(
 
     def minibatch_gradient(params, state, batch, keys):
         def loss(params):
-            return detector.losses(state.replace(params=params).variables, batch, keys)
+            return detector.training_losses(state.replace(params=params).variables, batch, keys)
 
-        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return gradient, metrics
+        (_, (metrics, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return gradient, metrics, statistics
 
-    def step(state: TrainState, batch: Batch):
+    def step(state: TrainState, batch: Batch, key_data: jax.Array):
         images = batch.image.shape[0]
         slots = jax.lax.axis_index(AXIS) * images + jnp.arange(images)
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), state.step)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(slots)
 
         minibatches = jax.tree.map(lambda x: x.reshape(iter_size, -1, *x.shape[1:]), (batch, keys))
         if iter_size == 1:
-            gradient, metrics = minibatch_gradient(state.params, state, *jax.tree.map(lambda x: x[0], minibatches))
+            first = jax.tree.map(lambda x: x[0], minibatches)
+            gradient, metrics, statistics = minibatch_gradient(state.params, state, *first)
         else:
 
-            def accumulate(total, minibatch):
-                gradient, metrics = minibatch_gradient(state.params, state, *minibatch)
-                return jax.tree.map(jnp.add, total, gradient), metrics
+            def accumulate(carry, minibatch):
+                total, statistics = carry
+                now = state.replace(statistics=statistics)
+                gradient, metrics, statistics = minibatch_gradient(state.params, now, *minibatch)
+                return (jax.tree.map(jnp.add, total, gradient), statistics), metrics
 
             zeros = jax.tree.map(jnp.zeros_like, state.params)
-            gradient, metrics = jax.lax.scan(accumulate, zeros, minibatches)
+            (gradient, statistics), metrics = jax.lax.scan(accumulate, (zeros, state.statistics), minibatches)
             metrics = jax.tree.map(lambda x: x.mean(0), metrics)
 
         gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
-        return update(state, gradient, metrics)
+        return update(state, gradient, metrics, statistics)
 
     @jax.named_scope("optimiser")
-    def update(state, gradient, metrics):
+    def update(state, gradient, metrics, statistics):
         metrics["grad_norm"] = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params, guard, ema = optax.apply_updates(state.params, updates), state.guard, state.ema
         if ema is not None:
-            ema = ema.updated(params, state.step - guard.total)
+            ema = ema.updated(params, state.step - guard.total, statistics)
         good = jnp.array(True)
         if guarded:
             good = is_sound(metrics["loss"], metrics["grad_norm"])
-            params, opt_state, ema = select(good, (params, opt_state, ema), (state.params, state.opt_state, state.ema))
+            before = state.params, state.opt_state, state.ema, state.statistics
+            params, opt_state, ema, statistics = select(good, (params, opt_state, ema, statistics), before)
             guard = count(guard, state.step, good)
         state = state.replace(
             step=state.step + 1,
@@ -91,8 +96,10 @@ def make_train_step(
             window=extend_window(state.window, metrics, done=state.step % log_every, good=good),
             guard=guard,
             ema=ema,
+            statistics=statistics,
         )
         return state, state.window
 
-    program = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
-    return Programs("training step", program)
+    program = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
+    # The seed is an argument, so that runs with other seeds find the compiled program on disk.
+    return Programs("training step", program, np.asarray(jax.random.key_data(jax.random.key(seed))))

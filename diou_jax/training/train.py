@@ -270,10 +270,11 @@ class Run:
             print_line(f"adapted to the batch  {line}")
         for line in origin:
             print_line(line)
-        if not config.resnets.use_gn and not origin:
+        if not (config.resnets.use_gn or config.resnets.use_bn) and not origin:
             logging.warning(
                 "the backbone starts from random weights with frozen affine layers, which seldom trains well; "
-                "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True is meant for random weights"
+                "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True and resnets.use_bn=True are for "
+                "random weights"
             )
 
 

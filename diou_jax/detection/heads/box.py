@@ -13,6 +13,7 @@ from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
 from diou_jax.losses import BOX_LOSSES, box_loss, softmax_cross_entropy
 from diou_jax.models.box_head import BoxHead
+from diou_jax.models.norms import Norm
 from diou_jax.structures import Batch, Candidates, Detections, GroundTruth, Proposals, RoiSamples
 
 
@@ -26,8 +27,7 @@ class BoxRoiHead:
       class_agnostic: MODEL.CLS_AGNOSTIC_BBOX_REG.
       num_convs: convolutions before a single fully connected layer, FAST_RCNN.NUM_STACKED_CONVS; 0: two layers.
       conv_features: channels of the convolutions, FAST_RCNN.CONV_HEAD_DIM.
-      norm_type: "bias" or "group", part of the name FAST_RCNN.ROI_BOX_HEAD.
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      norm: norm of the convolutions, part of the name FAST_RCNN.ROI_BOX_HEAD.
       dtype: dtype of the module's arithmetic.
       box_loss: MODEL.LOSS_TYPE, a name in `diou_jax.losses.BOX_LOSSES`.
       box_weight: weight of the box loss, MODEL.LOSS_BBOX_WEIGHT.
@@ -43,8 +43,7 @@ class BoxRoiHead:
     class_agnostic: bool
     num_convs: int
     conv_features: int
-    norm_type: str
-    group_norm: tuple[tuple[str, Any], ...]
+    norm: Norm
     dtype: Any
     box_loss: str
     box_weight: float
@@ -61,15 +60,14 @@ class BoxRoiHead:
             hidden=self.hidden,
             num_convs=self.num_convs,
             conv_features=self.conv_features,
-            norm_type=self.norm_type,
-            group_norm=self.group_norm,
+            norm=self.norm,
             class_agnostic=self.class_agnostic,
             dtype=self.dtype,
         )
 
     def losses(self, run: Run, samples: RoiSamples, batch: Batch) -> dict[str, Loss]:
         """The losses and metrics of sampled RoIs, see `compare`."""
-        return self.compare(run(samples.input_rois), samples, self.targets(samples, batch.gt))
+        return self.compare(run(samples.input_rois, valid=samples.valid), samples, self.targets(samples, batch.gt))
 
     def targets(self, samples: RoiSamples, gt: GroundTruth) -> jax.Array:
         """The deltas (B, S, 4) from each RoI to the box of its object, 0 for background; no gradient passes."""

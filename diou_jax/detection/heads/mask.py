@@ -13,6 +13,7 @@ from diou_jax.detection.mask_targets import MaskTargets, mask_targets, visible_w
 from diou_jax.detection.rules import PoolingRules, Thresholds
 from diou_jax.losses import sigmoid_cross_entropy
 from diou_jax.models.mask_head import MaskHead
+from diou_jax.models.norms import Norm
 from diou_jax.structures import Batch, Detections, RoiSamples
 
 
@@ -24,8 +25,7 @@ class MaskRoiHead:
       num_masks: K, background included, or 1 for masks of any class: MRCNN.CLS_SPECIFIC_MASK.
       num_convs: number of 3x3 convolutions, part of the name MRCNN.ROI_MASK_HEAD.
       features: MRCNN.DIM_REDUCED.
-      norm_type: "bias" or "group", part of the name MRCNN.ROI_MASK_HEAD.
-      group_norm: keyword arguments of `GroupNorm`, as pairs.
+      norm: norm of the convolutions, part of the name MRCNN.ROI_MASK_HEAD.
       dtype: dtype of the module's arithmetic.
       resolution: M, MRCNN.RESOLUTION, twice that of `pooling`.
       weight: MRCNN.WEIGHT_LOSS_MASK.
@@ -38,8 +38,7 @@ class MaskRoiHead:
     num_masks: int
     num_convs: int
     features: int
-    norm_type: str
-    group_norm: tuple[tuple[str, Any], ...]
+    norm: Norm
     dtype: Any
     resolution: int
     weight: float
@@ -54,8 +53,7 @@ class MaskRoiHead:
             self.num_masks,
             num_convs=self.num_convs,
             features=self.features,
-            norm_type=self.norm_type,
-            group_norm=self.group_norm,
+            norm=self.norm,
             dtype=self.dtype,
         )
 
@@ -63,7 +61,7 @@ class MaskRoiHead:
         """The mask loss of the sampled RoIs with an object, see `compare`."""
         objects = jax.tree.map(lambda rows: rows[:, : self.most], samples)  # samples with an object come first
         targets = mask_targets(objects, batch.gt, resolution=self.resolution, windows=visible_windows(batch))
-        return self.compare(run(objects.input_rois, self._masks_of(objects.labels)), targets)
+        return self.compare(run(objects.input_rois, self._masks_of(objects.labels), valid=targets.exists), targets)
 
     @jax.named_scope("losses")
     def compare(self, logits: jax.Array, targets: MaskTargets) -> dict[str, Loss]:
