@@ -23,17 +23,26 @@ def losses(variables, batch, keys):
     return loss, {"loss": loss}
 
 
-DETECTOR = types.SimpleNamespace(losses=losses)
+def training_losses(variables, batch, keys):
+    """As `losses`, with statistics that count minibatches, half a one for row 9."""
+    loss, values = losses(variables, batch, keys)
+    counted = {
+        "norm": {"mean": variables["batch_stats"]["norm"]["mean"] + jnp.where(batch.index.mean() == 9, 0.5, 1.0)}
+    }
+    return loss, (values, counted)
+
+
+DETECTOR = types.SimpleNamespace(training_losses=training_losses)
 
 
 @pytest.fixture(scope="module")
 def steps():
-    """``steps(rows, ema_decay)``: the states after an update for each row, starting from weights of 1."""
+    """``steps(rows, ema_decay)``: the states after an update for each row, from weights of 1 and statistics of 0."""
     optimizer = optax.sgd(RATE)
     step = make_train_step(DETECTOR, optimizer, seed=0, iter_size=1, log_every=1)
 
     def run(rows, ema_decay):
-        variables = {"params": {"fc": {"kernel": jnp.ones((4,))}}}
+        variables = {"params": {"fc": {"kernel": jnp.ones((4,))}}, "batch_stats": {"norm": {"mean": jnp.zeros(2)}}}
         state = replicate(create_state(variables, optimizer, ("loss",), ema_decay=ema_decay))
         states = []
         for row in rows:
@@ -50,14 +59,17 @@ def steps():
 
 def test_the_average_follows_every_update_and_leaves_out_the_skipped_ones(steps):
     states = steps([3, 9, 5, 9, 9, 2], DECAY)
-    weight, average, taken = 1.0, 1.0, 0
+    weight, average, taken, counted = 1.0, 1.0, 0, 0.0
     for state, row in zip(states, [3, 9, 5, 9, 9, 2], strict=True):
         if row != 9:
             weight -= RATE * (weight - row) / 4  # the mean over four weights
             keep = min(DECAY, (1 + taken) / (10 + taken))
             average, taken = keep * average + (1 - keep) * weight, taken + 1
+            counted = keep * counted + (1 - keep) * taken
         np.testing.assert_allclose(state.params["fc"]["kernel"], weight, rtol=1e-6)
         np.testing.assert_allclose(state.averaged["params"]["fc"]["kernel"], average, rtol=1e-6)
+        np.testing.assert_array_equal(state.statistics["norm"]["mean"], taken)  # a skipped update leaves them
+        np.testing.assert_allclose(state.averaged["batch_stats"]["norm"]["mean"], counted, rtol=1e-6)
     assert int(states[-1].guard.total) == 3 and int(states[-1].step) == 6
 
 

@@ -84,6 +84,8 @@ def test_a_resumed_run_of_a_modern_recipe_is_the_same_to_the_bit(tiny_config, tm
     config.train.jitter, config.train.jitter_size = (0.5, 2.0), 64
     config.train.iou_crop = config.train.photometric = 0.5
     config.data.repeat_threshold = 0.9
+    config.resnets.use_bn = config.fpn.use_bn = config.fpn.mask_padding_train = True
+    config.fpn.rpn_num_convs = 2
     config.checkpoint.every, config.test.every = 4, 0
     train.train(config, str(tmp_path / "whole"))
 
