@@ -25,7 +25,6 @@ MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TARGET = 0.8  # AP50; the steps until it are a measure of speed
 CONFIDENCE = 0.95
-EVALUATIONS = 10  # of a training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +52,13 @@ class Study:
       out: the folder of all results.
       options: options of every training, ``--config.NAME=VALUE``; those of a run come after them.
       jobs: number of trainings at a time, each on a core of its own if there are several.
+      evaluations: number of evaluations of a training.
     """
 
     out: pathlib.Path
     options: tuple[str, ...] = ()
     jobs: int = 1
+    evaluations: int = 10
 
     def command(self, run: Run) -> list[str]:
         """The command of a training."""
@@ -65,7 +66,7 @@ class Study:
             *(sys.executable, str(MAIN), "--config", "own", "--workdir", str(self.out / run.name)),
             *("--mode", "train_and_eval", f"--config.rng_seed={run.seed}"),
             f"--config.solver.max_iter={run.steps}",
-            f"--config.test.every={max(run.steps // EVALUATIONS, 1)}",
+            f"--config.test.every={max(run.steps // self.evaluations, 1)}",
             *("--config.log.images=0", "--config.log.report=False", "--config.test.compare_nms=False"),
             *self.options,
             *run.options,

@@ -24,6 +24,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "x101_64x4d": {"blocks": (3, 4, 23, 3), "num_groups": 64, "width_per_group": 4, "stride_1x1": False},
     "r50_gn": {"blocks": (3, 4, 6, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
     "r101_gn": {"blocks": (3, 4, 23, 3), "use_gn": True, "stride_1x1": False, "freeze_at": 0},
+    "r50_bn": {"blocks": (3, 4, 6, 3), "use_bn": True, "stride_1x1": False, "freeze_at": 0},
+    "r101_bn": {"blocks": (3, 4, 23, 3), "use_bn": True, "stride_1x1": False, "freeze_at": 0},
 }
 BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head", "roi_Xconv1fc_bn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
@@ -116,8 +118,8 @@ OPTIONS = (
     Option("batch_norm.epsilon", 1e-5, Real(0, above=True), "added to the variance", original=None),
     Option("fpn.dim", 256, Whole(1), "channels of every pyramid level"),
     Option("fpn.use_gn", False, Flag(), "GroupNorm after the pyramid's convolutions; on for the `_gn` bodies"),
-    Option("fpn.use_bn", False, Flag(), "batch norm after the pyramid's convolutions, as `resnets.use_bn`",
-           original=None),
+    Option("fpn.use_bn", False, Flag(),
+           "batch norm after the pyramid's convolutions, as `resnets.use_bn`; on for the `_bn` bodies", original=None),
     Option("fpn.coarsest_stride", 32, Whole(32), "images are padded to a multiple of this number of pixels"),
     Option("fpn.rpn_anchor_start_size", 32, Whole(1), "side of P2's anchors in pixels, doubled at each level"),
     Option("fpn.rpn_aspect_ratios", (0.5, 1.0, 2.0), Several(Real(0, above=True), least=1),
@@ -153,7 +155,8 @@ OPTIONS = (
     Option("mrcnn.use_gn", False, Flag(),
            "GroupNorm after the mask head's 3×3 convolutions; on for the `_gn` bodies",
            original="MRCNN.ROI_MASK_HEAD"),
-    Option("mrcnn.use_bn", False, Flag(), "batch norm there, as `resnets.use_bn`", original=None),
+    Option("mrcnn.use_bn", False, Flag(), "batch norm there, as `resnets.use_bn`; on for the `_bn` bodies",
+           original=None),
     Option("mrcnn.cls_specific_mask", True, Flag(), "one mask per class instead of one for all"),
     Option("mrcnn.weight_loss_mask", 1.0, Real(0), "weight of the mask loss"),
     Option("mrcnn.thresh_binarize", 0.5, Real(0, 1), "pixels with a higher probability belong to a mask", free=True),
@@ -431,9 +434,12 @@ def get_config(body: str = "r50") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown body {body!r} after the config's colon; there are {', '.join(BODIES)}")
     config = option_kinds.make_config(OPTIONS)
     config.resnets.update(BODIES[body])
-    config.fpn.use_gn = config.fpn.mask_padding_train = config.mrcnn.use_gn = config.resnets.use_gn
-    if config.resnets.use_gn:
-        config.fast_rcnn.roi_box_head = "roi_Xconv1fc_gn_head"
+    for norm in ("gn", "bn"):
+        option = f"use_{norm}"
+        config.fpn[option] = config.mrcnn[option] = config.resnets[option]
+        if config.resnets[option]:
+            config.fpn.mask_padding_train = True
+            config.fast_rcnn.roi_box_head = f"roi_Xconv1fc_{norm}_head"
     return config
 
 

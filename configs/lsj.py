@@ -5,7 +5,7 @@ python main.py --config configs/lsj.py --config.model.mask_on=True
 python main.py --config configs/lsj.py --mode check --pictures seen     # what the training sees
 
 It is torchvision's recipe of fasterrcnn_resnet50_fpn_v2 (github.com/pytorch/vision/pull/5763: 32 GPUs with two images
-each) with GroupNorm in place of SyncBN; Detectron2's new_baselines have the same batch, jitter and length. Published AP
+each), with batch norm over all devices; Detectron2's new_baselines have the same batch, jitter and length. Published AP
 on COCO val2017, none of it measured here: torchvision 46.7, with masks 47.4 and 41.8 (pull 5773); Detectron2 with masks
 47.4 and 42.5, after 100 epochs 44.6 and 40.3. docs/recipe.md has the sources of each setting, what differs and what a
 run costs.
@@ -14,13 +14,15 @@ run costs.
 from diou_jax.configs import base
 
 
-def get_config(body: str = "r50_gn"):
+def get_config(body: str = "r50_bn"):
     """`base` with jitter, norm in neck and heads, 4conv1fc, and 400 epochs of 64 images."""
     config = base.get_config(body)
     config.dtype = "bfloat16"
-    # Norm in neck and heads, whichever the body: torchvision and Detectron2 have SyncBN there.
-    config.fpn.use_gn = config.mrcnn.use_gn = config.fpn.mask_padding_train = True
-    config.fast_rcnn.roi_box_head = "roi_Xconv1fc_gn_head"
+    # Norm in neck and heads, whichever the body, and two convolutions in the RPN, as torchvision and Detectron2 have.
+    if not config.resnets.use_gn:
+        config.fpn.use_bn = config.mrcnn.use_bn = config.fpn.mask_padding_train = True
+        config.fast_rcnn.roi_box_head = "roi_Xconv1fc_bn_head"
+    config.fpn.rpn_num_convs = 2
     # Ghiasi et al., 2021: factors 0.1 to 2.0 of a square of 1024. Whatever is visible of an object counts.
     config.train.jitter = (0.1, 2.0)
     config.train.jitter_size = 1024

@@ -53,9 +53,9 @@ def test_losses_of_the_configs(name, loss, weight, rpn_loss):
     assert (model.loss_type, model.loss_bbox_weight, model.rpn_loss_type) == (loss, weight, rpn_loss)
 
 
-@pytest.mark.parametrize("body", ["r50_gn", "r50"])
+@pytest.mark.parametrize("body", ["r50_bn", "r50", "r50_gn"])
 def test_the_long_recipe_has_norms_in_neck_and_heads_and_one_square_input(body):
-    """As torchvision's fasterrcnn_resnet50_fpn_v2 and maskrcnn_resnet50_fpn_v2, with GroupNorm."""
+    """As torchvision's fasterrcnn_resnet50_fpn_v2 and maskrcnn_resnet50_fpn_v2."""
     config = lsj.get_config(body)
     config.model.mask_on = True
     base.check(config)
@@ -64,7 +64,9 @@ def test_the_long_recipe_has_norms_in_neck_and_heads_and_one_square_input(body):
         assert {f"params/neck/inner{level}/norm/scale", f"params/neck/output{level}/norm/scale"} <= paths
     heads = [path for path in paths if path.endswith("norm/scale") and path.startswith(("params/box", "params/mask"))]
     assert len(heads) == 4 + 4  # convolutions of each head
-    assert ("params/backbone/res2_0/conv1/norm/scale" in paths) == (body == "r50_gn")
+    assert ("params/backbone/res2_0/conv1/norm/scale" in paths) == (body != "r50")
+    assert ("batch_stats/neck/inner2/norm/mean" in paths) == (body != "r50_gn")
+    assert {"params/rpn/conv/kernel", "params/rpn/conv2/kernel"} <= paths and "params/rpn/conv3/kernel" not in paths
     assert longest_sides(build.train_augmentations(config)) == (1024, 1024)
     assert config.solver.max_iter * 64 / 118000 == 400
     assert [step * 64 / 118000 for step in config.solver.steps] == [0, 352, 384]

@@ -1,67 +1,20 @@
-"""The comparison of the losses: its statistics, and that it goes on where it was; trainings are played."""
+"""The comparison of the losses: its parts and its statistics over images; trainings are played."""
 
 import copy
-import importlib.util
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from test_study_benchmark import load_benchmark, play_trainings
 
 from diou_jax.data import layouts
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def losses():
-    """The program as a module."""
-    spec = importlib.util.spec_from_file_location("losses_benchmark", ROOT / "benchmarks" / "losses.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["losses_benchmark"] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_interval_is_students(losses):
-    """Of 1, 2, 3: 4.3027, the 97.5th percentile of t with two degrees, times 1 / sqrt(3)."""
-    np.testing.assert_allclose(losses.interval([1, 2, 3]), (2, 2.484138), rtol=1e-6)
-    mean, half = losses.interval([0.5])
-    assert mean == 0.5 and np.isnan(half)
-
-
-def measures(ap, *, reached=None, small=0.1):
-    return {
-        "AP": ap,
-        "AP50": 2 * ap,
-        "AP75": ap,
-        "APs": small,
-        "APm": ap,
-        "APl": ap,
-        "reached": reached,
-        "seconds": 1.0,
-    }
-
-
-def test_differences_are_paired_by_seed(losses):
-    """Both losses vary by tenths over seeds, their difference by hundredths; the order of the runs is no matter."""
-    aps = {"smooth_l1": [0.1, 0.2, 0.3], "diou": [0.12, 0.21, 0.33]}
-    results = {
-        losses.Run("losses", loss, 1.0, seed): measures(ap, reached=100 * seed or None, small=None if seed else 0.2)
-        for loss, values in aps.items()
-        for seed, ap in reversed(list(enumerate(values)))
-    }
-    rows = losses.compare(results, list(aps))
-    np.testing.assert_allclose(rows["diou"]["difference"], (0.02, 4.302653 * 0.01 / np.sqrt(3)), rtol=1e-5)
-    np.testing.assert_allclose(rows["diou"]["seeds"], np.std(aps["diou"], ddof=1))
-    assert rows["smooth_l1"]["difference"] == (0.0, 0.0)
-    assert rows["diou"]["reached"] == 150 and rows["diou"]["count"] == 2 and rows["diou"]["APs"] is None
-    text = losses.report({}, rows, {"greedy": 0.5, "betas": {}}, seeds=3)
-    assert "| DIoU | 1 | 0.220 ± " in text and "| +0.020 ± 0.025 |" in text and "| 150 (2 of 3) |" in text
+    return load_benchmark("losses")
 
 
 @pytest.fixture(scope="module")
@@ -110,35 +63,21 @@ def test_a_resampled_set_scores_as_one_with_copies_of_its_images(losses, coco, c
 
 
 @pytest.fixture
-def study(losses, coco, tmp_path):
+def comparison(losses, coco, tmp_path):
     data = {"tuning": ("--config.a=1",), "losses": ("--config.b=2",)}
-    val = str(coco[0] / "truth.json")
-    return losses.Study(tmp_path, data, val, steps=100, seeds=2, options=("--config.c=3",), draws=10)
+    study = losses.Study(tmp_path, ("--config.c=3",), jobs=2)
+    return losses.Losses(study, data, str(coco[0] / "truth.json"), steps=100, seeds=2, draws=10)
 
 
-def test_a_study_tunes_trains_compares_and_goes_on(losses, study, coco, monkeypatch, capsys):
-    """Runs are played: the AP of a run follows from its options, and its metrics lie where a run writes them."""
+def test_losses_are_tuned_trained_and_compared(losses, comparison, coco, monkeypatch, capsys):
+    """The AP of a played run follows from its options."""
     _, _, found = coco
-    commands = []
+    out = comparison.study.out
 
-    def play(command, *, stdout, **_):
-        commands.append(command)
-        options = dict(part.split("=", 1) for part in command if "=" in part)
+    def ap(options):
         weight, seed = float(options["--config.model.loss_bbox_weight"]), int(options["--config.rng_seed"])
-        workdir = pathlib.Path(command[command.index("--workdir") + 1])
-        workdir.mkdir(parents=True)
-        ap = 0.3 + 0.1 * (weight == 6) + 0.01 * (seed % 7) + 0.05 * (options["--config.model.loss_type"] == "diou")
-        rows = [
-            {
-                "step": step,
-                "eval/AP": ap,
-                "eval/AP50": ap + step / 200,
-                **{f"eval/{n}": ap for n in ("AP75", "APm", "APl")},
-            }
-            for step in (50, 100)
-        ]
-        (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return subprocess.CompletedProcess(command, 0)
+        better = 0.05 * (options["--config.model.loss_type"] == "diou")
+        return 0.3 + 0.1 * (weight == 6) + 0.01 * (seed % 7) + better
 
     def found_by(workdir, folder_, options):
         folder_.mkdir(parents=True, exist_ok=True)
@@ -146,33 +85,23 @@ def test_a_study_tunes_trains_compares_and_goes_on(losses, study, coco, monkeypa
         file.write_text(json.dumps(found[: len(found) - ("False" in options[0])]))
         return file
 
-    monkeypatch.setattr(losses.subprocess, "run", play)
+    commands = play_trainings(monkeypatch, ap)
     monkeypatch.setattr(losses, "detect", found_by)
     weights = {"smooth_l1": (1.0,), "diou": (3.0, 6.0, 12.0)}
-    text = losses.run_study(study, weights, jobs=2)
+    text = losses.run_all(comparison, weights)
     assert len(commands) == 3 + 4
     tuning = [command for command in commands if "--config.a=1" in command]
     assert len(tuning) == 3 and all("--config.b=2" in one for one in commands if one not in tuning)
-    assert all("--config.c=3" in one and "--config.test.every=10" in one for one in commands)
-    assert "| DIoU | 6 | 0.455 ± " in text and "| +0.150 ± 0.000 |" in text and "100 (2 of 2)" in text
+    assert all(f"--config.solver.max_iter={50 if one in tuning else 100}" in one for one in commands)
+    assert "| DIoU | 6 | 0.455 ± " in text and "| +0.150 ± 0.000 |" in text and "64 (2 of 2)" in text
     assert "| DIoU | 3: 0.410 | 6: 0.510 | 12: 0.410 |" in text
-    assert (study.out / "losses.md").read_text() == text and (study.out / "losses.png").stat().st_size > 5000
-    numbers = json.loads((study.out / "losses.json").read_text())
+    assert (out / "losses.md").read_text() == text and (out / "losses.png").stat().st_size > 5000
+    numbers = json.loads((out / "losses.json").read_text())
     assert set(numbers["suppression"]["betas"]) == {f"{beta:g}" for beta in losses.BETAS}
-    assert losses.run_study(study, weights, jobs=1) == text
+    assert numbers["weights"] == {"smooth_l1": 1.0, "diou": 6.0}
+    assert losses.run_all(comparison, weights) == text
     assert len(commands) == 7  # nothing is trained again
-    (study.out / "losses" / "diou_6_seed1.json").unlink()
-    with pytest.raises(FileExistsError):  # the play of this run does not resume
-        losses.run_study(study, weights, jobs=1)
-    assert len(commands) == 8
     capsys.readouterr()
-
-
-def test_a_training_that_fails_names_its_log(losses, study, monkeypatch):
-    monkeypatch.setattr(losses.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2))
-    with pytest.raises(SystemExit, match=r"losses/iou_3_seed0 ended with code 2; .*iou_3_seed0\.log has its log"):
-        losses.train(study, losses.Run("losses", "iou", 3.0, 0))
-    assert not list(study.out.glob("**/*.json"))
 
 
 def test_a_fifth_of_the_training_images_is_held_out_with_its_objects(losses, coco, tmp_path):
