@@ -215,8 +215,8 @@ def _network(choices, data, start, devices):
                 choices.set(name, value, "")
     for name, value in base.BODIES["r50"].items():
         choices.set(f"resnets.{name}", value, f"R-50, for {start.weights}" if start.weights else "")
-    frozen = f"frozen affine layers, for {start.weights}" if start.weights else ""
-    choices.set("resnets.use_gn", False, frozen)
+    frozen = start.weights and not config.resnets.use_bn
+    choices.set("resnets.use_gn", False, f"frozen affine layers, for {start.weights}" if frozen else "")
     choices.set("fpn.use_gn", config.resnets.use_gn, "")
     from_scratch = config.resnets.use_gn or (config.resnets.use_bn and not start.weights)
     choices.set("fpn.mask_padding_train", from_scratch or bool(config.resnets.use_bn), "")

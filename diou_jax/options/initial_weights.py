@@ -10,6 +10,7 @@ from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data import coco_classes
 from diou_jax.errors import UserError
 from diou_jax.models.network import Network
+from diou_jax.nested_config import flatten
 from diou_jax.options import build
 from diou_jax.weights.fine_tuning import fine_tune
 from diou_jax.weights.sources import WeightSource, check_style, import_tensors, read_source
@@ -17,13 +18,8 @@ from diou_jax.weights.sources import WeightSource, check_style, import_tensors, 
 
 def weight_source(config: ConfigDict, path: str | os.PathLike) -> WeightSource:
     """A weight file; raises UserError if it cannot be read, or is meant for other images, strides or boxes."""
-    source = read_source(path, imagenet_style=config.resnets.imagenet_style)
-    check_style(
-        source,
-        stride_1x1=config.resnets.stride_1x1,
-        pixel_means=config.pixel_means,
-        box_convention=config.model.box_convention,
-    )
+    source = read_source(path, imagenet_style=config.resnets.imagenet_style, batch_norm=config.resnets.use_bn)
+    check_style(source, flatten(config))
     return source
 
 

@@ -12,6 +12,7 @@ from diou_jax.nested_config import flatten
 from diou_jax.options import build
 from diou_jax.options.choices import NETWORK, Choices, Devices, Start, fill, is_open, measure, resolve
 from diou_jax.reporting.run_log import print_line
+from diou_jax.weights.layer_options import layer_options
 from diou_jax.weights.sources import read_source, wanted_options
 from diou_jax.workdir.run_config import read_config
 
@@ -68,5 +69,6 @@ def _start(config) -> Start:
     path = path or config.resnets.imagenet_pretrained_weights
     if not path:
         return Start()
-    source = read_source(path, imagenet_style=config.resnets.imagenet_style)
-    return Start(path, wanted_options(source))
+    source = read_source(path, imagenet_style=config.resnets.imagenet_style, batch_norm=bool(config.resnets.use_bn))
+    layers = layer_options(source.tensors) if source.is_detector else {}
+    return Start(path, wanted_options(source) | layers)

@@ -74,7 +74,7 @@ def fine_tune(
 
 def _head(name):
     """The RoI head that a variable belongs to, or None."""
-    found = re.match(r"params/(\w+_head)/", name)
+    found = re.match(r"\w+/(\w+_head)/", name)
     return found and found[1]
 
 

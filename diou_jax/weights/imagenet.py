@@ -10,6 +10,7 @@ BATCH_NORM_EPSILON = 1e-5
 # torchvision's means and standard deviations for images with values 0 to 255, in the order blue, green, red.
 MEANS = (103.53, 116.28, 123.675)
 DEVIATIONS = (57.375, 57.12, 58.395)
+COUNTER = "num_batches_tracked"  # of batch norm, for a mean over all batches, which nobody takes
 
 
 def is_imagenet(names) -> bool:
@@ -39,33 +40,51 @@ def style(tensors: Mapping[str, np.ndarray]) -> str | None:
 
 
 def from_bgr(conv1: np.ndarray) -> np.ndarray:
-    """Converts torchvision's first convolution (O, 3, 7, 7) for BGR images of 0 to 255 minus `MEANS`."""
+    """Converts torchvision's first convolution (O, 3, 7, 7) for BGR images of 0 to 255 minus `MEANS`.
+
+    Its outputs stay what they were, so that statistics of batch norm behind it hold unchanged.
+    """
     return np.asarray(conv1, np.float32)[:, ::-1] / np.array(DEVIATIONS, np.float32)[:, None, None]
 
 
-def to_original(tensors: Mapping[str, np.ndarray], *, epsilon: float = BATCH_NORM_EPSILON):
-    """The backbone under the original's names, with batch normalisation folded into scale and bias.
+def to_original(
+    tensors: Mapping[str, np.ndarray], *, batch_norm: bool = False, epsilon: float = BATCH_NORM_EPSILON
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The backbone under the original's names.
 
-    ``scale = gamma / sqrt(variance + epsilon)``, ``bias = beta - mean * scale``.
+    Args:
+      tensors: tensors by torchvision's names.
+      batch_norm: whether batch normalisation stays as it is. If not, it is folded into a frozen scale and bias:
+        ``scale = gamma / sqrt(variance + epsilon)``, ``bias = beta - mean * scale``.
+      epsilon: added to the variance when folding.
 
     Returns:
-      Tensors by name, and the names of unused tensors.
+      Tensors by name, and the names of unused tensors, batch norm's counters of batches last.
     """
-    result, unused = {}, []
+    result, unused, counters = {}, [], []
+    leaves = ("weight", "bias", "running_mean", "running_var") if batch_norm else ("weight", "bias")
     for name, value in tensors.items():
         module, leaf = name.rsplit(".", 1) if "." in name else (name, "")
         original = _module(module)
         if original is None:
             unused.append(name)
-        elif leaf in ("weight", "bias"):
-            if f"{module}.running_var" in tensors:
-                value = np.asarray(value, np.float32)
-                mean, variance = (np.float32(tensors[f"{module}.running_{kind}"]) for kind in ("mean", "var"))
-                root = np.sqrt(variance + np.float32(epsilon))
-                gamma = np.float32(tensors[f"{module}.weight"])
-                value = value / root if leaf == "weight" else value - mean * (gamma / root)
+        elif leaf == COUNTER:
+            counters.append(name)
+        elif leaf in leaves:
+            value = np.asarray(value, np.float32)
+            if not batch_norm and f"{module}.running_var" in tensors:
+                value = _folded(tensors, module, leaf, epsilon)
             result[f"{original}.{leaf}"] = value
-    return result, unused
+    return result, unused + counters
+
+
+def _folded(tensors, module, leaf, epsilon):
+    """Weight or bias of a norm that has no statistics of its own."""
+    gamma, beta, mean, variance = (
+        np.float32(tensors[f"{module}.{name}"]) for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(variance + np.float32(epsilon))
+    return scale if leaf == "weight" else beta - mean * scale
 
 
 def _module(name):

@@ -1,13 +1,21 @@
-"""Names and layouts of the original's tensors, and their conversion to our variables and back."""
+"""Names and layouts of the original's tensors, and their conversion to our variables and back.
+
+Batch norm that learns and further convolutions of the RPN, which the original does not have, get names in its style.
+Those of batch norm are GroupNorm's, in the backbone with "bn" in place of "gn", and end as torch's: weight, bias,
+running_mean, running_var.
+"""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
 from diou_jax.errors import UserError
+from diou_jax.models.conv import AFFINE
+from diou_jax.models.norms import STATISTICS
+from diou_jax.weights.layer_options import layer_options
 
 _MODULES = {
     "rpn/conv": "RPN.FPN_RPN_conv",
@@ -23,6 +31,7 @@ _MODULES = {
     "neck/inner5": "Conv_Body.conv_top",
 }
 _STACKS = {"box_head": "Box_Head.convs", "mask_head": "Mask_Head.conv_fcn"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
 class Tensor(NamedTuple):
@@ -88,19 +97,33 @@ def import_original(tensors: Mapping[str, np.ndarray], variables: Mapping) -> di
     """
     values, problems = fit(tensors, variables)
     if problems:
-        raise misfit(problems)
+        raise misfit(problems, tensors, variables)
     return traverse_util.unflatten_dict(values, sep="/")
 
 
-def misfit(problems: Mapping[str, str]) -> UserError:
-    """The error that lists the problems found by `fit`."""
+def misfit(
+    problems: Mapping[str, str], tensors: Collection[str], variables: Mapping, *, config: str | None = None
+) -> UserError:
+    """The error that lists the problems found by `fit`, and the options by which the two networks differ.
+
+    Args:
+      problems: what is wrong with tensors, by name.
+      tensors: names of the tensors in the file.
+      variables: the network's variables; shapes are enough.
+      config: the argument of ``--config`` that fits the file, if one is known.
+    """
     lines = [f"{name} {what}" for name, what in problems.items()]
     if len(lines) > 8:
         lines = [*lines[:8], f"and {len(lines) - 8} more"]
+    ours = layer_options([tensor.name for tensor in original_tensors(variables).values()])
+    different = [f"{name}={value}" for name, value in layer_options(tensors).items() if ours.get(name, value) != value]
+    mend = f"The file is of a network with {', '.join(different)}. " if different else ""
+    if different and config:
+        mend += f"--config {config} has these. "
     return UserError(
-        f"these weights do not fit the network of this config: {'; '.join(lines)}. The argument after the config's "
-        "colon names the backbone, model.mask_on and fast_rcnn.roi_box_head choose the heads, and --allow takes names "
-        "that need not fit"
+        f"these weights do not fit the network of this config: {'; '.join(lines)}. {mend}The argument after the "
+        "config's colon names the backbone, model.mask_on and fast_rcnn.roi_box_head choose the heads, and --allow "
+        "takes names that need not fit"
     )
 
 
@@ -115,26 +138,30 @@ def export_original(variables: Mapping) -> dict[str, np.ndarray]:
 
 def _name(path, paths):
     collection, *module, leaf = path.split("/")
-    frozen, grouped = collection == "affine", module[-1] == "norm"
-    module = "/".join(module[:-1] if grouped else module)
-    leaf = "bias" if leaf == "bias" else "weight"
+    is_norm = module[-1] == "norm"
+    module = "/".join(module[:-1] if is_norm else module)
+    leaf = _LEAVES[leaf]
     if module.startswith("backbone/"):
-        return f"Conv_Body.conv_body.{_backbone_module(module, 'bn' if frozen else 'gn' if grouped else 'conv')}.{leaf}"
+        batch_norm = is_norm and f"{STATISTICS}/{module}/norm/mean" in paths
+        kind = "bn" if collection == AFFINE or batch_norm else "gn" if is_norm else "conv"
+        return f"Conv_Body.conv_body.{_backbone_module(module, kind)}.{leaf}"
     # With GroupNorm the original has sequences of convolution and norm.
     sequence = f"params/{module}/norm/scale" in paths
-    if stacked := re.fullmatch(r"(\w+)/conv(\d+)", module):
+    if stacked := re.fullmatch(r"(\w+_head)/conv(\d+)", module):
         # Each convolution of a head is followed by its norm, if it has one, and by a ReLU, which counts as well.
-        place = (3 if sequence else 2) * (int(stacked[2]) - 1) + grouped
+        place = (3 if sequence else 2) * (int(stacked[2]) - 1) + is_norm
         name = f"{_STACKS[stacked[1]]}.{place}"
+    elif further := re.fullmatch(r"rpn/conv(\d+)", module):
+        name = f"{_MODULES['rpn/conv']}{further[1]}"
     else:
         name = _MODULES.get(module) or _neck_module(module)
         if sequence:
-            name += ".1" if grouped else ".0"
+            name += ".1" if is_norm else ".0"
     return f"{name}.{leaf}"
 
 
 def _backbone_module(module, kind):
-    """The original's name of a module of the backbone; `kind` is conv, bn (frozen affine) or gn."""
+    """The original's name of a module of the backbone; `kind` is conv, bn (frozen affine or batch norm) or gn."""
     if module == "backbone/conv1":
         return f"res1.{kind}1"
     match = re.fullmatch(r"backbone/res(\d)_(\d+)/(\w+)", module)

@@ -18,6 +18,7 @@ BODY = "Conv_Body.conv_body."
 STEM = "Conv_Body.conv_body.res1.conv1.weight"
 RPN = "RPN.FPN_RPN_conv.weight"
 CLASSIFIER = "Box_Outs.cls_score.weight"
+STATISTICS = "Conv_Body.conv_body.res1.bn1.running_var"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +51,22 @@ class WeightSource:
         """K of a detector, None for a backbone or an RPN alone."""
         return len(self.tensors[CLASSIFIER]) if CLASSIFIER in self.tensors else None
 
+    @property
+    def config(self) -> str | None:
+        """The argument of ``--config`` for torchvision's detectors, None for other files."""
+        if not (self.is_detector and self.style == "torchvision"):
+            return None
+        return "configs/torchvision.py:r50_bn" if STATISTICS in self.tensors else "configs/torchvision.py"
 
-def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> WeightSource:
+
+def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto", batch_norm: bool = False) -> WeightSource:
     """Recognises a file by the names in it.
 
     Args:
       path: a file that `diou_jax.weights.files` reads.
       imagenet_style: "caffe", "torchvision", or "auto" to recognise the style of an ImageNet ResNet by its statistics.
+      batch_norm: whether the batch norm of an ImageNet ResNet stays as it is, for a backbone whose batch norm learns;
+        False folds it into frozen scales and biases.
 
     Raises:
       UserError: if the file cannot be read or is of no kind that can be imported, or with "auto" if its statistics do
@@ -81,7 +91,7 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto") -> Wei
                 "resnets.imagenet_style=torchvision if it was trained on RGB images of unit variance, with the "
                 "stride in the 3x3"
             )
-        tensors, unused = imagenet.to_original(file.tensors)
+        tensors, unused = imagenet.to_original(file.tensors, batch_norm=batch_norm)
         if style == "torchvision":
             tensors[STEM] = imagenet.from_bgr(tensors[STEM])
         return WeightSource(f"an ImageNet ResNet in {style}'s style", tensors, tuple(unused), style=style)
@@ -98,28 +108,29 @@ def wanted_options(source: WeightSource) -> dict[str, Any]:
         "torchvision": {"resnets.stride_1x1": False, "pixel_means": imagenet.MEANS},
         None: {},
     }[source.style]
+    if source.style and STATISTICS in source.tensors:
+        wanted["batch_norm.epsilon"] = imagenet.BATCH_NORM_EPSILON
     if source.is_detector:
         wanted["model.box_convention"] = source.style or "detectron"
     return wanted
 
 
-def check_style(source: WeightSource, *, stride_1x1: bool, pixel_means: Sequence[float], box_convention: str) -> None:
-    """Raises a UserError that names the options if a file is meant for other settings than the network's."""
-    wanted = wanted_options(source)
-    actual: dict[str, Any] = {
-        "resnets.stride_1x1": stride_1x1,
-        "pixel_means": tuple(pixel_means),
-        "model.box_convention": box_convention,
-    }
-    for name, value in wanted.items():
-        same = np.allclose(value, actual[name], atol=0.5) if name == "pixel_means" else value == actual[name]
+def check_style(source: WeightSource, options: Mapping[str, Any]) -> None:
+    """Raises a UserError that names the options if a file is meant for other settings than the network's.
+
+    Args:
+      source: the weight file.
+      options: the network's options by name; those of `wanted_options` are read.
+    """
+    for name, value in wanted_options(source).items():
+        same = np.allclose(value, options[name], atol=0.5) if name == "pixel_means" else value == options[name]
         if not same:
             mend = (
-                "configs/torchvision.py has all that it needs"
+                f"{source.config or 'configs/base.py'} has all that it needs"
                 if source.is_detector
                 else "set it, or set resnets.imagenet_style if the file was recognised wrongly"
             )
-            raise UserError(f"{source.kind} wants {name}={value}, not {actual[name]}: {mend}")
+            raise UserError(f"{source.kind} wants {name}={value}, not {options[name]}: {mend}")
 
 
 def import_tensors(
@@ -144,7 +155,8 @@ def import_tensors(
     values, problems = fit(tensors, variables, only=BODY if backbone_only else "")
     allowed = {name: what for name, what in problems.items() if name.startswith(tuple(allow))}
     if len(allowed) < len(problems):
-        raise misfit({name: what for name, what in problems.items() if name not in allowed})
+        refused = {name: what for name, what in problems.items() if name not in allowed}
+        raise misfit(refused, tensors, variables, config=source.config)
     report = [f"{source.kind}: {len(values)} tensors used"]
     if backbone_only:
         report.append("only the backbone is taken: pyramid, RPN and heads keep their random weights")
