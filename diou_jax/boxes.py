@@ -95,17 +95,26 @@ def decode(
     return jnp.concatenate([new_centre - 0.5 * new_size, new_centre + 0.5 * new_size - 1], -1)
 
 
-def clip(
-    boxes: Float[Array, "*batch 4"], height: Real[ArrayLike, "*#batch"], width: Real[ArrayLike, "*#batch"]
-) -> Float[jax.Array, "*batch 4"]:
-    """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...))."""
-    boxes = jnp.asarray(boxes)
-    limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1) - 1
-    return jnp.maximum(jnp.minimum(boxes, limit.astype(boxes.dtype)), 0)
-
-
 # Distance in pixels from the corner pixels' coordinates to the edges of a box.
 _EDGES = (0.0, 0.0, 1.0, 1.0)
+
+
+def clip(
+    boxes: Float[Array, "*batch 4"],
+    height: Real[ArrayLike, "*#batch"],
+    width: Real[ArrayLike, "*#batch"],
+    *,
+    edges: bool = False,
+) -> Float[jax.Array, "*batch 4"]:
+    """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...)).
+
+    Both corner pixels of a clipped box lie in the image. With `edges`, as in torchvision, its edges lie in the image, so
+    that a box beyond the image has no area.
+    """
+    boxes = jnp.asarray(boxes)
+    limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1).astype(boxes.dtype)
+    beyond = jnp.array(_EDGES if edges else (1.0, 1.0, 1.0, 1.0), boxes.dtype)
+    return jnp.maximum(jnp.minimum(boxes, limit - beyond), 0 - beyond if edges else 0)
 
 
 def to_input(

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN, imported; tests/golden/make_torchvision.py wrote the numbers."""
+"""torchvision's Faster and Mask R-CNN, imported; tests/golden/make_torchvision.py wrote the numbers."""
 
 import importlib.util
 import pathlib
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import views
+from flax import traverse_util
 from views import at_scale
 
 from diou_jax import boxes
@@ -19,9 +20,11 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.loader import batches
 from diou_jax.detection import anchors
 from diou_jax.errors import UserError
+from diou_jax.models.norms import STATISTICS, UseBatchNorm
 from diou_jax.options import build
 from diou_jax.options.initial_weights import weight_source
 from diou_jax.prediction.detector import Detector
+from diou_jax.weights.imagenet import MEANS
 from diou_jax.weights.original import import_original, original_tensors
 from diou_jax.weights.sources import read_source
 from diou_jax.weights.torchvision import to_original
@@ -37,16 +40,36 @@ def maker():
     return module
 
 
+def golden(name):
+    """The numbers in a file that `maker` wrote."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def weights_of(maker, content):
+    """The weights that the model behind a file's numbers had."""
+    shapes = (tuple(map(int, str(shape).split())) for shape in content["shapes"])
+    return maker.weights(dict(zip(map(str, content["names"]), shapes, strict=True)))
+
+
 @pytest.fixture(scope="module")
 def found():
-    with np.load(GOLDEN / "torchvision.npz") as file:
-        return dict(file)
+    return golden("torchvision")
+
+
+@pytest.fixture(scope="module")
+def found_v2():
+    return golden("torchvision_v2")
 
 
 @pytest.fixture(scope="module")
 def weights(maker, found):
-    shapes = (tuple(map(int, str(shape).split())) for shape in found["shapes"])
-    return maker.weights(dict(zip(map(str, found["names"]), shapes, strict=True)))
+    return weights_of(maker, found)
+
+
+@pytest.fixture(scope="module")
+def weights_v2(maker, found_v2):
+    return weights_of(maker, found_v2)
 
 
 @pytest.fixture(scope="module")
@@ -57,45 +80,164 @@ def weight_file(weights, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def detector(weight_file):
-    config = torchvision.get_config()
+def weight_file_v2(weights_v2, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "fasterrcnn_v2.pkl"
+    path.write_bytes(pickle.dumps(weights_v2))
+    return path
+
+
+def small(config):
+    """The config with a scale at which the pictures keep their size: none is resampled."""
     config.test.scale, config.test.max_size = 256, 448
-    return Detector.from_file(weight_file, config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def detector(weight_file):
+    return Detector.from_file(weight_file, small(torchvision.get_config()))
+
+
+@pytest.fixture(scope="module")
+def detector_v2(weight_file_v2):
+    return Detector.from_file(weight_file_v2, small(torchvision.get_config("r50_bn")))
+
+
+def batch_of(pixels):
+    """A batch of one picture, not resized."""
+    height, width = pixels.shape[:2]
+    bucket = Bucket(height, width, height, width)
+    view = views.resized(pixels, target=min(height, width), max_size=max(height, width))
+    return jax.tree.map(jnp.asarray, packing.pack([packing.example(pixels, view, bucket)], bucket))
+
+
+def compare_detections(detector, picture, theirs, number, record_property):
+    result = detector(picture)
+    np.testing.assert_array_equal([detector.category_ids[c] for c in result.classes], theirs[f"{number}/labels"])
+    score = np.abs(result.scores - theirs[f"{number}/scores"]).max()
+    pixels = np.abs(boxes.to_edges(result.boxes) - theirs[f"{number}/boxes"]).max()
+    record_property("score", float(score))
+    record_property("pixels", float(pixels))
+    assert score < 2e-5 and pixels < 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_same_detections(detector, maker, found, number):
-    result = detector(maker.images()[number])
-    np.testing.assert_array_equal([detector.category_ids[c] for c in result.classes], found[f"{number}/labels"])
-    np.testing.assert_allclose(result.scores, found[f"{number}/scores"], atol=2e-5)
-    np.testing.assert_allclose(boxes.to_edges(result.boxes), found[f"{number}/boxes"], atol=1e-3)
+def test_the_same_detections(detector, maker, found, number, record_property):
+    compare_detections(detector, maker.images()[number], found, number, record_property)
 
 
 @pytest.mark.slow
-def test_the_same_masks(maker, record_property):
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_same_detections_of_the_second_version(detector_v2, maker, found_v2, number, record_property):
+    compare_detections(detector_v2, maker.images()[number], found_v2, number, record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "body"), [("torchvision_mask", "r50"), ("torchvision_v2_mask", "r50_bn")])
+def test_the_same_masks(maker, name, body, record_property):
     """Of its Mask R-CNN: the cells of each detection's mask before they are pasted."""
-    with np.load(GOLDEN / "torchvision_mask.npz") as file:
-        theirs = dict(file)
-    shapes = (tuple(map(int, str(shape).split())) for shape in theirs["shapes"])
-    tensors, unused = to_original(maker.weights(dict(zip(map(str, theirs["names"]), shapes, strict=True))))
+    theirs = golden(name)
+    tensors, unused = to_original(weights_of(maker, theirs))
     assert not unused
-    config = torchvision.get_config()
+    config = torchvision.get_config(body)
     config.model.mask_on = True
     detector = build.detector(config, 81)
-    pixels = maker.images()[0]
-    height, width = pixels.shape[:2]
-    view = views.resized(pixels, target=height, max_size=width)
-    example = packing.example(pixels, view, Bucket(height, width, height, width))
-    batch = jax.tree.map(jnp.asarray, packing.pack([example], Bucket(height, width, height, width)))
     variables = import_original(tensors, detector.network.variable_shapes())
-    ours = jax.tree.map(lambda x: np.asarray(x[0, :20]), jax.jit(detector.detect)(variables, batch))
+    found = jax.jit(detector.detect)(variables, batch_of(maker.images()[0]))
+    ours = jax.tree.map(lambda x: np.asarray(x[0, :20]), found)
     np.testing.assert_array_equal(np.array(coco_classes.IDS)[ours.classes], theirs["labels"])
     np.testing.assert_allclose(ours.scores, theirs["scores"], atol=2e-5)
     np.testing.assert_allclose(boxes.to_edges(ours.boxes), theirs["boxes"], atol=1e-3)
     deviation = np.abs(ours.masks - theirs["masks"][:, 0]).max()
     record_property("probability", float(deviation))
     assert deviation < 2e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("name", "body"), [("torchvision", "r50"), ("torchvision_v2", "r50_bn")])
+def test_the_same_proposals(maker, name, body, number, record_property):
+    """The best 200. Where boxes lie beyond the image's right or lower edge, both versions leave them out."""
+    theirs = golden(name)
+    detector = build.detector(torchvision.get_config(body), 81)
+    tensors, _ = to_original(weights_of(maker, theirs))
+    variables = import_original(tensors, detector.network.variable_shapes())
+    run = jax.jit(lambda v, batch: detector.proposals(v, detector.test_pyramid(v, batch), batch))
+    found = run(variables, batch_of(maker.images()[number]))
+    assert found.valid.all()
+    deviation = np.abs(boxes.to_edges(found.boxes[0, :200]) - theirs[f"{number}/proposals"]).max()
+    record_property("pixels", float(deviation))
+    assert deviation < 1e-3
+
+
+def deviation(ours, theirs):
+    """The largest deviation, as a share of the largest value."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def network_of_v2(weights):
+    """The network of the second version, whose batch norm needs no device axis, and its variables."""
+    network = build.network(torchvision.get_config("r50_bn"), 81)
+    variables = import_original(to_original(weights)[0], network.variable_shapes())
+    norm = UseBatchNorm()
+    return network.clone(
+        backbone=network.backbone.clone(norm=norm, freeze_at=0), neck=network.neck.clone(norm=norm)
+    ), variables
+
+
+PYRAMID = {8: "p_1", 16: "p_2", 32: "p_3", 64: "p_pool"}  # stored levels by stride
+
+
+@pytest.mark.slow
+def test_pyramid_and_rpn_of_the_second_version(maker, weights_v2, found_v2, record_property):
+    """With running statistics, as in tests; of both pictures, by themselves."""
+    network, variables = network_of_v2(weights_v2)
+
+    def run(variables, images):
+        pyramid = network.apply(variables, images, method="pyramid")
+        return pyramid, network.apply(variables, pyramid, method="propose")
+
+    for number, picture in enumerate(maker.images()):
+        pyramid, (logits, deltas) = jax.jit(run)(variables, picture[None] - np.float32(MEANS))
+        found = {f"pyramid {stride}": (pyramid[stride][0, :, :, :4], name) for stride, name in PYRAMID.items()}
+        for level, stride in enumerate((16, 32, 64), start=2):
+            height, width = pyramid[stride].shape[1:3]
+            found[f"logits {stride}"] = logits[level].reshape(height, width, 3), f"logits_{level}"
+            found[f"deltas {stride}"] = deltas[level].reshape(height, width, 12), f"deltas_{level}"
+        for what, (ours, name) in found.items():
+            share = deviation(np.asarray(ours).transpose(2, 0, 1), found_v2[f"{number}/{name}"])
+            record_property(f"{number} {what}", share)
+            assert share < 2e-5, what
+
+
+@pytest.mark.slow
+def test_training_moves_the_statistics_as_torchs(maker, weights_v2, found_v2, record_property):
+    """A forward pass of backbone and pyramid over two images: the batch's statistics normalise and are averaged."""
+    network, variables = network_of_v2(weights_v2)
+    images = np.stack([picture[:256, :256] for picture in maker.images()]) - np.float32(MEANS)
+    pyramid, changed = jax.jit(lambda v, x: network.apply(v, x, method="pyramid", mutable=[STATISTICS]))(
+        variables, images
+    )
+    shares = {
+        name: deviation(np.asarray(pyramid[stride][..., :4]).transpose(0, 3, 1, 2), found_v2[f"training/{name}"])
+        for stride, name in PYRAMID.items()
+    }
+    before = original_tensors(variables)
+    ours = {
+        before[path].name: np.asarray(value)
+        for path, value in traverse_util.flatten_dict(changed, sep="/").items()
+        if path.split("/")[1] in ("backbone", "neck")
+    }
+    names = {name.removeprefix("training/") for name in found_v2 if name.startswith("training/backbone.")}
+    assert len(names) == 2 * (53 + 8) == len(ours)
+    theirs, _ = to_original(weights_v2 | {name: found_v2[f"training/{name}"] for name in names})
+    start, _ = to_original(weights_v2)
+    for name, value in ours.items():
+        shares[name] = deviation(value[::16], theirs[name])
+        assert deviation(value[::16], start[name][::16]) > 0.01, name  # the statistics have moved
+    worst = max(shares, key=shares.get)
+    record_property(worst, shares[worst])
+    assert shares[worst] < 2e-5, worst
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -179,6 +321,15 @@ def test_another_convention_is_refused_by_name(weight_file, maker):
     config.model.box_convention = "pascal"
     with pytest.raises(UserError, match="must be one of detectron, torchvision"):
         base.check(config)
+
+
+def test_clipped_by_their_edges_boxes_beyond_the_image_have_no_area():
+    """In an image of 10 x 8 pixels: inside, over two edges, beyond the right one, above the upper one."""
+    edges = jnp.array([[1.5, 2, 3, 4], [-3, -2, 12, 8.5], [10.5, 2, 12, 4], [2, -5, 4, -1]])
+    clipped = boxes.clip(edges - jnp.array([0, 0, 1, 1.0]), 8, 10, edges=True)
+    wanted = [[1.5, 2, 3, 4], [0, 0, 10, 8], [10, 2, 10, 4], [2, 0, 4, 0]]
+    np.testing.assert_array_equal(boxes.to_edges(clipped), wanted)
+    np.testing.assert_array_equal(boxes.area(clipped) > 0, [True, True, False, False])
 
 
 def test_edges_and_corner_pixels():

@@ -112,7 +112,10 @@ class FasterRCNN:
             outputs = network.propose(pyramid, targets.sampled, padded_size)
             limit = batch.image_size
             # Without heads nothing uses them, and the compiler leaves them out.
-            proposals = propose(outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals)
+            edges = self.box_rules.edges
+            proposals = propose(
+                outputs, anchors, limit, placement=batch.placement, rules=self.train_proposals, edges=edges
+            )
             parts |= self.rpn_losses(outputs, targets)
         if self.heads:
             samples = self.sample(proposals, batch, keys)
@@ -251,7 +254,15 @@ class FasterRCNN:
         outputs = self.network.bind(variables).propose(pyramid, padded_size=self._test_padding(batch))
         anchors = self.anchor_generator(pyramid, batch.padded_size)
         limit = batch.padded_size if self.box_rules.clip_to_padding else batch.image_size
-        return propose(outputs, anchors, limit, placement=batch.placement, rules=self.test_proposals, per_image=True)
+        return propose(
+            outputs,
+            anchors,
+            limit,
+            placement=batch.placement,
+            rules=self.test_proposals,
+            per_image=True,
+            edges=self.box_rules.edges,
+        )
 
     def label_anchors(self, anchors: Anchors, batch: Batch, keys: jax.Array) -> AnchorTargets:
         """The RPN's targets."""

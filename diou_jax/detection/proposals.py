@@ -11,6 +11,8 @@ from diou_jax.kernels.nms import nms
 from diou_jax.kernels.top_k import top_k
 from diou_jax.structures import Anchors, Array, Batch, Detections, Placement, Proposals
 
+LEAST_SIDE = 1e-3  # pixels of the network's input; torchvision leaves out proposals with a shorter side
+
 
 @jax.named_scope("proposals")
 def propose(
@@ -21,6 +23,7 @@ def propose(
     placement: Placement,
     rules: ProposalRules,
     per_image: bool = False,
+    edges: bool = False,
 ) -> Proposals:
     """Makes proposals as the original's ``GenerateProposals`` (each level) and ``collect`` (all levels) do.
 
@@ -35,12 +38,13 @@ def propose(
       rules: how many anchors and proposals are kept.
       per_image: whether `rules.collect_top_n` is a limit per image; else it is one for the whole minibatch, as in the
         original's training.
+      edges: whether boxes are clipped by their edges, as in torchvision, which leaves out those without area.
 
     Returns:
       Proposals; R is the largest number that one image can keep.
     """
     levels = [
-        _best_anchors(*level, limit=limit, placement=placement, rules=rules)
+        _best_anchors(*level, limit=limit, placement=placement, rules=rules, edges=edges)
         for level in zip(*jax.lax.stop_gradient(outputs), anchors.boxes, anchors.exists, strict=True)
     ]
     # All levels are padded to one length, so that one call suppresses on all of them.
@@ -70,11 +74,11 @@ def as_detections(proposals: Proposals, batch: Batch, *, edges: bool = False) ->
       proposals: R proposals of each of B images.
       batch: the images; boxes are clipped to them, since proposals may reach into the padding, and an image that is not
         present has none.
-      edges: how boxes are mapped, see `boxes.to_original`.
+      edges: how boxes are mapped and clipped, see `boxes.to_original`.
     """
     size = batch.original_size[:, :, None]
     boxes = to_original(proposals.boxes, batch.placement, edges=edges)
-    boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], proposals.scores.shape) for axis in (0, 1)))
+    boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], proposals.scores.shape) for axis in (0, 1)), edges=edges)
     valid = proposals.valid & batch.present[:, None]
     return Detections(
         boxes=jnp.where(valid[..., None], boxes, 0.0),
@@ -84,7 +88,7 @@ def as_detections(proposals: Proposals, batch: Batch, *, edges: bool = False) ->
     )
 
 
-def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules):
+def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules, edges):
     """Boxes (B, N, 4) and descending scores (B, N) of a level's best anchors; a score of -1 marks a rejected box."""
     # Ranking is by probability, as in the original: large logits saturate to equal scores, ordered by index.
     scores = jax.nn.sigmoid(logits)
@@ -94,11 +98,16 @@ def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules):
     anchors = anchors[index] if anchors.ndim == 2 else jnp.take_along_axis(anchors, index[..., None], 1)
     boxes = decode(anchors, jnp.take_along_axis(deltas, index[..., None], 1))
     height, width = limit[:, :1].astype(jnp.float32), limit[:, 1:].astype(jnp.float32)
-    boxes = clip(boxes, jnp.broadcast_to(height, scores.shape), jnp.broadcast_to(width, scores.shape))
+    boxes = clip(boxes, *(jnp.broadcast_to(side, scores.shape) for side in (height, width)), edges=edges)
 
     x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
-    smallest = max(rules.min_size, 1.0)
     vertical, horizontal = placement.scale[:, :1], placement.scale[:, 1:]
+    if edges:
+        wanted = (x2 - x1 + 1 >= jnp.maximum(rules.min_size * horizontal, LEAST_SIDE)) & (
+            y2 - y1 + 1 >= jnp.maximum(rules.min_size * vertical, LEAST_SIDE)
+        )
+        return boxes, jnp.where(wanted, scores, -1.0)
+    smallest = max(rules.min_size, 1.0)
     wanted = (
         ((x2 - x1) / horizontal + 1 >= smallest)
         & ((y2 - y1) / vertical + 1 >= smallest)

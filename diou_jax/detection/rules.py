@@ -24,7 +24,7 @@ class BoxRules:
     """The differences between Detectron's boxes and torchvision's.
 
     Attributes:
-      edges: whether boxes are scaled and pooled by their edges instead of their corner pixels.
+      edges: whether boxes are scaled, clipped and pooled by their edges instead of their corner pixels.
       clip_to_padding: whether proposals in a test may reach into the image's padding.
       anchors: "detectron" or "torchvision", see `diou_jax.detection.anchors`.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diou_jax.boxes import clip, decode, encode, to_original
+from diou_jax.boxes import clip, decode, encode, to_original, width_height
 from diou_jax.detection.detections import suppress
 from diou_jax.detection.heads.roi_head import Run
 from diou_jax.detection.loss import Loss
@@ -15,6 +15,8 @@ from diou_jax.losses import BOX_LOSSES, box_loss, softmax_cross_entropy
 from diou_jax.models.box_head import BoxHead
 from diou_jax.models.norms import Norm
 from diou_jax.structures import Batch, Candidates, Detections, GroundTruth, Proposals, RoiSamples
+
+LEAST_SIDE = 1e-2  # pixels of the image; torchvision leaves out detections with a shorter side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class BoxRoiHead:
       reg_weights: weights of the deltas, MODEL.BBOX_REG_WEIGHTS.
       pooling: how RoIs are pooled.
       detection: how outputs become detections.
-      edges: how RoIs are mapped back, see `boxes.to_original`.
+      edges: how RoIs are mapped back and boxes clipped, see `boxes.to_original` and `boxes.clip`.
       name: name of the parameters.
     """
 
@@ -138,7 +140,9 @@ class BoxRoiHead:
         scores = scores.swapaxes(1, 2)[:, 1:]
         boxes = jnp.broadcast_to(boxes, (*scores.shape, 4))
         size = batch.original_size.astype(jnp.float32)[:, :, None, None]
-        boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], scores.shape) for axis in (0, 1)))
+        boxes = clip(boxes, *(jnp.broadcast_to(size[:, axis], scores.shape) for axis in (0, 1)), edges=self.edges)
+        if self.edges:
+            scores = jnp.where((width_height(boxes) >= LEAST_SIDE).all(-1), scores, 0.0)
         return Candidates(boxes, scores, (found.valid & batch.present[:, None])[:, None])
 
     def suppress(self, candidates: Candidates, *, thresholds: Thresholds) -> Detections:
