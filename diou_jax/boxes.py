@@ -108,8 +108,8 @@ def clip(
 ) -> Float[jax.Array, "*batch 4"]:
     """Moves the corners of (..., 4) boxes into an image of `height` and `width` pixels (scalars, or shape (...)).
 
-    Both corner pixels of a clipped box lie in the image. With `edges`, as in torchvision, its edges lie in the image, so
-    that a box beyond the image has no area.
+    Both corner pixels of a clipped box lie in the image. With `edges`, as in torchvision, its edges do, and a box
+    beyond the image has no area.
     """
     boxes = jnp.asarray(boxes)
     limit = jnp.stack([jnp.asarray(width), jnp.asarray(height)] * 2, -1).astype(boxes.dtype)

@@ -14,7 +14,7 @@ from flax import traverse_util
 from views import at_scale
 
 from diou_jax import boxes
-from diou_jax.configs import base, torchvision
+from diou_jax.configs import base, own, torchvision
 from diou_jax.data import coco_classes, packing
 from diou_jax.data.buckets import Bucket
 from diou_jax.data.loader import batches
@@ -22,10 +22,13 @@ from diou_jax.detection import anchors
 from diou_jax.errors import UserError
 from diou_jax.models.norms import STATISTICS, UseBatchNorm
 from diou_jax.options import build
-from diou_jax.options.initial_weights import weight_source
+from diou_jax.options.choices import Devices, Statistics, resolve
+from diou_jax.options.initial_weights import initial_variables, weight_source
+from diou_jax.options.open_options import start_of
 from diou_jax.prediction.detector import Detector
+from diou_jax.weights import files
 from diou_jax.weights.imagenet import MEANS
-from diou_jax.weights.original import import_original, original_tensors
+from diou_jax.weights.original import export_original, import_original, original_tensors
 from diou_jax.weights.sources import read_source
 from diou_jax.weights.torchvision import to_original
 
@@ -212,19 +215,22 @@ def test_pyramid_and_rpn_of_the_second_version(maker, weights_v2, found_v2, reco
 
 @pytest.mark.slow
 def test_training_moves_the_statistics_as_torchs(maker, weights_v2, found_v2, record_property):
-    """A forward pass of backbone and pyramid over two images: the batch's statistics normalise and are averaged."""
+    """A forward pass of backbone and pyramid over two images: the batch's statistics normalise and are averaged.
+
+    The numbers are float64's. Batch norm enlarges rounding from layer to layer; maps may be twice as far away as those
+    of torch's own float32.
+    """
     network, variables = network_of_v2(weights_v2)
     images = np.stack([picture[:256, :256] for picture in maker.images()]) - np.float32(MEANS)
-    pyramid, changed = jax.jit(lambda v, x: network.apply(v, x, method="pyramid", mutable=[STATISTICS]))(
-        variables, images
-    )
-    shares = {
+    run = jax.jit(lambda v, x: network.apply(v, x, method="pyramid", mutable=[STATISTICS]))
+    pyramid, changed = run(variables, images)
+    maps = {
         name: deviation(np.asarray(pyramid[stride][..., :4]).transpose(0, 3, 1, 2), found_v2[f"training/{name}"])
         for stride, name in PYRAMID.items()
     }
-    before = original_tensors(variables)
+    tensors = original_tensors(variables)
     ours = {
-        before[path].name: np.asarray(value)
+        tensors[path].name: np.asarray(value)[::16]
         for path, value in traverse_util.flatten_dict(changed, sep="/").items()
         if path.split("/")[1] in ("backbone", "neck")
     }
@@ -232,12 +238,13 @@ def test_training_moves_the_statistics_as_torchs(maker, weights_v2, found_v2, re
     assert len(names) == 2 * (53 + 8) == len(ours)
     theirs, _ = to_original(weights_v2 | {name: found_v2[f"training/{name}"] for name in names})
     start, _ = to_original(weights_v2)
-    for name, value in ours.items():
-        shares[name] = deviation(value[::16], theirs[name])
-        assert deviation(value[::16], start[name][::16]) > 0.01, name  # the statistics have moved
-    worst = max(shares, key=shares.get)
-    record_property(worst, shares[worst])
-    assert shares[worst] < 2e-5, worst
+    statistics = {name: deviation(value, theirs[name]) for name, value in ours.items()}
+    assert min(deviation(value, start[name][::16]) for name, value in ours.items()) > 0.01  # all have moved
+    of_maps, of_statistics = max(maps.values()), max(statistics.values())
+    record_property("maps", of_maps)
+    record_property("statistics", of_statistics)
+    assert of_statistics < 2e-5
+    assert of_maps < 2 * found_v2["training/float32"][0]
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -307,7 +314,101 @@ def test_the_mask_head_of_either_version(weights, tmp_path):
         assert rows[12] == 13
 
 
-def test_another_convention_is_refused_by_name(weight_file, maker):
+def numbered(content):
+    """A state dict with the names and shapes of a model, counters included; every tensor is filled with its number."""
+    shapes = [tuple(map(int, str(shape).split())) for shape in content["shapes"]]
+    return {
+        str(name): np.broadcast_to(np.float32(number), shape)
+        for number, (name, shape) in enumerate(zip(content["names"], shapes, strict=True), start=1)
+    }
+
+
+@pytest.fixture
+def as_file(monkeypatch):
+    """Lets a state dict be read under any path, without 170 MB on the disk."""
+
+    def put(tensors):
+        monkeypatch.setattr(files, "read", lambda path: files.WeightFile(tensors))
+        return "w.pth"
+
+    return put
+
+
+def test_every_tensor_of_the_second_version_has_its_place(as_file, found_v2):
+    config, given = torchvision.get_config("r50_bn"), numbered(found_v2)
+    source = weight_source(config, as_file(given))
+    wanted = {t.name: t.shape for t in original_tensors(build.network(config, 81).variable_shapes()).values()}
+    assert {name: value.shape for name, value in source.tensors.items()} == wanted
+    assert len(source.unused) == 53 + 8 + 4 and all(name.endswith("num_batches_tracked") for name in source.unused)
+    for ours, theirs in {
+        "Conv_Body.conv_body.res1.bn1.running_mean": "backbone.body.bn1.running_mean",
+        "Conv_Body.conv_body.res2.0.downsample.1.running_var": "backbone.body.layer1.0.downsample.1.running_var",
+        "Conv_Body.conv_body.res5.2.bn3.weight": "backbone.body.layer4.2.bn3.weight",
+        "Conv_Body.topdown_lateral_modules.2.conv_lateral.1.bias": "backbone.fpn.inner_blocks.0.1.bias",
+        "Conv_Body.posthoc_modules.0.0.weight": "backbone.fpn.layer_blocks.3.0.weight",
+        "Conv_Body.conv_top.1.running_var": "backbone.fpn.inner_blocks.3.1.running_var",
+        "RPN.FPN_RPN_conv.weight": "rpn.head.conv.0.0.weight",
+        "RPN.FPN_RPN_conv2.weight": "rpn.head.conv.1.0.weight",
+        "Box_Head.convs.9.weight": "roi_heads.box_head.3.0.weight",
+        "Box_Head.convs.10.running_mean": "roi_heads.box_head.3.1.running_mean",
+        "Box_Head.fc.weight": "roi_heads.box_head.5.weight",
+    }.items():
+        assert (source.tensors[ours] == given[theirs].flat[0]).all(), ours
+
+
+V1 = "resnets.use_bn=False, fpn.use_bn=False, fast_rcnn.roi_box_head=roi_2mlp_head, fpn.rpn_num_convs=1"
+V2 = "resnets.use_bn=True, fpn.use_bn=True, fast_rcnn.roi_box_head=roi_Xconv1fc_bn_head, fpn.rpn_num_convs=2"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "mend"),
+    [
+        ("torchvision", "r50_bn", f"{V1}. --config configs/torchvision.py has these"),
+        ("torchvision_v2", "r50", f"{V2}. --config configs/torchvision.py:r50_bn has these"),
+    ],
+)
+def test_a_config_of_the_other_version_is_refused_with_the_mend(as_file, name, body, mend):
+    with pytest.raises(UserError, match=re.escape(f"The file is of a network with {mend}")):
+        Detector.from_file(as_file(numbered(golden(name))), torchvision.get_config(body))
+
+
+def test_own_data_get_the_layers_of_the_second_version(as_file, found_v2, tmp_path):
+    """Options that `configs/own.py` leaves open follow the file."""
+    config = own.get_config()
+    (tmp_path / "w.pth").touch()
+    config.init.checkpoint = str(tmp_path / "w.pth")
+    as_file(numbered(found_v2))
+    data = Statistics(images=205, short=480, aspect=1.33, both_ways=False, small=0.08, large=0.5, most=28)
+    resolved, _ = resolve(config, data, start=start_of(config), devices=Devices(1, "gpu"))
+    base.check(resolved)
+    shapes, wanted = (
+        build.network(config, 81).variable_shapes() for config in (resolved, torchvision.get_config("r50_bn"))
+    )
+    assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: x.shape, wanted)
+    assert resolved.model.box_convention == "torchvision" and not resolved.resnets.stride_1x1
+
+
+def test_a_run_starts_from_the_second_version(as_file, found_v2, tmp_path):
+    """Three classes instead of 80: everything but the outputs is the file's, running statistics included."""
+    config = torchvision.get_config("r50_bn")
+    config.model.mask_on = True  # which the file has not
+    (tmp_path / "w.pth").touch()
+    config.init.checkpoint = str(tmp_path / "w.pth")
+    given = numbered(found_v2)
+    as_file(given)
+    names = (coco_classes.NAMES[0], "dog", "unknown")
+    variables, lines = initial_variables(config, build.network(config, 3), names)
+    assert lines[-3:-1] == ["mask_head: starts anew, the other run has none", "classes taken over, by name: dog"]
+    exported = export_original(variables)
+    source = weight_source(config, "w.pth").tensors
+    for name, value in exported.items():
+        if not name.startswith(("Box_Outs", "Mask_")):
+            np.testing.assert_array_equal(value, source[name], err_msg=name)
+    rows = source["Box_Outs.cls_score.bias"][[0, coco_classes.NAMES.index("dog")]]
+    np.testing.assert_array_equal(exported["Box_Outs.cls_score.bias"][:2], rows)
+
+
+def test_another_convention_is_refused_by_name(weight_file):
     for option, words in (("pixel_means", "pixel_means="), ("resnets.stride_1x1", "stride_1x1=False")):
         config = torchvision.get_config()
         with config.unlocked():
@@ -330,6 +431,13 @@ def test_clipped_by_their_edges_boxes_beyond_the_image_have_no_area():
     wanted = [[1.5, 2, 3, 4], [0, 0, 10, 8], [10, 2, 10, 4], [2, 0, 4, 0]]
     np.testing.assert_array_equal(boxes.to_edges(clipped), wanted)
     np.testing.assert_array_equal(boxes.area(clipped) > 0, [True, True, False, False])
+
+
+def test_another_epsilon_is_refused_by_name(as_file, found_v2):
+    config = torchvision.get_config("r50_bn")
+    config.batch_norm.epsilon = 1e-3
+    with pytest.raises(UserError, match=r"batch_norm\.epsilon=1e-05, not 0\.001: configs/torchvision\.py:r50_bn has"):
+        weight_source(config, as_file(numbered(found_v2)))
 
 
 def test_edges_and_corner_pixels():

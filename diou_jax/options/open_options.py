@@ -41,7 +41,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
         prepare(config.log.compilation_cache)
         data = build.dataset(config, config.train.datasets, masks=False)
         devices = Devices(jax.device_count(), "cpu" if jax.default_backend() == "cpu" else "gpu")
-        config, chosen = resolve(config, measure(data), start=_start(config), devices=devices)
+        config, chosen = resolve(config, measure(data), start=start_of(config), devices=devices)
     if jax.process_index() == 0:
         for line in [*lines, *chosen]:
             print_line(line)
@@ -60,8 +60,12 @@ def _options(workdir) -> dict:
     return flatten(read_config(workdir) or {})
 
 
-def _start(config) -> Start:
-    """The weights that a run of `config` starts from."""
+def start_of(config) -> Start:
+    """The weights that a run of `config` starts from, and what is known of their network.
+
+    Raises:
+      UserError: if the weight file cannot be read.
+    """
     path = config.init.checkpoint
     if path and not os.path.isfile(path):
         network = {name: value for name, value in _options(path).items() if name in NETWORK}
