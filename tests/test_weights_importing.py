@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from diou_jax.command.export_weights import export_torch
 from diou_jax.command.import_weights import import_file
 from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.models.conv import Conv
+from diou_jax.models.norms import STATISTICS, UseBatchNorm
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.options.initial_weights import initial_variables, weight_source
@@ -319,6 +322,61 @@ def test_torchvisions_first_convolution_sees_the_same_image():
     np.testing.assert_allclose(
         convolve(ours, imagenet.from_bgr(filters)), convolve(theirs, filters), rtol=1e-4, atol=1e-4
     )
+
+
+def conv1_of(variables):
+    """The first convolution's variables, by collection."""
+    return {kind: tree["backbone"]["conv1"] for kind, tree in variables.items() if kind in ("params", STATISTICS)}
+
+
+def test_the_statistics_of_torchvisions_first_convolution_hold_for_our_images(tiny_config, tmp_path):
+    """Its filters are scaled and turned for our images, its outputs are the same, and so are their statistics."""
+    config = small_config(tiny_config)
+    affine = build.network(config, 7).variable_shapes()
+    given = resnet_file(affine, tmp_path / "r.pkl", style="torchvision")
+    config.resnets.use_bn, config.resnets.stride_1x1, config.pixel_means = True, False, imagenet.MEANS
+    shapes = build.network(config, 7).variable_shapes()
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    variables, _ = sources.import_tensors(weight_source(config, tmp_path / "r.pkl"), blank)
+    exported = export_original(variables)
+    for name, value in given.items():
+        if name != "conv1.weight":
+            module, leaf = name.rsplit(".", 1)
+            module = re.sub(r"layer(\d)", lambda match: f"res{int(match[1]) + 1}", module)
+            module = module if module.startswith("res") else f"res1.{module}"
+            np.testing.assert_array_equal(exported[f"{sources.BODY}{module}.{leaf}"], value, err_msg=name)
+
+    image = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3)).astype(np.float64)
+    theirs = (image[..., ::-1] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    patches = np.lib.stride_tricks.sliding_window_view(np.pad(theirs, ((0, 0), (3, 3), (3, 3), (0, 0))), (7, 7), (1, 2))
+    outputs = np.einsum("bhwcij,ocij->bhwo", patches[:, ::2, ::2], given["conv1.weight"].astype(np.float64))
+
+    def normalised(mean, variance):
+        factor = given["bn1.weight"] / np.sqrt(variance + 1e-5)
+        return (outputs - mean) * factor + given["bn1.bias"]
+
+    conv = Conv(outputs.shape[-1], 7, 2, norm_type=UseBatchNorm())
+    ours = np.float32(image - imagenet.MEANS)
+    tested = conv.apply(conv1_of(variables), ours)
+    trained, changed = conv.apply(conv1_of(variables), ours, mutable=[STATISTICS])
+    rows = outputs.reshape(-1, outputs.shape[-1])
+    for found, wanted in (
+        (tested, normalised(given["bn1.running_mean"], given["bn1.running_var"])),
+        (trained, normalised(rows.mean(0), rows.var(0))),
+        (changed[STATISTICS]["norm"]["mean"], 0.9 * given["bn1.running_mean"] + 0.1 * rows.mean(0)),
+        (changed[STATISTICS]["norm"]["var"], 0.9 * given["bn1.running_var"] + 0.1 * rows.var(0, ddof=1)),
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_without_statistics_in_the_file_is_refused_with_the_mend(tiny_config):
+    config = small_config(tiny_config)
+    tensors = random_tensors(build.network(config, 7).variable_shapes(), 0)
+    body = {name: value for name, value in tensors.items() if name.startswith(sources.BODY)}
+    config.resnets.use_bn = True
+    shapes = build.network(config, 7).variable_shapes()
+    with pytest.raises(UserError, match=r"The file is of a network with resnets\.use_bn=False\. "):
+        sources.import_tensors(sources.WeightSource("Detectron's blobs", body, ()), shapes)
 
 
 def test_a_mismatch_of_style_names_the_options(tiny_config, tmp_path):

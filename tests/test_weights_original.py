@@ -14,7 +14,7 @@ from diou_jax.models.box_head import BoxHead
 from diou_jax.models.fpn import FPN
 from diou_jax.models.mask_head import MaskHead
 from diou_jax.models.network import HeadModule, Network
-from diou_jax.models.norms import UseAffine, UseBias, UseGroupNorm
+from diou_jax.models.norms import UseAffine, UseBatchNorm, UseBias, UseGroupNorm
 from diou_jax.models.resnet import ResNet, frozen_stage
 from diou_jax.models.rpn import RPNHead
 from diou_jax.optimization.optimizer import parameter_group
@@ -23,14 +23,13 @@ from diou_jax.weights import detectron
 from diou_jax.weights.original import export_original, import_original, original_tensors
 
 
-def narrow(*, use_gn=False, class_agnostic=False, convs=0):
-    norm = UseGroupNorm() if use_gn else UseBias()
+def narrow(*, norm=UseBias(), class_agnostic=False, convs=0, rpn_convs=1):  # noqa: B008, frozen
     box = BoxHead(5, hidden=12, class_agnostic=class_agnostic, num_convs=convs, conv_features=10, norm=norm)
     masks = MaskHead(1 if class_agnostic else 5, num_convs=2, features=4, norm=norm)
     return Network(
-        ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm=UseGroupNorm() if use_gn else UseAffine()),
+        ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm=UseAffine() if norm == UseBias() else norm),
         FPN(8, norm=norm),
-        RPNHead(features=8),
+        RPNHead(features=8, num_convs=rpn_convs),
         (HeadModule("box_head", lambda: box.clone(), 3), HeadModule("mask_head", lambda: masks.clone(), 4)),
     )
 
@@ -98,7 +97,16 @@ def test_blobs_that_the_original_leaves_out_are_left_out(model):
     assert not [blob for blob in orphans if detectron.original_name(blob, blobs)]
 
 
-@pytest.mark.parametrize("options", [{}, {"class_agnostic": True}, {"convs": 2}, {"use_gn": True, "convs": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"class_agnostic": True},
+        {"convs": 2},
+        {"norm": UseGroupNorm(), "convs": 2},
+        {"norm": UseBatchNorm(), "convs": 2, "rpn_convs": 3},
+    ],
+)
 def test_import_and_export_are_exact_inverses(options):
     network = narrow(**options)
     shapes = network.variable_shapes()
@@ -138,7 +146,7 @@ def test_behind_convolutions_a_layer_takes_their_channels():
 
 
 def test_names_where_group_norm_stands_for_the_affine_layers():
-    tensors = original_tensors(narrow(use_gn=True, convs=2).variable_shapes())
+    tensors = original_tensors(narrow(norm=UseGroupNorm(), convs=2).variable_shapes())
     names = {path.removeprefix("params/"): tensor.name for path, tensor in tensors.items()}
     assert names["backbone/conv1/norm/scale"] == "Conv_Body.conv_body.res1.gn1.weight"
     assert names["backbone/res2_1/conv3/norm/bias"] == "Conv_Body.conv_body.res2.1.gn3.bias"
@@ -150,6 +158,24 @@ def test_names_where_group_norm_stands_for_the_affine_layers():
     assert names["box_head/conv2/kernel"] == "Box_Head.convs.3.weight"
     assert names["mask_head/conv2/norm/scale"] == "Mask_Head.conv_fcn.4.weight"
     assert names["mask_head/upsample/bias"] == "Mask_Head.upconv.bias"
+
+
+def test_names_where_batch_norm_learns():
+    """In the original's style, where GroupNorm has its names; the ends are torch's."""
+    tensors = original_tensors(narrow(norm=UseBatchNorm(), convs=2, rpn_convs=2).variable_shapes())
+    names = {path: tensor.name for path, tensor in tensors.items()}
+    body = "Conv_Body.conv_body"
+    assert names["params/backbone/conv1/norm/scale"] == f"{body}.res1.bn1.weight"
+    assert names["batch_stats/backbone/res2_0/conv1/norm/mean"] == f"{body}.res2.0.bn1.running_mean"
+    assert names["batch_stats/backbone/res4_0/shortcut/norm/var"] == f"{body}.res4.0.downsample.1.running_var"
+    assert names["params/backbone/res4_0/shortcut/kernel"] == f"{body}.res4.0.downsample.0.weight"
+    assert names["batch_stats/neck/inner5/norm/var"] == "Conv_Body.conv_top.1.running_var"
+    assert names["params/neck/output2/norm/bias"] == "Conv_Body.posthoc_modules.3.1.bias"
+    assert names["params/rpn/conv/kernel"] == "RPN.FPN_RPN_conv.weight"
+    assert names["params/rpn/conv2/bias"] == "RPN.FPN_RPN_conv2.bias"
+    assert names["batch_stats/box_head/conv2/norm/mean"] == "Box_Head.convs.4.running_mean"
+    assert names["batch_stats/mask_head/conv1/norm/var"] == "Mask_Head.conv_fcn.1.running_var"
+    assert len(set(names.values())) == len(names)
 
 
 def test_names_of_convolutions_with_biases():
