@@ -127,3 +127,15 @@ def test_a_head_that_only_one_of_both_has_starts_anew_or_is_left_out():
     taken, lines = fine_tune(tree(3, 100), with_masks(tree(3, 0), 3), **options)
     assert taken["params"].keys() == tree(3, 0)["params"].keys()
     assert "mask_head: not used, this network has none" in lines
+
+
+def test_the_statistics_of_a_head_go_with_its_parameters():
+    """Batch norm's, of a mask head that only one of both has."""
+    names = (BACKGROUND, "dog", "bird")
+    options = {"names": names, "stored_names": names, "source": "w"}
+    normed = with_masks(tree(3, 100), 3) | {"batch_stats": {"mask_head": {"mean": np.full(2, 7.0, np.float32)}}}
+    taken, lines = fine_tune(normed, tree(3, 0), **options)
+    np.testing.assert_array_equal(taken["batch_stats"]["mask_head"]["mean"], [7, 7])
+    assert "mask_head: starts anew, the other run has none" in lines
+    taken, lines = fine_tune(tree(3, 100), normed, **options)
+    assert "batch_stats" not in taken and "mask_head: not used, this network has none" in lines

@@ -20,6 +20,7 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.loader import batches
 from diou_jax.detection import anchors
 from diou_jax.errors import UserError
+from diou_jax.models.network import Network
 from diou_jax.models.norms import STATISTICS, UseBatchNorm
 from diou_jax.options import build
 from diou_jax.options.choices import Devices, Statistics, resolve
@@ -171,6 +172,10 @@ def test_the_same_proposals(maker, name, body, number, record_property):
     deviation = np.abs(boxes.to_edges(found.boxes[0, :200]) - theirs[f"{number}/proposals"]).max()
     record_property("pixels", float(deviation))
     assert deviation < 1e-3
+
+
+def zeros(like):
+    return jnp.zeros(like.shape, like.dtype)
 
 
 def deviation(ours, theirs):
@@ -372,6 +377,7 @@ def test_a_config_of_the_other_version_is_refused_with_the_mend(as_file, name, b
         Detector.from_file(as_file(numbered(golden(name))), torchvision.get_config(body))
 
 
+@pytest.mark.slow
 def test_own_data_get_the_layers_of_the_second_version(as_file, found_v2, tmp_path):
     """Options that `configs/own.py` leaves open follow the file."""
     config = own.get_config()
@@ -388,8 +394,9 @@ def test_own_data_get_the_layers_of_the_second_version(as_file, found_v2, tmp_pa
     assert resolved.model.box_convention == "torchvision" and not resolved.resnets.stride_1x1
 
 
-def test_a_run_starts_from_the_second_version(as_file, found_v2, tiny_config, tmp_path):
+def test_a_run_starts_from_the_second_version(as_file, found_v2, tiny_config, tmp_path, monkeypatch):
     """Of a narrow network; other classes: all but the outputs is the file's, running statistics included."""
+    monkeypatch.setattr(Network, "init_variables", lambda self, key: jax.tree.map(zeros, self.variable_shapes()))
     config = tiny_config()
     config.resnets.use_bn = config.fpn.use_bn = True
     config.fpn.rpn_num_convs, config.fast_rcnn.conv_head_dim = 2, 4

@@ -44,7 +44,13 @@ def propose(
       Proposals; R is the largest number that one image can keep.
     """
     levels = [
-        _best_anchors(*level, limit=limit, placement=placement, rules=rules, edges=edges)
+        _large_enough(
+            *_best_anchors(*level, limit=limit, most=rules.pre_nms_top_n, edges=edges),
+            limit=limit,
+            placement=placement,
+            rules=rules,
+            edges=edges,
+        )
         for level in zip(*jax.lax.stop_gradient(outputs), anchors.boxes, anchors.exists, strict=True)
     ]
     # All levels are padded to one length, so that one call suppresses on all of them.
@@ -88,18 +94,22 @@ def as_detections(proposals: Proposals, batch: Batch, *, edges: bool = False) ->
     )
 
 
-def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules, edges):
-    """Boxes (B, N, 4) and descending scores (B, N) of a level's best anchors; a score of -1 marks a rejected box."""
+def _best_anchors(logits, deltas, anchors, exists, *, limit, most, edges):
+    """Clipped boxes (B, N, 4) and descending scores (B, N) of a level's best anchors; -1 marks a rejected box."""
     # Ranking is by probability, as in the original: large logits saturate to equal scores, ordered by index.
     scores = jax.nn.sigmoid(logits)
     scores = jnp.where(exists & ~jnp.isnan(scores), scores, -1.0)
-    scores, index = top_k(scores, min(rules.pre_nms_top_n, scores.shape[1]))
+    scores, index = top_k(scores, min(most, scores.shape[1]))
     anchors = jnp.asarray(anchors)
     anchors = anchors[index] if anchors.ndim == 2 else jnp.take_along_axis(anchors, index[..., None], 1)
     boxes = decode(anchors, jnp.take_along_axis(deltas, index[..., None], 1))
     height, width = limit[:, :1].astype(jnp.float32), limit[:, 1:].astype(jnp.float32)
-    boxes = clip(boxes, *(jnp.broadcast_to(side, scores.shape) for side in (height, width)), edges=edges)
+    sides = (jnp.broadcast_to(side, scores.shape) for side in (height, width))
+    return clip(boxes, *sides, edges=edges), scores
 
+
+def _large_enough(boxes, scores, *, limit, placement, rules, edges):
+    """The boxes (B, N, 4) and scores (B, N), -1 for a rejected box."""
     x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
     vertical, horizontal = placement.scale[:, :1], placement.scale[:, 1:]
     if edges:
@@ -107,6 +117,7 @@ def _best_anchors(logits, deltas, anchors, exists, *, limit, placement, rules, e
             y2 - y1 + 1 >= jnp.maximum(rules.min_size * vertical, LEAST_SIDE)
         )
         return boxes, jnp.where(wanted, scores, -1.0)
+    height, width = limit[:, :1].astype(jnp.float32), limit[:, 1:].astype(jnp.float32)
     smallest = max(rules.min_size, 1.0)
     wanted = (
         ((x2 - x1) / horizontal + 1 >= smallest)
