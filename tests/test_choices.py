@@ -76,6 +76,20 @@ def test_random_weights_get_groupnorm_and_others_the_frozen_body(devices):
     assert any("resnets.use_gn = False" in line and "R-50.pkl" in line for line in lines)
 
 
+@pytest.mark.parametrize("devices", [CPU, GPU])
+def test_batch_norm_that_is_given_takes_the_place_of_groupnorm(devices):
+    config, lines = resolved(devices=devices, resnets__use_bn=True)
+    base.check(config)
+    assert not config.resnets.use_gn and not config.fpn.use_gn and config.fpn.use_bn
+    assert config.resnets.freeze_at == 0 and config.fpn.mask_padding_train
+    assert any("resnets.use_gn = False: batch norm is given" in line for line in lines)
+    neck, _ = resolved(devices=devices, fpn__use_bn=True)
+    base.check(neck)
+    assert neck.resnets.use_gn and not neck.fpn.use_gn
+    loaded, _ = resolved(start=Start("R-50.pth"), resnets__use_bn=True)
+    assert loaded.resnets.freeze_at == 2 and not loaded.resnets.use_gn
+
+
 def test_a_named_body_keeps_its_sizes():
     config, _ = resolved(body="r101_gn")
     assert config.resnets.blocks == (3, 4, 23, 3) and config.resnets.width_per_group == 64 and config.fpn.dim == 256

@@ -37,7 +37,7 @@ class ConfigFile:
 
 def names() -> list[str]:
     """The names of the configs that come with the program."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base", "relations"))
 
 
 def find(text: str) -> ConfigFile:

@@ -109,7 +109,8 @@ class FasterRCNN:
         if proposals is None:
             anchors = self.anchor_generator(pyramid, batch.padded_size)
             targets = self.label_anchors(anchors, batch, keys)
-            outputs = network.propose(pyramid, targets.sampled, padded_size)
+            sampled = jnp.asarray(targets.sampled)
+            outputs = network.propose(pyramid, sampled, padded_size)
             limit = batch.image_size
             # Without heads nothing uses them, and the compiler leaves them out.
             edges = self.box_rules.edges

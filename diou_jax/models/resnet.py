@@ -92,8 +92,9 @@ class ResNet(nn.Module):
         conv = functools.partial(Conv, kernel_init=init, dtype=self.dtype)
 
         def norm(stage):
-            frozen = isinstance(self.norm, UseBatchNorm) and stage <= self.freeze_at
-            return dataclasses.replace(self.norm, frozen=True) if frozen else self.norm
+            if isinstance(self.norm, UseBatchNorm) and stage <= self.freeze_at:
+                return dataclasses.replace(self.norm, frozen=True)
+            return self.norm
 
         def freeze(x, stage):
             return jax.lax.stop_gradient(x) if stage <= self.freeze_at else x

@@ -208,8 +208,11 @@ def _network(choices, data, start, devices):
     if not start.weights:
         body: Mapping[str, Any] = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY
         size = "a small backbone, for the CPU" if devices.kind == "cpu" else "R-50 unless named"
-        choices.set("resnets.use_gn", not config.resnets.use_bn, f"GroupNorm, for random weights; {size}")
-        choices.set("fpn.use_gn", False if config.fpn.use_bn else None, "")
+        given = config.resnets.use_bn
+        norm = "batch norm is given" if given else "GroupNorm, for random weights"
+        choices.set("resnets.use_gn", not given, f"{norm}; {size}")
+        if given or config.fpn.use_bn:
+            choices.set("fpn.use_gn", False, "")
         if config.resnets.blocks is None or devices.kind != "cpu":  # a named body has its own sizes
             for name, value in body.items():
                 choices.set(name, value, "")
@@ -217,7 +220,8 @@ def _network(choices, data, start, devices):
         choices.set(f"resnets.{name}", value, f"R-50, for {start.weights}" if start.weights else "")
     frozen = start.weights and not config.resnets.use_bn
     choices.set("resnets.use_gn", False, f"frozen affine layers, for {start.weights}" if frozen else "")
-    choices.set("fpn.use_gn", config.resnets.use_gn, "")
+    choices.set("fpn.use_gn", config.resnets.use_gn and not config.fpn.use_bn, "")
+    choices.set("fpn.use_bn", bool(config.resnets.use_bn) and not config.fpn.use_gn, "")
     from_scratch = config.resnets.use_gn or (config.resnets.use_bn and not start.weights)
     choices.set("fpn.mask_padding_train", from_scratch or bool(config.resnets.use_bn), "")
     choices.set("resnets.stride_1x1", not from_scratch, "")

@@ -1,5 +1,6 @@
 """The compiled update."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -65,7 +66,7 @@ def make_train_step(
 
             def accumulate(carry, minibatch):
                 total, statistics = carry
-                now = state.replace(statistics=statistics)
+                now = dataclasses.replace(state, statistics=statistics)
                 gradient, metrics, statistics = minibatch_gradient(state.params, now, *minibatch)
                 return (jax.tree.map(jnp.add, total, gradient), statistics), metrics
 
