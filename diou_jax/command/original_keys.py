@@ -19,7 +19,8 @@ MASK_HEADS = {
     "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs_gn": (4, True),
     "mask_rcnn_heads.mask_rcnn_fcn_head_v1up": (2, False),
 }
-BOX_HEADS = tuple(f"fast_rcnn_heads.{name}" for name in base.BOX_HEADS)
+# The original has no batch norm that learns.
+BOX_HEADS = tuple(f"fast_rcnn_heads.{name}" for name in base.BOX_HEADS if "_bn_" not in name)
 
 
 @dataclasses.dataclass(frozen=True)
