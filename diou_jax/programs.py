@@ -4,6 +4,7 @@ A run has a few shapes of batches, and each shape needs a program of its own. XL
 if each program were compiled when its shape first occurs, the devices would wait again and again.
 """
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 
+from diou_jax.devices import replicate
 from diou_jax.reporting.run_log import print_line
 from diou_jax.structures import Batch
 
@@ -31,7 +33,10 @@ class Programs:
     """
 
     def __init__(self, title: str, function: jax.stages.Wrapped, *constants: Any):
-        """Takes a function that jax.pmap or jax.jit returned, and its arguments after the tree and the batch."""
+        """Takes a function that jax.pmap or jax.jit returned, and its arguments after the tree and the batch.
+
+        These are numpy arrays, which are copied to the devices once.
+        """
         self.title = title
         self._function = function
         self._constants = constants
@@ -39,7 +44,12 @@ class Programs:
 
     def __call__(self, tree: Any, batch: Any) -> Any:
         """The function's result for a batch on the devices."""
-        return self._compiled.get(shapes(batch), self._function)(tree, batch, *self._constants)
+        return self._compiled.get(shapes(batch), self._function)(tree, batch, *self._on_devices)
+
+    @functools.cached_property
+    def _on_devices(self) -> tuple:
+        """The constants on all devices; a program that is only lowered may be for devices that are not there."""
+        return replicate(self._constants)
 
     def programs(self, tree: Any, batch: Any) -> list[tuple["Programs", Any, Any]]:
         """Itself with arguments of these shapes, for `compile_ahead`."""
