@@ -73,17 +73,25 @@ def name_of(part: str) -> str:
 
 def report(rows: Mapping[str, Mapping], *, seeds: int, steps: int) -> str:
     """The table in Markdown."""
-    base = rows[BASELINE]["seconds"]
+    base = rows[BASELINE]["rate"]
     lines = [
         [
             *(name, *(shown(row[measure]) for measure in ("AP", "AP50", "AP75"))),
             "" if name == BASELINE else shown(row["difference"], signed=True),
             shown_reached(row, seeds),
-            f"{row['seconds'] / base:.2f}",
+            "–" if not (base and row["rate"]) else f"{base / row['rate']:.2f}",
         ]
         for name, row in rows.items()
     ]
-    head = ["", "AP", "AP50", "AP75", f"AP less that of the {BASELINE}", f"steps to AP50 {TARGET}", "time, relative"]
+    head = [
+        "",
+        "AP",
+        "AP50",
+        "AP75",
+        f"AP less that of the {BASELINE}",
+        f"steps to AP50 {TARGET}",
+        "time of an update, relative",
+    ]
     said = f"{steps} updates, seeds: {seeds}; mean and {CONFIDENCE:.0%} interval by Student's t, paired by seed:"
     return f"{said}\n\n{table(head, lines)}\n"
 

@@ -73,7 +73,7 @@ class Study:
         ]
 
     def train(self, run: Run, core: int | None = None) -> dict:
-        """The result of a training: its `outcome` and `seconds`; one that is finished is not repeated.
+        """The result of a training, its `outcome`; one that is finished is not repeated.
 
         Args:
           run: the training.
@@ -94,13 +94,12 @@ class Study:
                 ).returncode
             if code:
                 raise SystemExit(f"{run.name} ended with code {code}; {log} has its log")
-            write(result, json.dumps({"seconds": time.perf_counter() - begin, "command": command[2:]}, indent=1))
-            found = outcome(read_metrics(self.out / run.name))
-            print(f"{run.name}: AP {found['AP']:.3f}, {json.loads(result.read_text())['seconds']:.0f} s", flush=True)
-        kept = json.loads(result.read_text())
-        if kept["command"] != command[2:]:
+            write(result, json.dumps({"command": command[2:]}, indent=1))
+            found, seconds = outcome(read_metrics(self.out / run.name)), time.perf_counter() - begin
+            print(f"{run.name}: AP {found['AP']:.3f}, {seconds:.0f} s", flush=True)
+        if json.loads(result.read_text())["command"] != command[2:]:
             raise SystemExit(f"{result} is from another command; choose another --out or remove it with its folder")
-        return outcome(read_metrics(self.out / run.name)) | {"seconds": kept["seconds"]}
+        return outcome(read_metrics(self.out / run.name))
 
     def train_all(self, runs: Sequence[Run]) -> dict[Run, dict]:
         """The results of trainings, `jobs` of which run at a time."""
@@ -120,11 +119,15 @@ class Study:
 
 
 def outcome(rows: Iterable[Mapping]) -> dict:
-    """The last measures of a run by name, None without objects of the size, and the step that `reached` TARGET.
+    """The last measures of a run by name, None without objects of the size; `reached` and `rate`.
+
+    `reached` is the step of an AP50 of TARGET, `rate` the median of images/s, which a pause does not change.
 
     AP50 is taken as linear between two evaluations, and as 0 before the first update. `reached` is None if no
     evaluation found as much.
     """
+    rows = list(rows)
+    rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     rows = [row for row in rows if "eval/AP" in row]
     before, reached = (0, 0.0), None
     for row in rows:
@@ -133,7 +136,8 @@ def outcome(rows: Iterable[Mapping]) -> dict:
             reached = before[0] + (step - before[0]) * (TARGET - before[1]) / (ap50 - before[1])
             break
         before = step, ap50
-    return {name: rows[-1].get(f"eval/{name}") for name in MEASURES} | {"reached": reached}
+    last = {name: rows[-1].get(f"eval/{name}") for name in MEASURES}
+    return last | {"reached": reached, "rate": float(np.median(rates)) if rates else None}
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -162,7 +166,7 @@ def compare(results: Mapping[str, Sequence[Mapping]]) -> dict[str, dict]:
     Returns:
       By name: a mean and half a width for each of `MEASURES`, None without objects of the size, for "difference" in AP,
       the standard deviation of AP over "seeds", the mean "reached" with the "count" of runs that got there, and the
-      mean "seconds".
+      mean "rate", None if it is unknown.
     """
     first, rows = next(iter(results.values())), {}
     for name, found in results.items():
@@ -174,7 +178,7 @@ def compare(results: Mapping[str, Sequence[Mapping]]) -> dict[str, dict]:
             "seeds": float(np.std(values["AP"], ddof=1)) if len(found) > 1 else math.nan,
             "reached": float(np.mean(reached)) if reached else None,
             "count": len(reached),
-            "seconds": float(np.mean([one["seconds"] for one in found])),
+            "rate": None if None in (rates := [one["rate"] for one in found]) else float(np.mean(rates)),
         }
     return rows
 

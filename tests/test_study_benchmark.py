@@ -62,7 +62,9 @@ def test_the_step_that_reached_the_target_is_between_two_evaluations():
     assert study.outcome(rows(0.4, 0.6, 1.0))["reached"] == 250
     assert study.outcome(rows(1.0))["reached"] == 80  # from 0 before the first update
     assert study.outcome(rows(0.8, 0.1))["reached"] == 100
-    assert study.outcome([{"step": 1, "loss": 2.0}, *rows(0.4, None, 0.79)])["reached"] is None
+    logged = [{"step": step, "images_per_second": rate} for step, rate in ((1, 9.0), (2, 8.0), (3, 0.1))]
+    found = study.outcome([*logged, *rows(0.4, None, 0.79)])
+    assert found["reached"] is None and found["rate"] == 8  # the third was paused
 
 
 def test_differences_are_paired_by_seed():
@@ -70,13 +72,13 @@ def test_differences_are_paired_by_seed():
 
     def result(seed, ap):
         sizes = {"AP50": ap, "AP75": ap, "APs": 0.2 if seed == 0 else None, "APm": ap, "APl": ap}
-        return {"AP": ap, **sizes, "reached": 100 * seed or None, "seconds": 10.0 * seed}
+        return {"AP": ap, **sizes, "reached": 100 * seed or None, "rate": 10.0 * seed}
 
     aps = {"one": [0.1, 0.2, 0.3], "other": [0.12, 0.21, 0.33]}
     rows = study.compare({name: [result(*pair) for pair in enumerate(values)] for name, values in aps.items()})
     np.testing.assert_allclose(rows["other"]["difference"], (0.02, 4.302653 * 0.01 / np.sqrt(3)), rtol=1e-5)
     np.testing.assert_allclose(rows["other"]["seeds"], np.std(aps["other"], ddof=1))
-    assert rows["one"]["difference"] == (0.0, 0.0) and rows["one"]["seconds"] == 10
+    assert rows["one"]["difference"] == (0.0, 0.0) and rows["one"]["rate"] == 10
     assert rows["other"]["reached"] == 150 and rows["other"]["count"] == 2 and rows["other"]["APs"] is None
     assert study.shown(rows["other"]["difference"], signed=True) == "+0.020 ± 0.025"
     assert study.shown_reached(rows["other"], 3) == "150 (2 of 3)"
