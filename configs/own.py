@@ -95,6 +95,9 @@ def get_config(body: str = ""):
     config.model.loss_bbox_weight = 12.0
     config.data.source = "own"
     config.data.root = ""
+    # The original leaves out anchors that cross the image's border. In small images nearly all of the coarse levels do;
+    # untrained, they crowd out the proposals of a test (docs/results.md has the numbers).
+    config.train.rpn_straddle_thresh = -1
     config.train.datasets = ("train",)
     config.test.datasets = ("val",)
     return config
