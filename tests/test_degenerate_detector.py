@@ -11,7 +11,7 @@ import optax
 import pytest
 from conftest import slow
 from hostile import DTYPES, HEAD, ROUNDING, hostile_boxes, inclusive_iou
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from views import at_scale
 
@@ -54,10 +54,15 @@ def nms_overlaps(boxes, overlap):
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(["iou", "diou"]))
+@example(753, 0.0, "iou")  # two equal boxes, 9e-9 pixels wide
 def test_suppression_of_hostile_boxes(seed, threshold, overlap):
     rng = np.random.default_rng(seed)
     count = 300
     boxes = hostile_boxes(rng, count)
+    # In float32 a side this short may be none, and a box without area suppresses nothing.
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        sides = np.abs(np.float64(boxes[:, 2:]) - boxes[:, :2] + 1)
+    boxes = np.where((sides < 1e-6).any(1, keepdims=True), np.nan, boxes).astype(np.float32)
     if threshold == 0:  # which the IoU with an infinite box, 0, attains
         boxes = np.where(np.isinf(boxes), np.nan, boxes)
     scores = rng.choice([0.0, -1.0, 0.5, 1e8, -1e8, np.inf, -np.inf, np.nan], count).astype(np.float32)
