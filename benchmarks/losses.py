@@ -18,7 +18,6 @@ Whatever is finished is kept in the folder --out; the same command goes on after
 and written to OUT/losses.md, the numbers to OUT/losses.json, the picture to OUT/losses.png.
 """
 
-import argparse
 import contextlib
 import copy
 import dataclasses
@@ -27,15 +26,28 @@ import json
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from study import CONFIDENCE, MEASURES, SMOKE, TARGET, Run, Study, compare, shown, shown_reached, table, write
+from study import (
+    CONFIDENCE,
+    MEASURES,
+    TARGET,
+    Run,
+    Study,
+    compare,
+    make_parser,
+    parse,
+    save,
+    shown,
+    shown_reached,
+    table,
+    write,
+)
 
-from diou_jax.data import layouts, shapes
+from diou_jax.data import layouts
 
 NAMES = {"smooth_l1": "smooth L1", "iou": "IoU", "giou": "GIoU", "diou": "DIoU", "ciou": "CIoU"}
 # Around the original's weights: 1 for smooth L1 and 12 for the others, which are smaller per RoI.
@@ -268,9 +280,7 @@ def write_plot(path: pathlib.Path, results: Mapping[str, Sequence[Mapping]], row
     right.set(xlabel="beta1 of DIoU-NMS", ylabel="AP less that of greedy NMS", title="suppression, paired by image")
     for axes in (left, right):
         axes.grid(axis="y", alpha=0.3)
-    draft = path.with_name(path.name + ".draft")
-    figure.savefig(draft, format="png")
-    os.replace(draft, path)
+    save(figure, path)
 
 
 def run_all(losses: Losses, candidates: Mapping[str, Sequence[float]]) -> str:
@@ -310,42 +320,24 @@ def run_all(losses: Losses, candidates: Mapping[str, Sequence[float]]) -> str:
 
 def main() -> None:
     """Runs what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the data")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/losses"), help="folder of the results")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000, help="updates of each training")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one core")
+    parser = make_parser(__doc__, "runs/losses")
     parser.add_argument("--draws", type=int, default=300, help="resampled sets of images")
-    parser.add_argument("--smoke", action="store_true", help="one loss and seed on a few drawn images")
-    given, options = parser.parse_known_args()
-    for option in options:
-        if not option.startswith("--config."):
-            parser.error(f"unknown argument {option}; options of the trainings begin with --config.")
-    if not (given.smoke or given.data):
-        parser.error("--data FOLDER is needed")
     with contextlib.ExitStack() as stack:
-        if given.smoke:
-            given.out = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            given.data, given.seeds, given.steps, given.draws = str(given.out / "data"), 1, 2, 20
-            shapes.COUNTS = {"train": 10, "val": 4}
-            shapes.ensure(given.data)
-            options += SMOKE
+        given, options = parse(parser, stack)
         layout = layouts.find(given.data)
         if layout.parts["val"].share:
             parser.error(f"--data {given.data} has no validation set of its own")
-        out = given.out.resolve()
         losses = Losses(
-            Study(out, tuple(options), given.jobs),
+            Study(given.out, options, given.jobs),
             {
-                "tuning": hold_out(layout.parts["train"], out / "tuning"),
+                "tuning": hold_out(layout.parts["train"], given.out / "tuning"),
                 "losses": (f"--config.data.root={os.path.abspath(given.data)}",),
             },
             layout.parts["val"].annotations,
             steps=given.steps,
             seeds=given.seeds,
             betas=BETAS[2:3] if given.smoke else BETAS,
-            draws=given.draws,
+            draws=20 if given.smoke else given.draws,
         )
         print(run_all(losses, {"diou": (12.0,)} if given.smoke else WEIGHTS))
 

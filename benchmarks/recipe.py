@@ -12,18 +12,14 @@ Whatever is finished is kept in the folder --out; the same command goes on after
 and written to OUT/recipe.md, the numbers to OUT/recipe.json, the picture to OUT/recipe.png.
 """
 
-import argparse
 import contextlib
 import json
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
-from study import CONFIDENCE, SMOKE, TARGET, Run, Study, compare, shown, shown_reached, table, write
-
-from diou_jax.data import shapes
+from study import CONFIDENCE, TARGET, Run, Study, compare, make_parser, parse, save, shown, shown_reached, table, write
 
 BASELINE = "defaults"
 ALL = "all together"
@@ -114,9 +110,7 @@ def write_plot(path: pathlib.Path, results: Mapping[str, Sequence[Mapping]], row
     axes.invert_yaxis()
     axes.set(xlabel=f"AP less that of the {BASELINE}, each seed, mean and {CONFIDENCE:.0%} interval")
     axes.grid(axis="x", alpha=0.3)
-    draft = path.with_name(path.name + ".draft")
-    figure.savefig(draft, format="png")
-    os.replace(draft, path)
+    save(figure, path)
 
 
 def run_all(study: Study, chosen: Mapping[str, tuple[str, ...]], *, seeds: int, steps: int) -> str:
@@ -146,30 +140,14 @@ def run_all(study: Study, chosen: Mapping[str, tuple[str, ...]], *, seeds: int, 
 
 def main() -> None:
     """Runs what is missing and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the data")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/recipe"), help="folder of the results")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000, help="updates of each training")
+    parser = make_parser(__doc__, "runs/recipe")
     parser.add_argument("--scale", type=int, default=224, help="train.scales and test.scale of the defaults")
     parser.add_argument("--longest", type=int, default=320, help="train.max_size and test.max_size of the defaults")
     parser.add_argument("--parts", help="names of parts, divided by commas; default: all")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one core")
-    parser.add_argument("--smoke", action="store_true", help="one part and one seed on a few drawn images")
-    given, options = parser.parse_known_args()
-    for option in options:
-        if not option.startswith("--config."):
-            parser.error(f"unknown argument {option}; options of the trainings begin with --config.")
-    if not (given.smoke or given.data):
-        parser.error("--data FOLDER is needed")
     with contextlib.ExitStack() as stack:
+        given, options = parse(parser, stack)
         if given.smoke:
-            given.out = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            given.data, given.seeds, given.steps, given.scale, given.longest = str(given.out / "data"), 1, 2, 64, 64
-            given.parts = "EMA"
-            shapes.COUNTS = {"train": 10, "val": 4}
-            shapes.ensure(given.data)
-            options = [*SMOKE, *options]
+            given.scale, given.longest, given.parts = 64, 64, "EMA"
         known = parts(given.scale, given.longest)
         names = [BASELINE, *(given.parts.split(",") if given.parts else list(known)[1:])]
         if unknown := [name for name in names if name not in known]:
@@ -179,7 +157,7 @@ def main() -> None:
             *(f"--config.test.scale={given.scale}", f"--config.test.max_size={given.longest}"),
         )
         root = f"--config.data.root={os.path.abspath(given.data)}"
-        study = Study(given.out.resolve(), (root, *size, *options), given.jobs, evaluations=4)
+        study = Study(given.out, (root, *size, *options), given.jobs, evaluations=4)
         print(run_all(study, {name: known[name] for name in names}, seeds=given.seeds, steps=given.steps))
 
 

@@ -4,6 +4,8 @@
 finished is kept in the folder of the study; the same command goes on after an interruption.
 """
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,6 +14,7 @@ import pathlib
 import queue
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import scipy.stats
 
+from diou_jax.data import shapes
 from diou_jax.reporting.run_log import read_metrics
 
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
@@ -199,6 +203,43 @@ def shown(pair: tuple[float, float] | None, *, signed: bool = False) -> str:
 def shown_reached(row: Mapping, seeds: int) -> str:
     """The mean of the steps until `TARGET`, and how many seeds got there, as text."""
     return "–" if row["reached"] is None else f"{row['reached']:.0f} ({row['count']} of {seeds})"
+
+
+def save(figure, path: pathlib.Path) -> None:
+    """Writes a figure of matplotlib as a PNG, as a whole or not at all."""
+    draft = path.with_name(path.name + ".draft")
+    figure.savefig(draft, format="png")
+    os.replace(draft, path)
+
+
+def make_parser(description: str, out: str) -> argparse.ArgumentParser:
+    """A parser of the arguments that all studies have; `out` is the default folder of the results."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of the data")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1000, help="updates of each training")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one core")
+    parser.add_argument("--smoke", action="store_true", help="one seed and two updates on a few drawn images")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, stack: contextlib.ExitStack) -> tuple[argparse.Namespace, tuple[str, ...]]:
+    """The arguments, and the options of all trainings; --smoke draws the data into a folder that `stack` removes."""
+    given, options = parser.parse_known_args()
+    for option in options:
+        if not option.startswith("--config."):
+            parser.error(f"unknown argument {option}; options of the trainings begin with --config.")
+    if not (given.smoke or given.data):
+        parser.error("--data FOLDER is needed")
+    if given.smoke:
+        given.out = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        given.data, given.seeds, given.steps = str(given.out / "data"), 1, 2
+        shapes.COUNTS = {"train": 10, "val": 4}
+        shapes.ensure(given.data)
+        options = [*SMOKE, *options]
+    given.out = given.out.resolve()
+    return given, tuple(options)
 
 
 SMOKE = (

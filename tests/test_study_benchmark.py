@@ -1,5 +1,6 @@
 """Trainings that are compared: paired by seed, kept, gone on with; they are played here. And the recipe's parts."""
 
+import contextlib
 import importlib
 import json
 import pathlib
@@ -106,6 +107,23 @@ def test_a_training_that_fails_names_its_log(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=r"part/one ended with code 2; .*one\.log has its log"):
         study.Study(tmp_path).train(study.Run("part/one", 0, (), 10))
     assert not list(tmp_path.glob("**/*.json"))
+
+
+def test_arguments_that_are_no_options_of_trainings_are_refused(monkeypatch, capsys):
+    def parse_all(*arguments):
+        monkeypatch.setattr(sys, "argv", ["study", *arguments])
+        with contextlib.ExitStack() as stack:
+            return study.parse(study.make_parser("", "runs/x"), stack)
+
+    given, options = parse_all("--data", "FOLDER", "--seeds", "2", "--config.a=1")
+    assert (given.data, given.seeds, options) == ("FOLDER", 2, ("--config.a=1",)) and given.out.is_absolute()
+    for arguments, words in (
+        (("--data", "x", "--sede=1"), "unknown argument --sede=1"),
+        ((), "--data FOLDER is needed"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_all(*arguments)
+        assert words in capsys.readouterr().err
 
 
 def test_every_part_of_the_recipe_is_a_valid_config_with_inputs_of_like_size():
