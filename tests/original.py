@@ -8,6 +8,7 @@ them: for photographs, and for drawn images.
 import importlib.util
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from conftest import find_golden
 
@@ -65,7 +66,9 @@ class StoredRois(NamedTuple):
     @property
     def samples(self) -> RoiSamples:
         """As the heads are given them; which object each one matches is not stored."""
-        return RoiSamples(self.rois, self.rois, self.labels, np.zeros_like(self.labels), self.valid)
+        return RoiSamples(
+            *map(jnp.asarray, (self.rois, self.rois, self.labels, np.zeros_like(self.labels), self.valid))
+        )
 
 
 def sampled_rois(step: dict[str, np.ndarray]) -> StoredRois:
