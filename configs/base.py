@@ -31,23 +31,6 @@ BODIES: dict[str, dict[str, Any]] = {
 BOX_HEADS = ("roi_2mlp_head", "roi_Xconv1fc_head", "roi_Xconv1fc_gn_head", "roi_Xconv1fc_bn_head")
 LOSSES = ("smooth_l1", "sl1", "iou", "giou", "diou", "ciou")
 MASK_HEURISTICS = ("SOFT_AVG", "SOFT_MAX", "LOGIT_AVG")
-# Options that act on the network's outputs alone, so that one run of the network serves several values.
-AFTER_NETWORK = (
-    "test.score_thresh",
-    "test.nms",
-    "test.diou_nms.enabled",
-    "test.diou_nms.beta1",
-    "test.soft_nms.enabled",
-    "test.soft_nms.method",
-    "test.soft_nms.sigma",
-    "test.soft_nms.beta1",
-    "test.bbox_vote.enabled",
-    "test.bbox_vote.vote_th",
-    "test.bbox_vote.scoring_method",
-    "test.bbox_vote.scoring_method_beta",
-    "test.detections_per_im",
-    "mrcnn.thresh_binarize",
-)
 VOTES = ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM")
 
 # fmt: off

@@ -6,6 +6,7 @@ import pytest
 
 from diou_jax.command.arguments import parse
 from diou_jax.configs import base
+from diou_jax.configs.option_groups import AFTER_NETWORK
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten
 
@@ -79,4 +80,4 @@ def test_only_an_evaluation_sweeps(tmp_path, monkeypatch):
 
 
 def test_the_listed_options_exist():
-    assert set(base.AFTER_NETWORK) <= {option.name for option in base.OPTIONS}
+    assert set(AFTER_NETWORK) <= {option.name for option in base.OPTIONS}

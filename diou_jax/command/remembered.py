@@ -5,55 +5,10 @@ from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
+from diou_jax.configs.option_groups import NETWORK, SHAPES
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten, to_tuples
 
-# Options that decide which parameters a network has.
-SHAPES = (
-    "resnets.blocks",
-    "resnets.num_groups",
-    "resnets.width_per_group",
-    "resnets.stem_width",
-    "resnets.use_gn",
-    "resnets.use_bn",
-    "fpn.dim",
-    "fpn.use_gn",
-    "fpn.use_bn",
-    "fpn.rpn_num_convs",
-    "fpn.rpn_aspect_ratios",
-    "fast_rcnn.roi_box_head",
-    "fast_rcnn.mlp_head_dim",
-    "fast_rcnn.num_stacked_convs",
-    "fast_rcnn.conv_head_dim",
-    "fast_rcnn.roi_xform_resolution",
-    "model.cls_agnostic_bbox_reg",
-    "model.mask_on",
-    "mrcnn.num_convs",
-    "mrcnn.use_gn",
-    "mrcnn.use_bn",
-    "mrcnn.dim_reduced",
-    "mrcnn.cls_specific_mask",
-)
-# These and the options for which the parameters were trained; with other values they give other results.
-NETWORK = (
-    *SHAPES,
-    "dtype",
-    "pixel_means",
-    "model.bbox_reg_weights",
-    "model.box_convention",
-    "resnets.stride_1x1",
-    "group_norm",
-    "batch_norm.epsilon",
-    "fpn.coarsest_stride",
-    "fpn.rpn_anchor_start_size",
-    "fpn.roi_canonical_scale",
-    "fpn.roi_canonical_level",
-    "fpn.mask_padding",
-    "fast_rcnn.roi_xform_sampling_ratio",
-    "mrcnn.resolution",
-    "mrcnn.roi_xform_resolution",
-    "mrcnn.roi_xform_sampling_ratio",
-)
 # Other options that change an evaluation or prediction.
 FOLLOWED = ("model", "test", "predict", "data.source", "data.root", "data.val_annotations", "data.buckets")
 

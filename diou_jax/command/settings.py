@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from diou_jax.command import option_names
 from diou_jax.configs import base
+from diou_jax.configs.option_groups import AFTER_NETWORK
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten
 from diou_jax.option_kinds import check_values
@@ -30,10 +31,10 @@ def combinations(given: Sequence[str], config: ConfigDict) -> Iterator[tuple[str
         if not equals or not all(listed):
             raise UserError(f"--sweep {text}: write --sweep NAME=VALUE,VALUE, as in --sweep test.nms=0.4,0.5,0.6")
         name = option_names.spell(written.strip().removeprefix("config."), config)
-        if name not in base.AFTER_NETWORK:
+        if name not in AFTER_NETWORK:
             raise UserError(
                 f"--sweep {name}: the network would have to run again for each value. One run of the network serves "
-                f"several values of {', '.join(base.AFTER_NETWORK)}"
+                f"several values of {', '.join(AFTER_NETWORK)}"
             )
         if name in columns:
             raise UserError(f"--sweep {name}: it is named twice; separate its values by commas")

@@ -12,6 +12,7 @@ from diou_jax.analysis.comparison import Comparison, Side, compare
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
+from diou_jax.configs.option_groups import AFTER_NETWORK
 from diou_jax.data.dataset import Dataset
 from diou_jax.data.loader import batches
 from diou_jax.detection.staged import Selection
@@ -50,7 +51,7 @@ def sweep(
     Args:
       config: the run's config.
       workdir: the run's folder.
-      settings: configs by name. Options of `base.AFTER_NETWORK` are taken from them, all others from `config`.
+      settings: configs by name. Options of `AFTER_NETWORK` are taken from them, all others from `config`.
       checkpoint: the last one, the best one, or that of a step; see `Checkpoints`.
 
     Returns:
@@ -158,7 +159,7 @@ def _with_setting(config: ConfigDict, setting: ConfigDict) -> ConfigDict:
     """A copy of `config` with the options of `setting` that act after the network."""
     config = config.copy_and_resolve_references()
     values = flatten(setting)
-    for name in base.AFTER_NETWORK:
+    for name in AFTER_NETWORK:
         *groups, option = name.split(".")
         group = config
         for key in groups:

@@ -13,52 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diou_jax.configs import base
+from diou_jax.configs.option_groups import NETWORK
 from diou_jax.data.buckets import round_up
 from diou_jax.data.dataset import Dataset
 from diou_jax.nested_config import flatten
 
-# Options that define a network; weights fit only a network with the same values.
-NETWORK = (
-    "pixel_means",
-    "model.cls_agnostic_bbox_reg",
-    "model.bbox_reg_weights",
-    "model.box_convention",
-    "resnets.blocks",
-    "resnets.num_groups",
-    "resnets.width_per_group",
-    "resnets.stem_width",
-    "resnets.stride_1x1",
-    "resnets.freeze_at",
-    "resnets.use_gn",
-    "resnets.use_bn",
-    "group_norm.num_groups",
-    "group_norm.dim_per_gp",
-    "group_norm.epsilon",
-    "batch_norm.epsilon",
-    "fpn.dim",
-    "fpn.use_gn",
-    "fpn.use_bn",
-    "fpn.rpn_num_convs",
-    "fpn.coarsest_stride",
-    "fpn.rpn_anchor_start_size",
-    "fpn.rpn_aspect_ratios",
-    "fpn.roi_canonical_scale",
-    "fpn.roi_canonical_level",
-    "fast_rcnn.roi_box_head",
-    "fast_rcnn.mlp_head_dim",
-    "fast_rcnn.num_stacked_convs",
-    "fast_rcnn.conv_head_dim",
-    "fast_rcnn.roi_xform_resolution",
-    "fast_rcnn.roi_xform_sampling_ratio",
-    "mrcnn.num_convs",
-    "mrcnn.use_gn",
-    "mrcnn.use_bn",
-    "mrcnn.dim_reduced",
-    "mrcnn.cls_specific_mask",
-    "mrcnn.resolution",
-    "mrcnn.roi_xform_resolution",
-    "mrcnn.roi_xform_sampling_ratio",
-)
+# Options that a new run takes over from the weights it starts from. Whether it has masks depends on its own data; its
+# dtype and the masking of padding are its own, too.
+TAKEN = {*NETWORK, "resnets.freeze_at"} - {"model.mask_on", "dtype", "fpn.mask_padding"}
 SMALL_BODY = {
     "resnets.blocks": (1, 1, 1, 1),
     "resnets.width_per_group": 16,
@@ -107,7 +69,7 @@ class Start:
 
     Attributes:
       weights: their origin in words; empty for random weights.
-      network: options of `NETWORK` that the weights require.
+      network: options of `TAKEN` that the weights require.
       detector: whether they hold more than a backbone.
     """
 
@@ -203,7 +165,7 @@ class Choices:
 def _network(choices, data, start, devices):
     config = choices.config
     for name, value in start.network.items():
-        if name in NETWORK:
+        if name in TAKEN:
             choices.set(name, value, f"as {start.weights} has it" if name.startswith("resnets.") else "")
     if not start.weights:
         body: Mapping[str, Any] = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY

@@ -10,7 +10,7 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
-from diou_jax.options.choices import NETWORK, Choices, Devices, Start, fill, is_open, measure, resolve
+from diou_jax.options.choices import TAKEN, Choices, Devices, Start, fill, is_open, measure, resolve
 from diou_jax.reporting.run_log import print_line
 from diou_jax.weights.layer_options import layer_options
 from diou_jax.weights.sources import read_source, wanted_options
@@ -68,7 +68,7 @@ def start_of(config) -> Start:
     """
     path = config.init.checkpoint
     if path and not os.path.isfile(path):
-        network = {name: value for name, value in _options(path).items() if name in NETWORK}
+        network = {name: value for name, value in _options(path).items() if name in TAKEN}
         return Start(path, network)
     path = path or config.resnets.imagenet_pretrained_weights
     if not path:
