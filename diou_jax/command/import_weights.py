@@ -41,10 +41,10 @@ def import_file(
     Raises:
       UserError: if the file does not fit, or `workdir` holds a run already.
     """
-    config = settle(config, workdir)
+    config = settle(config, workdir, source=path)
     base.check(config)
     source = weight_source(config, path)
-    class_names, category_ids = build.class_table(config, source.num_classes)
+    class_names, category_ids = build.class_table(config, source)
     detector = build.detector(config, len(class_names))
     network = detector.network
     variables, report = import_tensors(source, network.init_variables(jax.random.key(config.rng_seed)), allow=allow)

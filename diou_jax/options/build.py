@@ -30,6 +30,7 @@ from diou_jax.options.model import heads as heads
 from diou_jax.options.model import network as network
 from diou_jax.options.model import rules_of
 from diou_jax.programs import Programs
+from diou_jax.weights.sources import WeightSource
 
 
 def dataset(config: ConfigDict, names: Sequence[str], *, masks: bool | None = None) -> Dataset:
@@ -104,16 +105,21 @@ def layout(config: ConfigDict) -> layouts.Layout:
     )
 
 
-def class_table(config: ConfigDict, num_classes: int | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and category ids of a detector's classes: COCO's if there are 81, else those of the training set.
+def class_table(config: ConfigDict, source: WeightSource) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids of a detector's K classes, background first.
+
+    They are those that the weight file names, else COCO's if there are 81, else those of the training set.
 
     Args:
       config: the config, which names the training set.
-      num_classes: K of the weights, background included, or None if unknown.
+      source: the weight file.
 
     Raises:
       UserError: if the training set has another number of classes, or is needed and missing.
     """
+    num_classes, record = source.num_classes, source.record
+    if record.class_names and num_classes in (None, len(record.class_names)):
+        return record.class_names, record.category_ids
     if num_classes == len(coco_classes.NAMES):
         return coco_classes.NAMES, coco_classes.IDS
     try:

@@ -70,12 +70,10 @@ class Start:
     Attributes:
       weights: their origin in words; empty for random weights.
       network: options of `TAKEN` that the weights require.
-      detector: whether they hold more than a backbone.
     """
 
     weights: str = ""
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    detector: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,10 +57,15 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
                 f"init.checkpoint={path} is {source.kind}, a backbone alone; it belongs to "
                 "resnets.imagenet_pretrained_weights"
             )
+        # The file's network may have other heads than the run's.
+        theirs = config.copy_and_resolve_references()
+        theirs.model.mask_on, theirs.model.rpn_only = source.has_masks, source.num_classes is None
         # The RPN alone has no classes, so that any number stands for it.
-        blank = build.network(config, source.num_classes or 1).init_variables(jax.random.key(config.rng_seed))
-        variables, lines = import_tensors(source, blank)
-        names = coco_classes.NAMES if source.num_classes == len(coco_classes.NAMES) else ()
+        shapes = build.network(theirs, source.num_classes or 1).variable_shapes()
+        variables, lines = import_tensors(source, shapes)
+        names = source.record.class_names
+        if not names and source.num_classes == len(coco_classes.NAMES):
+            names = coco_classes.NAMES
         return variables, names, [f"weights of {path}", *lines]
     with Checkpoints(path, create=False) as checkpoints:
         variables, step = checkpoints.stored_variables(), checkpoints.chosen()

@@ -17,12 +17,13 @@ from diou_jax.weights.sources import read_source, wanted_options
 from diou_jax.workdir.run_config import read_config
 
 
-def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
+def settle(config: ConfigDict, workdir: str | os.PathLike = "", *, source: str | os.PathLike = "") -> ConfigDict:
     """A config without open options; logs the choices and the files of own data.
 
     Args:
       config: the given config; it is returned unchanged if nothing is open.
       workdir: the run's folder. If it has a checkpoint, the run's options are taken and nothing is chosen.
+      source: a weight file that is imported; without one, the weights are those that the config names.
 
     Raises:
       UserError: if a given option has an invalid value, or data or weights that a choice depends on cannot be read.
@@ -41,7 +42,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "") -> ConfigDict:
         prepare(config.log.compilation_cache)
         data = build.dataset(config, config.train.datasets, masks=False)
         devices = Devices(jax.device_count(), "cpu" if jax.default_backend() == "cpu" else "gpu")
-        config, chosen = resolve(config, measure(data), start=start_of(config), devices=devices)
+        config, chosen = resolve(config, measure(data), start=start_of(config, source), devices=devices)
     if jax.process_index() == 0:
         for line in [*lines, *chosen]:
             print_line(line)
@@ -60,19 +61,19 @@ def _options(workdir) -> dict:
     return flatten(read_config(workdir) or {})
 
 
-def start_of(config) -> Start:
-    """The weights that a run of `config` starts from, and what is known of their network.
+def start_of(config: ConfigDict, source: str | os.PathLike = "") -> Start:
+    """The weights that a run starts from, `source` or those that `config` names, and the options of their network.
 
     Raises:
       UserError: if the weight file cannot be read.
     """
-    path = config.init.checkpoint
+    path = os.fspath(source) or config.init.checkpoint
     if path and not os.path.isfile(path):
         network = {name: value for name, value in _options(path).items() if name in TAKEN}
         return Start(path, network)
     path = path or config.resnets.imagenet_pretrained_weights
     if not path:
         return Start()
-    source = read_source(path, imagenet_style=config.resnets.imagenet_style, batch_norm=bool(config.resnets.use_bn))
-    layers = layer_options(source.tensors) if source.is_detector else {}
-    return Start(path, wanted_options(source) | layers)
+    read = read_source(path, imagenet_style=config.resnets.imagenet_style, batch_norm=bool(config.resnets.use_bn))
+    layers = layer_options(read.tensors) if read.is_detector else {}
+    return Start(path, {**read.record.options, **wanted_options(read), **layers})

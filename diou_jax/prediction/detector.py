@@ -120,7 +120,7 @@ class Detector:
         source = weight_source(config, path)
         if not source.is_detector:
             raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
-        class_names, category_ids = build.class_table(config, source.num_classes)
+        class_names, category_ids = build.class_table(config, source)
         shapes = build.network(config, len(class_names)).variable_shapes()
         variables, _ = import_tensors(source, shapes)
         return cls(config, variables, class_names, category_ids=category_ids)

@@ -13,6 +13,7 @@ import numpy as np
 from diou_jax import plain_pickle
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
+from diou_jax.weights.record import Record, read_record
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
@@ -26,11 +27,13 @@ class WeightFile:
       tensors: arrays by name.
       step: step of the training run that wrote it, or None; the original counts from 0.
       optimizer: torch's ``state_dict`` of the optimiser, with arrays, or None.
+      record: the network's options and classes, which files of this package have.
     """
 
     tensors: dict[str, np.ndarray]
     step: int | None = None
     optimizer: Mapping[str, Any] | None = None
+    record: Record = dataclasses.field(default_factory=Record)
 
 
 def read(path: str | os.PathLike) -> WeightFile:
@@ -60,7 +63,7 @@ def _unpack(path, content) -> WeightFile:
     """Finds the tensors in the content of a file: the original's "model", Detectron's "blobs", or the whole."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    step, optimizer = content.get("step"), content.get("optimizer")
+    step, optimizer, record = content.get("step"), content.get("optimizer"), read_record(content, path)
     for key in ("model", "blobs", "state_dict"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -70,7 +73,7 @@ def _unpack(path, content) -> WeightFile:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name")
-    return WeightFile(tensors, int(step) if step is not None else None, optimizer)
+    return WeightFile(tensors, int(step) if step is not None else None, optimizer, record)
 
 
 def _read_torch(path):

@@ -13,12 +13,16 @@ from diou_jax.detection.preprocess import PIXEL_MEANS
 from diou_jax.errors import UserError
 from diou_jax.weights import detectron, files, imagenet, torchvision
 from diou_jax.weights.original import fit, misfit, original_tensors
+from diou_jax.weights.record import Record
 
 BODY = "Conv_Body.conv_body."
 STEM = "Conv_Body.conv_body.res1.conv1.weight"
 RPN = "RPN.FPN_RPN_conv.weight"
+MASKS = "Mask_Outs.classify.weight"
 CLASSIFIER = "Box_Outs.cls_score.weight"
 STATISTICS = "Conv_Body.conv_body.res1.bn1.running_var"
+# Options that weights depend on and that neither their names nor their shapes show.
+UNSEEN = ("model.box_convention", "resnets.stride_1x1", "pixel_means", "batch_norm.epsilon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class WeightSource:
       step: number of updates done, or None if unknown.
       optimizer: torch's state of the optimiser, or None.
       style: convention of the images, and for a detector of its boxes: "caffe" or "torchvision"; None if unknown.
+      record: the network's options and classes, if the file has them.
     """
 
     kind: str
@@ -40,11 +45,17 @@ class WeightSource:
     step: int | None = None
     optimizer: Mapping[str, Any] | None = None
     style: str | None = None
+    record: Record = dataclasses.field(default_factory=Record)
 
     @property
     def is_detector(self) -> bool:
         """Whether the file holds more than a backbone."""
         return CLASSIFIER in self.tensors or RPN in self.tensors
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the file holds a mask head."""
+        return MASKS in self.tensors
 
     @property
     def num_classes(self) -> int | None:
@@ -77,7 +88,8 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto", batch_
     if any(name.startswith("Conv_Body.") for name in names):
         # The original counts steps from 0, and saves after the update.
         step = None if file.step is None else file.step + 1
-        return WeightSource("a checkpoint of the original", dict(file.tensors), (), step, file.optimizer)
+        kind = "an exported checkpoint" if file.record.options else "a checkpoint of the original"
+        return WeightSource(kind, dict(file.tensors), (), step, file.optimizer, record=file.record)
     if detectron.is_detectron(names):
         tensors, unused = detectron.to_original(file.tensors)
         return WeightSource("Detectron's blobs", tensors, tuple(unused))
@@ -112,7 +124,7 @@ def wanted_options(source: WeightSource) -> dict[str, Any]:
         wanted["batch_norm.epsilon"] = imagenet.BATCH_NORM_EPSILON
     if source.is_detector:
         wanted["model.box_convention"] = source.style or "detectron"
-    return wanted
+    return wanted | {name: source.record.options[name] for name in UNSEEN if name in source.record.options}
 
 
 def check_style(source: WeightSource, options: Mapping[str, Any]) -> None:
@@ -125,11 +137,12 @@ def check_style(source: WeightSource, options: Mapping[str, Any]) -> None:
     for name, value in wanted_options(source).items():
         same = np.allclose(value, options[name], atol=0.5) if name == "pixel_means" else value == options[name]
         if not same:
-            mend = (
-                f"{source.config or 'configs/base.py'} has all that it needs"
-                if source.is_detector
-                else "set it, or set resnets.imagenet_style if the file was recognised wrongly"
-            )
+            if name in source.record.options:
+                mend = "set it, since its network was trained with it"
+            elif source.is_detector:
+                mend = f"{source.config or 'configs/base.py'} has all that it needs"
+            else:
+                mend = "set it, or set resnets.imagenet_style if the file was recognised wrongly"
             raise UserError(f"{source.kind} wants {name}={value}, not {options[name]}: {mend}")
 
 
