@@ -1,4 +1,4 @@
-"""What a step will ask of a GPU, read off the program that XLA compiles for it; the GPU itself need not be there.
+"""The work and the traffic of a step on a GPU, from the program that XLA compiles for it; no GPU is needed.
 
     pip install -e '.[cuda13]'                              # brings the compiler; a GPU is used where there is one
     python benchmarks/ahead_of_time.py --images 2 16
@@ -7,13 +7,13 @@
     python benchmarks/ahead_of_time.py --masks              # Mask R-CNN
     python benchmarks/ahead_of_time.py --smoke              # a sketch of the network, compiled for the CPU
 
-Each kernel of the compiled step reads its operands and writes its results once, and multiplies what its convolutions
-and products ask for; at the given peaks, and with a fixed time to start each kernel, that takes the time "at least".
-It is a limit to compare programs by, not a prediction: libraries choose their algorithms on the device, and of a
-hand-written kernel only what goes in and out whole can be seen. Sums over devices count as if they stayed on one.
+Each kernel of the compiled step reads its operands and writes its results once, and does the multiplications of its
+convolutions and products; at the given peaks, and with a fixed time to start each kernel, that takes the time "at
+least". It is a limit to compare programs by, not a prediction: libraries choose their algorithms on the device, and of
+a hand-written kernel only whole inputs and outputs can be seen. Sums over devices count as if they stayed on one.
 
-The tables: by kind of kernel; by the part of the step, as the operation's name tells it, with what its kernels take
-longest for; and, with --longest, kernel by kernel.
+The tables: by kind of kernel; by the part of the step, from the operation's name, with the time by its kernels' longest
+task; and, with --longest, kernel by kernel.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def table(images: int, program: jax.stages.Compiled, options) -> None:
 
     found = kernels(program.as_text())
     memory = program.memory_analysis().temp_size_in_bytes / 1e9
-    print(f"\n{images} images; {memory:.2f} GB beside what goes in and out\n")
+    print(f"\n{images} images; {memory:.2f} GB beside inputs and outputs\n")
     timing.head("kind", "kernels", "GB", "TFLOP", "at least, ms")
     for kind, chosen in groups("kind"):
         row(kind, chosen)
@@ -122,7 +122,7 @@ def table(images: int, program: jax.stages.Compiled, options) -> None:
         "part", "kernels", "GB", "TFLOP", "moving, ms", "computing", "starting", "backward", "share", "at least, ms"
     )
     for part, chosen in [*groups("part"), ("sum", found)]:
-        # Each kernel's time is that of what it takes longest for.
+        # Each kernel's time is that of its longest task.
         moving, computing = (
             sum(limits(kernel)[which] for kernel in chosen if max(limits(kernel)) == limits(kernel)[which])
             for which in (0, 1)

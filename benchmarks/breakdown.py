@@ -1,8 +1,8 @@
 """Where a train step's time goes: its parts compiled and timed one by one, each beside its roofline.
 
-The table of ``train.py --breakdown``. A part by itself writes to memory what the whole step may fuse, so the parts' sum
-is not the step. Work is counted before optimisation, where convolutions still are convolutions, traffic after it, where
-fusions are what they will be; of a hand-written kernel only what goes in and out can be seen.
+The table of ``train.py --breakdown``. A part by itself writes values to memory that the whole step may fuse, so the
+parts' sum is not the step. Work is counted before optimisation, where convolutions still are convolutions, traffic
+after it, where fusions are final; of a hand-written kernel only inputs and outputs can be seen.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ def parts(detector, optimizer, state, batch) -> Iterator[tuple[Part, Program, An
     yield part("resizing", lambda _, batch: preprocess.normalise(batch, detector.pixel_means), None, batch)
     backbone = network("backbone", lambda net, images, fixed: net.backbone(images, padded_size))
     yield part("backbone", lambda weights, images: backbone((weights, images), None), params["backbone"], result)
-    # What frozen stages give needs no gradient.
+    # The outputs of frozen stages need no gradient.
     stages = max(detector.network.backbone.freeze_at - 1, 0)
     frozen, learnt = (dict(list(result.items())[part]) for part in (slice(stages), slice(stages, None)))
     neck = network("neck", lambda net, maps, frozen: net.neck(frozen | maps, padded_size))
@@ -130,7 +130,7 @@ def filled(like, value: float):
 
 
 def forward_and_backward(part: Part) -> Callable:
-    """The part and the gradient of what it learns from that of its result, as one function."""
+    """The part and the gradient of its parameters from that of its result, as one function."""
 
     def both(learnt, fixed, gradient):
         result, pull = jax.vjp(lambda learnt: part.function(learnt, fixed), learnt)

@@ -7,7 +7,7 @@ import re
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 BYTES |= {"u64": 8, "f64": 8}
 SORTED_AT_ONCE = 4096  # see kernels/top_k.py
-# Where an operation comes from, by the first of these scopes in its name; what bears none is "other".
+# The part of an operation, by the first of these scopes in its name; one without any is "other".
 PARTS = {
     "input": "images",
     "backbone": "backbone",
@@ -41,10 +41,10 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """What runs on its own.
+    """An operation that runs on its own.
 
     Attributes:
-      kind: what it is, as the tables call it.
+      kind: its kind, by the name in the tables.
       origin: the operation of the JAX program that it came from.
       traffic: bytes of operands and results.
       work: floating-point operations of products and convolutions.
@@ -103,7 +103,7 @@ def _parse(line):
 
 
 def _balanced(text):
-    """The text up to the bracket that closes the first one, and what follows."""
+    """The text up to the bracket that closes the first one, and the rest."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")

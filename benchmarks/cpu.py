@@ -6,7 +6,7 @@
 
 Both do the same work: R-50-FPN with the strides on the 3x3 convolutions, stem and res2 frozen, frozen batch
 normalisation, 2000 proposals and 512 RoIs an image in training, 1000 RoIs in detection, and SGD with momentum and decay
-in the step. They take turns, call by call, each in a process of its own, so that what else the machine does meets both.
+in the step. They take turns, call by call, each in a process of its own, so that other work on the machine meets both.
 Detection suppresses by DIoU, which torchvision does not know: it suppresses by IoU, and so do the rows of suppression.
 Masks are those of the boxes: neither side pastes them into the image.
 """

@@ -1,4 +1,4 @@
-"""Is this device sound, and what are its ceilings: versions, compiler, eager arithmetic, copies and products.
+"""Whether this device is sound, and its ceilings: versions, compiler, eager arithmetic, copies and products.
 
     python benchmarks/device.py
     python benchmarks/device.py --smoke      # small arrays, seconds on a CPU
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     print(timing.header("Device"))
-    timing.head("what", "version")
+    timing.head("software", "version")
     for name, version in versions().items():
         timing.line(name, version)
     print()

@@ -50,7 +50,7 @@ def small_config(root: pathlib.Path, steps: int, every: int):
 
 
 def start(file: pathlib.Path, workdir: pathlib.Path, log) -> subprocess.Popen:
-    """The run, or what is left of it."""
+    """The run, or the rest of it."""
     command = [sys.executable, str(MAIN), "--config", str(file), "--workdir", str(workdir), "--mode", "train"]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=MAIN.parent)
 
@@ -92,12 +92,12 @@ def final_state(config, workdir: pathlib.Path):
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    """The log without what depends on the clock."""
+    """The log without values that depend on the clock."""
     return [{name: row[name] for name in row if name != "images_per_second"} for row in read_metrics(workdir)]
 
 
 def main() -> None:
-    """Prints a line a kill and what came of it."""
+    """Prints a line for each kill and its outcome."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=pathlib.Path, help="folder for the runs; they are replaced")
     parser.add_argument("--kills", type=int, default=20)

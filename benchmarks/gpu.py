@@ -6,7 +6,7 @@
 
 Every stage is another benchmark in a process of its own with a time limit: an abort or a hang costs that stage. Each
 line is written at once to FOLDER/report.md, and each row of a table to FOLDER/results.jsonl. A stage that does not fit
-into what is left of the time is skipped, and the summary says so. Nothing asks the network.
+into the rest of the time is skipped, and the summary says so. Nothing asks the network.
 """
 
 import argparse
@@ -140,7 +140,7 @@ class Report:
         self._columns = None
         self.line(f"\n{self._stage}: {status}, {seconds:.0f} s")
         print(json.dumps({"stage": self._stage, "status": status, "seconds": round(seconds, 1)}), file=self._rows)
-        self._stage = ""  # what follows is no stage's
+        self._stage = ""  # the next rows belong to no stage
 
     def rows(self, stage: str) -> list[dict]:
         """The results of a stage so far."""

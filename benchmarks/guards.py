@@ -1,10 +1,10 @@
-"""What being careful costs: a step with and without its guard, and how long a checkpoint holds training up.
+"""The cost of care: a step with and without its guard, and the time for which a checkpoint holds training up.
 
     python benchmarks/guards.py            # R-50-FPN at 800 x 1344, for a GPU
     python benchmarks/guards.py --shapes   # the detector of configs/shapes.py, minutes on a CPU
     python benchmarks/guards.py --smoke    # a sketch of a detector, seconds
 
-The two steps take turns, so that what else the machine does hits both alike. A checkpoint's time is that of `save`
+The two steps take turns, so that other work on the machine meets both alike. A checkpoint's time is that of `save`
 between two steps; writing goes on behind it. The first one, which makes folders, is not counted.
 """
 

@@ -8,8 +8,8 @@ bursts. Latency: of a call by itself, from arrays on the device to detections th
 on the host; median, 10th and 90th percentile. Ours resizes inside the call. torchvision knows no DIoU and suppresses by
 IoU.
 
-The weights are random, so the score threshold of each detector is set to what as many boxes exceed as those of a
-trained one exceed 0.05 (`--candidates`): with none, the last suppression would cost nothing.
+The weights are random, so each detector has the score threshold that as many boxes exceed as those of a trained one
+exceed 0.05 (`--candidates`): with none, the last suppression would cost nothing.
 """
 
 import argparse

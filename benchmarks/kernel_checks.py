@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs="+", help="checks these in this process, a line of JSON each")
     parser.add_argument("--seconds", type=float, default=90.0, help="limit of a process")
-    parser.add_argument("--dump", type=pathlib.Path, help="folder for what Mosaic made of a kernel that broke")
+    parser.add_argument("--dump", type=pathlib.Path, help="folder for Mosaic's dump of a kernel that broke")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     size = {"seeds": 1, "repeats": 2} if options.smoke else {"seeds": SEEDS, "repeats": REPEATS}
@@ -184,7 +184,7 @@ def keep_dump(name: str, environment: dict[str, str], options) -> None:
     """Repeats a trial that broke, and leaves Mosaic's PTX and machine code in a folder of its name."""
     folder = options.dump / "".join(letter if letter.isalnum() else "_" for letter in name)
     folder.mkdir(parents=True, exist_ok=True)
-    switches = {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "SASS", "MLIR_PASSES")}
+    switches = {f"MOSAIC_GPU_DUMP_{stage}": "1" for stage in ("PTX", "PTXAS", "SASS", "MLIR_PASSES")}
     _, problem = one_process([name], environment | switches | {"MOSAIC_GPU_DUMP_TO": str(folder)}, 60.0, options)
     print(f"{name}, once more: {problem or 'no failure this time'}; see {folder.name}", flush=True)
 

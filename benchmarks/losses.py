@@ -319,7 +319,7 @@ def run_all(losses: Losses, candidates: Mapping[str, Sequence[float]]) -> str:
 
 
 def main() -> None:
-    """Runs what is missing and prints the tables."""
+    """Runs the missing trainings and prints the tables."""
     parser = make_parser(__doc__, "runs/losses")
     parser.add_argument("--draws", type=int, default=300, help="resampled sets of images")
     with contextlib.ExitStack() as stack:

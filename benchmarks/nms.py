@@ -41,7 +41,7 @@ def measure(call, wait, *, bursts: int, length: int) -> float:
 
 
 def in_torch(boxes: np.ndarray, scores: np.ndarray, threshold: float):
-    """A call that goes over the images, and what waits for the device."""
+    """A call that goes over the images, and a function that waits for the device."""
     import torch
     from torchvision.ops import batched_nms
 

@@ -44,7 +44,7 @@ def train(images: int, size: tuple[int, int], *, bursts: int, length: int) -> tu
 def training(
     images: int, size: tuple[int, int], *, dtype: str = "bfloat16", masks: bool = False
 ) -> tuple[Callable, Callable]:
-    """A train step, the optimiser's included, and what waits for its result."""
+    """A train step, the optimiser's included, and a function that waits for its result."""
     import torch
 
     model, device = _model(size, masks)
@@ -91,7 +91,7 @@ def detect(
 def detection(
     images: int, size: tuple[int, int], *, candidates: int, dtype: str = "bfloat16", masks: bool = False
 ) -> tuple[Callable, Callable, Callable]:
-    """A call on images on the device, one from host to host, and what waits for their results."""
+    """A call on images on the device, one from host to host, and a function that waits for their results."""
     import torch
 
     model, device = _model(size, masks)

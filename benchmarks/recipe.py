@@ -114,7 +114,7 @@ def write_plot(path: pathlib.Path, results: Mapping[str, Sequence[Mapping]], row
 
 
 def run_all(study: Study, chosen: Mapping[str, tuple[str, ...]], *, seeds: int, steps: int) -> str:
-    """Trains what is missing; returns the table, and writes it, the numbers and the picture.
+    """Runs the missing trainings; returns the table, and writes it, the numbers and the picture.
 
     Args:
       study: the trainings' folder and common options.
@@ -139,7 +139,7 @@ def run_all(study: Study, chosen: Mapping[str, tuple[str, ...]], *, seeds: int, 
 
 
 def main() -> None:
-    """Runs what is missing and prints the table."""
+    """Runs the missing trainings and prints the table."""
     parser = make_parser(__doc__, "runs/recipe")
     parser.add_argument("--scale", type=int, default=224, help="train.scales and test.scale of the defaults")
     parser.add_argument("--longest", type=int, default=320, help="train.max_size and test.max_size of the defaults")

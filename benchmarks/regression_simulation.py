@@ -71,7 +71,7 @@ def corners(boxes: jax.Array) -> jax.Array:
 def regress(anchors: jax.Array, target: jax.Array, *, loss) -> jax.Array:
     """Errors of anchors (N, 4) against target (4,), both in centre form, before the first and after every step.
 
-    The result (201, N / 49) has the L1 distances of the anchors of a place summed, so that what is left to add is small
+    The result (201, N / 49) has the L1 distances of the anchors of a place summed, so that the sum of the rest is small
     enough to be kept, and float32 has added no more than 49 numbers.
     """
 

@@ -96,7 +96,7 @@ def in_jax(form, names, inputs, dtype, resolution):
 
 
 def in_torch(inputs, dtype, resolution):
-    """The same of torchvision, and what waits for the device.
+    """The same of torchvision, and a function that waits for the device.
 
     Channels first and contiguous, as its kernels compute; bfloat16 under autocast, as they know no bfloat16.
     """

@@ -165,7 +165,7 @@ def compare(results: Mapping[str, Sequence[Mapping]]) -> dict[str, dict]:
     """The interval of each measure and of the difference from the first entry, paired by seed.
 
     Args:
-      results: results of `Study.train` in the order of the seeds, by name; the first is what others are compared with.
+      results: results of `Study.train` in the order of the seeds, by name; the others are compared with the first.
 
     Returns:
       By name: a mean and half a width for each of `MEASURES`, None without objects of the size, for "difference" in AP,

@@ -50,7 +50,7 @@ def has_torchvision() -> bool:
 
 
 def header(title: str) -> str:
-    """What a reader must know to repeat a table: devices, versions, date and command."""
+    """The head of a table, by which a reader can repeat it: devices, versions, date and command."""
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     versions = [f"Python {platform.python_version()}"]
     for name in ("jax", "jaxlib", "torch", "torchvision"):
@@ -63,7 +63,7 @@ def header(title: str) -> str:
 
 
 def line(*cells) -> None:
-    """A line of a Markdown table; numbers to three digits, what is None as a dash."""
+    """A line of a Markdown table; numbers to three digits, None as a dash."""
     print("| " + " | ".join(map(_show, cells)) + " |", flush=True)
 
 

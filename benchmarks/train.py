@@ -8,7 +8,7 @@ The step is that of diou_jax.training.train: the same function, the state donate
 end of a burst of steps; times are medians over bursts, with the 10th and 90th percentile. "device" repeats one batch
 that lies on the device, as uint8 pixels that the step resizes; "files" reads JPEGs, resizes them to the same shapes
 and lies idle where they come too slowly. torchvision's data lie on the device, also where "files" is compared with it.
-All figures are of one device, and the batch is what one device has.
+All figures are of one device, and the batch is the images of one device.
 
 TFLOP/s are of one image's work times images per second. The work is "stated", two for each multiply-add that the
 layers' shapes ask for with stem and res2 frozen, as every detector of this kind needs them, though ours leaves out most
@@ -110,7 +110,7 @@ class Training:
         for step in first.values():  # compiled before the clock starts
             jax.block_until_ready(self(next(to_devices([reader(step)[0]], ahead=0))))
         host = loader.batches(reader, 0, 10**6, threads=threads, workers=workers)
-        for _ in range(2 * threads * max(workers, 1)):  # what was read while nobody waited does not count
+        for _ in range(2 * threads * max(workers, 1)):  # images that were read while nobody waited do not count
             next(host)
         stream = to_devices(host, ahead=self.config.data.prefetch)
         seconds = timing.measure(lambda: self(next(stream)), jax.block_until_ready, bursts=bursts, length=length)
@@ -180,7 +180,7 @@ def peak_memory() -> float | None:
 
 
 def program_size(program: jax.stages.Compiled) -> float:
-    """GB that a program holds: arguments, results and what lies between."""
+    """GB that a program holds: arguments, results and intermediate values."""
     memory = program.memory_analysis()
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return (sizes + memory.temp_size_in_bytes) / 1e9

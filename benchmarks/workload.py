@@ -1,4 +1,4 @@
-"""What the benchmarks of whole steps work on: the detector of configs/ciou.py and images that fill its input."""
+"""The work of the benchmarks of whole steps: the detector of configs/ciou.py and images that fill its input."""
 
 import numpy as np
 from flax import traverse_util
@@ -23,7 +23,7 @@ CANVAS = 640  # pixels of COCO's longest files, lying or standing
 
 
 def prepare() -> None:
-    """What a run does before it holds the device, see `diou_jax.compilation`."""
+    """Prepares the process as a run does before it holds the device, see `diou_jax.compilation`."""
     set_flags()
     for line in earn_kernels("~/.cache/diou_jax"):
         print(line)

@@ -335,7 +335,7 @@ OPTIONS = (
     Option("solver.clip_norm", 0.0, Real(0), "limit of the gradient's global norm; 0: no limit", original=None),
     Option("solver.ema_decay", 0.0, Real(0, 1, below=True),
            "share that the exponential moving average of the weights keeps at each update, such as 0.9998; 0: no "
-           "average. The average is what is evaluated, predicted with and exported, see [training.md](training.md)",
+           "average. Evaluation, prediction and export use the average, see [training.md](training.md)",
            original=None),
     Option("solver.scale_with_devices", True, Flag(),
            "the original's linear rule: learning rate, steps, length and `fpn.rpn_collect_scale` follow the batch size "

@@ -2,13 +2,13 @@
 
 python main.py --config configs/lsj.py
 python main.py --config configs/lsj.py --config.model.mask_on=True
-python main.py --config configs/lsj.py --mode check --pictures seen     # what the training sees
+python main.py --config configs/lsj.py --mode check --pictures seen     # the input of the training
 
 It is torchvision's recipe of fasterrcnn_resnet50_fpn_v2 (github.com/pytorch/vision/pull/5763: 32 GPUs with two images
 each), with batch norm over all devices; Detectron2's new_baselines have the same batch, jitter and length. Published AP
 on COCO val2017, none of it measured here: torchvision 46.7, with masks 47.4 and 41.8 (pull 5773); Detectron2 with masks
-47.4 and 42.5, after 100 epochs 44.6 and 40.3. docs/recipe.md has the sources of each setting, what differs and what a
-run costs.
+47.4 and 42.5, after 100 epochs 44.6 and 40.3. docs/recipe.md has the sources of each setting, the differences and the
+cost of a run.
 """
 
 from diou_jax.configs import base

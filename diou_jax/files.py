@@ -80,10 +80,10 @@ def printable(path: str | os.PathLike) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def _probe(folder, what):
+def _probe(folder, option):
     """Writes a temporary file: permission bits alone say nothing about the superuser or read-only file systems."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
     except OSError as error:
-        raise UserError(f"{what} cannot be written: {error.strerror}; name another") from None
+        raise UserError(f"{option} cannot be written: {error.strerror}; name another") from None

@@ -17,7 +17,7 @@ class _ForbiddenError(pickle.UnpicklingError):
 
 
 def _no_bytes() -> bytes:
-    """What ``bytes`` makes without an argument, which is how old protocols write the content of an empty array."""
+    """An empty ``bytes``; old protocols write the content of an empty array as a call without arguments."""
     return b""
 
 

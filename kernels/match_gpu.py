@@ -156,6 +156,6 @@ def _kernel(body, outs, launch):
         out_type=outs,
         grid=(launch.blocks, launch.images),
         grid_names=("block", "image"),
-        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads data that another wrote
         interpret=launch.interpret,
     )

@@ -141,7 +141,7 @@ def _suppression_words(boxes, counts, threshold, suppresses, width, groups, inte
         out_type=jax.ShapeDtypeStruct((groups * stride * THREADS,), jnp.int32),
         grid=(width // 2 + 1, BITS // at_once, groups),
         grid_names=("tile", "step", "group"),
-        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads data that another wrote
         interpret=interpret,
     )(jnp.pad(columns, (0, THREADS)), boxes.reshape(-1), counts, threshold)
 

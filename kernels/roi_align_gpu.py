@@ -87,7 +87,7 @@ def pool(
         out_type=jax.ShapeDtypeStruct((batch * count * resolution**2, channels), dtype),
         grid=tuple({"row": resolution, "roi": count, "image": batch}[axis] for axis in POOL_ORDER),
         grid_names=POOL_ORDER,
-        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads what another wrote
+        compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),  # no thread reads data that another wrote
         interpret=interpret,
     )
     pooled = kernel(*[feature.reshape(-1, channels) for feature in features], level.reshape(-1), frame.reshape(-1))

@@ -91,7 +91,7 @@ def claiming_jpeg(width, height):
     return bytes(content)
 
 
-# Contents, and what is said about them.
+# Contents, and the messages on them.
 UNREADABLE = {
     "empty": (b"", "not an image that can be decoded"),
     "text": (b"<html>404</html>" * 9, "not an image that can be decoded"),

@@ -1,8 +1,8 @@
-"""Boxes that no annotation should have, and what their arithmetic may be off by."""
+"""Boxes that no annotation should have, and the rounding that their arithmetic may add."""
 
 import numpy as np
 
-# What float32 adds to a sum of four quotients, each at most two in magnitude and rounded a few times.
+# The rounding of float32 in a sum of four quotients, each at most two in magnitude and rounded a few times.
 ROUNDING = 16 * float(np.finfo(np.float32).eps)
 DTYPES = ("float32", "bfloat16")
 HEAD = (10.0, 10.0, 5.0, 5.0)  # weights of the box head's deltas

@@ -15,7 +15,7 @@ def lower_for_cuda(function: Callable, *arguments) -> str:
 
 
 def interpreter():
-    """What makes a Mosaic GPU kernel run on a CPU."""
+    """The flags by which a Mosaic GPU kernel runs on a CPU."""
     if hasattr(plgpu, "InterpretGPUParams"):
         return plgpu.InterpretGPUParams()
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # jax 0.10 does not export it

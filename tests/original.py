@@ -1,8 +1,8 @@
-"""What the original computed for two images, and how ours is held against it.
+"""The original's results for two images, and the comparison of ours with them.
 
 Golden files: model_r50fpn, a detection from an image's bytes; model_train, a training step from the network's input,
-which for the first image equals what its bytes give (the second image's bytes are not stored). There are two sets of
-them: for photographs, and for drawn images.
+which for the first image equals the result from its bytes (the second image's bytes are not stored). There are two
+sets of them: for photographs, and for drawn images.
 """
 
 import importlib.util

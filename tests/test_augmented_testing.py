@@ -1,4 +1,4 @@
-"""Augmented testing with a small network of random weights: what must hold for any weights."""
+"""Augmented testing with a small network of random weights: properties that hold for any weights."""
 
 import collections
 
@@ -139,7 +139,7 @@ def test_boxes_of_several_passes_are_found(usual, augmented, images):
 
 @pytest.mark.slow
 def test_boxes_of_another_aspect_ratio_are_in_pixels_of_the_file(with_passes, usual, images):
-    """An image twice as wide, made by hand, is what the pass sees."""
+    """The pass sees an image twice as wide, as one made by hand."""
     image = images[0]
     detector = with_passes({"aspect_ratios": (2.0,)}, None)
     (batch,) = (group.batch for group in detector._batcher.groups([(0, image)]))
@@ -253,7 +253,7 @@ def test_equal_passes_vote_as_often_as_they_are_asked_for(make_config):
 
 @pytest.mark.slow
 def test_a_whole_evaluation(make_config, tmp_path):
-    """Boxes and masks are scored; what was compiled for the first evaluation serves the next."""
+    """Boxes and masks are scored; the programs compiled for the first evaluation serve the next."""
     config = make_config(BOXES, MASKS)
     names = build.dataset(config, config.test.datasets).class_names
     variables = build.network(config, len(names)).init_variables(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What damaged files and absurd annotations become on the way to a batch, through the loader."""
+"""Damaged files and absurd annotations on their way through the loader to a batch."""
 
 import json
 import os

@@ -26,7 +26,7 @@ NO_TORCH = "raise ImportError('no torch here')"
 
 
 def run(command, *path):
-    """What a command prints on a CPU with one device; fails where it does."""
+    """The output of a command on a CPU with one device; fails where it does."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": fast_compilation.FLAGS,

@@ -32,7 +32,7 @@ def test_every_golden_case(golden, size):
     assert tried == 9
 
 
-# What `scoring_method_beta` does to three votes of 0.9, 0.6 and 0.2; no golden file has it.
+# The effect of `scoring_method_beta` on three votes of 0.9, 0.6 and 0.2; no golden file has it.
 SCORES = np.float32([0.9, 0.6, 0.2])
 BY_HAND = {
     "ID": 0.9,

@@ -53,7 +53,7 @@ def test_every_image_fits_its_bucket_at_every_scale(sizes, scales, max_size):
         assert all(side % 32 == 0 for side in (*bucket.shape, *bucket.canvas))
         assert (need <= bucket.shape).all()
         on_canvas = height <= bucket.canvas_height and width <= bucket.canvas_width
-        # What the canvas cannot hold is reduced to its size in the network's input first.
+        # An image that the canvas cannot hold is reduced to its size in the network's input first.
         assert on_canvas or (need <= bucket.canvas).all()
 
 

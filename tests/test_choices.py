@@ -1,4 +1,4 @@
-"""What own data leaves open is chosen by one rule; an option that is given wins."""
+"""Options that own data leave open are chosen by one rule; an option that is given wins."""
 
 import json
 

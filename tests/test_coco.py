@@ -178,7 +178,7 @@ def test_results_bear_the_ids_of_the_file(load, tmp_path):
 
 
 def test_masks_keep_to_their_boxes_and_a_faulty_one_costs_no_box(load, caplog):
-    """Boxes are sorted by their images, and what is left out, for its box or a flag, takes its mask with it."""
+    """Boxes are sorted by their images; an object left out for its box or a flag takes its mask with it."""
     images = [IMAGE | {"id": i, "file_name": f"{i}.jpg"} for i in (30, 4)]
     part = [1, 1, 9, 1, 9]
     boxes = [

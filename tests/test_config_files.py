@@ -1,4 +1,4 @@
-"""What stands behind --config."""
+"""The argument of --config."""
 
 import pathlib
 

@@ -1,6 +1,6 @@
 """Degenerate arithmetic: whatever the boxes, deltas and logits, results are finite and within their bounds.
 
-The bounds are those of real arithmetic, each with its reason. What float32 adds to them is one allowance, `ROUNDING`:
+The bounds are those of real arithmetic, each with its reason. The rounding of float32 is one allowance, `ROUNDING`:
 no result here is more than a sum of four quotients, each at most two in magnitude and rounded a few times. Inputs in
 bfloat16 are exact in float32, so it holds for them as well; only gradients come back in bfloat16, rounded once more.
 """
@@ -43,7 +43,7 @@ def slack(dtype):
 def pairs(dtype):
     """`PAIRS` pairs of boxes, as two (PAIRS, 4) arrays, and the slice of each kind of pair.
 
-    Rounding is monotone, so what is nested, apart or touching here is still so in `dtype`.
+    Rounding is monotone, so boxes that are nested, apart or touching here are still so in `dtype`.
     """
     rng = np.random.default_rng(0)
     kinds = ("identical", "nested", "apart", "touching", "pixels", "inverted", "empty", "mixed")
@@ -133,7 +133,7 @@ def test_overlaps_of_a_million_pairs(name, dtype):
 
 
 def counted_sides(boxes):
-    """Inclusive sides, as `encode` counts them: at least what is left of a pixel, or a whole one."""
+    """Inclusive sides, as `encode` counts them: at least the rest of a pixel, or a whole one."""
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     return np.where(sides > 0, sides, 1.0)
 
@@ -310,7 +310,7 @@ def test_pairwise_iou_of_a_million_pairs(dtype):
     assert value.min() >= 0 and value.max() <= 1 + ROUNDING
     np.testing.assert_allclose(value, swapped.T, rtol=0, atol=ROUNDING)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
-    # Below a pixel the one cancels what the coordinates leave, and float32 does not say how much that is.
+    # Below a pixel the one cancels the difference of the coordinates, whose rounding float32 does not tell.
     whole, other_whole = (np.asarray(x[:, 2:] >= x[:, :2]).all(1) for x in (a, b))
     whole, other_whole = np.flatnonzero(whole), np.flatnonzero(other_whole)
     exact = inclusive_iou(np.asarray(a)[whole], np.asarray(b)[other_whole])

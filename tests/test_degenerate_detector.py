@@ -75,7 +75,7 @@ def test_suppression_of_hostile_boxes(seed, threshold, overlap):
     suppressed = ((value >= threshold - ROUNDING) & earlier)[keep].any(0)
     assert (keep | suppressed | np.isnan(scores)).all()
 
-    # As if what is not finite had not been there.
+    # As if boxes that are not finite had not been there.
     finite = np.isfinite(boxes).all(1)
     without = nms(boxes, scores, threshold, valid=finite, overlap=overlap)
     np.testing.assert_array_equal(keep[finite], np.asarray(without)[finite])
@@ -139,7 +139,7 @@ def oddities(rng, shape, *, share=0.5):
 
 
 def assert_sound(boxes, scores, valid, limit):
-    """Boxes within the image, by descending score; zeros for what is not valid."""
+    """Boxes within the image, by descending score; zeros where they are not valid."""
     assert np.isfinite(boxes).all() and (boxes >= 0).all() and (boxes <= np.tile(limit[:, None, ::-1] - 1, 2)).all()
     assert (scores >= 0).all() and (scores <= 1).all() and (np.diff(np.where(valid, scores, -1)) <= 0).all()
     assert (boxes[~valid] == 0).all() and (scores[~valid] == 0).all()
@@ -220,7 +220,7 @@ def compiled_sample_rois(proposals, gt, key):
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
 def test_targets_of_any_ground_truth(seed, share):
-    """Boxes from a fraction of a pixel to 1e8, inside out or beside the image; what is not valid may be anything."""
+    """Boxes from a fraction of a pixel to 1e8, inside out or beside the image; those not valid may be anything."""
     rng = np.random.default_rng(seed)
     count = 20
     boxes = hostile_boxes(rng, count)

@@ -1,4 +1,4 @@
-"""Exported detectors: the file detects what `Detector` detects, without this package."""
+"""Exported detectors: the file gives the detections of `Detector`, without this package."""
 
 import functools
 import io

@@ -16,7 +16,7 @@ EXAMPLES = {
 
 @pytest.fixture
 def box_losses():
-    """Puts back what an example adds."""
+    """Removes the entries that an example adds."""
     before = dict(BOX_LOSSES)
     yield
     BOX_LOSSES.clear()

@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop, when numbers fail, when the disk does, and on other devices or data."""
+"""A run that is told to stop, whose numbers or disk fail, and that goes on with other devices or data."""
 
 import functools
 import json

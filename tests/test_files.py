@@ -1,4 +1,4 @@
-"""What is no regular file is refused before anybody waits for it, and folders that cannot be written are named."""
+"""A path that is no regular file is refused before anybody waits for it; folders that cannot be written are named."""
 
 import os
 import pathlib

@@ -22,7 +22,7 @@ from diou_jax.reporting.curves import PANELS, curves
 from diou_jax.reporting.run_log import Progress
 from diou_jax.training.step import make_train_step
 
-# What a head of one's own costs is a compilation of the whole step.
+# A head of one's own costs a compilation of the whole step.
 pytestmark = pytest.mark.slow
 
 

@@ -18,7 +18,7 @@ def moment(step, *, last=False):
 
 
 class Made:
-    """An evaluator and the parts of a run, which note what happens; an evaluation fails at step 6."""
+    """An evaluator and the parts of a run, which note their calls; an evaluation fails at step 6."""
 
     def __init__(self, patience=0):
         self.seen = []

@@ -1,4 +1,4 @@
-"""Own data is found whoever exported it, and what may be meant twice is an error that lists it."""
+"""Own data is found whoever exported it, and a choice between files is an error that lists them."""
 
 import json
 import random
@@ -73,7 +73,7 @@ def test_layouts_with_splits(tmp_path, layout):
     for file, name, path in LAYOUTS[layout].values():
         write(tmp_path / file, [name])
         touch(tmp_path, path)
-    # What lies beside COCO's boxes is not taken for boxes.
+    # Files beside COCO's boxes are not taken for boxes.
     write(tmp_path / "annotations" / "captions_train2017.json", ["x.jpg"])
     found = find(tmp_path)
     assert found.parts.keys() == LAYOUTS[layout].keys()

@@ -79,7 +79,7 @@ def tensorboard_events(workdir):
 
 
 def tensorboard_points(workdir):
-    """(step, name) of what TensorBoard shows: a start of a session hides earlier points from its step on."""
+    """(step, name) of the points that TensorBoard shows: a start of a session hides earlier points from its step on."""
     points = []
     for event in tensorboard_events(workdir):
         if event.session_log.status == SessionLog.START:

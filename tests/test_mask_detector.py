@@ -64,7 +64,7 @@ def evaluator(config, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(config, evaluator, detector, data):
-    """What evaluation finds, on two devices."""
+    """The detections of an evaluation, on two devices."""
     reader = build.eval_reader(config, data)
     stream = batches(reader, 0, reader.steps)
     return evaluate.detect_all(evaluator._detect, replicate(detector._variables), stream)

@@ -288,7 +288,7 @@ SEGMENTATION = st.one_of(
 @hypothesis.settings(max_examples=400, deadline=None)
 @hypothesis.given(SEGMENTATION)
 def test_any_json_is_a_mask_or_a_reason(segmentation):
-    """A mask that is taken has runs that fill the image, so that pycocotools can do with it what it wants."""
+    """A mask that is taken has runs that fill the image, so that pycocotools can do anything with it."""
     try:
         mask = true_masks.of_segmentation(segmentation, height=40, width=50)
     except true_masks.UnusableMaskError as reason:

@@ -127,7 +127,7 @@ def test_properties(seed, threshold, overlap):
     boxes, scores = random_problem(rng, 64)
     keep = np.asarray(nms(boxes, scores, threshold, overlap=overlap))
     assert keep[scores.argmax()]
-    # What is kept survives on its own: suppression is idempotent.
+    # Boxes that are kept survive on their own: suppression is idempotent.
     again = np.asarray(nms(boxes, scores, threshold, overlap=overlap, valid=jnp.asarray(keep)))
     np.testing.assert_array_equal(again, keep)
     order = rng.permutation(64)

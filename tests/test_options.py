@@ -16,7 +16,7 @@ from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Who
 from diou_jax.options import model
 from diou_jax.training import train
 
-# What users of such software have typed, and what passed without a word or ended in a traceback.
+# Values that users of such software have typed, and values that passed without a word or ended in a traceback.
 WRONG = {
     "train.batch_size": [-1],
     "train.ims_per_batch": [0, -2],

@@ -28,7 +28,7 @@ def rows(section):
 
 
 def code(cell):
-    """What a cell has in backticks."""
+    """The text of a cell in backticks."""
     return re.findall(r"`([^`]*)`", cell)
 
 

@@ -1,6 +1,6 @@
 """The proof through the doors that users take: the original's file, an image, `Detector`; images and boxes, `losses`.
 
-What lies between (every map, RoI, score and gradient) is compared in ``test_proof_*.py``. Each test records the largest
+``test_proof_*.py`` compares the steps between: every map, RoI, score and gradient. Each test records the largest
 deviation that it met; ``pytest -o junit_family=xunit1 --junitxml FILE`` keeps them. Golden files: model_r50fpn,
 model_train.
 """

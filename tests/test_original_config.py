@@ -141,7 +141,7 @@ def nested(values: dict) -> dict:
 
 
 def plain(value):
-    """What YAML has for a value: it knows no tuples."""
+    """A value as YAML writes it: it knows no tuples."""
     return [plain(element) for element in value] if isinstance(value, tuple) else value
 
 
@@ -498,7 +498,7 @@ def test_a_file_of_the_rpn_alone_must_name_the_rest(name, refusal):
     assert f"{name} is {KEYS[name].default!r} by the original's default" in refusal(yaml.safe_dump(nested(values)))
 
 
-# What is refused
+# Refused values
 
 
 @pytest.mark.parametrize(

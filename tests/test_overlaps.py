@@ -79,7 +79,7 @@ def test_identical_boxes_overlap_by_one_and_are_not_pulled_away(name):
     boxes = random_boxes(100, 5)
     np.testing.assert_allclose(OVERLAPS[name](boxes, boxes), 1, atol=1e-6)
     gradient = np.asarray(jax.jit(jax.grad(lambda a: OVERLAPS[name](a, boxes).sum()))(boxes))
-    # Any overlap has a ridge here: at the two ends of a side, what moves the box cancels.
+    # Any overlap has a ridge here: at the two ends of a side, the forces on the box cancel.
     np.testing.assert_allclose(gradient[:, :2] + gradient[:, 2:], 0, atol=1e-6)
 
 

@@ -16,7 +16,7 @@ BUILD = "from setuptools import build_meta; print(build_meta.build_wheel({folder
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of the working tree, built by what pip and ``python -m build`` call, from a copy."""
+    """A wheel of the working tree, built from a copy by the call of pip and ``python -m build``."""
     pytest.importorskip("setuptools", "77")
     source, folder = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("wheel")
     source.mkdir()

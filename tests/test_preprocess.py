@@ -15,7 +15,7 @@ normalise = jax.jit(preprocess.normalise)
 def batch(images, *, target, max_size, bucket, canvas, flip=False):
     seen = [views.resized(image, target=target, max_size=max_size, flip=flip) for image in images]
     rows, columns = jax.tree.map(lambda *leaves: np.stack(leaves), *(taps(view, tuple(bucket)) for view in seen))
-    # What lies beyond an image on its canvas must not matter.
+    # Pixels beyond an image on its canvas must not matter.
     pixels = np.random.default_rng(0).integers(0, 256, (len(images), *canvas, 3), np.uint8)
     for row, image in zip(pixels, images):
         row[: image.shape[0], : image.shape[1]] = image

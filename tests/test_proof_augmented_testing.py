@@ -23,7 +23,7 @@ from diou_jax.weights.original import import_original
 
 ROW_SCORE = 4e-5  # of rows that suppression drops, too: 3 of 3600 exceed SCORE
 
-# What TEST.BBOX_AUG sets in each setting.
+# The values of TEST.BBOX_AUG in each setting.
 SETTINGS = {
     "none": {},
     "hflip": {"h_flip": True},

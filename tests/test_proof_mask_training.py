@@ -1,6 +1,6 @@
 """The proof of a training step with masks: on the original's weights, input and RoIs, the heads' losses and gradients.
 
-The anchors that the RPN drew are not stored, so that its losses and what lies below it cannot be compared here;
+The anchors that the RPN drew are not stored, so that its losses and the layers below it cannot be compared here;
 test_proof_training does that. Golden files: train_mask_r50fpn and train_mask_r50fpn_gn, from the network's input.
 """
 

@@ -38,7 +38,7 @@ def head_variables(detector):
 
 
 def run_head(head, params, pooled, *labels):
-    """Logits of pooled RoIs (R, H, W, C), what the convolutions gave and what the upsampling gave."""
+    """Logits of pooled RoIs (R, H, W, C), the outputs of the convolutions and of the upsampling."""
     logits, state = head.module().apply(
         {"params": params},
         pooled,

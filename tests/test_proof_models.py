@@ -134,7 +134,7 @@ def run(request):
 
 
 def masks_of(detector, variables, batch, *, pyramid, golden):
-    """The masks of the stored detections, and what the upsampling gives for the first two."""
+    """The masks of the stored detections, and the output of the upsampling for the first two."""
     head, seen = detector.heads[1], []
 
     def run(rois, labels):
@@ -302,7 +302,7 @@ def test_group_norm_of_the_stem(run, record_property):
 @pytest.mark.slow
 @pytest.mark.parametrize("run", ["x101_32x8d_fpn"], indirect=True)
 def test_a_block_with_grouped_convolutions(run, record_property):
-    """The original's file has what its convolutions gave; what stands behind them here is a ReLU of it."""
+    """The original's file has the outputs of its convolutions; ours are a ReLU of them."""
     golden, found = run.golden, run.found["inside"]["res3_0"]
     frozen = run.variables["affine"]["backbone"]["res3_0"]
     shortcut = found["shortcut"]["__call__"][0]

@@ -148,7 +148,7 @@ def test_gradient_of_every_parameter(step, trained, variables, record_property):
         sample = step[f"grad_sample/{name}"]
         picked = ours[np.arange(len(sample)) * max(len(ours) // 64, 1)]
         samples[name] = largest(picked, sample) / float(np.abs(ours).max())
-    # What has no gradient in the original is frozen here as well.
+    # Parameters without gradient in the original are frozen here as well.
     assert not any(left.any() for left in flat.values())
     for kind, deviations in {"norm": norms, "norm_in_float64": exact, "samples": samples}.items():
         worst = max(deviations, key=deviations.get)

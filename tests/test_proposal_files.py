@@ -188,7 +188,7 @@ def test_an_image_without_an_entry_is_an_error_and_one_without_a_proposal_a_faul
 
 
 def detectrons(boxes, height, width, limit):
-    """What Detectron keeps of an image's proposals, in plain Python."""
+    """Detectron's choice of an image's proposals, in plain Python."""
     kept, met = [], set()
     for x1, y1, x2, y2 in boxes.astype(np.float64):
         x1, x2 = (min(max(x, 0), width - 1) for x in (x1, x2))

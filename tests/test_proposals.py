@@ -159,7 +159,7 @@ def test_min_size_is_in_pixels_of_the_original_image():
     for scale, kept in ((1.0, 1), (0.5, 2), (2.0, 0)):
         info = np.array([[64, 64, scale]], np.float32)
         assert call(outputs, info, min_size=15).valid.sum() == kept
-        # What is too small takes no place from what is not.
+        # A box that is too small takes no place from others.
         assert call(outputs, info, min_size=15, post_nms_top_n=1).valid.sum() == min(kept, 1)
 
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation as HTML: what it says, and what it survives."""
+"""The report of an evaluation as HTML: its content, and the input that it survives."""
 
 import dataclasses
 import html.parser

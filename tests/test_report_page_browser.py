@@ -67,7 +67,7 @@ def pages(tmp_path_factory):
 
 
 def open_page(browser, path):
-    """Opens a page; returns what the console said and the addresses of all requests but the page's own."""
+    """Opens a page; returns the messages of the console and the addresses of all requests but the page's own."""
     browser.get_log("browser"), browser.get_log("performance")
     browser.get(path.as_uri())
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

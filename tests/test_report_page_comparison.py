@@ -39,7 +39,7 @@ def test_the_first_screen_says_which_is_better_and_how_sure_that_is(sides):
     assert "test.diou_nms.beta1 1.0 0.9" in text and "same" not in text.split("Options that differ")[2][:200]
     assert "4 of 4 classes gain and 0 lose" in text
     shapes = [one["class"] for one in page.all("rect") if one.get("class", "").startswith("shape ")]
-    assert shapes.count("shape found") == shapes.count("shape missed"), "what one finds alone, the other misses"
+    assert shapes.count("shape found") == shapes.count("shape missed"), "the other misses it"
     assert shapes.count("shape found") > 6
 
 

@@ -124,7 +124,7 @@ def test_in_a_training_step_rois_get_the_originals_labels_and_deltas(golden):
     scores, proposals = (
         np.concatenate([data[f"{name}_fpn{level}"] for level in range(2, 7)]) for name in ("rpn_rois_prob", "rpn_rois")
     )
-    proposals = proposals[np.argsort(-scores[:, 0], kind="stable")[:500]]  # what the step collected
+    proposals = proposals[np.argsort(-scores[:, 0], kind="stable")[:500]]  # as the step collected them
     for image in (0, 1):
         scale = data["im_info"][image, 2]
         truth = [data[f"{name}_im{image}"] for name in ("gt_boxes", "gt_classes", "is_crowd")]

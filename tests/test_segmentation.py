@@ -1,4 +1,4 @@
-"""What the "segmentation" of an annotation becomes, faulty ones and run lengths included."""
+"""The "segmentation" of annotations as outlines, faulty ones and run lengths included."""
 
 import json
 

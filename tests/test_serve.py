@@ -23,7 +23,7 @@ def serve():
 
 
 def fake(serve, *shapes, takes_sizes, channels="BGR", batch=1):
-    """A detector whose programs say what they are given: the first pixel as score, the size as a box."""
+    """A detector whose programs return their input: the first pixel as score, the size as a box."""
 
     def program(weights, images, sizes=None):
         size = images.shape[1:3] if sizes is None else sizes[0]

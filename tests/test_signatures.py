@@ -1,4 +1,4 @@
-"""Signatures are short: what belongs together is one argument, the rest has its name at the call."""
+"""Signatures are short: values that belong together are one argument, the rest has its name at the call."""
 
 import ast
 import pathlib

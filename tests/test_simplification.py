@@ -1,4 +1,4 @@
-"""Fewer vertices: what an outline loses, and that it never gains."""
+"""Fewer vertices: the area that an outline loses, and that it never gains any."""
 
 import numpy as np
 import pytest

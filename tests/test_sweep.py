@@ -1,4 +1,4 @@
-"""Several settings from one run of the network, with random weights: each must be what an evaluation alone gives."""
+"""Several settings from one run of the network, with random weights: each gives the results of an evaluation alone."""
 
 import collections
 import json

@@ -20,7 +20,7 @@ SPLITS = {"train": "coco_2017_train", "validation": "coco_2017_val"}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A COCO folder with the awkward cases, and what the command makes of it."""
+    """A COCO folder with the awkward cases, and the data set that the command makes of it."""
     root = tmp_path_factory.mktemp("coco")
     rng = np.random.default_rng(0)
     categories = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}, {"id": 90, "name": "brush"}]
@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
             height, width = (int(side) for side in rng.integers(20, 60, 2))
             name = f"{number}.jpg"
             cv2.imwrite(str(root / "images" / split / name), rng.integers(0, 255, (height, width, 3), np.uint8))
-            # Ids fall while positions rise, and exceed what a hash of 32 bits holds.
+            # Ids fall while positions rise, and exceed a hash of 32 bits.
             image = {"id": 2**33 - number, "file_name": name, "height": height, "width": width}
             content["images"].append(image)
             for _ in range(number % 4):

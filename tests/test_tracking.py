@@ -18,7 +18,7 @@ from diou_jax.reporting.tracking import Background
 
 
 class FakeWandb(types.ModuleType):
-    """Notes what the tracker does; `failing` calls raise."""
+    """Notes the calls of the tracker; `failing` calls raise."""
 
     def __init__(self):
         super().__init__("wandb")

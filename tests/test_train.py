@@ -185,7 +185,7 @@ def on_its_own(tiny_config):
 
 @pytest.mark.slow
 def test_two_devices_average_what_each_finds_on_its_own_image(plain, on_its_own):
-    """Each device has its own proposals, samples and normalisers; what is averaged are the gradients."""
+    """Each device has its own proposals, samples and normalisers; the gradients are averaged."""
     batch, optimizer, rate = plain(1)
     detector, variables, alone = on_its_own
     state = create_state(variables, optimizer, detector.loss_names)

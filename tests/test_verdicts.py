@@ -1,4 +1,4 @@
-"""Kernels that abort, hang, fail, differ, vary or dawdle are found out and not used; what passes is remembered."""
+"""Kernels that abort, hang, fail, differ, vary or dawdle are found out and not used; a verdict is remembered."""
 
 import json
 import pathlib

@@ -40,7 +40,7 @@ def test_a_border_lies_on_the_outermost_pixels_of_its_box():
     label = drawn & ~ring
     rows, columns = np.nonzero(label)
     assert rows.max() < 200 and columns.min() == 100, "the label stands on the box"
-    assert (picture[250:350, 150:250] == 100).all(), "what is inside can be seen"
+    assert (picture[250:350, 150:250] == 100).all(), "the inside can be seen"
 
 
 def test_boxes_grow_with_the_image():
@@ -132,7 +132,7 @@ def test_a_mask_is_tinted_inside_and_outlined():
     outline = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3))).astype(bool)
     assert is_color(filled, 1)[outline].all()
     inside = filled[mask & ~outline]
-    assert len(np.unique(inside, axis=0)) == 1 and (inside[0] != class_color(1)).any(), "what is inside can be seen"
+    assert len(np.unique(inside, axis=0)) == 1 and (inside[0] != class_color(1)).any(), "the inside can be seen"
     hole = np.zeros_like(mask)
     hole[245:295, 245:295] = True
     assert (filled[hole] == 100).all()

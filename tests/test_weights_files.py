@@ -12,7 +12,7 @@ from diou_jax.weights.files import read
 
 
 class Code:
-    """What a hostile file holds: unpickling it would create a file."""
+    """The content of a hostile file: unpickling it would create a file."""
 
     def __init__(self, path):
         self.path = path

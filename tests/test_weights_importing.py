@@ -52,7 +52,7 @@ def small_config(tiny_config, *, masks=False):
 
 
 def random_tensors(variables, seed):
-    """What the original's file would hold for this network."""
+    """Random tensors of the original's file for this network."""
     rng = np.random.default_rng(seed)
     return {t.name: rng.normal(size=t.shape).astype(np.float32) for t in original_tensors(variables).values()}
 
@@ -131,7 +131,7 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks):
-    """Weights first, biases after, then GroupNorm's weights, in the model's order; what is frozen is not counted."""
+    """Weights first, biases after, then GroupNorm's weights, in the model's order; frozen ones are not counted."""
     config = small_config(tiny_config, masks=masks)
     variables = build.network(config, 7).variable_shapes()
     tensors = random_tensors(variables, 0)
@@ -160,7 +160,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks
         state = checkpoints.restore(create_state(blank, tx, build.detector(config, 81).loss_names))
     assert int(state.step) == 42
 
-    # The next update says what the momentum and the step are: without gradient and decay it is the momentum alone.
+    # The next update shows the momentum and the step: without gradient and decay it is the momentum alone.
     config.solver.weight_decay = 0.0
     tx = build.make_optimizer(config, build.rule(config).schedule)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)

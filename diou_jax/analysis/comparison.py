@@ -76,7 +76,7 @@ class Comparison:
 
     Attributes:
       dataset: name of the data set.
-      kind: "bbox" or "segm", what was compared with the ground truth.
+      kind: "bbox" or "segm", whether boxes or masks were compared with the ground truth.
       sides: two or more evaluations.
       differences: one for each side but the first.
       options: by name the values, one for each side, of the options in which the sides differ; None where a side's

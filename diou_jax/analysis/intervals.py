@@ -58,10 +58,10 @@ def bootstrap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0, le
     has fewer different objects than the data set. Percentiles that are not moved contain the expected AP in 75 % of the
     data sets where they should in 95 %; moved ones do in 94 % (300 images with 20 classes, drawn from 5000).
 
-    An interval covers what other images of the same source, as many as these, would change; AP of a larger data set is
-    smaller for the reason above. It does not cover another training run, other weights, other annotators, nor images of
-    another source. It takes images as independent: frames of one video are not, and their interval is too narrow. With
-    few images, or few objects of a class, it is too narrow, too: 78 % of the intervals of a class with objects in about
+    An interval covers the choice of images: as many others of the same source. AP of a larger data set is smaller for
+    the reason above. It does not cover another training run, other weights, other annotators, nor images of another
+    source. It takes images as independent: frames of one video are not, and their interval is too narrow. With few
+    images, or few objects of a class, it is too narrow, too: 78 % of the intervals of a class with objects in about
     three images contain the expected AP.
 
     Args:
@@ -79,9 +79,9 @@ def paired_bootstrap(
 ) -> Intervals:
     """Intervals of ``second - first``, both evaluated on the same images, which are drawn for both together.
 
-    What makes an image difficult for both cancels, so that these intervals are much narrower than those of `bootstrap`.
-    A difference is shown where its interval excludes 0. With 80 classes, four of the class intervals do so by chance.
-    For the rest `bootstrap` says what the intervals cover: two training runs differ by more than their images.
+    An image that is difficult for both does not count, so that these intervals are much narrower than those of
+    `bootstrap`, which says what an interval covers. A difference is shown where its interval excludes 0. With 80
+    classes, four of the class intervals do so by chance. Two training runs differ by more than their images.
 
     Raises:
       UserError: if both have other images, classes or kinds.

@@ -91,7 +91,7 @@ class Matches:
     """The outcome of one run of COCOeval over a data set.
 
     Attributes:
-      kind: "bbox" or "segm", what was compared.
+      kind: "bbox" or "segm", whether boxes or masks were compared.
       image_ids: I ids of images as in the annotation files, integers and strings.
       class_names: N names, in ascending order of category ids.
       category_ids: N category ids.

@@ -1,4 +1,4 @@
-"""The images that cost the most AP, and what is wrong in them."""
+"""The images that cost the most AP, and the errors in them."""
 
 import dataclasses
 

@@ -34,7 +34,7 @@ from diou_jax.optimization.state import TrainState
 # a moving average are of the third: its variables are the average, which a program that knows no average would train.
 FORMAT, FORMAT_WITH_EMA = 2, 3
 
-LAST, BEST = "last", "best"  # besides steps, what a reader may ask for
+LAST, BEST = "last", "best"  # a reader may ask for these besides steps
 
 REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
 

@@ -1,4 +1,4 @@
-"""The modes of the command line and its flags: which mode takes which flag, and what it means."""
+"""The modes of the command line and its flags: which mode takes which flag, and the meaning of each."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

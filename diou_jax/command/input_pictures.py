@@ -1,4 +1,4 @@
-"""A page with pictures of the training's input: what the network sees of each image, with its boxes and masks."""
+"""A page with pictures of the training's input: each image as the network sees it, with its boxes and masks."""
 
 import html
 import os

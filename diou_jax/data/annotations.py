@@ -240,7 +240,7 @@ def _boxes(entries, images, categories, faults) -> Boxes:
 
 
 def _numbers(box) -> list[float]:
-    """The numbers that a json list states, without what states none."""
+    """The numbers in a json list; entries that state none are left out."""
     return [stated for value in box if (stated := number(value)) is not None]
 
 

@@ -86,7 +86,7 @@ class Reader:
 
     Attributes:
       dataset: the images.
-      augmentations: what happens to each image, in this order.
+      augmentations: changes of each image, in this order.
       buckets: shapes of the batches.
       schedule: the images of each step.
       steps: number of steps in an epoch (training) or in all (evaluation).
@@ -204,7 +204,7 @@ def train_reader(
 
     Args:
       dataset: the images.
-      augmentations: what happens to each image, in this order.
+      augmentations: changes of each image, in this order.
       batch_size: images of one step, over all processes and accumulated minibatches.
       seed: seed of the order and of the augmentations.
       epoch: which images an epoch has, and how often.
@@ -288,7 +288,7 @@ def validation_reader(
 
     Args:
       dataset: the images.
-      augmentations: what happens to each image, in this order.
+      augmentations: changes of each image, in this order.
       images: number of images, which are spread evenly over those with an object; all if there are fewer.
       batch_size: images of one step, over all processes.
       rules: how images become batches.

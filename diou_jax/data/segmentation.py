@@ -27,7 +27,7 @@ MISSING = "objects without a mask, which train their boxes only"
 _KINDS = (SHORT, UNKNOWN, ODD, NOT_FINITE, OUTSIDE, FAR, OTHER_SIZE, NO_RUNS, NO_PIXEL, MISSING)
 
 # The outline of an encoded mask keeps to the pixels' edges within half a cell of the mask that is learned, 28 by 28
-# cells by default, and within a pixel. tests/test_segmentation.py measures what that costs, docs/own_data.md says it.
+# cells by default, and within a pixel. tests/test_segmentation.py measures the loss, docs/own_data.md has it.
 CELLS = 28
 CELL_SHARE = 0.5
 MOST_PIXELS = 1.0

@@ -173,7 +173,7 @@ class FasterRCNN:
         found: Detections,
         thresholds: Thresholds | None = None,
     ) -> Detections:
-        """The last part of `detect`: what the heads after the first add to detections.
+        """The last part of `detect`: the heads after the first add their outputs to detections.
 
         Args:
           variables: the network's variables.
@@ -188,7 +188,7 @@ class FasterRCNN:
         return dataclasses.replace(more, boxes=found.boxes)
 
     def _with_other_heads(self, variables, pyramid, batch, found, thresholds) -> Detections:
-        """Detections with boxes as the network sees them, and what the heads after the first add, mirrored back."""
+        """Detections with boxes as the network sees them, and the other heads' outputs for them, mirrored back."""
         for head in self.heads[1:]:
             run = self.runner(head, variables, pyramid, padded_size=self._test_padding(batch))
             found = head.detect(run, found, batch, thresholds=thresholds)

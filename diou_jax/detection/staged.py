@@ -1,7 +1,7 @@
-"""Detection in stages, each a program of its own, so that what comes before or after suppression can be repeated.
+"""Detection in stages, each a program of its own, so that those before or after suppression can be repeated.
 
-Augmented testing repeats what comes before: every view of an image goes through the backbone once, and has proposals of
-its own. A comparison of test options repeats what comes after: one pass of the network serves several selections.
+Augmented testing repeats those before: every view of an image goes through the backbone once, and has proposals of its
+own. A comparison of test options repeats those after: one pass of the network serves several selections.
 """
 
 import dataclasses

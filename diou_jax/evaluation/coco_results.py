@@ -68,7 +68,7 @@ class Summary:
         detections replaces the 100 in the name AR100.
       lines: the twelve lines that pycocotools prints.
       classes: results by class, in ascending order of category ids.
-      kind: "bbox" or "segm", what was compared.
+      kind: "bbox" or "segm", whether boxes or masks were compared.
       matches: which detection was matched with which object, if `evaluate` was asked for it.
     """
 

@@ -44,8 +44,8 @@ def sweep(
 ) -> list[Comparison]:
     """Evaluates a checkpoint in `workdir` with several settings, and compares them with the first.
 
-    Each setting gets what an evaluation with its options alone gives, bit for bit: `workdir`/sweep/SETTING holds its
-    results files, its config and its numbers, so that it can be compared with other runs as a run's folder can. The
+    Each setting gets the results of an evaluation with its options alone, bit for bit: `workdir`/sweep/SETTING holds
+    its results files, its config and its numbers, so that it can be compared with other runs as a run's folder can. The
     log of the run itself, with its curves, stays as it is.
 
     Args:

@@ -30,8 +30,7 @@ class ValidationLosses:
 
         Args:
           detector: network and rules; those of training steer the losses.
-          readers: by the name of a test set, what makes batches of its images with ground truth, one image for each
-            device.
+          readers: readers of test sets, by name, whose batches have one image with ground truth for each device.
           seed: seed of the samples.
           loading: keyword arguments of `batches`.
         """

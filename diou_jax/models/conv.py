@@ -28,8 +28,8 @@ class Conv(nn.Module):
       features: output channels.
       size: side of the kernel; the map is padded by size // 2.
       stride, groups: stride and groups of the convolution.
-      norm_type: what follows the convolution. A frozen affine layer is in the collection `AFFINE`, its scale folded
-        into the kernel.
+      norm_type: the norm or the bias behind the convolution. A frozen affine layer is in the collection `AFFINE`, its
+        scale folded into the kernel.
       kernel_init: initialiser of the kernel.
       relu: whether a ReLU comes last.
       dtype: dtype of the arithmetic; parameters are float32.

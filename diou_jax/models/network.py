@@ -69,7 +69,7 @@ class Network(nn.Module):
         return self.rpn(pyramid, sampled, padded_size)
 
     def head(self, pooled: jax.Array, name: str, *more: jax.Array, **named: jax.Array) -> Any:
-        """The outputs of a RoI head for pooled RoIs (B, R, H, W, C) and what else its module takes."""
+        """The outputs of a RoI head for pooled RoIs (B, R, H, W, C) and the other arguments of its module."""
         return getattr(self, name)(pooled, *more, **named)
 
     def __call__(self, images: jax.Array) -> None:

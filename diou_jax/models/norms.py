@@ -1,4 +1,4 @@
-"""The norms of a convolution: what a network asks for, `Norm`, and the modules, whose statistics leave out padding."""
+"""The norms of a convolution: `Norm`, a network's choice, and the modules, whose statistics leave out padding."""
 
 import dataclasses
 from typing import Any

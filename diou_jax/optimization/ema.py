@@ -1,4 +1,4 @@
-"""The exponential moving average of the parameters, which is what a run evaluates and exports."""
+"""The exponential moving average of the parameters, which a run evaluates and exports."""
 
 import dataclasses
 

@@ -5,7 +5,7 @@ image belongs to one tile, whose core it lies in; cores end in the middle of the
 whose centre lies in its core. Let o be the overlap: an object of at most o pixels is whole in the tile whose core has
 its centre, and where another tile sees a part of it, the centre of this part lies outside that tile's core. Predicted
 centres are not exact. Therefore cores are larger by o / 8, which finds no part of an object of up to 3/4 o, and the
-detector's suppression removes what two tiles have found.
+detector's suppression removes objects that two tiles have found.
 """
 
 import dataclasses

@@ -107,7 +107,7 @@ class VideoReader:
     def _behind_damage(self, missing: int, seconds: float) -> int | None:
         """The number of the next frame that can be grabbed, now grabbed, after the frame `missing` could not be.
 
-        `seconds` is the time of the last frame: what is found must be later.
+        `seconds` is the time of the last frame; the next one must be later.
         """
         step = STEP
         while self.count is not None and missing + step < self.count:

@@ -245,7 +245,7 @@ def histogram(
     """Counts by interval, layer upon layer.
 
     Args:
-      frame: what all charts have.
+      frame: the name, axes and title, as of every chart.
       edges: (N + 1,) borders of the intervals.
       layers: label, counts (N,) and colour of each layer, the lowest first.
       marks: positions on the x axis that get a vertical line, with labels.

@@ -114,9 +114,9 @@ def _part(name: str, title: str, one: Comparison, *, album: Album | None, suppre
 
 
 _INTERVALS = (
-    "The intervals belong to the differences: images are drawn anew for both together, so that what makes an image "
-    "difficult for both cancels. A difference is shown where its interval leaves out 0. They say what other images of "
-    "the same source would change; two training runs differ by more."
+    "The intervals belong to the differences: images are drawn anew for both together, so that an image which "
+    "is difficult for both does not count. A difference is shown where its interval leaves out 0. The intervals cover "
+    "the choice of images from the same source; two training runs differ by more."
 )
 _IMAGES = (
     "The gain is the AP that the data set loses in the image with the first, less that with the other: positive where "

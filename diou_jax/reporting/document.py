@@ -46,7 +46,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading, whether it holds numbers, and what the heading means."""
+    """A column of a table: its heading, whether it holds numbers, and the meaning of the heading."""
 
     heading: str
     numeric: bool = True
@@ -58,7 +58,7 @@ class Table:
     """A table whose first column names the rows.
 
     Attributes:
-      caption: what the table shows.
+      caption: a sentence on the content of the table.
       columns: C columns.
       rows: rows of C cells.
       sortable: whether a click on a heading sorts.
@@ -130,8 +130,8 @@ class Matrix:
     """Counts by row and column, as a table with coloured cells.
 
     Attributes:
-      caption: what the matrix shows.
-      corner: what rows and columns are.
+      caption: a sentence on the content of the matrix.
+      corner: the meaning of rows and columns.
       rows: R labels.
       columns: C labels.
       cells: R lists of C cells.

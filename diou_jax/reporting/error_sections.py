@@ -97,7 +97,7 @@ def confusion_matrix(findings: Findings, name: str) -> list:
 
 
 def losses(findings: Findings, name: str, prefix: str) -> list:
-    """Why AP is lost: the kinds of errors, what mending them gives, and the classes."""
+    """Why AP is lost: the kinds of errors, the gain of mending each, and the classes."""
     matches, gains = findings.matches, findings.gains
     ordered = sorted(ERRORS, key=lambda kind: -np.nan_to_num(gains.ap[kind]))
     most = max([0.01, *(np.nan_to_num(max(gains.ap[kind], gains.ap50[kind])) for kind in ERRORS)])

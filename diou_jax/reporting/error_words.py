@@ -24,7 +24,7 @@ MEANINGS = {
     "object no longer counts.",
 }
 
-# The end of "Most AP is lost to ..." and what the mending of all such errors is.
+# The end of "Most AP is lost to ...", and a phrase for mended errors of the kind.
 LOSSES = {
     Kind.CLASS: ("boxes with the wrong class", "with the right classes"),
     Kind.PLACE: ("boxes in the wrong place", "with the right boxes"),

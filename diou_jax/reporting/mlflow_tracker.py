@@ -18,7 +18,7 @@ class MlflowTracker:
     """A run at a tracking URI; it goes on under its id if it was tracked before."""
 
     def __init__(self, uri: str, run: TrackedRun):
-        """Starts or resumes the run; raises what mlflow raises."""
+        """Starts or resumes the run; raises the errors of mlflow."""
         import mlflow  # an extra
 
         self._entities = mlflow.entities
@@ -71,7 +71,7 @@ class MlflowTracker:
 
 
 def _name(name: str) -> str:
-    """A name without what MLflow refuses and the name of a class may have: some characters, empty and dotted parts."""
+    """A name without the characters and the empty or dotted parts that MLflow refuses; a class may be named so."""
     parts = re.sub(r"[^\w\-. /]", "_", name).split("/")
     return "/".join(part if part.strip(". ") else "_" for part in parts)
 

@@ -220,7 +220,7 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
                 "suppression",
                 "Greedy NMS and DIoU-NMS side by side",
                 suppression_blocks(test_set.suppression, name),
-                "Both get the same boxes and scores; what only one of them keeps shows which was right.",
+                "Both get the same boxes and scores; a detection that only one of them keeps shows which was right.",
             )
         ]
         if test_set.suppression is not None

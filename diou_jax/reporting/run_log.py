@@ -22,7 +22,7 @@ from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows, set_
 # Longer side in pixels and JPEG quality of TensorBoard's pictures.
 BOARD_SIDE, BOARD_QUALITY = 1280, 80
 
-TRACKERS_SECONDS = 60  # what the end of a log waits for its trackers
+TRACKERS_SECONDS = 60  # the end of a log waits so long for its trackers
 
 METRICS_FILE, EVENTS_FILE = "metrics.jsonl", "events.jsonl"
 

@@ -174,7 +174,7 @@ def _metadata(file: pathlib.Path) -> dict:
 
 
 def best_checkpoint(checkpoints: Mapping[int, Mapping]) -> tuple[int, Criterion] | None:
-    """The step of the best checkpoint and what made it the best, from metadata by step; None if none was evaluated."""
+    """The step and the metric of the best checkpoint, from metadata by step; None if none was evaluated."""
     named = [metadata["best_by"] for _, metadata in sorted(checkpoints.items()) if metadata.get("best_by")]
     if not named:
         return None

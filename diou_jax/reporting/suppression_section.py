@@ -62,7 +62,7 @@ def suppression_blocks(found: SideBySide, prefix: str) -> list:
         counts = [count_cell(value) for value in kept.counts.sum(0).tolist()]
         rows.append([Cell(name), *numbers, count_cell(len(kept.rows)), *counts])
     summary = Table(
-        f"{count(found.both)} detections are kept by both; those that one keeps alone, by what they are at IoU 0.5",
+        f"{count(found.both)} detections are kept by both. Those that only one keeps, by their kind at IoU 0.5",
         columns,
         rows,
         sortable=False,

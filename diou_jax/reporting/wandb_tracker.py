@@ -15,7 +15,7 @@ class WandbTracker:
     """A run of a project; it goes on under its id if it was tracked before."""
 
     def __init__(self, project: str, run: TrackedRun):
-        """Starts or resumes the run; raises what wandb raises."""
+        """Starts or resumes the run; raises the errors of wandb."""
         import wandb  # an extra
 
         self._wandb = wandb

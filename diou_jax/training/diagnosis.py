@@ -58,7 +58,7 @@ def load_batch(file: str | os.PathLike) -> Batch:
         fields = traverse_util.unflatten_dict(dict(content), sep=".")
     masks, proposals = fields["gt"].pop("masks", None), fields.pop("proposals", None)
     blank = blank_batch(1, 32, 32)
-    # What is None has not been written.
+    # Fields that are None have not been written.
     fields = flax.serialization.to_state_dict(blank) | fields
     fields["gt"] = flax.serialization.to_state_dict(blank.gt) | fields["gt"]
     batch = flax.serialization.from_state_dict(blank, fields)

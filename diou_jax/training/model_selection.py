@@ -32,7 +32,7 @@ class ModelSelection:
         self._waited = 0
 
     def resume(self, metadata: Mapping[str, Any]) -> None:
-        """Takes over what a checkpoint's metadata tell; nothing if they are of another metric, or of no evaluation."""
+        """Takes over the evaluations in a checkpoint's metadata; none if they are of another metric."""
         self._latest, self._best, self._waited = None, None, 0
         stored = metadata.get("early_stopping")
         if stored and self._criterion and metadata.get("best_by") == vars(self._criterion):

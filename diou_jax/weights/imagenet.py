@@ -42,7 +42,7 @@ def style(tensors: Mapping[str, np.ndarray]) -> str | None:
 def from_bgr(conv1: np.ndarray) -> np.ndarray:
     """Converts torchvision's first convolution (O, 3, 7, 7) for BGR images of 0 to 255 minus `MEANS`.
 
-    Its outputs stay what they were, so that statistics of batch norm behind it hold unchanged.
+    Its outputs stay the same, so that statistics of batch norm behind it hold unchanged.
     """
     return np.asarray(conv1, np.float32)[:, ::-1] / np.array(DEVIATIONS, np.float32)[:, None, None]
 

@@ -107,7 +107,7 @@ def misfit(
     """The error that lists the problems found by `fit`, and the options by which the two networks differ.
 
     Args:
-      problems: what is wrong with tensors, by name.
+      problems: the problem of each tensor, by name.
       tensors: names of the tensors in the file.
       variables: the network's variables; shapes are enough.
       config: the argument of ``--config`` that fits the file, if one is known.

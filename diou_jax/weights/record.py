@@ -1,4 +1,4 @@
-"""What an exported weight file says of its network beside the tensors: options and classes."""
+"""The record in an exported weight file: the options of its network and its classes."""
 
 import dataclasses
 import os
@@ -38,7 +38,7 @@ def read_record(content: Mapping[str, Any], path: str | os.PathLike) -> Record:
     """The record in the content of a file; an empty one if it has none.
 
     Args:
-      content: what the file holds, by name.
+      content: the entries of the file by name.
       path: the file, for messages.
 
     Raises:

@@ -22,7 +22,7 @@ CONFIG_FILE = "config.json"
 # Options that may change when a run is resumed; any other change would make it another run.
 FREE = tuple(option.name for option in base.OPTIONS if option.free)
 
-# What a run did whose config was written before an option existed, as json has it.
+# The values of options that a run's config lacks, since they were added later, as json has them.
 _DEFAULTS = {option.name: json.loads(json.dumps(option.default)) for option in base.OPTIONS}
 
 

@@ -9,8 +9,8 @@ from diou_jax.detection.loss import Loss
 from diou_jax.detection.rules import DetectionRules, PoolingRules, Thresholds
 from diou_jax.structures import Batch, Candidates, Detections, Proposals, RoiSamples
 
-# A function from RoIs (B, R, 4), pixels of the network's input, and what else the head's module takes, also by name, to
-# its outputs.
+# A function from RoIs (B, R, 4), pixels of the network's input, and the other arguments of the head's module, also by
+# name, to its outputs.
 Run = Callable[..., Any]
 
 
