@@ -10,10 +10,10 @@ from diou_jax.command import export_weights, import_weights, program
 from diou_jax.command.arguments import parse
 from diou_jax.command.remembered import remembered
 from diou_jax.configs import base, ciou, shapes
-from diou_jax.configs.option_groups import NETWORK, SHAPES
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
 from diou_jax.nested_config import flatten, overwrite
+from diou_jax.option_groups import NETWORK, SHAPES
 from diou_jax.prediction import predict
 from diou_jax.training import train
 

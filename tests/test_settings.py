@@ -6,9 +6,9 @@ import pytest
 
 from diou_jax.command.arguments import parse
 from diou_jax.configs import base
-from diou_jax.configs.option_groups import AFTER_NETWORK
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten
+from diou_jax.option_groups import AFTER_NETWORK
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
-from diou_jax.configs.option_groups import NETWORK
 from diou_jax.errors import UserError
 from diou_jax.files import writable_file
 from diou_jax.nested_config import flatten
+from diou_jax.option_groups import NETWORK
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.reporting.run_log import print_line

@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
-from diou_jax.configs.option_groups import NETWORK, SHAPES
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten, to_tuples
+from diou_jax.option_groups import NETWORK, SHAPES
 
 # Other options that change an evaluation or prediction.
 FOLLOWED = ("model", "test", "predict", "data.source", "data.root", "data.val_annotations", "data.buckets")

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from diou_jax.command import option_names
 from diou_jax.configs import base
-from diou_jax.configs.option_groups import AFTER_NETWORK
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten
+from diou_jax.option_groups import AFTER_NETWORK
 from diou_jax.option_kinds import check_values
 
 

@@ -12,7 +12,6 @@ from diou_jax.analysis.comparison import Comparison, Side, compare
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
-from diou_jax.configs.option_groups import AFTER_NETWORK
 from diou_jax.data.dataset import Dataset
 from diou_jax.data.loader import batches
 from diou_jax.detection.staged import Selection
@@ -25,6 +24,7 @@ from diou_jax.evaluation.evaluate import RESULTS_PREFIX, as_results, score
 from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.evaluation.report import DatasetAlbum
 from diou_jax.nested_config import flatten
+from diou_jax.option_groups import AFTER_NETWORK
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.programs import compile_ahead

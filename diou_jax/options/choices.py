@@ -13,10 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diou_jax.configs import base
-from diou_jax.configs.option_groups import NETWORK
 from diou_jax.data.buckets import round_up
 from diou_jax.data.dataset import Dataset
 from diou_jax.nested_config import flatten
+from diou_jax.option_groups import NETWORK
 
 # Options that a new run takes over from the weights it starts from. Whether it has masks depends on its own data; its
 # dtype and the masking of padding are its own, too.

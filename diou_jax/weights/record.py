@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from diou_jax.errors import UserError
-from diou_jax.nested_config import to_tuples
 
 KEY = "diou_jax"
 
@@ -16,7 +15,7 @@ class Record:
     """The network of a weight file.
 
     Attributes:
-      options: values of `option_groups.NETWORK`, by dotted name.
+      options: values of `option_groups.NETWORK`, by dotted name; a file may have lists in place of tuples.
       class_names: names of its K classes, background first; empty if the file does not have them.
       category_ids: their ids in the annotations, -1 for the background; as many.
     """
@@ -48,7 +47,7 @@ def read_record(content: Mapping[str, Any], path: str | os.PathLike) -> Record:
         return Record()
     found = content[KEY]
     try:
-        options = {str(name): to_tuples(value) for name, value in found["options"].items()}
+        options = {str(name): value for name, value in found["options"].items()}
         names, ids = tuple(map(str, found["class_names"])), tuple(map(int, found["category_ids"]))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: its entry {KEY!r} is damaged ({type(error).__name__}: {error})") from None
