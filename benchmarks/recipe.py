@@ -2,6 +2,7 @@
 
     python benchmarks/recipe.py --data FOLDER --out runs/recipe --seeds 5 --steps 1000 --jobs 2
     python benchmarks/recipe.py --data FOLDER --out runs/recipe --parts 'large-scale jitter,EMA'
+    python benchmarks/recipe.py --data COCO128 --out runs/one --one_class    # all classes as one: few boxes of many
     python benchmarks/recipe.py --smoke                    # one part and one seed on a few drawn images
 
 FOLDER is data for `configs/own.py`. Every training is `main.py` with that config from random weights, with the same
@@ -21,7 +22,10 @@ from collections.abc import Mapping, Sequence
 
 from study import CONFIDENCE, TARGET, Run, Study, compare, make_parser, parse, save, shown, shown_reached, table, write
 
+from diou_jax.data import layouts
+
 BASELINE = "defaults"
+ONE_CLASS = {"id": 1, "name": "object"}
 ALL = "all together"
 # Channels of these convolutions for the small network that configs/own.py chooses on a CPU.
 HEAD = 32
@@ -65,6 +69,26 @@ def parts(scale: int, longest: int) -> dict[str, tuple[str, ...]]:
 def name_of(part: str) -> str:
     """The name of a part in names of folders."""
     return "".join(letter if letter.isalnum() else "_" for letter in part.lower())
+
+
+def with_one_class(root: str, out: pathlib.Path) -> tuple[str, ...]:
+    """The options of the data below `root` with all its classes as one; the new annotation files are written to `out`.
+
+    Raises:
+      UserError: if no data is found.
+    """
+    options: list[str] = []
+    found = layouts.find(root).parts
+    # Of a divided json both parts have all images: the new one is divided as well.
+    for name in ("train",) if found["val"].share else ("train", "val"):
+        part = found[name]
+        content = json.loads(pathlib.Path(part.annotations).read_text())
+        content["categories"] = [ONE_CLASS]
+        content["annotations"] = [one | {"category_id": ONE_CLASS["id"]} for one in content["annotations"]]
+        file = out / f"{name}.json"
+        write(file, json.dumps(content))
+        options += [f"--config.data.{name}_annotations={file}", f"--config.data.{name}_images={part.images}"]
+    return tuple(options)
 
 
 def report(rows: Mapping[str, Mapping], *, seeds: int, steps: int) -> str:
@@ -143,6 +167,7 @@ def main() -> None:
     parser = make_parser(__doc__, "runs/recipe")
     parser.add_argument("--scale", type=int, default=224, help="train.scales and test.scale of the defaults")
     parser.add_argument("--longest", type=int, default=320, help="train.max_size and test.max_size of the defaults")
+    parser.add_argument("--one_class", action="store_true", help="all classes of the data as one")
     parser.add_argument("--parts", help="names of parts, divided by commas; default: all")
     with contextlib.ExitStack() as stack:
         given, options = parse(parser, stack)
@@ -156,8 +181,10 @@ def main() -> None:
             *(f"--config.train.scales=({given.scale},)", f"--config.train.max_size={given.longest}"),
             *(f"--config.test.scale={given.scale}", f"--config.test.max_size={given.longest}"),
         )
-        root = f"--config.data.root={os.path.abspath(given.data)}"
-        study = Study(given.out, (root, *size, *options), given.jobs, evaluations=4)
+        data = (f"--config.data.root={os.path.abspath(given.data)}",)
+        if given.one_class:
+            data += with_one_class(os.path.abspath(given.data), given.out / "one_class")
+        study = Study(given.out, (*data, *size, *options), given.jobs, evaluations=4)
         print(run_all(study, {name: known[name] for name in names}, seeds=given.seeds, steps=given.steps))
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from diou_jax.command.arguments import parse
+from diou_jax.options import build
 
 
 def load_benchmark(name):
@@ -147,3 +148,19 @@ def test_the_recipes_parts_are_compared_with_the_defaults(monkeypatch, tmp_path,
     assert (tmp_path / "recipe.md").read_text() == text and (tmp_path / "recipe.png").stat().st_size > 5000
     assert json.loads((tmp_path / "recipe.json").read_text())["EMA"]["difference"][0] == pytest.approx(0.02)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_all_classes_of_the_data_become_one(shapes_root, tmp_path, divided):
+    recipe, folder = load_benchmark("recipe"), shapes_root
+    if divided:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        (folder / "images").symlink_to(shapes_root / "images" / "train")
+        (folder / "all.json").symlink_to(shapes_root / "annotations" / "instances_train.json")
+    options = recipe.with_one_class(str(folder), tmp_path / "out")
+    assert len(options) == (2 if divided else 4)
+    config = parse(["--config", "own", "--workdir", "unused", f"--config.data.root={folder}", *options]).config
+    parts = [build.dataset(config, [name], masks=False) for name in (*config.train.datasets, *config.test.datasets)]
+    assert all(part.class_names[1:] == ("object",) for part in parts)
+    assert sum(len(part.records) for part in parts) == (24 if divided else 30)
