@@ -18,6 +18,7 @@ from diou_jax.options.open_options import start_of
 from diou_jax.prediction.detector import Detector
 from diou_jax.weights import files
 from diou_jax.weights.original import export_original, original_tensors
+from diou_jax.weights.record import KEY, Record
 from diou_jax.weights.sources import read_source
 
 
@@ -36,6 +37,7 @@ def exported(tiny_config, tmp_path_factory):
     return config, folder / "back.pkl"
 
 
+@pytest.mark.slow
 def test_the_file_says_which_network_and_which_classes_it_has(exported):
     config, file = exported
     source = read_source(file)
@@ -44,6 +46,7 @@ def test_the_file_says_which_network_and_which_classes_it_has(exported):
     assert source.record.class_names[1:] == build.dataset(config, config.train.datasets).class_names[1:]
 
 
+@pytest.mark.slow
 def test_it_is_read_by_a_config_with_its_options_and_refused_by_others(exported, tiny_config, tmp_path):
     config, file = exported
     with pytest.raises(UserError, match=r"wants model\.box_convention=torchvision, not detectron: set it"):
@@ -58,6 +61,7 @@ def test_it_is_read_by_a_config_with_its_options_and_refused_by_others(exported,
     assert Detector.from_file(file, config).class_names == data.class_names
 
 
+@pytest.mark.slow
 def test_options_left_open_are_taken_from_it(exported):
     config, file = exported
     data = Statistics(images=205, short=480, aspect=1.33, both_ways=False, small=0.08, large=0.5, most=28)
@@ -69,6 +73,7 @@ def test_options_left_open_are_taken_from_it(exported):
     assert {name: here[name] for name in left_open} == {name: there[name] for name in left_open}
 
 
+@pytest.mark.slow
 def test_rows_of_its_heads_follow_the_names_of_classes(exported):
     config, file = exported
     config = config.copy_and_resolve_references()
@@ -99,6 +104,13 @@ def test_a_file_with_or_without_masks_starts_a_run_of_the_other_kind(tiny_config
         assert np.std(variables["params"]["mask_head"]["upsample"]["kernel"]) > 0
 
 
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = Record({"fpn.dim": 16, "pixel_means": (1.0, 2.0, 3.0)}, ("background", "a"), (-1, 7))
+    content = {"model": {"Conv_Body.a": np.zeros(1, np.float32)}, KEY: record.content()}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    assert files.read(tmp_path / "w.pkl").record == record
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [
@@ -110,7 +122,7 @@ def test_a_file_with_or_without_masks_starts_a_run_of_the_other_kind(tiny_config
     ],
 )
 def test_a_damaged_record_is_an_error_that_names_the_file(tmp_path, record, said):
-    content = {"model": {"Conv_Body.a": np.zeros(1, np.float32)}, "diou_jax": record}
+    content = {"model": {"Conv_Body.a": np.zeros(1, np.float32)}, KEY: record}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(UserError, match=said) as error:
         files.read(tmp_path / "w.pkl")
