@@ -104,6 +104,7 @@ def assert_same(ours, theirs):
     np.testing.assert_allclose(ours.masks, theirs.masks[partner], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_usual_pass_alone_finds_what_a_usual_test_finds(with_passes, usual, images):
     alone = with_passes({}, {})
     assert isinstance(alone._run, StagedDetection) and not isinstance(usual._run, StagedDetection)

@@ -157,6 +157,7 @@ def test_rois_that_do_not_exist_have_no_part_in_a_heads_statistics():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), changed, wanted)
 
 
+@pytest.mark.slow
 def test_frozen_stages_keep_their_statistics():
     body = ResNet(blocks=(1, 1), width_per_group=2, stem_width=4, freeze_at=2, norm=UseBatchNorm())
     images = jnp.asarray(draw((1, 32, 32, 3)))

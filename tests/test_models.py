@@ -240,6 +240,7 @@ def test_folded_variables_change_no_output(norm, fpn_norm, dtype):
         assert_close(ours.astype(jnp.float32), theirs.astype(jnp.float32), relative=1e-6)
 
 
+@pytest.mark.slow
 def test_folded_batch_norm_changes_the_rounding_alone():
     """In float32 little; in bfloat16, where a layer rounds its result before the norm, no further from float32."""
     found = {}

@@ -395,6 +395,7 @@ def test_a_mismatch_of_style_names_the_options(tiny_config, tmp_path):
         base.check(config)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_an_imagenet_body(tiny_config, tmp_path):
     config = small_config(tiny_config)
     network = build.network(config, 7)
