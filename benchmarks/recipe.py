@@ -2,7 +2,7 @@
 
     python benchmarks/recipe.py --data FOLDER --out runs/recipe --seeds 5 --steps 1000 --jobs 2
     python benchmarks/recipe.py --data FOLDER --out runs/recipe --parts 'large-scale jitter,EMA'
-    python benchmarks/recipe.py --data COCO128 --out runs/one --one_class    # all classes as one: few boxes of many
+    python benchmarks/recipe.py --data COCO128 --out runs/one --one_class    # all classes as one
     python benchmarks/recipe.py --smoke                    # one part and one seed on a few drawn images
 
 FOLDER is data for `configs/own.py`. Every training is `main.py` with that config from random weights, with the same
@@ -82,7 +82,7 @@ def with_one_class(root: str, out: pathlib.Path) -> tuple[str, ...]:
     # Of a divided json both parts have all images: the new one is divided as well.
     for name in ("train",) if found["val"].share else ("train", "val"):
         part = found[name]
-        content = json.loads(pathlib.Path(part.annotations).read_text())
+        content = json.loads(pathlib.Path(part.annotations).read_text(encoding="utf-8"))
         content["categories"] = [ONE_CLASS]
         content["annotations"] = [one | {"category_id": ONE_CLASS["id"]} for one in content["annotations"]]
         file = out / f"{name}.json"

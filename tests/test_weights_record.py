@@ -111,6 +111,14 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert files.read(tmp_path / "w.pkl").record == record
 
 
+def test_a_record_of_another_number_of_classes_is_refused(tmp_path):
+    tensors = {"Conv_Body.a": np.zeros(1, np.float32), "Box_Outs.cls_score.weight": np.zeros((3, 4), np.float32)}
+    content = {"model": tensors, KEY: Record({}, ("background", "a"), (-1, 7)).content()}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=r"w\.pkl: its scores are of 3 classes, its record names 2"):
+        read_source(tmp_path / "w.pkl")
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [

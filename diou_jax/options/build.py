@@ -118,7 +118,7 @@ def class_table(config: ConfigDict, source: WeightSource) -> tuple[tuple[str, ..
       UserError: if the training set has another number of classes, or is needed and missing.
     """
     num_classes, record = source.num_classes, source.record
-    if record.class_names and num_classes in (None, len(record.class_names)):
+    if record.class_names:
         return record.class_names, record.category_ids
     if num_classes == len(coco_classes.NAMES):
         return coco_classes.NAMES, coco_classes.IDS

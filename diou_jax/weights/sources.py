@@ -89,7 +89,11 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto", batch_
         # The original counts steps from 0, and saves after the update.
         step = None if file.step is None else file.step + 1
         kind = "an exported checkpoint" if file.record.options else "a checkpoint of the original"
-        return WeightSource(kind, dict(file.tensors), (), step, file.optimizer, record=file.record)
+        source = WeightSource(kind, dict(file.tensors), (), step, file.optimizer, record=file.record)
+        named = len(file.record.class_names)
+        if named and source.num_classes not in (None, named):
+            raise UserError(f"{path}: its scores are of {source.num_classes} classes, its record names {named}")
+        return source
     if detectron.is_detectron(names):
         tensors, unused = detectron.to_original(file.tensors)
         return WeightSource("Detectron's blobs", tensors, tuple(unused))
