@@ -1,7 +1,6 @@
 """Checkpoints: orbax writes them asynchronously and atomically, and reads them back bit for bit."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -22,12 +21,11 @@ from jax.experimental import multihost_utils
 
 from diou_jax.checkpoint.differences import differences, stored_tree
 from diou_jax.checkpoint.first_format import from_first_format, to_first_format
+from diou_jax.checkpoint.items import RAW, TRAINING, VARIABLES, abstract, items_of, raw_of, state_of, with_raw
 from diou_jax.checkpoint.preservation import NewestAndBest
 from diou_jax.checkpoint.ranking import rank
 from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import Stopped, UserError
-from diou_jax.models.conv import AFFINE
-from diou_jax.models.norms import STATISTICS
 from diou_jax.optimization.state import TrainState
 
 # The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first. Those of a run with
@@ -42,11 +40,10 @@ REPLACED = 5  # number of attempts to read a checkpoint that another run may rep
 class Checkpoints:
     """The checkpoints of a work folder, `workdir`/checkpoints/STEP.
 
-    Network variables and the rest of the training state are separate items, so that a detector can be read without its
-    optimiser. With a moving average its variables are the network's, and the parameters that the optimiser changes are
-    an item of their own, "raw". A checkpoint does not depend on the number of devices. Each is sealed with checksums in
-    `workdir`/checkpoints.sealed/STEP.json as soon as it is complete; a checkpoint that has changed since, or cannot be
-    read, does not count. This is a context manager: leaving it waits until checkpoints are written.
+    A checkpoint has the items of `diou_jax.checkpoint.items`, each of which can be read alone, and does not depend on
+    the number of devices. It is sealed with checksums in `workdir`/checkpoints.sealed/STEP.json as soon as it is
+    complete; a checkpoint that has changed since, or cannot be read, does not count. This is a context manager: leaving
+    it waits until checkpoints are written.
 
     Attributes:
       directory: the folder of the checkpoints.
@@ -93,9 +90,7 @@ class Checkpoints:
                 preservation_policy=self._kept, create=True, enable_async_checkpointing=True
             ),
             item_handlers={
-                "variables": ocp.StandardCheckpointHandler(),
-                "training": ocp.StandardCheckpointHandler(),
-                "raw": ocp.StandardCheckpointHandler(),
+                **{name: ocp.StandardCheckpointHandler() for name in (VARIABLES, TRAINING, RAW)},
                 "metadata": ocp.JsonCheckpointHandler(),
             },
         )
@@ -157,8 +152,8 @@ class Checkpoints:
         self.finish()
         # The best one so far is deleted only after this one is complete.
         self._kept.best = self._best_with(step, metadata)
-        items = _split(state)
-        metadata = {**metadata, "format": FORMAT_WITH_EMA if "raw" in items else FORMAT}
+        items = items_of(state)
+        metadata = {**metadata, "format": FORMAT_WITH_EMA if RAW in items else FORMAT}
         if jax.process_count() > 1:
             items = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, items)
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -187,15 +182,7 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint belongs to another network.
         """
-        found = self._read({name: _abstract(item) for name, item in _split(like).items()})
-        variables, ema = found["variables"], None
-        if like.ema is not None:
-            ema = dataclasses.replace(like.ema, params=variables["params"], statistics=variables.get(STATISTICS))
-            variables = _with_raw(variables, found["raw"])
-        affine, statistics = variables.get(AFFINE), variables.get(STATISTICS)
-        return TrainState(
-            params=variables["params"], affine=affine, ema=ema, statistics=statistics, **found["training"]
-        )
+        return state_of(self._read({name: abstract(item) for name, item in items_of(like).items()}), like)
 
     def restore_variables(self, like: Mapping, *, averaged: bool = True) -> dict:
         """The network variables that were asked for, with the structure, shapes and dtypes of `like`.
@@ -208,15 +195,15 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint belongs to another network.
         """
-        like = _abstract(dict(like))
+        like = abstract(dict(like))
         if averaged or not self._of_chosen(self._has_raw):
-            return self._read({"variables": like})["variables"]
-        found = self._read({"variables": like, "raw": _raw(like)})
-        return _with_raw(found["variables"], found["raw"])
+            return self._read({VARIABLES: like})[VARIABLES]
+        found = self._read({VARIABLES: like, RAW: raw_of(like)})
+        return with_raw(found[VARIABLES], found[RAW])
 
     def stored_variables(self) -> dict:
         """As `restore_variables`, of any network."""
-        like = self._of_chosen(lambda step: stored_tree(self._manager.item_metadata(step)["variables"]))
+        like = self._of_chosen(lambda step: stored_tree(self._manager.item_metadata(step)[VARIABLES]))
         return self.restore_variables(like)
 
     def metadata(self) -> dict:
@@ -293,7 +280,7 @@ class Checkpoints:
         return f"there are {', '.join(f'{step}{named.get(step, str())}' for step in steps)}"
 
     def _has_raw(self, step) -> bool:
-        return (self.directory / str(step) / "raw").is_dir()
+        return (self.directory / str(step) / RAW).is_dir()
 
     def _metadata(self, step) -> dict:
         items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
@@ -350,8 +337,8 @@ class Checkpoints:
         # Without a seal, because the process was killed before it was written, the checkpoint must be readable.
         try:
             stored = self._manager.item_metadata(step)
-            names = ["variables", "training", *(["raw"] if self._has_raw(step) else [])]
-            likes = {name: _abstract(stored_tree(stored[name])) for name in names}
+            names = [VARIABLES, TRAINING, *([RAW] if self._has_raw(step) else [])]
+            likes = {name: abstract(stored_tree(stored[name])) for name in names}
             items = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
             self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore(), **items))
         except Exception as error:
@@ -409,23 +396,6 @@ def _nothing(directory: pathlib.Path) -> str:
     return f"there is no checkpoint in {directory}; train first, or name another --workdir"
 
 
-def _split(state: TrainState) -> dict[str, dict]:
-    """The items of a checkpoint but for its metadata."""
-    training = {"step": state.step, "opt_state": state.opt_state, "window": state.window, "guard": state.guard}
-    return {"variables": state.averaged, "training": training} | ({"raw": _raw(state.variables)} if state.ema else {})
-
-
-def _raw(variables):
-    """The item "raw": the parameters; with batch norm a dict of them and of the running statistics."""
-    changing = {name: variables[name] for name in ("params", STATISTICS) if name in variables}
-    return changing if STATISTICS in changing else changing["params"]
-
-
-def _with_raw(variables, raw):
-    """Variables with those of the item "raw"."""
-    return {**variables, **(raw if STATISTICS in variables else {"params": raw})}
-
-
 def _agreed(find) -> int | None:
     """The step, or None, that ``find()`` gives to the first process; every process gets it."""
     found = find() if jax.process_index() == 0 else None
@@ -433,9 +403,3 @@ def _agreed(find) -> int | None:
         found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
         found = None if found < 0 else found
     return found
-
-
-def _abstract(tree):
-    """Shapes, dtypes and the first device as the place, which orbax needs to restore a tree."""
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
