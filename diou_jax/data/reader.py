@@ -196,7 +196,6 @@ def train_reader(
     *,
     batch_size: int,
     seed: int,
-    use_flipped: bool = True,
     epoch: EpochRules = EpochRules(),
     rules: BatchRules = BatchRules(),
 ) -> Reader:

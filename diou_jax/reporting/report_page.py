@@ -205,7 +205,7 @@ def _sections(name: str, test_set: TestSet) -> list[Section]:
             blocks += sections_of.with_heading(own, label) if len(kinds) > 1 else own
         return blocks
 
-    def pictures(findings, label, prefix):
+    def pictures(findings, _, prefix):
         gallery = worst_gallery(findings, test_set.album, prefix)
         return [gallery] if gallery.photographs else [Text("No image costs AP.")]
 

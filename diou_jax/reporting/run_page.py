@@ -32,6 +32,14 @@ REFRESH = 30
 # The number of pictures that a page shows.
 SHOWN = 8
 
+# Files of a workdir that the page links to, with the links' texts.
+PAGES = (
+    (REPORT_FILE, "Report of the last evaluation"),
+    (SWEEP_FILE, "Sweep of test options"),
+    ("metrics.jsonl", "metrics.jsonl"),
+    ("config.json", "config.json"),
+)
+
 
 @contextlib.contextmanager
 def index_page(log: RunLog, *, active: bool) -> Iterator[None]:
@@ -80,7 +88,7 @@ def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
     sections.append(Section("options", "Options", options_blocks(config)))
     sections.append(Section("environment", "Environment", [pairs_table("Environment", environment_pairs())]))
     state = _state(step, total, training=training)
-    links = [(name, text) for name, text in _pages(workdir) if (workdir / name).is_file()]
+    links = [(name, text) for name, text in PAGES if (workdir / name).is_file()]
     name = workdir.resolve().name
     part = Part("run", "", sections, [_main(rows, step, total)], _facts(rows, workdir), state)
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -92,13 +100,6 @@ def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
         REFRESH if training else 0,
         f"Written {written}" + (f"; loaded again every {REFRESH} s while the run trains." if training else "."),
     )
-
-
-def _pages(workdir):
-    yield REPORT_FILE, "Report of the last evaluation"
-    yield SWEEP_FILE, "Sweep of test options"
-    yield "metrics.jsonl", "metrics.jsonl"
-    yield "config.json", "config.json"
 
 
 def _about(options: Mapping) -> str:
