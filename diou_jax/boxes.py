@@ -11,7 +11,7 @@ reference's size and the logarithm of the ratio of sizes, each multiplied by a w
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float, Float32, Real
 from diou_jax.structures import Array, Placement
 
 T = TypeVar("T", jax.Array, np.ndarray)
-Scalar: TypeAlias = float | np.floating
 
 # A decoded box is at most 1000 / 16 times as large as its reference, as in the original; the limit keeps exp finite.
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)

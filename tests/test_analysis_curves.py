@@ -40,17 +40,6 @@ def test_their_mean_is_ap(tmp_path):
     np.testing.assert_array_equal((found.precision == 0)[known], np.isnan(found.scores)[known])
 
 
-def test_the_raw_curve(tmp_path):
-    matches = three_found(tmp_path)
-    raw = curves.raw_curve(matches, 0)
-    assert raw.scores.tolist() == [0.9, 0.8, 0.7] and raw.recall.tolist() == [0.5, 0.5, 1]
-    np.testing.assert_allclose(raw.precision, [1, 1 / 2, 2 / 3])
-    assert len(curves.raw_curve(matches, 1).scores) == 0
-    dog = match(tmp_path, [], [thing(1, 1, BOX, score=0.5)])
-    raw = curves.raw_curve(dog, 0, iou=0.75)
-    assert raw.precision.tolist() == [0] and math.isnan(raw.recall[0])
-
-
 def test_histograms_of_scores(tmp_path):
     found = curves.score_histogram(three_found(tmp_path, scores=(1.0, 0.8, 0.0)), bins=5)
     np.testing.assert_allclose(found.edges, [0, 0.2, 0.4, 0.6, 0.8, 1])

@@ -23,21 +23,6 @@ class PrecisionRecall:
 
 
 @dataclasses.dataclass(frozen=True)
-class RawCurve:
-    """Precision and recall after each detection of one class at one IoU, by descending score; empty without any.
-
-    Attributes:
-      scores: float64 (n,).
-      precision: float64 (n,), not made monotone.
-      recall: float64 (n,); NaN without objects.
-    """
-
-    scores: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
 class ScoreHistogram:
     """Detections by score.
 
@@ -90,13 +75,6 @@ def precision_recall(matches: Matches, *, area: int = 0) -> PrecisionRecall:
     return PrecisionRecall(matches.recalls, precision, scores)
 
 
-def raw_curve(matches: Matches, row: int, *, iou: float = 0.5) -> RawCurve:
-    """The curve of a class, given as a row of `Matches.class_names`, as it is."""
-    mine, threshold = matches.rows(row), matches.threshold(iou)
-    right, wrong = matches.right()[threshold, mine], matches.wrong()[threshold, mine]
-    return _raw(matches.found.scores[mine], right, wrong, int(matches.objects()[row]))
-
-
 def score_histogram(matches: Matches, *, iou: float = 0.5, bins: int = 50) -> ScoreHistogram:
     """Right and wrong detections of each class by score; those that COCOeval ignores are in neither."""
     edges, threshold = np.linspace(0, 1, bins + 1), matches.threshold(iou)
@@ -115,7 +93,7 @@ def best_thresholds(matches: Matches, *, iou: float = 0.5) -> tuple[BestThreshol
     threshold, objects = matches.threshold(iou), matches.objects().tolist()
     right, wrong, scores = matches.right()[threshold], matches.wrong()[threshold], matches.found.scores
     return tuple(
-        _best_f1(_raw(scores[mine], right[mine], wrong[mine], objects[row]), objects[row])
+        _best_f1(scores[mine], right[mine], wrong[mine], objects[row])
         for row, mine in enumerate(map(matches.rows, range(len(objects))))
     )
 
@@ -125,25 +103,18 @@ def best_threshold(matches: Matches, *, iou: float = 0.5) -> BestThreshold:
     threshold, order = matches.threshold(iou), np.argsort(-matches.found.scores, kind="stable")
     right, wrong = matches.right()[threshold, order], matches.wrong()[threshold, order]
     objects = int(matches.objects().sum())
-    return _best_f1(_raw(matches.found.scores[order], right, wrong, objects), objects)
+    return _best_f1(matches.found.scores[order], right, wrong, objects)
 
 
-def _raw(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, objects: int) -> RawCurve:
-    """The curve of detections (n,) by descending score; those that are neither right nor wrong do not count."""
+def _best_f1(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, objects: int) -> BestThreshold:
+    """The best threshold of detections (n,) by descending score; those neither right nor wrong do not count."""
     kept = right | wrong
-    hits = np.cumsum(right[kept])
-    precision = hits / np.arange(1, len(hits) + 1)
-    return RawCurve(scores[kept], precision, hits / objects if objects else np.full(len(hits), np.nan))
-
-
-def _best_f1(curve: RawCurve, objects: int) -> BestThreshold:
+    scores, hits = scores[kept], np.cumsum(right[kept])
     # A threshold keeps all detections of equal score or none: F1 counts at the last of them.
-    last = np.flatnonzero(np.append(np.diff(curve.scores) != 0, True)[: len(curve.scores)])
-    # From counts, so that equal ones are equal bit for bit, and the first, of the largest score, is taken.
-    hits = np.rint(curve.precision[last] * (last + 1))
-    f1 = 2 * hits / (last + 1 + objects)
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True)[: len(scores)])
+    scores, hits, found = scores[last], hits[last], last + 1
+    f1 = 2 * hits / (found + objects)
     if not objects or not (f1 > 0).any():
         return BestThreshold(np.nan, np.nan, np.nan, np.nan)
-    best = int(f1.argmax())
-    found = curve.scores[last], f1, curve.precision[last], curve.recall[last]
-    return BestThreshold(*(float(values[best]) for values in found))
+    best = int(f1.argmax())  # the first of equal ones, which has the largest score
+    return BestThreshold(*(float(values[best]) for values in (scores, f1, hits / found, hits / objects)))

@@ -16,8 +16,8 @@ from diou_jax.reporting.curves import COLORS, STYLES, log_scale
 
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
-# Width and height in inches of a chart that shares a line with others, and of one that fills a line.
-SMALL, MEDIUM, WIDE = (3.1, 2.3), (4.9, 2.9), (9.6, 3.0)
+# Width and height in inches of a chart that shares a line with two others, and with one other.
+SMALL, MEDIUM = (3.1, 2.3), (4.9, 2.9)
 
 INK, MUTED, FAINT = "#1a1a1a", "#5a5a5a", "#d9d9d9"
 

@@ -242,7 +242,7 @@ class Run:
         log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
 
     def _lengthened(self, step) -> list[str]:
-        """A line on the change of the schedule since the run stopped at `step`; empty if there is none."""
+        """The lines on a change of the schedule since the run stopped at `step`."""
         before = (read_config(self._workdir) or {}).get("solver", {})
         with_before = self.config.copy_and_resolve_references()
         try:
