@@ -170,10 +170,11 @@ def test_the_average_is_evaluated_and_the_raw_weights_on_request(whole, full_con
     assert_same_bits(seen[4, False], state.variables)
 
 
-def test_fine_tuning_takes_the_average(whole, full_config, tmp_path):
-    _, state, _ = saved_state(full_config(), whole[0])
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_fine_tuning_takes_the_average_of_the_named_checkpoint(whole, full_config, which):
+    _, state, _ = saved_state(full_config(), whole[0], which)
     config = full_config()
-    config.init.checkpoint = str(whole[0])
+    config.init.checkpoint, config.init.which = str(whole[0]), which
     data = build.dataset(config, config.train.datasets)
     detector = build.detector(config, len(data.class_names))
     variables, _ = initial_variables(config, detector.network, data.class_names)

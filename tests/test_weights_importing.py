@@ -434,3 +434,10 @@ def test_fine_tuning_takes_classes_by_name_from_a_run_and_from_a_file(tiny_confi
     config.init.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="there is no checkpoint"):
         initial_variables(config, build.network(config, 7), names)
+    config.init.checkpoint, config.init.which = str(tmp_path / "w.pkl"), "best"
+    (tmp_path / "w.pkl").touch()
+    with pytest.raises(UserError, match=r"init\.which=best: .* is a file, which has one set of weights"):
+        initial_variables(config, build.network(config, 7), names)
+    config.init.which = "newest"
+    with pytest.raises(UserError, match=r"init\.which='newest': it must be last, best or the step of a checkpoint"):
+        base.check(config)

@@ -73,7 +73,7 @@ class Checkpoints:
         if not create and not self.directory.is_dir():
             raise UserError(_nothing(self.directory))
         if not re.fullmatch(f"{LAST}|{BEST}|[0-9]+", str(which)):
-            raise UserError(f"--checkpoint {which}: it must be best, last or the step of a checkpoint")
+            raise UserError(f"checkpoint {which!r}: it must be best, last or the step of a checkpoint")
         self._which = which
         self._kept = NewestAndBest(keep)
         self._sealer = ThreadPoolExecutor(1)
@@ -226,15 +226,13 @@ class Checkpoints:
         if self._which == BEST:
             if (found := self.best()) is None:
                 raise UserError(
-                    f"--checkpoint best: no checkpoint in {self.directory} was evaluated during training, which "
-                    f"test.every and checkpoint.best are for; {self._listed()}"
+                    f"{self.directory} has no best checkpoint, as none was evaluated during training, which test.every "
+                    f"and checkpoint.best are for; {self._listed()}"
                 )
             return found
         step = int(self._which)
         if _agreed(lambda: step if step in self.steps() and self._is_whole(step) else None) is None:
-            raise UserError(
-                f"--checkpoint {step}: {self.directory} has no undamaged one of this step; {self._listed()}"
-            )
+            raise UserError(f"{self.directory} has no undamaged checkpoint of step {step}; {self._listed()}")
         return step
 
     def best(self) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.data import coco_classes
 from diou_jax.errors import UserError
 from diou_jax.models.network import Network
@@ -27,7 +27,8 @@ def initial_variables(config: ConfigDict, network: Network, class_names: Sequenc
     """The weights that a run starts from, and lines that name their origin.
 
     Weights are random, drawn by `rng_seed`. `resnets.imagenet_pretrained_weights` replaces the backbone, then
-    `init.checkpoint` replaces the network; rows of its heads are taken for classes with the same name.
+    `init.checkpoint` replaces the network, by the checkpoint `init.which` if it is a workdir; rows of its heads are
+    taken for classes with the same name.
 
     Args:
       config: the run's config.
@@ -50,7 +51,10 @@ def initial_variables(config: ConfigDict, network: Network, class_names: Sequenc
 
 def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
     """Variables of a run's workdir or of a weight file, the names of their classes, and lines on their origin."""
+    which = config.init.which
     if os.path.isfile(path):
+        if which != LAST:
+            raise UserError(f"init.which={which}: init.checkpoint={path} is a file, which has one set of weights alone")
         source = weight_source(config, path)
         if not source.is_detector:
             raise UserError(
@@ -67,6 +71,6 @@ def _weights_of(config, path) -> tuple[dict, Sequence[str], list[str]]:
         if not names and source.num_classes == len(coco_classes.NAMES):
             names = coco_classes.NAMES
         return variables, names, [f"weights of {path}", *lines]
-    with Checkpoints(path, create=False) as checkpoints:
+    with Checkpoints(path, which=which, create=False) as checkpoints:
         variables, step = checkpoints.stored_variables(), checkpoints.chosen()
         return variables, checkpoints.metadata()["class_names"], [f"weights of {path} at step {step}"]
