@@ -79,7 +79,7 @@ def test_names_stay_readable():
 
 @pytest.mark.slow
 def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, monkeypatch):
-    names = ["cam1/f.png", "cam2/f.png", "cam1/f.bmp", "ä 画/f.png"]
+    names = ["cam1/f.png", "cam2/f.png", "cam1/f.bmp", "ä 画/f.png", "f.png"]
     box = {"category_id": 1, "bbox": [2, 2, 30, 30], "area": 900, "iscrowd": 0}
     content = {
         "images": [{"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(names)],
@@ -104,6 +104,7 @@ def test_an_evaluation_keeps_the_pictures_of_all_images(tiny_config, tmp_path, m
     pictures = sorted((tmp_path / "run" / "pictures").iterdir())
     assert len(pictures) == len(names)
     assert sum(path.name.startswith("0000004_val_cam1_f.") for path in pictures) == 2
+    assert sum(path.name.startswith("0000004_val_f.png") for path in pictures) == 1, "its folder is named val"
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.format == "JPEG" and picture_files.is_drawn(picture)

@@ -368,8 +368,8 @@ def _report(reader, image_bucket, keep):
     canvas = np.array([bucket.canvas for bucket in reader.buckets])[image_bucket]
     reduced = keep & ((records.heights > canvas[:, 0]) | (records.widths > canvas[:, 1]))
     if reduced.any():
-        logging.warning(
-            "%s: %d images exceed their canvas and are resized on the host, the first: %s",
+        logging.info(
+            "%s: %d images are far larger than the network's input and are resized on the host, the first: %s",
             name,
             reduced.sum(),
             reader.dataset.image_name(int(reduced.argmax())),

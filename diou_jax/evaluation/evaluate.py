@@ -284,7 +284,8 @@ class Evaluator:
             true = true_masks.by_box(dataset.annotation_files, sizes)
         for index in indices:
             picture = draw(dataset, index, found[index], true=true)
-            name = f"{step:07d}_{dataset.name}_{picture_files.flat(dataset.image_name(index))}"
+            name, prefix = picture_files.flat(dataset.image_name(index)), f"{dataset.name}_"
+            name = f"{step:07d}_{prefix}{name.removeprefix(prefix)}"  # images often lie in a folder of the set's name
             with log.spared("pictures"):
                 picture_files.write(self._folder / "pictures" / name, picture)
             log.image(step, f"detections/{dataset.name}/{index}", picture)
