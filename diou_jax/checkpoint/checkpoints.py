@@ -391,7 +391,7 @@ class Checkpoints:
 
 
 def _nothing(directory: pathlib.Path) -> str:
-    return f"there is no checkpoint in {directory}; train first, or name another --workdir"
+    return f"there is no checkpoint in {directory}; train first, or name the folder of another run"
 
 
 def _agreed(find) -> int | None:
