@@ -270,7 +270,7 @@ def write_plot(path: pathlib.Path, results: Mapping[str, Sequence[Mapping]], row
             )
     left.set_xticks(range(len(rows)), [NAMES[loss] for loss in rows])
     left.set_title(f"by loss: each seed, mean and {CONFIDENCE:.0%} interval")
-    left.legend()
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)  # where it covers no value
     betas = suppression["betas"]
     differences = np.array([one["difference"] for one in betas.values()])
     ends = np.abs(np.array([one["ends"] for one in betas.values()]).T - differences)
