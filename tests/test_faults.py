@@ -157,6 +157,7 @@ def test_a_lasting_fault_ends_the_run_with_a_name_and_a_file(tiny_config, tmp_pa
     assert diagnosis.not_finite(detector, variables, batch, step=0, seed=config.rng_seed) == ["loss_cls"]
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_named(tiny_config):
     config = tiny_config()
     data = build.dataset(config, config.train.datasets)

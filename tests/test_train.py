@@ -130,6 +130,7 @@ def test_a_run_leaves_what_it_promises(finished, tiny_config):
     assert list((finished / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_evaluating_again_gives_the_same_bytes(finished, tiny_config):
     file = finished / "bbox_val_results.json"
     before = file.read_bytes()
