@@ -16,7 +16,7 @@ import ml_collections
 from diou_jax import option_kinds
 from diou_jax.configs import relations
 from diou_jax.errors import UserError
-from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
+from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, WhichCheckpoint, Whole
 
 BODIES: dict[str, dict[str, Any]] = {
     "r50": {"blocks": (3, 4, 6, 3)},
@@ -48,8 +48,8 @@ OPTIONS = (
     Option("init.checkpoint", "", Text(),
            "workdir of another run, or weight file, from which a new run starts; classes are matched by name, the "
            "others start anew and are listed", original=None, free=True),
-    Option("init.which", "last", Text(),
-           "the checkpoint of that workdir: `last`, `best` or a step", original=None, free=True),
+    Option("init.which", "last", WhichCheckpoint(),
+           "the checkpoint of that workdir", original=None, free=True),
     Option("model.loss_type", "smooth_l1", Choice(LOSSES),
            "box loss of the box head; `sl1` is `smooth_l1`"),
     Option("model.loss_bbox_weight", 1.0, Real(0),

@@ -1,6 +1,5 @@
 """Options whose values contradict each other."""
 
-import re
 from collections.abc import Collection
 
 from ml_collections import ConfigDict
@@ -9,8 +8,6 @@ from ml_collections import ConfigDict
 def problems(config: ConfigDict, explicit: Collection[str] = ()) -> list[str]:
     """Messages on options whose values contradict each other."""
     train, solver, found = config.train, config.solver, []
-    if not re.fullmatch("last|best|[0-9]+", config.init.which):
-        found.append(f"init.which={config.init.which!r}: it must be last, best or the step of a checkpoint")
     for low, high in (("bg_thresh_lo", "bg_thresh_hi"), ("rpn_negative_overlap", "rpn_positive_overlap")):
         if train[low] > train[high]:
             found.append(f"train.{low}={train[low]!r}: it must not exceed train.{high}={train[high]!r}")

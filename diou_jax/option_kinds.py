@@ -8,6 +8,7 @@ import difflib
 import itertools
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -54,6 +55,18 @@ class Whole:
 
     def __str__(self):
         return f"a whole number, {self.low} " + ("or more" if self.high is None else f"to {self.high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class WhichCheckpoint:
+    """One checkpoint of a run: "best", "last" or its step, as a text."""
+
+    def problem(self, value):
+        """As `Kind`."""
+        return None if isinstance(value, str) and re.fullmatch("best|last|[0-9]+", value) else f"it must be {self}"
+
+    def __str__(self):
+        return "best, last or the step of a checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from diou_jax.configs import base
 from diou_jax.detection import box_vote, soft_nms
 from diou_jax.errors import UserError
 from diou_jax.losses import BOX_LOSSES
-from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, Whole
+from diou_jax.option_kinds import Choice, Flag, Option, Real, Several, Text, WhichCheckpoint, Whole
 from diou_jax.options import model
 from diou_jax.training import train
 
@@ -70,6 +70,7 @@ WRONG = {
     "num_gpus": [0],
     "rng_seed": [-1, 2**31],
     "pixel_means": [(1.0, 2.0), ()],
+    "init.which": ["newest", "", "-3", 5],
     "model.bbox_reg_weights": [(10.0, 10.0, 5.0), (0.0, 1.0, 1.0, 1.0)],
     "model.loss_bbox_weight": [-1.0],
     "model.loss_type": ["ciuo", ""],
@@ -176,6 +177,8 @@ def inside(kind):
             )
         case Choice(names):
             return st.sampled_from(names)
+        case WhichCheckpoint():
+            return st.one_of(st.sampled_from(["best", "last"]), st.integers(min_value=0).map(str))
         case Text(empty):
             return st.just("") if empty else st.just("name")
         case Several():
@@ -205,6 +208,8 @@ def outside(kind):
             return st.one_of(*anything, st.integers(), st.text().filter(lambda text: text not in names))
         case Text():
             return st.one_of(*anything, st.integers(), st.just("a\0b"))
+        case WhichCheckpoint():
+            return st.one_of(*anything, st.integers(), st.sampled_from(["", "Best", "newest", "-3", "1.5", "last\n"]))
         case Several(of):
             return st.one_of(*anything, st.integers(), st.text(), st.lists(outside(of), min_size=1).map(tuple))
 

@@ -439,5 +439,5 @@ def test_fine_tuning_takes_classes_by_name_from_a_run_and_from_a_file(tiny_confi
     with pytest.raises(UserError, match=r"init\.which=best: .* is a file, which has one set of weights"):
         initial_variables(config, build.network(config, 7), names)
     config.init.which = "newest"
-    with pytest.raises(UserError, match=r"init\.which='newest': it must be last, best or the step of a checkpoint"):
+    with pytest.raises(UserError, match=r"init\.which='newest': it must be best, last or the step of a checkpoint"):
         base.check(config)

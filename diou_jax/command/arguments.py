@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 from absl import flags
@@ -12,6 +11,7 @@ from diou_jax.command import config_files, flag_table, option_names, remembered,
 from diou_jax.command.flag_table import APPLYING
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.errors import UserError
+from diou_jax.option_kinds import WhichCheckpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ def parse(arguments: Sequence[str]) -> Command:
     elif rest:
         raise UserError(f"unknown argument {rest[0]!r}")
     flag_table.check(values)
-    if not re.fullmatch(r"best|last|[0-9]+", given["checkpoint"]):
-        raise UserError(f"--checkpoint {given['checkpoint']}: it must be best, last or the step of a checkpoint")
+    if problem := WhichCheckpoint().problem(given["checkpoint"]):
+        raise UserError(f"--checkpoint {given['checkpoint']}: {problem}")
     if given["workdir"] is not None and not given["workdir"].strip():
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
     if given["mode"] == "compare":
