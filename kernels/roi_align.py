@@ -142,7 +142,7 @@ def _pool_forward(features, level, frame, grid):
 def _pool_backward(grid, saved, gradient):
     shapes, resolution, sampling_ratio = grid
     kernel = functools.partial(roi_align_gpu.scatter, shapes=shapes)
-    reference = functools.partial(scatter_xla, shapes=shapes, sampling_ratio=sampling_ratio)
+    reference = functools.partial(_features_gradient, shapes=shapes, sampling_ratio=sampling_ratio)
     if roi_align_gpu.supported(gradient, resolution=resolution, sampling_ratio=sampling_ratio):
         of_features = kernel_or_reference("roi_align_gradient", kernel, reference, gradient, *saved)
     else:
@@ -154,33 +154,34 @@ def _pool_backward(grid, saved, gradient):
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
+def _along(axis, frame, grid):
+    """The taps of all bins along an axis, 0 or 1: cells of the map, int32, and weights (taps, B, R, resolution)."""
+    start, side, limit = (frame[..., axis + k, None] for k in (0, 2, 4))
+    if grid.sampling_ratio > 0:
+        samples, used = grid.sampling_ratio, jnp.float32(grid.sampling_ratio)
+    else:
+        samples = -(-2 * max(shape[axis] for shape in grid.shapes) // grid.resolution)
+        used = jnp.minimum(jnp.ceil(side), samples)
+    step = jnp.arange(samples, dtype=jnp.float32)[:, None, None, None]
+    position = start + jnp.arange(grid.resolution) * side + (step + 0.5) * side / used
+
+    inside = (position >= -1) & (position <= limit) & (step < used)
+    position = jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0)
+    low = position.astype(jnp.int32)
+    fraction = position - low
+    high = jnp.where(fraction > 0, low + 1, low)  # the cell beyond the map may be NaN, and 0 * NaN is NaN
+    share = jnp.where(inside, 1.0 / used, 0.0)
+    return jnp.concatenate([low, high]), jnp.concatenate([(1 - fraction) * share, fraction * share])
+
+
 def _accumulate(add, total, level, frame, grid, *, unroll):
     """Folds `add` over the taps of all bins: ``add(total, position, weight) -> total``.
 
     The value of a bin is the sum of weight times feature over its T x T taps. `position`, an index into the flattened
     pyramid, and `weight` are (B, R, resolution, resolution): one tap of each bin.
     """
-    shapes, resolution, sampling_ratio = np.asarray(grid.shapes), grid.resolution, grid.sampling_ratio
-
-    def along(axis):
-        start, side, limit = (frame[..., axis + k, None] for k in (0, 2, 4))
-        if sampling_ratio > 0:
-            samples, used = sampling_ratio, jnp.float32(sampling_ratio)
-        else:
-            samples = -(-2 * int(shapes[:, axis].max()) // resolution)
-            used = jnp.minimum(jnp.ceil(side), samples)
-        step = jnp.arange(samples, dtype=jnp.float32)[:, None, None, None]
-        position = start + jnp.arange(resolution) * side + (step + 0.5) * side / used  # (samples, B, R, resolution)
-
-        inside = (position >= -1) & (position <= limit) & (step < used)
-        position = jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0)
-        low = position.astype(jnp.int32)
-        fraction = position - low
-        high = jnp.where(fraction > 0, low + 1, low)  # the cell beyond the map may be NaN, and 0 * NaN is NaN
-        share = jnp.where(inside, 1.0 / used, 0.0)
-        return jnp.concatenate([low, high]), jnp.concatenate([(1 - fraction) * share, fraction * share])
-
-    (rows, row_weights), (columns, column_weights) = along(0), along(1)
+    shapes = np.asarray(grid.shapes)
+    (rows, row_weights), (columns, column_weights) = (_along(axis, frame, grid) for axis in (0, 1))
     offset = jnp.asarray(np.cumsum(shapes.prod(1)) - shapes.prod(1), jnp.int32)[level][..., None]
     rows = offset + rows * jnp.asarray(shapes[:, 1], jnp.int32)[level][..., None]
 
@@ -207,8 +208,19 @@ def pool_xla(features, level, frame, *, resolution, sampling_ratio):
     return _accumulate(add, total, level, frame, grid, unroll=16).astype(flat.dtype)  # gathers fuse if unrolled
 
 
+def _features_gradient(gradient, level, frame, *, shapes, sampling_ratio):
+    """The reference of `roi_align_gpu.scatter`, for any device, number of channels and sampling ratio.
+
+    Where results must not depend on the order of threads (`diou_jax.compilation.FLAGS`), XLA turns a scatter on a GPU
+    into a sort of all its scalars, 12.8 million for each of the 16 taps with two images. Products need none.
+    """
+    options = {"shapes": shapes, "sampling_ratio": sampling_ratio}
+    scatter, products = (functools.partial(form, **options) for form in (scatter_xla, products_xla))
+    return jax.lax.platform_dependent(gradient, level, frame, cpu=scatter, default=products)
+
+
 def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
-    """The reference of `roi_align_gpu.scatter`, for any device, number of channels and sampling ratio."""
+    """The gradient of the feature maps, each tap added to its cell; least work, which suits a CPU."""
     batch, _, resolution, _, channels = gradient.shape
     image = np.arange(batch)[:, None, None, None]
 
@@ -221,3 +233,35 @@ def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
     total = _accumulate(add, total, level, frame, grid, unroll=1).astype(gradient.dtype)  # scatters never fuse
     maps = jnp.split(total, np.cumsum(sizes)[:-1], 1)
     return [level.reshape(batch, *shape, channels) for level, shape in zip(maps, shapes, strict=True)]
+
+
+def products_xla(gradient, level, frame, *, shapes, sampling_ratio):
+    """The gradient of the feature maps as products of matrices, image by image: much work, but without a scatter.
+
+    Bilinear weights are products of a row's and a column's weight, so the gradient of a map is
+    ``sum over r, j of column[r, j, x] * (sum over i of row[r, i, y] * gradient[r, i, j])``.
+    """
+    dtype = gradient.dtype
+    # float32 products of GPUs round their factors to 10 bits unless told otherwise.
+    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+    grid = _Grid(tuple(shapes), gradient.shape[2], sampling_ratio)
+    taps = [_along(axis, frame, grid) for axis in (0, 1)]
+
+    def weights_of(axis, size, here):
+        cells, weights = taps[axis]
+        chosen = (cells[..., None] == jnp.arange(size)) & here[..., None, None]
+        return jnp.where(chosen, weights[..., None], 0.0).sum(0).astype(dtype)
+
+    def of_image(operands):
+        rows, columns, gradient = operands
+        lines = jnp.einsum("riy,rijc->rjyc", rows, gradient, precision=precision)
+        return jnp.einsum(
+            "rjx,rjyc->yxc", columns, lines, precision=precision, preferred_element_type=jnp.float32
+        ).astype(dtype)
+
+    maps = []
+    for index, (height, width) in enumerate(shapes):
+        here = level == index
+        operands = weights_of(0, height, here), weights_of(1, width, here), gradient
+        maps.append(jax.lax.map(of_image, operands))  # all images at once would need gigabytes
+    return maps

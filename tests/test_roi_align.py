@@ -9,7 +9,7 @@ import pytest
 from conftest import slow
 from lowering import lower_for_cuda
 
-from diou_jax.kernels.roi_align import roi_align, roi_levels
+from diou_jax.kernels.roi_align import products_xla, roi_align, roi_frames, roi_levels, scatter_xla
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
 
@@ -136,6 +136,39 @@ def test_the_gradient_is_the_transpose_and_reaches_no_roi():
     inner = sum(float((g * p).sum()) for g, p in zip(gradient, pyramid, strict=True))
     assert inner == pytest.approx(float((value * weight).sum()), rel=1e-4)
     assert (jax.grad(lambda r: pool(pyramid, r).sum())(jnp.asarray(rois)) == 0).all()
+
+
+@pytest.mark.parametrize("ratio", [2, 0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_give_the_gradient_that_a_scatter_gives(dtype, ratio):
+    rng = np.random.default_rng(4)
+    shapes = [(32, 24), (16, 12), (8, 6), (4, 3)]
+    rois = random_rois(rng, side=110)
+    rois[0, :4] = [[-40, -8, 30, 20], [80, 100, 190, 140], [5, 5, 5, 5], [np.nan, 0, 9, 9]]
+    level = roi_levels(rois, canonical_scale=24)
+    assert set(np.asarray(level).ravel()) == {0, 1, 2, 3}
+    padded_size = jnp.asarray([[128, 96], [101, 70]])
+    frame = roi_frames(rois, level, shapes, resolution=5, strides=(4, 8, 16, 32), padded_size=padded_size)
+    gradient = jnp.asarray(rng.normal(size=(*level.shape, 5, 5, 8)), dtype)
+    options = {"shapes": shapes, "sampling_ratio": ratio}
+    found = jax.jit(functools.partial(products_xla, **options))(gradient, level, frame)
+    wanted = jax.jit(functools.partial(scatter_xla, **options))(gradient, level, frame)
+    tolerance = 2e-6 if dtype == jnp.float32 else 2**-7  # weights and sums over columns are rounded to bfloat16
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == dtype
+        one, other = (np.asarray(x, np.float32) for x in (one, other))
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
+
+
+def test_on_a_gpu_nothing_is_scattered(monkeypatch):
+    """Deterministic, XLA would sort all scalars of a scatter for each tap: a hundred times the work."""
+    monkeypatch.setenv("DIOU_JAX_KERNELS", "xla")
+    pyramid = [jax.ShapeDtypeStruct((2, 800 // s, 1344 // s, 256), jnp.float32) for s in STRIDES.values()]
+    rois = jax.ShapeDtypeStruct((2, 512, 4), jnp.float32)
+    pool = functools.partial(roi_align, resolution=7, sampling_ratio=2)
+    text = lower_for_cuda(jax.grad(lambda p, r: pool(p, r).sum()), pyramid, rois)
+    assert "stablehlo.gather" in text
+    assert "scatter" not in text
 
 
 def test_bfloat16_features_are_accumulated_in_float32():
