@@ -44,7 +44,7 @@ def compile(function: Callable, *args) -> Program:
     """The program for these arguments."""
     lowered = jax.jit(function).lower(*args)
     program = lowered.compile()
-    work, traffic = lowered.cost_analysis() or {}, program.cost_analysis() or {}
+    work, traffic = timing.cost(lowered), timing.cost(program)
     return Program(program, work.get("flops", 0.0) / 1e12, traffic.get("bytes accessed", 0.0) / 1e12)
 
 

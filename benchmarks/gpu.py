@@ -4,6 +4,10 @@
     python benchmarks/gpu.py --minutes 8 --out FOLDER --golden GOLDEN --stages device kernels golden
     python benchmarks/gpu.py --rehearse --out FOLDER      # all stages in small, on a CPU
 
+Where a command may last ten minutes only, three calls with one folder, each --minutes 9, have room for every stage:
+--stages device verdicts kernels golden; train inference parts; and all others. FOLDER keeps programs and XLA's choices
+of algorithms for the next call.
+
 Every stage is another benchmark in a process of its own with a time limit: an abort or a hang costs that stage. Each
 line is written at once to FOLDER/report.md, and each row of a table to FOLDER/results.jsonl. A stage that does not fit
 into the rest of the time is skipped, and the summary says so. Nothing asks the network.
@@ -30,6 +34,7 @@ LINES = 60  # of the last table
 ARITHMETIC_IS_WRONG = 3  # exit code of device.py
 PALLAS, XLA = {"DIOU_JAX_KERNELS": "pallas"}, {"DIOU_JAX_KERNELS": "xla"}
 NONDETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_exclude_nondeterministic_ops=false"}
+BAD = ("NO", "WRONG")  # cells of rows that the last table shows first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Stage:
       rehearsal: the command of --rehearse; None where `command` with --smoke is one.
       environment: added to this process'.
       quoted: beginning of the line that the last table quotes, where the stage prints no table of its own.
+      columns: those of its table that the last table shows; by default the first ones.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Stage:
     rehearsal: str | None = None
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     quoted: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 # A small detector for a few steps, in place of the whole run.
@@ -64,29 +71,36 @@ SHAPES_REHEARSAL = (
 )
 # The table of parts is rehearsed once.
 STEP_REHEARSAL = "benchmarks/train.py --smoke --breakdown 0"
+STEP = ("images", "data", "images/s", "step, ms (p10, p90)", "share of peak", "times torchvision")
 STAGES = (
     Stage("device", "versions, eager arithmetic, ceilings", "benchmarks/device.py", 60, 10),
-    Stage("kernels", "kernels beside their references", "benchmarks/kernel_checks.py --dump {out}/dump", 200, 40,
+    Stage("verdicts", "the choice of kernels, as a run makes it", "benchmarks/verdicts.py", 75, 20,
+          columns=("start", "s", "verdict")),
+    Stage("kernels", "kernels beside their references", "benchmarks/kernel_checks.py --dump {out}/dump", 240, 60,
           environment=PALLAS),
     Stage("golden", "the whole detector beside the original's numbers", "benchmarks/golden.py --golden {golden}", 90,
           30, environment=PALLAS),
     Stage("nms", "suppression", "benchmarks/nms.py --images 2 16", 90, 20),
     Stage("roi_align", "RoIAlign", "benchmarks/roi_align.py --images 2 16 --rois 512 --dtypes bfloat16", 90, 25),
     Stage("match", "matching of anchors", "benchmarks/match.py --images 2 16", 40, 10),
-    Stage("train", "train step with the kernels, torchvision, where its time goes",
-          "benchmarks/train.py --batches 2 16 --breakdown 16 --bursts 10", 200, 60, environment=PALLAS),
+    Stage("train", "train step with the kernels, torchvision",
+          "benchmarks/train.py --batches 2 16 --bursts 10 --cache {out}/cache", 240, 60, rehearsal=STEP_REHEARSAL,
+          environment=PALLAS, columns=STEP),
     Stage("inference", "detection with the kernels, torchvision",
           "benchmarks/inference.py --batches 1 16 --bursts 10 --lone 30", 120, 40, environment=PALLAS),
+    Stage("parts", "where the train step's time goes",
+          "benchmarks/train.py --batches 16 --no-peer --breakdown 16 --bursts 5 --cache {out}/cache", 180, 60,
+          rehearsal="benchmarks/train.py --smoke", environment=PALLAS),
     Stage("train_xla", "train step without the kernels",
-          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40, rehearsal=STEP_REHEARSAL,
-          environment=XLA),
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 3 --cache {out}/cache", 150, 40,
+          rehearsal=STEP_REHEARSAL, environment=XLA, columns=STEP),
     Stage("grid", "the order of pooling's blocks", "benchmarks/tune.py --constants POOL_ORDER", 90, 30),
     Stage("nondeterministic", "train step without the deterministic flag",
-          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10", 120, 40, rehearsal=STEP_REHEARSAL,
-          environment=PALLAS | NONDETERMINISTIC),
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10 --cache {out}/cache", 120, 40,
+          rehearsal=STEP_REHEARSAL, environment=PALLAS | NONDETERMINISTIC, columns=STEP),
     Stage("guards", "the guard's cost", "benchmarks/guards.py", 60, 25, environment=PALLAS),
     Stage("resume", "killed and resumed, bit for bit",
-          "benchmarks/faults.py --root {out}/faults --kills 1 --steps 100 --every 10", 150, 60, environment=PALLAS,
+          "benchmarks/faults.py --root {out}/faults --kills 1 --steps 600 --every 20", 150, 60, environment=PALLAS,
           quoted="state identical"),
     Stage("shapes", "configs/shapes.py whole, with its AP",
           "main.py --config configs/shapes.py --workdir {out}/shapes --config.data.root={out}/data", 200, 60,
@@ -100,10 +114,10 @@ class Report:
     """report.md and results.jsonl of a run; every line is on disk as soon as it is known. A context."""
 
     def __init__(self, folder: pathlib.Path):
-        """Starts both files anew."""
+        """Opens both files; a later call's lines follow those of earlier ones."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._text = (folder / "report.md").open("w", buffering=1)
-        self._rows = (folder / "results.jsonl").open("w", buffering=1)
+        self._text = (folder / "report.md").open("a", buffering=1)
+        self._rows = (folder / "results.jsonl").open("a", buffering=1)
         self._stage, self._columns, self._quoted, self._results = "", None, None, []
 
     def __enter__(self):
@@ -217,15 +231,20 @@ def command_of(stage: Stage, options) -> list[str]:
 
 
 def summary(statuses: dict[str, tuple[str, float]], report: Report) -> list[str]:
-    """At most `LINES` lines: how each stage ended, and its first rows."""
+    """At most `LINES` lines: how each stage ended, and rows of its table, those with bad news first."""
     lines = ["", "| stage | ended | s | result |", "|---|---|---|---|"]
     room = LINES - len(lines) - len(statuses)
+    share = max(room // max(len(statuses), 1), 1)
+    chosen = {stage.name: stage.columns for stage in STAGES}
     for name, (status, seconds) in statuses.items():
-        cells = [list(row.items())[1:8] for row in report.rows(name)]
-        rows = [", ".join(f"{key} {value}".strip() for key, value in row) for row in cells]
-        share = max(room // len(statuses), 1)
-        lines.append(f"| {name} | {status} | {seconds:.0f} | {rows[0] if rows else ''} |")
-        lines += [f"| | | | {row} |" for row in rows[1 : 1 + share]]
+        rows = sorted(report.rows(name), key=lambda row: not any(str(cell) in BAD for cell in row.values()))
+        cells = [
+            [(column, row[column]) for column in chosen[name] if column in row] or list(row.items())[1:8]
+            for row in rows
+        ]
+        texts = [", ".join(f"{key} {value}".strip() for key, value in row) for row in cells]
+        lines.append(f"| {name} | {status} | {seconds:.0f} | {texts[0] if texts else ''} |")
+        lines += [f"| | | | {text} |" for text in texts[1 : 1 + share]]
     return lines[:LINES]
 
 
@@ -240,9 +259,12 @@ def main() -> None:
     options = parser.parse_args()
     options.out = options.out.absolute()
     options.golden = options.golden and options.golden.absolute()
-    # A script's folder is searched first, the project's root is not.
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    shared = {"PYTHONPATH": path} | ({"JAX_PLATFORMS": "cpu"} if options.rehearse else {})
+    # A script's folder is searched first, the project's root is not; and stages start in that root.
+    given = [os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    shared = {"PYTHONPATH": os.pathsep.join([str(ROOT), *given])}
+    if options.rehearse:
+        shared["JAX_PLATFORMS"] = "cpu"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running stage ends, too
     with Report(options.out) as report:
         report.line(f"{datetime.datetime.now():%Y-%m-%d %H:%M}, {options.minutes:g} minutes")
         end, statuses = time.monotonic() + 60 * options.minutes, {}
@@ -255,7 +277,10 @@ def main() -> None:
             if left < stage.least:
                 status = f"skipped, {max(left, 0):.0f} s were left and it needs {stage.least:.0f}"
             else:
-                status = run(stage, command, shared | stage.environment, min(stage.seconds, left), report.line)
+                environment = shared | stage.environment
+                if flags := stage.environment.get("XLA_FLAGS"):
+                    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+                status = run(stage, command, environment, min(stage.seconds, left), report.line)
             statuses[stage.name] = status, time.monotonic() - began
             report.end(*statuses[stage.name])
             if status == "wrong arithmetic":

@@ -12,8 +12,8 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,17 @@ from diou_jax.kernels import selection
 from diou_jax.kernels.match import match
 from diou_jax.kernels.nms import nms
 from diou_jax.kernels.roi_align import roi_align
-from diou_jax.kernels.trials import STRIDES, TRIALS, Trial, deviation, draw_clusters, draw_pyramid
+from diou_jax.kernels.trial_process import started
+from diou_jax.kernels.trials import (
+    STRIDES,
+    TRIALS,
+    Trial,
+    deviation,
+    draw_clusters,
+    draw_pyramid,
+    programs,
+    same_bits,
+)
 
 COLUMNS = (
     "trial",
@@ -79,32 +89,26 @@ def poison(like) -> None:
     jax.block_until_ready(garbage)
 
 
-def check(name: str, *, seeds: int, repeats: int) -> dict:
-    """The cells of a trial's row but for the first two."""
-    trial = CHECKED[name]
-    worst, poisoned, equal, together = 0.0, True, True, True
+def check(trial: Trial, *, seeds: int, repeats: int) -> dict:
+    """The cells of a trial's row but for the first two; results stay on the device, where they are compared."""
     draws = [jax.device_put(trial.inputs(np.random.default_rng(seed))) for seed in range(1, seeds + 1)]
-    programs = []
-    for names in ((trial.kernel,), ()):
-        jax.clear_caches()
-        with selection.only(names):
-            programs.append(jax.jit(lambda *arguments: trial.function(*arguments)).lower(*draws[0]).compile())
-    kernel, reference = programs
+    kernel, reference = programs(trial, draws[0])
+    with selection.only((trial.kernel,)):
+        together = jax.jit(lambda *arguments: among_others(trial.function, arguments)).lower(*draws[0]).compile()
+    worst, poisoned = 0.0, True
     for arguments in draws:
-        right = jax.device_get(reference(*arguments))
-        found = jax.device_get(kernel(*arguments))
-        worst = max(worst, deviation(found, right, trial.tolerance))
+        found = kernel(*arguments)
+        worst = max(worst, deviation(found, reference(*arguments), trial.tolerance))
         for _ in range(3):
             poison(found)
-            poisoned &= deviation(jax.device_get(kernel(*arguments)), found, 0.0) == 0
-    found = jax.device_get(kernel(*draws[0]))
-    for _ in range(repeats):
-        equal &= deviation(jax.device_get(kernel(*draws[0])), found, 0.0) == 0
-    with selection.only((trial.kernel,)):
-        program = jax.jit(lambda *arguments: among_others(trial.function, arguments)).lower(*draws[0]).compile()
-    for _ in range(3):
-        together &= deviation(jax.device_get(program(*draws[0])), found, trial.tolerance) <= 1
-    return {"deviation": worst, "poisoned": poisoned, "equal": equal, "together": together}
+            poisoned &= same_bits(kernel(*arguments), found)
+    found = kernel(*draws[0])
+    return {
+        "deviation": worst,
+        "poisoned": poisoned,
+        "equal": all(same_bits(kernel(*draws[0]), found) for _ in range(repeats)),
+        "together": all(deviation(together(*draws[0]), found, trial.tolerance) <= 1 for _ in range(3)),
+    }
 
 
 def among_others(function, arguments):
@@ -122,19 +126,18 @@ def among_others(function, arguments):
     return function(*arguments)
 
 
-def one_process(names: list[str], environment: dict[str, str], seconds: float, options) -> tuple[dict, str | None]:
+def one_process(names: list[str], environment: dict[str, str], options) -> tuple[dict, str | None]:
     """Results by trial up to the first that breaks the process; and how it broke, None if it did not."""
     command = [sys.executable, __file__, "--one", *names, *(["--smoke"] if options.smoke else [])]
-    try:
-        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=seconds)
-        printed, problem = done.stdout, None
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            problem = f"exit code {done.returncode}: {lines[-1][:160] if lines else 'no message'}"
-    except subprocess.TimeoutExpired as error:
-        printed, problem = (error.stdout or b"").decode(errors="replace"), f"no end within {seconds:g} s"
-    rows = [json.loads(line) for line in printed.splitlines() if line.startswith('{"trial"')]
-    return {row.pop("trial"): row for row in rows}, problem
+    found = {}
+    with started(command, os.environ | environment) as process:
+        for row in process.rows(options.seconds, time.monotonic() + options.seconds * len(names)):
+            if row is None:
+                return found, f"no end within {options.seconds:g} s"
+            if "trial" in row:
+                found[row.pop("trial")] = row
+        process.wait(10)
+    return found, process.how_it_died() if process.code else None
 
 
 def report(name: str, buffers: str, row: dict | None, problem: str | None) -> bool:
@@ -150,34 +153,49 @@ def report(name: str, buffers: str, row: dict | None, problem: str | None) -> bo
 def main() -> None:
     """Prints a line for each trial, with and without command buffers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", nargs="+", help="checks these in this process, a line of JSON each")
-    parser.add_argument("--seconds", type=float, default=90.0, help="limit of a process")
+    parser.add_argument("--one", nargs="+", help="checks these in this process, two lines of JSON each")
+    parser.add_argument("--output", type=int, default=1, help="with --one: file descriptor of the lines")
+    parser.add_argument("--seconds", type=float, default=45.0, help="limit of a trial")
     parser.add_argument("--dump", type=pathlib.Path, help="folder for Mosaic's dump of a kernel that broke")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
-    size = {"seeds": 1, "repeats": 2} if options.smoke else {"seeds": SEEDS, "repeats": REPEATS}
     if options.one:
-        for name in options.one:
-            print(json.dumps({"trial": name, **check(name, **size)}), flush=True)
+        size = {"seeds": 1, "repeats": 2} if options.smoke else {"seeds": SEEDS, "repeats": REPEATS}
+        with os.fdopen(options.output, "w", buffering=1, closefd=False) as output:
+            for name in options.one:
+                print(json.dumps({"begins": name}), file=output)
+                print(json.dumps({"trial": name, **check(CHECKED[name], **size)}), file=output)
         return
     print(timing.header("Kernels beside their references"))
     timing.head(*COLUMNS)
-    fine = True
     flags = os.environ.get("XLA_FLAGS", "")
-    for buffers in ("as built in",) if options.smoke else ("as built in", "off"):
-        environment = {"XLA_FLAGS": f"{flags} {WITHOUT_BUFFERS}"} if buffers == "off" else {}
-        names = list(ODD if options.smoke else CHECKED)
-        while names:
-            rows, problem = one_process(names, environment, options.seconds, options)
-            for name, row in rows.items():
-                fine &= report(name, buffers, row, None)
-            names = [name for name in names if name not in rows]
-            if names:
-                broken, names = names[0], names[1:]
-                fine &= report(broken, buffers, None, problem)
-                if options.dump:
-                    keep_dump(broken, environment, options)
+    fine = check_all("as built in", {}, options)
+    if not options.smoke:
+        fine &= check_all("off", {"XLA_FLAGS": f"{flags} {WITHOUT_BUFFERS}"}, options)
     sys.exit(not fine)
+
+
+def check_all(buffers: str, environment: dict[str, str], options) -> bool:
+    """Prints a line for each trial; whether all are well. A kernel's second trial that breaks leaves no dump."""
+    fine, broken, problems = True, set(), []
+    names = list(ODD if options.smoke else CHECKED)
+    while names:
+        rows, problem = one_process(names, environment, options)
+        for name, row in rows.items():
+            fine &= report(name, buffers, row, None)
+        names = [name for name in names if name not in rows]
+        if not names:
+            break
+        if problems[-2:] == [problem] * 2:  # what breaks each kernel alike is no kernel's fault
+            report(", ".join(names), buffers, None, f"not tried, as three in a row broke alike: {problem}")
+            return False
+        name, *names = names
+        fine &= report(name, buffers, None, problem)
+        problems.append(problem)
+        if options.dump and CHECKED[name].kernel not in broken:
+            keep_dump(name, environment, options)
+        broken.add(CHECKED[name].kernel)
+    return fine
 
 
 def keep_dump(name: str, environment: dict[str, str], options) -> None:
@@ -185,7 +203,7 @@ def keep_dump(name: str, environment: dict[str, str], options) -> None:
     folder = options.dump / "".join(letter if letter.isalnum() else "_" for letter in name)
     folder.mkdir(parents=True, exist_ok=True)
     switches = {f"MOSAIC_GPU_DUMP_{stage}": "1" for stage in ("PTX", "PTXAS", "SASS", "MLIR_PASSES")}
-    _, problem = one_process([name], environment | switches | {"MOSAIC_GPU_DUMP_TO": str(folder)}, 60.0, options)
+    _, problem = one_process([name], environment | switches | {"MOSAIC_GPU_DUMP_TO": str(folder)}, options)
     print(f"{name}, once more: {problem or 'no failure this time'}; see {folder.name}", flush=True)
 
 

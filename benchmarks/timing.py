@@ -49,6 +49,20 @@ def has_torchvision() -> bool:
     return True
 
 
+def cost(stage: jax.stages.Lowered | jax.stages.Compiled) -> dict[str, float]:
+    """XLA's count of a program's work and traffic by name; before compilation it is counted for a CPU, if need be.
+
+    Plugins, such as that of NVIDIA's GPUs, count compiled programs only, in which calls of libraries hide the work.
+    """
+    counted = stage.cost_analysis()
+    if counted is None and isinstance(stage, jax.stages.Lowered):
+        from jax._src.lib import _jax  # JAX has no public name for this
+
+        module = stage._lowering.hlo().as_hlo_module()
+        counted = _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
+    return counted or {}
+
+
 def header(title: str) -> str:
     """The head of a table, by which a reader can repeat it: devices, versions, date and command."""
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -53,6 +53,15 @@ def earn_kernels(folder: str) -> list[str]:
     return verdicts.earn(pathlib.Path(folder).expanduser() if folder else None)
 
 
+def recall_kernels(folder: str) -> None:
+    """Takes the GPU kernels that a run has accepted on this machine; for programs that may hold the device already.
+
+    Args:
+      folder: as for `prepare`.
+    """
+    verdicts.recall(pathlib.Path(folder).expanduser() if folder else None)
+
+
 def cache_compilations(folder: str) -> None:
     """Keeps programs that take longer than a second to compile in `folder`; if it is empty, nothing is kept.
 

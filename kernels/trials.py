@@ -7,6 +7,7 @@ are always those of R-50-FPN with 2 images of 800 x 1344 pixels, so that one ver
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import importlib
 import json
@@ -29,7 +30,8 @@ from diou_jax.kernels.roi_align import roi_align
 HEIGHT, WIDTH, IMAGES = 800, 1344, 2
 STRIDES = (4, 8, 16, 32)
 CALLS = 4  # calls before the clock starts: XLA records a program in a command buffer at its second or third call
-BURSTS, LENGTH = 5, 4
+# Bursts of calls, of which the first, one call, does not count; no further one begins after this time.
+BURSTS, LENGTH, SECONDS = 6, 4, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,59 +141,90 @@ TRIALS = {
 }
 
 
+def same_bits(found: Any, right: Any) -> bool:
+    """Whether two trees of arrays hold the same bits; compared on the device, since outputs have 180 MB."""
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True))
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+        return False
+    return bool(_same_bits(pairs))
+
+
+@jax.jit
+def _same_bits(pairs):
+    def bits(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+
+    return jnp.stack([(bits(a) == bits(b)).all() for a, b in pairs]).all()
+
+
 def deviation(found: Any, right: Any, tolerance: float) -> float:
     """The largest difference of two trees of arrays in units of the tolerance; 0 if all bits are equal, inf for NaN."""
-    worst = 0.0
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
-        a, b = (np.asarray(x) for x in (a, b))
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return float("inf")
-        if a.tobytes() == b.tobytes():
-            continue
-        a, b = (x.astype(np.float64) for x in (a, b))
-        if tolerance == 0 or not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return float("inf")
-        scale = tolerance * (np.abs(b) + 0.1 * np.abs(b).max())
-        worst = max(worst, float((np.abs(a - b) / np.maximum(scale, np.finfo(np.float64).tiny)).max()))
-    return worst
+    if same_bits(found, right):
+        return 0.0
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True))
+    if tolerance == 0 or any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+        return float("inf")
+    return float(_deviation(pairs)) / tolerance
 
 
-def run(trial: Trial) -> dict[str, Any]:
+@jax.jit
+def _deviation(pairs):
+    """The largest difference, relative to ``|value| + 0.1 * max |value|``."""
+
+    def of_pair(a, b):
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        scale = jnp.abs(b) + 0.1 * jnp.abs(b).max()
+        difference = jnp.abs(a - b) / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
+        return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), difference.max(), jnp.inf)
+
+    return jnp.stack([of_pair(a, b) for a, b in pairs]).max()
+
+
+def programs(trial: Trial, arguments: Sequence[Any]) -> tuple[Callable, Callable]:
+    """The trial's function compiled with the kernel and with its reference, side by side."""
+    lowered = []
+    for names in ((trial.kernel,), ()):
+        jax.clear_caches()  # functions that jit has traced before would keep the other choice
+        with selection.only(names):
+            lowered.append(jax.jit(lambda *arguments: trial.function(*arguments)).lower(*arguments))
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        kernel, reference = threads.map(lambda program: program.compile(), lowered)
+    return kernel, reference
+
+
+def run(trial: Trial, arguments: Sequence[Any]) -> dict[str, Any]:
     """Runs a trial on the first device.
 
+    Args:
+      trial: an entry of `TRIALS`.
+      arguments: its inputs, on the device.
+
     Returns:
-      ``deviation`` of the kernel from its reference, see `deviation`; ``stable``, whether every call gave the same
-      bits; ``kernel_ms`` and ``reference_ms``, milliseconds per call, medians of bursts of calls.
+      ``deviation`` of the kernel from its reference, see `deviation`; ``stable``, whether every call of the kernel gave
+      the same bits; ``kernel_ms`` and ``reference_ms``, milliseconds per call, medians of bursts of calls.
     """
-    arguments = jax.device_put(trial.inputs(np.random.default_rng(0)))
-    results, milliseconds, stable = [], [], True
-    for names in ((trial.kernel,), ()):
-        jax.clear_caches()
-        with selection.only(names):
-            call = jax.jit(lambda *arguments: trial.function(*arguments)).lower(*arguments).compile()
-        first = jax.device_get(call(*arguments))
-        for _ in range(CALLS - 1):
-            stable &= deviation(jax.device_get(call(*arguments)), first, 0.0) == 0
-        results.append(first)
-        milliseconds.append(_milliseconds(call, arguments))
-    found, right = results
+    kernel, reference = programs(trial, arguments)
+    found, right = kernel(*arguments), reference(*arguments)
     return {
         "deviation": deviation(found, right, trial.tolerance),
-        "stable": stable,
-        "kernel_ms": milliseconds[0],
-        "reference_ms": milliseconds[1],
+        "stable": all(same_bits(kernel(*arguments), found) for _ in range(CALLS - 1)),
+        "kernel_ms": _milliseconds(kernel, arguments),
+        "reference_ms": _milliseconds(reference, arguments),
     }
 
 
-def _milliseconds(call, arguments):
-    bursts = []
-    for _ in range(BURSTS):
-        start = time.perf_counter()
-        for _ in range(LENGTH):
-            result = call(*arguments)
+def _milliseconds(program, arguments):
+    bursts: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(bursts) < BURSTS and (len(bursts) < 2 or time.perf_counter() < end):
+        start, length = time.perf_counter(), LENGTH if bursts else 1
+        for _ in range(length):
+            result = program(*arguments)
         jax.block_until_ready(result)
-        bursts.append((time.perf_counter() - start) / LENGTH * 1e3)
-    return statistics.median(bursts)
+        bursts.append((time.perf_counter() - start) / length * 1e3)
+    return statistics.median(bursts[1:])
 
 
 def main() -> None:
@@ -204,9 +237,10 @@ def main() -> None:
     trials = importlib.import_module(options.module).TRIALS
     with os.fdopen(options.output, "w", buffering=1, closefd=False) as output:
         for name in options.trials or trials:
-            print(json.dumps({"begins": name}), file=output)
             try:
-                result = run(trials[name])
+                arguments = jax.device_put(trials[name].inputs(np.random.default_rng(0)))
+                print(json.dumps({"begins": name}), file=output)  # its clock starts once the inputs are there
+                result = run(trials[name], arguments)
             except Exception as error:
                 result = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             print(json.dumps({"trial": name, **result}), file=output)

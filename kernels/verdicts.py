@@ -13,17 +13,15 @@ import importlib.util
 import json
 import os
 import pathlib
-import selectors
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 from diou_jax.kernels import selection
+from diou_jax.kernels.trial_process import started
 
 MODULE = "diou_jax.kernels.trials"
 TRIAL_SECONDS, ALL_SECONDS = 12.0, 30.0  # time limits of one trial, and of all with the starts of their processes
@@ -46,10 +44,11 @@ class Verdict:
 
 
 def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]:
-    """Lets ``auto`` take the kernels that pass their trials on this machine's cards; tries them if no verdict is kept.
+    """Lets ``auto`` take the kernels that pass their trials on this machine's cards.
 
-    Nothing happens if the environment asks for all kernels or none, or if JAX would not use an NVIDIA GPU. Call it
-    before anything holds the device; it takes up to `ALL_SECONDS` the first time.
+    Only trials without a kept verdict take place. Nothing happens if the environment asks for all kernels or none, or
+    if JAX would not use an NVIDIA GPU. Call it before anything holds the device; it takes up to `ALL_SECONDS` the first
+    time.
 
     Args:
       folder: the folder where verdicts are kept; None keeps none.
@@ -58,25 +57,39 @@ def earn(folder: str | os.PathLike | None, *, module: str = MODULE) -> list[str]
     Returns:
       One line for the log per trial; none if nothing was to be decided.
     """
-    if selection.switch() != "auto" or not _jax_may_use_cuda():
-        return []
-    cards = _cards()
-    if not cards:
+    if not (cards := _cards_of_auto()):
         return []
     if any(float(capability) < HOPPER for *_, capability in cards):
         return [f"kernels: not used, {cards[0][0]} is older than Hopper; XLA's own programs run instead"]
     key = _key(cards)
     with _alone(folder):  # of processes that start together, one tries the kernels
         kept = _read(folder, key)
-        verdicts = kept or try_all(module)
-        if not kept and all(verdict.final for verdict in verdicts.values()):
-            _write(folder, key, verdicts)
+        names = list(importlib.import_module(module).TRIALS)
+        missing = [name for name in names if name not in kept]
+        found = try_all(module, missing) if missing else {}
+        if final := {name: verdict for name, verdict in found.items() if verdict.final}:
+            _write(folder, key, kept | final)
+    verdicts = {name: (kept | found)[name] for name in names}
     selection.accept(accepted(verdicts, module))
-    origin = ", as decided before" if kept else ""
     return [
-        f"kernel {name}: {'used' if verdict.used else 'not used'}, {verdict.reason}{origin}"
+        f"kernel {name}: {'used' if verdict.used else 'not used'}, {verdict.reason}"
+        f"{', as decided before' if name in kept else ''}"
         for name, verdict in verdicts.items()
     ]
+
+
+def recall(folder: str | os.PathLike | None) -> None:
+    """Lets ``auto`` take the kernels whose verdicts are kept; tries none, so that a library can call it at any time.
+
+    Nothing happens if the process has chosen kernels before, or where `earn` would do nothing.
+
+    Args:
+      folder: as for `earn`.
+    """
+    if selection.accepted() or not (cards := _cards_of_auto()):
+        return
+    if kept := _read(folder, _key(cards)):
+        selection.accept(accepted(kept))
 
 
 def accepted(verdicts: Mapping[str, Verdict], module: str = MODULE) -> set[str]:
@@ -87,16 +100,21 @@ def accepted(verdicts: Mapping[str, Verdict], module: str = MODULE) -> set[str]:
 
 
 def try_all(
-    module: str = MODULE, *, trial_seconds: float = TRIAL_SECONDS, all_seconds: float = ALL_SECONDS
+    module: str = MODULE,
+    names: Sequence[str] | None = None,
+    *,
+    trial_seconds: float = TRIAL_SECONDS,
+    all_seconds: float = ALL_SECONDS,
 ) -> dict[str, Verdict]:
     """Tries the kernels of ``module.TRIALS`` one after another; a kernel that aborts its process fails only its trial.
 
     Args:
       module: name of the module with the table of trials, see `diou_jax.kernels.trials`.
+      names: the trials; None tries all.
       trial_seconds: time limit of one trial.
       all_seconds: time limit of all; trials for which no time is left get a verdict that is not final.
     """
-    names = list(importlib.import_module(module).TRIALS)
+    names = list(importlib.import_module(module).TRIALS if names is None else names)
     verdicts: dict[str, Verdict] = {}
     end = time.monotonic() + all_seconds
     later = f"there was no time to try it within {all_seconds:g} s"
@@ -114,65 +132,28 @@ def try_all(
 
 def _one_process(module, names, trial_seconds, end):
     """Verdicts up to and including the first trial that breaks the process, and the reason for its end, or None."""
-    reading, writing = os.pipe()
-    command = [sys.executable, "-m", MODULE, "--module", module, "--output", str(writing), "--trials", *names]
+    command = [sys.executable, "-m", MODULE, "--module", module, "--trials", *names]
     # JAX takes only the device memory that it needs, since other processes may hold the rest.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     verdicts: dict[str, Verdict] = {}
     current = None
-    with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb", buffering=0) as results:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=[writing], env=environment
-        )
-        os.close(writing)
-        try:
-            for row in _rows(results, trial_seconds, end):
-                if row is None:
-                    if current is not None and time.monotonic() < end:
-                        verdicts[current] = Verdict(False, f"it did not end within {trial_seconds:g} s")
-                    return verdicts, None
-                if "begins" in row:
-                    current = row["begins"]
-                else:
-                    verdicts[row["trial"]] = judge(row)
-            process.wait(timeout=trial_seconds)
-        except subprocess.TimeoutExpired:
-            pass  # all results have arrived, so how the process ends does not matter
-        finally:
-            process.kill()
-            process.wait()
-        if len(verdicts) == len(names) or (current in verdicts and process.returncode > 0):
-            return verdicts, None
-        errors.seek(0)
-        problem = _how_it_died(process.returncode, errors.read())
+    with started(command, environment) as process:
+        for row in process.rows(trial_seconds, end):
+            if row is None:
+                if current is not None and current not in verdicts and time.monotonic() < end:
+                    verdicts[current] = Verdict(False, f"it did not end within {trial_seconds:g} s")
+                return verdicts, None
+            if "begins" in row:
+                current = row["begins"]
+            else:
+                verdicts[row["trial"]] = judge(row)
+        process.wait(trial_seconds)  # all results have arrived, so how the process ends does not matter
+    if len(verdicts) == len(names) or (current in verdicts and process.code > 0):
+        return verdicts, None
+    problem = process.how_it_died()
     if current is not None and current not in verdicts:
         verdicts[current] = Verdict(False, problem)
     return verdicts, problem
-
-
-def _rows(results, trial_seconds, end) -> Iterator[dict[str, Any] | None]:
-    """The lines of a process as they arrive; then None if a trial or all trials together exceed their time limit."""
-    rest, limit = b"", end  # the start of the process counts for no trial
-    with selectors.DefaultSelector() as selector:
-        selector.register(results, selectors.EVENT_READ)
-        while True:
-            if not selector.select(max(limit - time.monotonic(), 0)):
-                yield None
-                return
-            piece = os.read(results.fileno(), 65536)
-            if not piece:
-                return
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                limit = min(time.monotonic() + trial_seconds, end)
-                yield json.loads(line)
-
-
-def _how_it_died(code, errors):
-    lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
-    last = lines[-1].strip()[:200] if lines else "no message"
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"its process died ({name}): {last}"
 
 
 def judge(row: Mapping[str, Any]) -> Verdict:
@@ -187,6 +168,11 @@ def judge(row: Mapping[str, Any]) -> Verdict:
     if row["kernel_ms"] > row["reference_ms"]:
         return Verdict(False, f"it is slower than its reference ({times})")
     return Verdict(True, times)
+
+
+def _cards_of_auto():
+    """The machine's cards, see `_cards`, if the environment leaves the choice of kernels to their trials."""
+    return _cards() if selection.switch() == "auto" and _jax_may_use_cuda() else []
 
 
 def _jax_may_use_cuda():

@@ -52,6 +52,10 @@ def slow_reference(x):
     return work(x) if selection.accepted() else dawdle(x)
 
 
+def varying_reference(x):
+    return work(x) if selection.accepted() else vary(x)
+
+
 def draw(random):
     return (random.random(2000, np.float32),)
 

@@ -76,6 +76,38 @@ def test_the_last_table_has_at_most_sixty_lines(gpu, tmp_path):
         assert len(gpu.STAGES) < len(gpu.summary(statuses, report)) <= 60
 
 
+def test_bad_news_comes_first_in_the_last_table(gpu, monkeypatch, tmp_path):
+    (tmp_path / "table.py").write_text(
+        "print('| trial | a | b | equal |\\n|---|---|---|---|')\n"
+        'for number in range(70):\n    print(f\'| {number} | x | y | {"NO" if number == 50 else "yes"} |\')'
+    )
+    stages = [gpu.Stage("table", "", str(tmp_path / "table.py"), 9.0, 0.0, columns=("trial", "equal"))]
+    _, _, report = run(gpu, monkeypatch, tmp_path / "out", stages)
+    assert "| table | done | 0 | trial 50, equal NO |" in report
+
+
+def test_stages_find_what_a_relative_path_names_and_keep_the_flags(gpu, monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "carried_wheel.py").write_text("")
+    (tmp_path / "stage.py").write_text("import carried_wheel, os\nprint(os.environ['XLA_FLAGS'])")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "site")
+    monkeypatch.setenv("XLA_FLAGS", "--given")
+    stages = [gpu.Stage("stage", "", str(tmp_path / "stage.py"), 9.0, 0.0, environment={"XLA_FLAGS": "--added"})]
+    code, _, report = run(gpu, monkeypatch, tmp_path / "out", stages)
+    assert code == 0, report
+    assert "--given --added" in report
+
+
+def test_a_second_call_keeps_the_report_of_the_first(gpu, monkeypatch, tmp_path):
+    (tmp_path / "stage.py").write_text("print('hello')")
+    for name in ("first", "second"):
+        stages = [gpu.Stage(name, "", str(tmp_path / "stage.py"), 9.0, 0.0)]
+        _, rows, report = run(gpu, monkeypatch, tmp_path / "out", stages)
+    assert [row["stage"] for row in rows] == ["first", "second"]
+    assert "# first" in report
+
+
 @pytest.mark.slow
 def test_the_smallest_rehearsal(gpu, monkeypatch, tmp_path):
     code, rows, report = run(

@@ -1,5 +1,6 @@
 """Kernels that abort, hang, fail, differ, vary or dawdle are found out and not used; a verdict is remembered."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -30,12 +31,12 @@ def on_a_hopper(monkeypatch):
 
 
 def count_trials(monkeypatch, found):
-    """Replaces the trials by their result; the list grows with each time that they would have run."""
+    """Replaces the trials by their result; the list grows by the names of each time that they would have run."""
     calls = []
 
-    def try_all(module):
-        calls.append(module)
-        return dict(found)
+    def try_all(module, names):
+        calls.append(list(names))
+        return {name: found[name] for name in names}
 
     monkeypatch.setattr(verdicts, "try_all", try_all)
     return calls
@@ -71,8 +72,23 @@ def test_what_there_was_no_time_for_is_tried_again(tmp_path, monkeypatch):
     calls = count_trials(monkeypatch, PASSED | {"match": Verdict(False, "no time", final=False)})
     verdicts.earn(tmp_path)
     assert selection.accepted() == set(selection.NAMES) - {"match"}
+    kept = verdicts.earn(tmp_path)
+    assert calls == [list(trials.TRIALS), ["match"]]
+    assert {line.split(",")[0]: "as decided before" in line for line in kept}["kernel nms of proposals: used"]
+
+
+def test_a_library_takes_what_a_run_has_accepted_and_tries_nothing(tmp_path, monkeypatch):
+    calls = count_trials(monkeypatch, PASSED | {"match": Verdict(False, "it is slower")})
+    verdicts.recall(tmp_path)
+    assert (calls, selection.accepted()) == ([], set())
     verdicts.earn(tmp_path)
-    assert len(calls) == 2
+    selection.accept(())
+    verdicts.recall(tmp_path)
+    assert selection.accepted() == set(selection.NAMES) - {"match"}
+    selection.accept(["nms"])
+    verdicts.recall(tmp_path)
+    assert selection.accepted() == {"nms"}
+    assert len(calls) == 1
 
 
 def test_verdicts_are_kept_and_said(tmp_path, monkeypatch):
@@ -150,4 +166,23 @@ def test_without_hopper_nothing_is_tried_or_used(tmp_path, monkeypatch, cards):
     ],
 )
 def test_deviation(found, right, tolerance, worst):
-    assert trials.deviation(np.array(found), np.array(right), tolerance) == pytest.approx(worst)
+    found, right = np.array(found, np.float32), np.array(right, np.float32)
+    assert trials.deviation(found, right, tolerance) == pytest.approx(worst)
+
+
+def test_bits_are_compared_not_values():
+    tree = {"a": np.float32([0.0, np.nan]), "b": np.array([True, False]), "c": np.int32([[1]])}
+    assert trials.same_bits(tree, {name: leaf.copy() for name, leaf in tree.items()})
+    assert not trials.same_bits(tree, tree | {"a": np.float32([-0.0, np.nan])})
+    assert not trials.same_bits(tree, tree | {"b": np.array([True, True])})
+    assert not trials.same_bits(tree, tree | {"c": np.int32([1])})
+    assert trials.deviation({"a": np.float32([-0.0])}, {"a": np.float32([0.0])}, 1e-4) == 0
+    assert trials.deviation({"a": np.float32([1])}, {"a": np.float16([1])}, 1e-4) == np.inf
+
+
+def test_only_the_kernels_own_repeats_must_agree():
+    """A reference whose sums depend on the order of threads is no fault of the kernel."""
+    import faulty_trials
+
+    trial = dataclasses.replace(faulty_trials.TRIALS["works"], function=faulty_trials.varying_reference, tolerance=1e9)
+    assert trials.run(trial, trial.inputs(np.random.default_rng(0)))["stable"]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from diou_jax import masks
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
+from diou_jax.compilation import recall_kernels
 from diou_jax.configs import base
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
@@ -52,6 +53,7 @@ class Detector:
     ):
         """Builds the config's network with its variables on all local devices."""
         base.check(config)
+        recall_kernels(config.log.compilation_cache)
         if config.model.rpn_only:
             raise UserError(
                 "model.rpn_only=True: this network proposes boxes without classes and detects nothing; --mode eval "
