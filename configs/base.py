@@ -47,7 +47,7 @@ OPTIONS = (
            "means of blue, green and red, subtracted from images with values 0 to 255"),
     Option("init.checkpoint", "", Text(),
            "workdir of another run, or weight file, from which a new run starts; classes are matched by name, the "
-           "others start anew and are listed", original=None, free=True),
+           "rows of others are initialised randomly, and the log lists them", original=None, free=True),
     Option("init.which", "last", WhichCheckpoint(),
            "the checkpoint of that workdir", original=None, free=True),
     Option("model.loss_type", "smooth_l1", Choice(LOSSES),
@@ -166,7 +166,9 @@ OPTIONS = (
     Option("train.min_visible", 0.1, Real(0, 1),
            "share of its box that an object must keep in a part of its image; with less it is left out. Boxes are cut "
            "off where the part ends", original=None),
-    Option("train.ims_per_batch", 2, Whole(1), "images per device and iteration"),
+    Option("train.ims_per_batch", 2, Whole(1),
+           "images per device and iteration, for which `solver.base_lr` is written; `train.batch_size` is another "
+           "number of images, which the learning rate follows"),
     Option("train.batch_size", 0, Whole(0),
            "images per iteration over all devices; 0 means `train.ims_per_batch` on each device, whereas the original "
            "keeps `NUM_GPUS` × `TRAIN.IMS_PER_BATCH` of its config", original="--bs"),

@@ -6,6 +6,7 @@ python -m diou_jax.options.page docs/options.md      # brings the page up to dat
 import argparse
 import pathlib
 import re
+import textwrap
 from collections.abc import Callable
 
 from diou_jax.configs.base import OPTIONS
@@ -19,6 +20,7 @@ GROUPS = {
     "Solver": ("solver",),
 }
 RENAMED, OURS = "Under another name", "Ours only"
+FREE = "Options that may change when a run is resumed"
 
 
 def tables() -> dict[str, list[str]]:
@@ -39,7 +41,16 @@ def render(page: str) -> str:
         page, count = re.subn(pattern, _below_heading("\n".join(lines)), page, count=1, flags=re.M | re.S)
         if not count:
             raise ValueError(f"the page has no table of options under {heading!r}")
-    return page
+    return re.sub(
+        rf"(^## {re.escape(FREE)}\n\n).*?(?=^## )", _below_heading(f"{free_options()}\n"), page, flags=re.M | re.S
+    )
+
+
+def free_options() -> str:
+    """The paragraph on the options of a run that a later command may change."""
+    names = ", ".join(f"`{option.name}`" for option in OPTIONS if option.free)
+    text = f"A later command on the same workdir may give these another value; all others are refused: {names}."
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def _below_heading(table: str) -> Callable[[re.Match[str]], str]:
