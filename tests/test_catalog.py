@@ -93,3 +93,8 @@ def test_a_name_is_not_a_path(tmp_path, name):
 def test_names_come_as_a_tuple(tmp_path, names):
     with pytest.raises(UserError, match="a tuple of one or more names"):
         catalog.load(names, tmp_path)
+
+
+def test_a_root_with_a_name_too_long_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match=r"instances_cells\.json does not exist: .* set data\.root"):
+        catalog.load(["cells"], tmp_path / ("x" * 300))

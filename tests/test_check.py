@@ -1,8 +1,9 @@
 import functools
 import os
 
+import numpy as np
 import pytest
-from bad_images import ODD, READABLE, UNREADABLE, box, claiming, encoded, picture, write_set
+from bad_images import ODD, PICTURE, READABLE, UNREADABLE, box, claiming, encoded, picture, write_set
 
 from diou_jax.data import catalog
 from diou_jax.data.check import check_datasets
@@ -82,6 +83,20 @@ def test_an_image_that_is_turned_to_its_annotated_size_is_a_note(check):
     assert report.clean
     (kind,) = report.sections[0].notes.counts
     assert kind.startswith("images turned as their metadata say")
+
+
+@pytest.mark.parametrize(
+    "value, alpha, dim", [(1023, False, 1), (4095, True, 1), (8191, False, 1), (8192, True, 0), (0, False, 0)]
+)
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_deep_images_that_become_nearly_black_are_a_problem(check, value, alpha, dim, suffix):
+    image = np.full(PICTURE.shape, value, np.uint16)
+    if alpha:
+        image = np.dstack([image, np.full(image.shape[:2], 65535, np.uint16)])
+    report = check(files={ODD: encoded(image, suffix)})
+    assert list(report.sections[0].problems.counts.values()) == [1] * dim
+    if dim:
+        assert f"{ODD}.jpg: its largest value is {value} of 65535; scale its values" in report.text()
 
 
 def test_ground_truth_that_is_dropped_is_a_problem(check):

@@ -5,7 +5,7 @@ import pytest
 
 from diou_jax.data import annotations, coco, reader
 from diou_jax.data.augmentation import ScaleChoice
-from diou_jax.data.dataset import BadImageError
+from diou_jax.data.dataset import BadImageError, align_classes
 from diou_jax.data.decoding import decode
 from diou_jax.data.view import flip_boxes
 from diou_jax.errors import UserError
@@ -205,6 +205,24 @@ def test_masks_keep_to_their_boxes_and_a_faulty_one_costs_no_box(load, caplog):
 
 def test_classes_of_one_name_are_told_apart(load):
     assert load(categories=[CATEGORIES[0], CATEGORIES[0] | {"id": 9}]).class_names[1:] == ("dog (7)", "dog (9)")
+
+
+TWINS = [{"id": i, "name": name} for i, name in enumerate(("__background__", "a", "a", "a (1)", "a (1) (1)", "b"))]
+
+
+def test_no_two_classes_have_one_name_and_each_is_evaluated_as_itself(load, tmp_path):
+    boxes = [BOX | {"id": i + 1, "category_id": i, "bbox": [i, i, 10, 20]} for i in range(len(TWINS))]
+    trained = load(categories=TWINS, annotations=boxes)
+    assert len(set(trained.class_names)) == 7 and trained.class_names[:2] == ("__background__", "__background__ (0)")
+    assert trained.category_ids == (-1, 0, 1, 2, 3, 4, 5) and trained.records.classes.tolist() == [1, 2, 3, 4, 5, 6]
+    # The same classes in another order, as a file of validation may list them.
+    other = 3, 5, 2, 1, 0, 4
+    moved = [one | {"category_id": number} for one, number in zip(boxes, other)]
+    swapped = [{"id": number, "name": name} for number, name in zip(other, trained.class_names[1:])]
+    aligned = align_classes(load(categories=swapped, annotations=moved), trained.class_names)
+    assert aligned.records.classes.tolist() == trained.records.classes.tolist()
+    results = [one | {"category_id": aligned.category_ids[one["id"]], "score": 0.9} for one in boxes]
+    assert evaluate(results, [tmp_path / "ann.json"]).statistics["AP"] == pytest.approx(1)
 
 
 def test_a_file_without_annotations_is_for_a_server(tmp_path):

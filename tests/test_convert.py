@@ -1,15 +1,19 @@
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from diou_jax.data import catalog, convert
 from diou_jax.data import yolo as yolo_format
+from diou_jax.data.check import check_dataset
+from diou_jax.data.decoding import decode_upright
 from diou_jax.errors import UserError
 
 pytest.importorskip("globox", reason="the extra convert is not installed")
@@ -223,6 +227,32 @@ def test_voc_in_lower_case(tmp_path, folder):
     assert boxes(tmp_path / "out", "train") == [("a.png", 1, [0, 0, 2, 2], 0)]
 
 
+@pytest.mark.parametrize(
+    "word, crowd", [(w, 0) for w in ("False", "no", "Unspecified", "", "0")] + [("yes", 1), ("True", 1)]
+)
+def test_difficult_is_a_flag_however_it_is_written(voc, tmp_path, word, crowd):
+    xml(voc / "Annotations" / "000003.xml", thing("cat", 1, 1, 9, 9, f"<difficult>{word}</difficult>"))
+    convert.convert(voc, tmp_path / "out")
+    assert boxes(tmp_path / "out", "val") == [("000003.jpg", 1, [0, 0, 9, 9], crowd)]
+
+
+def test_a_flag_that_is_none_is_named(voc, tmp_path):
+    path = xml(voc / "Annotations" / "000003.xml", thing("cat", 1, 1, 9, 9, "<difficult>perhaps</difficult>"))
+    assert f"{path}: object 1 is difficult 'perhaps'; it must be 0 or 1" in error_of(voc, tmp_path / "out")
+
+
+@pytest.mark.parametrize("line", ["my image", '"my image"', "'my image'"])
+def test_names_in_lists_may_have_blanks(voc, tmp_path, line):
+    picture(voc / "JPEGImages" / "my image.jpg", 40, 30)
+    xml(voc / "Annotations" / "my image.xml", thing("cat", 1, 1, 9, 9))
+    text(voc / "ImageSets" / "Main" / "val.txt", f"{line}\n000003  1\n")
+    convert.convert(voc, tmp_path / "out")
+    assert [image["file_name"] for image in content(tmp_path / "out", "val")["images"]] == [
+        "000003.jpg",
+        "my image.jpg",
+    ]
+
+
 def test_missing_and_damaged_images_are_named(voc, tmp_path):
     (voc / "JPEGImages" / "000001.jpg").unlink()
     damaged = text(voc / "JPEGImages" / "000003.jpg", "no image")
@@ -396,10 +426,14 @@ def test_many_unreadable_lines_are_counted(yolo, tmp_path):
         ("train: 5\nnames: [a, b]", "train is 5"),
         ("train: labels\nnames: [a, b]", "holds no images"),
         ("train: list.txt\nnames: [a, b]", "list.txt, line 2: "),
+        ("train: images/train\nnames: [a, b]\nkpt_shape: 17", "kpt_shape is 17; it must be two numbers"),
+        (f"train: {'x' * 300}\nnames: [a, b]", "x, which does not exist"),
+        ("train: long.txt\nnames: [a, b]", "x does not exist"),
     ],
 )
 def test_faulty_settings_are_named(yolo, tmp_path, settings, reason):
     text(yolo / "list.txt", "images/train/a.jpg\nimages/train/z.jpg\n")
+    text(yolo / "long.txt", "x" * 300)
     text(yolo / "data.yaml", settings)
     assert reason in error_of(yolo, tmp_path / "out")
 
@@ -409,6 +443,50 @@ def test_lists_of_names_must_agree(yolo, tmp_path):
     text(yolo / "classes.txt", "a\nb")
     text(yolo / "labels" / "classes.txt", "b\na")
     assert "name different classes" in error_of(yolo, tmp_path / "out")
+
+
+def test_folders_above_the_source_have_no_part_in_the_place_of_labels(tmp_path):
+    source = tmp_path / "images" / "cells"
+    for stem in "ab":
+        picture(source / f"{stem}.jpg", 10, 10)
+        text(source / "labels" / f"{stem}.txt", "0 0.5 0.5 1 1")
+    text(source / "classes.txt", "cat")
+    text(tmp_path / "labels" / "a.txt", "0 0.1 0.1 0.1 0.1")  # of other images
+    convert.convert(source, tmp_path / "out")
+    assert [box for _, _, box, _ in boxes(tmp_path / "out", "all")] == [[0, 0, 10, 10]] * 2
+
+
+def test_labels_beside_images_serve_also_below_a_folder_images(tmp_path):
+    picture(tmp_path / "in" / "images" / "train" / "a.jpg", 10, 10)
+    text(tmp_path / "in" / "images" / "train" / "labels" / "a.txt", "0 0.5 0.5 1 1")
+    text(tmp_path / "in" / "classes.txt", "cat")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "train") == [("a.jpg", 1, [0, 0, 10, 10], 0)]
+
+
+@pytest.mark.parametrize("path", ["{data}", "../data"])
+def test_images_that_the_settings_find_elsewhere_have_labels_there(tmp_path, monkeypatch, path):
+    picture(tmp_path / "data" / "images" / "a.jpg", 10, 10)
+    text(tmp_path / "data" / "labels" / "a.txt", "0 0.5 0.5 1 1")
+    text(tmp_path / "in" / "data.yaml", f"path: {path.format(data=tmp_path / 'data')}\ntrain: images\nnames: [cat]")
+    monkeypatch.chdir(tmp_path)
+    convert.convert("in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "train") == [("a.jpg", 1, [0, 0, 10, 10], 0)]
+
+
+@pytest.mark.parametrize("shape, points", [([2, 2], "0.4 0.4 0.9 0.9"), ([2, 3], "0.4 0.4 2 0.9 0.9 0")])
+def test_of_an_object_with_keypoints_the_box_is_read(yolo, tmp_path, shape, points):
+    with open(yolo / "data.yaml", "a") as file:
+        file.write(f"kpt_shape: {shape}\n")
+    for path in (yolo / "labels").rglob("*.txt"):
+        path.write_text("")
+    path = text(yolo / "labels" / "val" / "a.txt", f"0 0.5 0.5 0.2 0.1 {points}\n")
+    convert.convert(yolo, tmp_path / "out")
+    assert boxes(tmp_path / "out", "val") == [("a.jpg", 1, [8, 18, 4, 4], 0)]
+    assert "segmentation" not in content(tmp_path / "out", "val")["annotations"][0]
+    text(path, "0 0.5 0.5 0.2 0.1\n")
+    message = error_of(yolo, tmp_path / "other")
+    assert message.startswith(f"{path}, line 1: 5 numbers; by kpt_shape of data.yaml there must be")
 
 
 def test_text_files_without_an_image_are_told(yolo, tmp_path):
@@ -429,6 +507,21 @@ def test_yolo_shares_are_of_the_upright_image(yolo, tmp_path):
     picture(yolo / "images" / "train" / "a.jpg", 50, 100, exif=exif)
     convert.convert(yolo, tmp_path / "out")
     assert boxes(tmp_path / "out", "train")[0][2] == [40, 15, 20, 20]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "b.avif", "c.jpg"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_sizes_are_those_that_the_decoder_gives(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture(tmp_path / "in" / "images" / name, 64, 48, exif=exif)
+    text(tmp_path / "in" / "labels" / f"{name[0]}.txt", "0 0.5 0.5 1 1")
+    text(tmp_path / "in" / "classes.txt", "cat")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    dataset = catalog.load(("all",), tmp_path / "out")
+    height, width = decode_upright(dataset.read(0), name).shape[:2]
+    assert boxes(tmp_path / "out", "all")[0][2] == [0, 0, width, height]
+    assert check_dataset(dataset, threads=1).problems.counts == {}
 
 
 def test_images_are_links_that_outlive_the_source(yolo, tmp_path):
@@ -511,6 +604,30 @@ def test_the_missing_extra_is_named(yolo, tmp_path, monkeypatch, module):
 def test_the_command(yolo, tmp_path, capsys):
     convert.main([str(yolo), str(tmp_path / "out"), "--format", "yolo"])
     assert "instances_train.json: 3 images, 2 boxes" in capsys.readouterr().out
+
+
+def test_consoles_without_the_characters_of_a_class_get_escapes(yolo, tmp_path):
+    text(yolo / "data.yaml", "train: images/train\nval: images/val\nnames: [round, 猫]\n")
+    command = [sys.executable, "-m", "diou_jax.data.convert", str(yolo), str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert "classes: round, \\u732b" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-this-name/x"])
+def test_a_source_that_cannot_exist_is_no_folder(tmp_path, path):
+    assert f"{path}: no such folder" in error_of(path, tmp_path / "out")
+
+
+def test_a_target_that_cannot_exist_is_named(yolo, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        convert.convert(yolo, tmp_path / ("x" * 300))
+
+
+def test_a_name_in_a_list_that_is_too_long_is_named(voc, tmp_path):
+    file = text(voc / "ImageSets" / "Main" / "val.txt", "x" * 300)
+    assert f"{file}, line 1: " in error_of(voc, tmp_path / "out")
 
 
 @pytest.mark.parametrize("arguments", [["absent", "out"], ["absent"], ["absent", "out", "--format", "xml"]])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diou_jax.data.dataset import BadImageError
-from diou_jax.data.decoding import decode, decode_upright
+from diou_jax.data.decoding import decode, decode_upright, upright_size
 
 
 def picture(height, width, seed=0):
@@ -66,6 +66,44 @@ def test_an_image_is_turned_as_imread_turns_it_wherever_its_size_allows(orientat
 def test_what_is_no_image_is_named(content):
     with pytest.raises(BadImageError, match=r"^some/file\.jpg: not an image that can be decoded"):
         decode(content, "some/file.jpg", height=64, width=64)
+
+
+def floating(suffix, image):
+    """A file of floating-point numbers or of integers of 32 bits."""
+    if suffix == "pfm":
+        return cv2.imencode(".pfm", image)[1].tobytes()
+    file = io.BytesIO()
+    pytest.importorskip("PIL.Image").fromarray(image).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix, kind", [("pfm", np.float32), ("tif", np.float32), ("tif", np.int32)])
+def test_channels_of_32_bits_are_refused_with_the_mend(suffix, kind):
+    content = floating(suffix, np.arange(48, dtype=kind).reshape(6, 8))
+    message = r"^x: not an image that can be decoded \(its channels have 32 bits; save it with 8 bits a channel\)$"
+    with pytest.raises(BadImageError, match=message):
+        decode(content, "x", height=6, width=8)
+    with pytest.raises(BadImageError, match=message):
+        decode_upright(content, "x")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pgm", ".tiff"])
+def test_channels_of_16_bits_are_read(suffix):
+    image = picture(7, 9)[..., 0]
+    content = cv2.imencode(suffix, image.astype(np.uint16) * 257)[1].tobytes()
+    np.testing.assert_array_equal(decode(content, "x", height=7, width=9), np.repeat(image[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "AVIF", "WEBP"])
+def test_the_upright_size_is_that_of_the_decoded_image(kind, orientation):
+    pillow = pytest.importorskip("PIL.Image")
+    exif = pillow.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    pillow.fromarray(picture(16, 32)).save(file, kind, exif=exif)
+    wanted = decode_upright(file.getvalue(), "x").shape[:2]
+    assert upright_size(file.getvalue(), "x") == upright_size(file, "x") == wanted
 
 
 def test_a_truncated_jpeg_is_refused():

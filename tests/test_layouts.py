@@ -1,14 +1,16 @@
 """Own data is found whoever exported it, and a choice between files is an error that lists them."""
 
 import json
+import pathlib
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from diou_jax.configs import own
-from diou_jax.data import catalog
-from diou_jax.data.layouts import find, split_of
+from diou_jax.data import annotations, catalog
+from diou_jax.data.layouts import find
 from diou_jax.errors import UserError
 from diou_jax.options import build
 
@@ -236,17 +238,118 @@ def test_missing_folder_training_set_and_images(tmp_path):
         find(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["val.json", "test_config.json", "train.json", "train/log.json"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"images": "photos", "lr": 0.1}', '{"epoch": 1}\n{"epoch": 2}\n'])
+def test_an_unrelated_json_whose_name_has_a_split_is_passed_by_with_a_word(tmp_path, name, content):
+    write(tmp_path / "annotations.json", ["a.jpg", "b.jpg"])
+    touch(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    found = find(tmp_path)
+    assert {part.annotations for part in found.parts.values()} == {str(tmp_path / "annotations.json")}
+    (line,) = [line for line in found.lines if line.startswith("not read: ")]
+    assert line.startswith(f"not read: {tmp_path / name}: ")
+
+
+def test_many_unrelated_files_are_one_line(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "_annotations.coco.json", ["a.jpg"])
+        touch(tmp_path, f"{split}/a.jpg")
+    for number in range(5):
+        (tmp_path / "train" / f"{number}.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
+    found = find(tmp_path)
+    assert found.parts["train"].annotations.endswith("train/_annotations.coco.json")
+    (line,) = [line for line in found.lines if line.startswith("not read: ")]
+    assert "train/0.json: " in line and line.endswith("; nor are 4 other files whose names say train")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_damaged_annotation_file_is_not_passed_by(tmp_path, split, encoding):
+    for name in ("train", "val"):
+        write(tmp_path / f"{name}.json", ["a.jpg"])
+    touch(tmp_path, "a.jpg")
+    file = tmp_path / f"{split}.json"
+    file.write_text(file.read_text()[:-20], encoding=encoding)
+    with pytest.raises(UserError, match=rf"{split}\.json: not a json file .*data\.{split}_annotations"):
+        find(tmp_path)
+
+
+def test_where_nothing_is_left_the_files_and_the_option_are_named(tmp_path):
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(UserError, match=r"train\.json have no images and categories; data\.train_annotations names"):
+        find(tmp_path)
+    write(tmp_path / "val.json", ["a.jpg"])
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(UserError, match=r"data\.train_annotations names its json; not read: .*train\.json: not a COCO"):
+        find(tmp_path)
+
+
+def test_a_json_beside_yolos_labels_does_not_hide_them(tmp_path):
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 1 1")
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(UserError, match=r"YOLO annotations .*diou_jax\.data\.convert"):
+        find(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "path, split",
+    "name, mend",
     [
-        ("annotations/instances_train2017.json", "train"),
-        ("valid/_annotations.coco.json", "val"),
-        ("annotations/instances_default.json", "all"),
-        ("trainval.json", "all"),
-        ("train_val.json", "all"),
-        ("training/contest.json", "train"),
-        ("Validation/x.json", "val"),
+        ("photos\\a.jpg", "write / in file_name"),
+        ("photos/A.jpg", "photos/a.jpg, but upper and lower case count"),
+        ("a.JPG", "photos/a.jpg, but upper and lower case count"),
+        ("x" * 300, "data.train_images names their folder"),
     ],
 )
-def test_a_split_is_a_word_of_the_name(tmp_path, path, split):
-    assert split_of(tmp_path / path, tmp_path) == split
+def test_images_that_are_not_found_are_explained(tmp_path, name, mend):
+    write(tmp_path / "all.json", [name])
+    touch(tmp_path, "photos/a.jpg")
+    with pytest.raises(UserError) as error:
+        find(tmp_path)
+    assert mend in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path}/all.json: its images, such as {name}, are not below")
+
+
+def test_a_root_with_a_name_too_long_is_no_folder(tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        find(tmp_path / ("x" * 300))
+
+
+def test_links_that_lead_back_are_passed_by(tmp_path):
+    write(tmp_path / "export" / "all.json", ["a.jpg"])
+    touch(tmp_path, "photos/a.jpg")
+    (tmp_path / "export" / "here").symlink_to(".")
+    (tmp_path / "export" / "up").symlink_to(tmp_path)
+    (tmp_path / "export" / "images").symlink_to(tmp_path / "photos")
+    assert find(tmp_path).parts["train"].images == str(tmp_path / "export" / "images")
+
+
+def test_links_to_themselves_are_passed_by(tmp_path):
+    write(tmp_path / "all.json", ["a.jpg"])
+    touch(tmp_path, "images/a.jpg")
+    for name in ("loop", "loop.json"):
+        (tmp_path / name).symlink_to(name)
+    assert find(tmp_path).parts["train"].images == str(tmp_path / "images")
+
+
+def test_a_json_is_read_once_to_find_it_and_once_for_each_data_set(tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.json", ["a.jpg"])
+    touch(tmp_path, "a.jpg")
+    read, counts = annotations.read_json, Counter()
+
+    def counting(file):
+        counts[pathlib.Path(file).name] += 1
+        return read(file)
+
+    monkeypatch.setattr(annotations, "read_json", counting)
+    config = own.get_config()
+    config.data.root, config.train.gt_min_area = str(tmp_path), -1.0
+    for split in ("train", "val"):
+        build.dataset(config, (split,), masks=False)
+    assert counts == {"train.json": 2, "val.json": 2}
+    write(tmp_path / "train.json", ["longer.jpg"])
+    with pytest.raises(UserError, match=r"such as longer\.jpg"):
+        build.dataset(config, ("train",), masks=False)

@@ -1,8 +1,10 @@
 """Files of proposals: written, read, matched with a data set, and learnt from by Fast R-CNN."""
 
 import dataclasses
+import io
 import json
 import pickle
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,10 @@ BAD_PICKLES = {
     "a score too many": ({"boxes": [BOX], "ids": [1], "scores": [[1, 2]]}, r"boxes \(1, 4\) and 2 scores"),
     "texts": ({"boxes": [[["a"] * 4]], "ids": [1]}, "boxes or scores of image 1 are no numbers"),
     "odd ids": ({"boxes": [BOX], "ids": [(1, 2)]}, "ids of images must be whole numbers or texts"),
+    "boxes that are a number": ({"boxes": 3, "ids": [1]}, "'boxes' is 3, and must be a list"),
+    "ids that are a number": ({"boxes": [BOX], "ids": np.array(1)}, r"'ids' is array\(1\), and must be a list"),
+    "scores that are a number": ({"boxes": [BOX], "ids": [1], "scores": 3}, "'scores' is 3, and must be a list"),
+    "a number as the boxes of an image": ({"boxes": [3], "ids": [1]}, "boxes or scores of image 1 are no numbers"),
 }
 
 
@@ -139,6 +145,28 @@ def test_bad_columns_are_refused_with_the_reason(tmp_path, name):
     changed, words = BAD_COLUMNS[name]
     np.savez(tmp_path / "p.npz", **{key: value for key, value in (GOOD | changed).items() if value is not None})
     with pytest.raises(UserError, match=rf"p\.npz.*{words}"):
+        proposals_file.read(tmp_path / "p.npz")
+
+
+def npz_with(path, change):
+    """An archive of good columns, whose files are changed by a function of their name and content."""
+    np.savez(path / "good.npz", **GOOD)
+    with zipfile.ZipFile(path / "good.npz") as good, zipfile.ZipFile(path / "p.npz", "w") as file:
+        for name in good.namelist():
+            file.writestr(*change(name, good.read(name)))
+
+
+def test_an_entry_that_is_no_array_is_refused(tmp_path):
+    npz_with(tmp_path, lambda name, content: ("boxes", b"no array") if name == "boxes.npy" else (name, content))
+    with pytest.raises(UserError, match=r"p\.npz is no file of proposals: 'boxes' is no array"):
+        proposals_file.read(tmp_path / "p.npz")
+
+
+def test_an_array_that_claims_more_than_the_memory_is_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**14, 4)})
+    npz_with(tmp_path, lambda name, content: (name, header.getvalue() if name == "boxes.npy" else content))
+    with pytest.raises(UserError, match=r"p\.npz is damaged"):
         proposals_file.read(tmp_path / "p.npz")
 
 

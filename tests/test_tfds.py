@@ -6,6 +6,8 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
+from PIL import Image
 
 from diou_jax.configs import base
 from diou_jax.data import catalog, prepare_tfds, tfds
@@ -117,6 +119,105 @@ def test_mistakes(folders, tmp_path):
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no JPEG file"):
         prepare_tfds.prepare(str(tmp_path), str(tmp_path / "out"), {"train": "coco_2017_train"})
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """``prepared(**content)`` prepares one image of 64 by 48 pixels, whose json has this content, and loads it."""
+
+    def prepare_and_load(image=(), annotation=(), categories=({"id": 1, "name": "a"},), turned=0):
+        folder, output = tmp_path / "images" / "few", tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        Image.new("RGB", (64, 48), (9, 120, 200)).save(folder / "1.jpg", exif=exif)
+        plain = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20], "area": 600, "iscrowd": 0}
+        content = {
+            "images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 48} | dict(image)],
+            "annotations": [plain, {key: v for key, v in (plain | dict(annotation)).items() if v is not ...}],
+            "categories": list(categories),
+        }
+        (tmp_path / "annotations" / "instances_few.json").write_text(json.dumps(content))
+        prepare_tfds.prepare(str(tmp_path), str(output), {"few": "few"})
+        return tfds.load(("few",), output)
+
+    return prepare_and_load
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iscrowd": "0"},
+        {"iscrowd": "false"},
+        {"iscrowd": None},
+        {"image_id": "1"},
+        {"image_id": 1.0},
+        {"category_id": "1"},
+        {"area": None},
+        {"area": ...},
+        {"area": 1e300},
+        {"id": ...},
+        {"id": "x"},
+        {"bbox": ["1", "2", "30", "20"]},
+    ],
+)
+def test_values_that_say_the_same_are_prepared_the_same(prepared, change):
+    records = prepared(annotation=change).records
+    assert records.boxes.tolist() == [[1, 2, 30, 21]] * 2
+    assert records.crowd.tolist() == [False, False] and records.classes.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "change, kind",
+    [
+        ({"bbox": None}, "annotations without a box of four numbers"),
+        ({"bbox": ...}, "annotations without a box of four numbers"),
+        ({"category_id": 9}, "annotations of unknown categories"),
+        ({"image_id": 9}, "annotations of unknown images"),
+        ({"iscrowd": "perhaps"}, "annotations whose 'iscrowd' is neither 0 nor 1"),
+        ({"area": 0}, "boxes without area in their image"),
+        ({"bbox": [70, 2, 30, 20]}, "boxes without area in their image"),
+        ({"ignore": 1}, ""),
+    ],
+)
+def test_faulty_annotations_are_left_out_and_named(prepared, caplog, change, kind):
+    with caplog.at_level("WARNING"):
+        assert len(prepared(annotation=change).records.boxes) == 1
+    said = [record.getMessage() for record in caplog.records if "instances_few.json: 1 " in record.getMessage()]
+    assert len(said) == bool(kind) and all(kind in line for line in said)
+
+
+def test_images_have_integer_ids_and_the_size_of_their_files(prepared):
+    assert prepared(image={"id": "1"}).records.image_ids.tolist() == [1]
+    assert prepared(image={"height": None}).records.heights.tolist() == [48]
+    with pytest.raises(UserError, match=r"instances_few\.json: image 'x' has an id that is no integer of 64 bits"):
+        prepared(image={"id": "x"})
+    with pytest.raises(UserError, match=r"1\.jpg has 64x48 pixels, but its annotations are for 48x64"):
+        prepared(image={"height": 64, "width": 48}, turned=6)
+
+
+def test_categories_of_one_name_are_prepared_apart(prepared):
+    twins = [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]
+    data = prepared(annotation={"category_id": 2}, categories=twins)
+    assert data.class_names[1:] == ("a (1)", "a (2)") and data.category_ids == (-1, 1, 2)
+    assert data.records.classes.tolist() == [1, 2]
+
+
+def test_what_is_prepared_is_not_prepared_again(folders):
+    root, _, output = folders
+    with pytest.raises(UserError, match=r"1\.1\.0 exists already; delete it, or name another folder with --output"):
+        prepare_tfds.prepare(str(root), str(output), SPLITS)
+
+
+@pytest.mark.parametrize("pair", ["train", "train=", "=coco_2017_train"])
+def test_a_split_without_a_data_set_is_named(tmp_path, capsys, pair):
+    with flagsaver.flagsaver(output=str(tmp_path), splits=[pair]), pytest.raises(SystemExit) as end:
+        prepare_tfds.main([])
+    assert end.value.code == 2
+    assert (
+        capsys.readouterr().err == f"error: --splits: {pair!r} must be SPLIT=DATA_SET, such as train=coco_2017_train\n"
+    )
 
 
 def test_masks_are_refused_with_the_mend():

@@ -13,11 +13,6 @@ from diou_jax.errors import UserError
 
 SHOWN = 3  # unreadable annotations that the error line quotes
 
-# Names of folders and files, and the split they stand for.
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-ALL = "all"  # the split of images that belong to no other
-
 IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 
 
@@ -95,12 +90,6 @@ def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Pa
     return found
 
 
-def split_of(path: pathlib.Path, source: pathlib.Path) -> str:
-    """The split that the name of a folder between `source` and the file `path` stands for, else `ALL`."""
-    parts = path.relative_to(source).parts[:-1]
-    return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), ALL)
-
-
 def read_text(path: pathlib.Path) -> str:
     """The content of a UTF-8 text file, without a byte order mark; raises UserError if it is not UTF-8."""
     try:
@@ -112,13 +101,13 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def upright_size(path: pathlib.Path) -> tuple[int, int]:
-    """(width, height) in pixels of an image as viewers show it; raises BadImageError if its header cannot be read."""
+    """(width, height) in pixels of an image as viewers show it; raises BadImageError if it cannot be read."""
     try:
-        header = decoding.open_header(path.read_bytes(), str(path))
+        with open(path, "rb") as file:
+            height, width = decoding.upright_size(file, str(path))
     except OSError as error:
         raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
-    width, height = header.size
-    return (height, width) if decoding.orientation(header) >= 5 else (width, height)
+    return width, height
 
 
 def finite(box) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from diou_jax.data.dataset import Faults
+from diou_jax.data.dataset import BACKGROUND, Faults
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
 
@@ -63,7 +63,8 @@ class Annotations:
     Attributes:
       file: path of the file.
       images: entries by `id_key`, in the order of the file; the first of several with the same id.
-      categories: names by ascending id; a name that several categories share is followed by the id.
+      categories: names by ascending id, all different; a name that several categories, or one and the background,
+        share is followed by the id.
       boxes: the annotations that can count.
       annotated: whether the file has a list of annotations; COCO's test sets have none.
       faults: the entries that were left out.
@@ -92,6 +93,11 @@ def read(annotation_file: str | os.PathLike, *, segmentations: bool = False) -> 
     if not segmentations:
         boxes = dataclasses.replace(boxes, segmentations=None)
     return Annotations(str(annotation_file), images, categories, boxes, annotations is not None, faults)
+
+
+def read_categories(annotation_file: str | os.PathLike) -> dict[int, str]:
+    """The categories of a COCO annotation file alone, as in `Annotations`; errors are as in `read`."""
+    return _categories(read_json(annotation_file)["categories"], annotation_file, Faults())
 
 
 def read_json(annotation_file: str | os.PathLike) -> dict:
@@ -171,6 +177,13 @@ def refuse_names(images: Iterable[Mapping], annotation_file: str | os.PathLike) 
         )
 
 
+def backslash_hint(file_name: str) -> str:
+    """Why no file of this name is found, with the mend, if backslashes are the reason; else empty."""
+    if "\\" not in file_name:
+        return ""
+    return "its name has backslashes, which part folders on Windows alone: write / in file_name"
+
+
 def _stays_inside(image: Mapping) -> bool:
     """Whether the image's name is a path that stays below its folder on POSIX and on Windows."""
     file_name = image.get("file_name")
@@ -194,8 +207,10 @@ def _categories(entries, annotation_file, faults) -> dict[int, str]:
         names.setdefault(key, str(key if name is None else name))
     if not names:
         raise UserError(f"{annotation_file}: it lists no categories")
-    shared = {name for name, count in Counter(names.values()).items() if count > 1}
-    return {key: f"{names[key]} ({key})" if names[key] in shared else names[key] for key in sorted(names)}
+    # Classes are matched by their names. A name that was made unique may be that of a third category: "a (1)".
+    while shared := {name for name, count in Counter([BACKGROUND, *names.values()]).items() if count > 1}:
+        names = {key: f"{name} ({key})" if name in shared else name for key, name in names.items()}
+    return dict(sorted(names.items()))
 
 
 def _images(entries, faults) -> dict[int | str, dict]:

@@ -109,7 +109,8 @@ def _missing(name, path, root):
             mend += " (from Detectron's coco_annotations_minival.tgz)"
     else:
         mend = f"{root} must hold annotations/instances_{name}.json and images/{name}"
-        files = sorted(path.name for path in pathlib.Path(root, "annotations").glob("instances_*.json"))
+        folder = pathlib.Path(root, "annotations")
+        files = sorted(path.name for path in folder.glob("instances_*.json")) if os.path.isdir(folder) else []
         if files:
             mend += f"; it has annotations of {', '.join(file[len('instances_') : -len('.json')] for file in files)}"
     return f"{path} does not exist: {mend}; set data.root, or try --config configs/shapes.py, which needs no data"

@@ -1,7 +1,7 @@
 """Checks a data set before a long training: reports every fault of its files and annotations by name.
 
-A problem is a fault for which training would drop, refuse or replace something. A note is an oddity that is converted
-without loss of ground truth or may be intended.
+A problem is a fault for which training would drop, refuse or replace something, or see nearly nothing. A note is an
+oddity that is converted without loss of ground truth or may be intended.
 """
 
 import dataclasses
@@ -36,6 +36,9 @@ SUFFIXES = {
 }
 
 EIGHT_BITS = ("BMP", "GIF", "JPEG", "MPO", "WEBP")
+
+# Of more than 8 bits a channel the highest 8 are read. Cameras of 10 or 12 bits leave the highest of 16 empty.
+DIM = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,14 +157,16 @@ def check_dataset(
 
 
 def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, list[tuple[str, str]]]:
-    """The error that keeps an image from being read, or None; and the notes on it, as (kind, name of the image)."""
+    """The error that spoils an image for training, or None; and the notes on it, as (kind, name of the image)."""
     name = dataset.image_name(index)
     height, width = int(dataset.records.heights[index]), int(dataset.records.widths[index])
     try:
         content = dataset.read(index)
         decoding.decode(content, name, height=height, width=width)
         header = decoding.open_header(content, name)
-        return None, [(kind, name) for kind in _conversions(header, content, name, (width, height))]
+        stored = _stored(header, content)
+        notes = [(kind, name) for kind in _conversions(header, stored, name, (width, height))]
+        return _dimness(stored, name), notes
     except BadImageError as error:
         return error, []
     except Exception as error:
@@ -169,7 +174,28 @@ def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, lis
         raise
 
 
-def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[int, int]) -> Iterator[str]:
+def _stored(header: Image.Image, content: bytes) -> np.ndarray | None:
+    """The pixels of more than 8 bits a channel as the file has them; None if it has 8."""
+    if header.format in EIGHT_BITS:
+        return None
+    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if stored is None or stored.dtype == np.uint8 else stored
+
+
+def _dimness(stored: np.ndarray | None, name: str) -> BadImageError | None:
+    """The problem of an image that becomes nearly black, because its values fill a small part of their range."""
+    if stored is None or not np.issubdtype(stored.dtype, np.integer):
+        return None
+    largest, limit = int(stored.reshape(*stored.shape[:2], -1)[..., :3].max()), int(np.iinfo(stored.dtype).max)
+    if not 0 < largest < DIM * limit:
+        return None
+    return BadImageError(
+        f"{name}: its largest value is {largest} of {limit}; scale its values to the whole range, or to 8 bits",
+        "images of more than 8 bits a channel that use a small part of the range, and become nearly black",
+    )
+
+
+def _conversions(header: Image.Image, stored: np.ndarray | None, name: str, stated: tuple[int, int]) -> Iterator[str]:
     """The conversions of an image that is not upright, in colour and of 8 bits; each as a kind of note."""
     suffix = os.path.splitext(name)[1].lower()
     assert header.format is not None  # it was read from a file
@@ -182,10 +208,8 @@ def _conversions(header: Image.Image, content: bytes, name: str, stated: tuple[i
         yield "CMYK images, converted to colours of a screen"
     if "A" in bands or "a" in bands or "transparency" in header.info:
         yield "images with transparency, which is ignored"
-    if header.format not in EIGHT_BITS:
-        stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if stored is not None and stored.dtype != np.uint8:
-            yield "images of more than 8 bits a channel, reduced to these"
+    if stored is not None:
+        yield "images of more than 8 bits a channel, reduced to these"
     orientation = decoding.orientation(header)
     if orientation != 1:
         as_stored = orientation >= 5 and header.size[::-1] != stated

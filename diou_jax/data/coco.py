@@ -51,10 +51,8 @@ class FolderSource:
             with open(path, "rb") as file:
                 yield file
         except OSError as error:
-            hint = ""
-            if "\\" in str(self.names[index]) and not os.path.exists(path):
-                hint = "; its name has backslashes, which part folders on Windows alone: write / in file_name"
-            raise BadImageError(f"{path}: cannot be read ({error.strerror}{hint})") from None
+            hint = "" if os.path.exists(path) else annotations.backslash_hint(str(self.names[index]))
+            raise BadImageError(f"{path}: cannot be read ({error.strerror}{'; ' * bool(hint)}{hint})") from None
 
     def name(self, index: int) -> str:
         """As `dataset.Source.name`."""
@@ -158,14 +156,9 @@ def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[
 
 def _file_size(source: FolderSource, index: int) -> tuple[int, int] | BadImageError:
     """Height and width of an image file as a viewer shows it, or the error if it cannot be read."""
-    name = source.name(index)
     try:
         with source.open(index) as file:
-            header = decoding.open_header(file, name)
-            if decoding.orientation(header) < 5:
-                return header.height, header.width
-        # The decoder decides whether it turns the image as the metadata say.
-        return decoding.decode_upright(source.read(index), name).shape[:2]
+            return decoding.upright_size(file, source.name(index))
     except BadImageError as error:
         return error
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from diou_jax.data import annotations, voc, yolo
 from diou_jax.data.annotated import Annotated, library
 from diou_jax.errors import UserError
+from diou_jax.reporting.run_log import print_line
 
 FORMATS = {"voc": voc, "yolo": yolo}
 
@@ -43,8 +44,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
       UserError: if there is nothing to convert, an annotation cannot be read, or `target` is in use.
     """
     library()
-    source, target = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
-    if not source.is_dir():
+    source, target = (pathlib.Path(os.path.expanduser(path)) for path in (source, target))
+    if not os.path.isdir(source):
         raise UserError(f"{source}: no such folder; SOURCE must be a Pascal VOC or YOLO folder")
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{target}: TARGET must lie outside SOURCE, {source}")
@@ -57,7 +58,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
         raise UserError(f"{source}: no image has an object, so there is no class to learn")
     files = {split: target / "annotations" / f"instances_{split}.json" for split in splits}
     for file in files.values():
-        if file.exists():
+        if os.path.exists(file):
             raise UserError(f"{file} exists already; name another TARGET, or delete it")
     lines = [f"format: {name}", f"classes: {', '.join(content.classes)}"]
     named = {split: _names(images) for split, images in splits.items()}
@@ -172,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=("voc", "yolo", "auto"), default="auto")
     try:
         options = parser.parse_args(arguments)
-        print(*convert(options.source, options.target, options.format), sep="\n")
+        for line in convert(options.source, options.target, options.format):
+            print_line(line)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

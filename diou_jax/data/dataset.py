@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from absl import logging
 
+from diou_jax.data.id_column import id_column
 from diou_jax.data.outlines import Outlines, concatenate, gather
 from diou_jax.data.proposals import ProposalTable
 from diou_jax.errors import UserError
@@ -192,15 +193,6 @@ def make_records(
         crowd=np.concatenate([np.zeros(0), *crowd]).astype(bool),
         outlines=outlines,
     )
-
-
-def id_column(image_ids: Sequence[int | str]) -> np.ndarray:
-    """Ids as an int64 array if all of them are integers of 64 bits, else unchanged in an object array."""
-    if all(isinstance(i, (int, np.integer)) and -(2**63) <= i < 2**63 for i in image_ids):
-        return np.asarray(image_ids, np.int64)
-    column = np.empty(len(image_ids), object)
-    column[:] = image_ids
-    return column
 
 
 def clean_boxes(

@@ -48,6 +48,22 @@ def decode_upright(content: bytes, name: str) -> np.ndarray:
     return _decode(content, name, cv2.IMREAD_COLOR)
 
 
+def upright_size(content: bytes | BinaryIO, name: str) -> tuple[int, int]:
+    """Height and width that `decode_upright` gives; pixels are decoded only where the metadata might exchange the two.
+
+    Errors are as in `decode`.
+    """
+    header = open_header(content, name)
+    if orientation(header) < 5:
+        return header.height, header.width
+    # The decoder decides whether it turns the image as the metadata say. OpenCV turns no AVIF, for one.
+    if not isinstance(content, bytes):
+        content.seek(0)
+        content = content.read()
+    height, width = _decode(content, name, cv2.IMREAD_COLOR).shape[:2]
+    return height, width
+
+
 def open_header(content: bytes | BinaryIO, name: str) -> Image.Image:
     """Format, mode, size and metadata of an encoded image, without decoding its pixels; errors as in `decode`."""
     try:
@@ -80,13 +96,21 @@ def _decode(content, name, flags):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         image = None
-    if image is None:
-        raise _undecodable(content, name)
+    # Grey floating-point numbers come without a channel, which no network takes.
+    if image is None or image.ndim != 3:
+        reason = "its channels have 32 bits; save it with 8 bits a channel" if _has_32_bits(content) else ""
+        raise _undecodable(content, name, reason)
     return image
 
 
-def _undecodable(content, name):
+def _has_32_bits(content) -> bool:
+    """Whether the channels of an image whose header can be read are floating-point numbers or long integers."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as header:
+        return header.mode == "F" or (header.mode, header.format) == ("I", "TIFF")
+
+
+def _undecodable(content, name, reason=""):
     size = len(content) if isinstance(content, bytes) else content.seek(0, io.SEEK_END)
     return BadImageError(
-        f"{name}: not an image that can be decoded ({size} bytes)", "image files that cannot be decoded"
+        f"{name}: not an image that can be decoded ({reason or f'{size} bytes'})", "image files that cannot be decoded"
     )

@@ -8,14 +8,16 @@ import os
 import pathlib
 import shutil
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from absl import app, flags
 
-from diou_jax.data import annotations, catalog
+from diou_jax.data import annotations, catalog, decoding
+from diou_jax.data.dataset import BadImageError
 from diou_jax.errors import UserError
 from diou_jax.files import regular_file
+from diou_jax.reporting.run_log import print_line
 
 try:
     from diou_jax.data.tfds import ANNOTATIONS, tfds
@@ -24,6 +26,8 @@ except UserError as error:
         raise
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+
+MOST = 2**63 - 1  # ids and areas are stored as int64
 
 COCO = flags.DEFINE_string("coco", "data/coco", "The folder with annotations/ and images/.")
 OUTPUT = flags.DEFINE_string("output", None, "The folder in which coco/2017/<version> is made.")
@@ -42,14 +46,11 @@ class Coco(tfds.core.GeneratorBasedBuilder):
     def __init__(self, *, root: str, splits: dict[str, str], **options):
         """Prepares a builder of `splits`, each with the name of a data set below `root`."""
         self._sources = {split: catalog.paths(name, root) for split, name in splits.items()}
-        categories = [
-            [(entry["id"], entry["name"]) for entry in _by_id(annotations.read_json(file)["categories"])]
-            for file, _ in self._sources.values()
-        ]
+        categories = [annotations.read_categories(file) for file, _ in self._sources.values()]
         if any(other != categories[0] for other in categories):
             raise UserError(f"the annotation files of {', '.join(splits.values())} differ in their categories")
-        self._labels = {number: label for label, (number, _) in enumerate(categories[0])}
-        self._names = [name for _, name in categories[0]]
+        self._labels = {number: label for label, number in enumerate(categories[0])}
+        self._names = list(categories[0].values())
         super().__init__(config="2017", **options)
 
     def _info(self):
@@ -80,50 +81,75 @@ class Coco(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(*paths) for split, paths in self._sources.items()}
 
     def _generate_examples(self, annotation_file, images):
-        content = annotations.read_json(annotation_file)
-        annotations.refuse_names(content["images"], annotation_file)
-        by_image: dict[Any, list[dict]] = {}
-        for annotation in content.get("annotations") or ():
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
-        for image in _by_id(content["images"]):
+        read = annotations.read(annotation_file)
+        annotations.refuse_names(read.images.values(), annotation_file)
+        rows: dict[int | str, list[int]] = {}
+        for row in np.flatnonzero(~read.boxes.ignored).tolist():
+            rows.setdefault(read.boxes.images[row], []).append(row)
+        for key in sorted(read.images, key=annotations.id_rank):
+            image = read.images[key]
+            if not (isinstance(key, int) and abs(key) <= MOST):
+                raise UserError(
+                    f"{annotation_file}: image {image['id']!r:.99} has an id that is no integer of 64 bits, which is "
+                    "all that coco/2017 can hold; use data.source=coco"
+                )
             path = os.path.join(images, image["file_name"])
-            try:
-                data = regular_file(path).read_bytes()
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-            if not data.startswith(b"\xff\xd8"):
-                raise UserError(f"{path} is no JPEG file, which is all that coco/2017 can hold; use data.source=coco")
-            objects = [self._object(entry, image) for entry in by_image.get(image["id"], [])]
+            data, height, width = _file(path, image)
+            objects = [self._object(read, row, height, width) for row in rows.get(key, ())]
             yield (
-                image["id"],
+                key,
                 {
                     "image": data,
                     "image/filename": image["file_name"],
-                    "image/id": image["id"],
+                    "image/id": key,
                     "objects": [entry for entry in objects if entry],
                 },
             )
+        read.faults.report(annotation_file)
 
-    def _object(self, annotation, image):
-        """The entry of an annotation; None if its box lies outside the image, which the format cannot express."""
-        x, y, width, height = annotation["bbox"]
-        corners = np.array(
-            [y / image["height"], x / image["width"], (y + height) / image["height"], (x + width) / image["width"]]
-        )
-        y1, x1, y2, x2 = np.clip(corners, 0, 1).tolist()
-        if not (np.isfinite(corners).all() and x1 < x2 and y1 < y2):
+    def _object(self, read, row, height, width):
+        """The entry of an annotation; None if it has no area inside the image, which the format cannot express."""
+        found = read.boxes
+        x, y, w, h = found.xywh[row].tolist()
+        y1, x1, y2, x2 = np.clip([y / height, x / width, (y + h) / height, (x + w) / width], 0, 1).tolist()
+        if not (x1 < x2 and y1 < y2 and found.areas[row] > 0):
+            read.faults.add(
+                "boxes without area in their image", f"annotation {found.ids[row]!r} of image {found.images[row]!r}"
+            )
             return None
+        number = annotations.id_key(found.ids[row])
         return {
-            "id": annotation["id"],
-            "area": int(annotation.get("area", width * height)),
+            # Negative numbers stand for ids that the file lacks; nothing here reads them.
+            "id": number if isinstance(number, int) and abs(number) <= MOST else -1 - row,
+            "area": min(int(found.areas[row]), MOST),
             "bbox": tfds.features.BBox(ymin=y1, xmin=x1, ymax=y2, xmax=x2),
-            "label": self._labels[annotation["category_id"]],
-            "is_crowd": bool(annotation.get("iscrowd", 0)),
+            "label": self._labels[found.categories[row]],
+            "is_crowd": bool(found.crowd[row]),
         }
 
 
-def _by_id(entries):
-    return sorted(entries, key=lambda entry: entry["id"])
+def _file(path: str, image: Mapping) -> tuple[bytes, int, int]:
+    """The bytes of an image file, its height and its width; raises UserError if the format cannot hold it."""
+    try:
+        data = regular_file(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data.startswith(b"\xff\xd8"):
+        raise UserError(f"{path} is no JPEG file, which is all that coco/2017 can hold; use data.source=coco")
+    height, width = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
+    if not (height and width):
+        height, width = decoding.upright_size(data, path)
+    try:
+        found = decoding.open_header(data, path).size
+    except BadImageError:
+        return data, height, width  # it is refused by name when the records are read
+    # Boxes are stored as shares of the image, and read as shares of the file's pixels.
+    if found != (width, height):
+        raise UserError(
+            f"{path} has {found[0]}x{found[1]} pixels, but its annotations are for {width}x{height}, which coco/2017 "
+            "cannot hold; save it upright and in that size, or use data.source=coco"
+        )
+    return data, height, width
 
 
 def prepare(root: str, output: str, splits: dict[str, str]) -> str:
@@ -133,6 +159,8 @@ def prepare(root: str, output: str, splits: dict[str, str]) -> str:
       UserError: if a file is missing or cannot be stored in this format.
     """
     builder = Coco(root=root, splits=splits, data_dir=output, file_format="array_record")
+    if os.path.exists(builder.data_dir):
+        raise UserError(f"{builder.data_dir} exists already; delete it, or name another folder with --output")
     builder.download_and_prepare()
     for split, name in splits.items():
         file, _ = catalog.paths(name, root)
@@ -146,8 +174,10 @@ def main(argv):
     try:
         if OUTPUT.value is None:
             raise UserError("--output FOLDER is needed")
+        if faulty := [pair for pair in SPLITS.value if not all(pair.partition("="))]:
+            raise UserError(f"--splits: {faulty[0]!r} must be SPLIT=DATA_SET, such as train=coco_2017_train")
         splits = dict(pair.split("=", 1) for pair in SPLITS.value)
-        print(prepare(COCO.value, OUTPUT.value, splits))
+        print_line(prepare(COCO.value, OUTPUT.value, splits))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from diou_jax.data.id_column import id_column
 from diou_jax.data.view import View
 from diou_jax.structures import Proposals
 
@@ -43,12 +44,11 @@ class ProposalTable:
 
 def make_table(image_ids: Iterable[int | str], proposals: Iterable[tuple[np.ndarray, np.ndarray]]) -> ProposalTable:
     """Packs the boxes (n, 4) and scores (n,) of images into a table."""
-    ids, pairs = list(image_ids), list(proposals)
-    whole = all(isinstance(one, (int, np.integer)) and -(2**63) <= one < 2**63 for one in ids)
+    ids, pairs = id_column(list(image_ids)), list(proposals)
     stops = np.cumsum([len(scores) for _, scores in pairs], dtype=np.int64)
     # An empty array comes first, so that a table without proposals has columns of the right shape, too.
     return ProposalTable(
-        image_ids=np.array(ids, np.int64) if whole else np.array([str(one) for one in ids]),
+        image_ids=ids if ids.dtype == np.int64 else np.array([str(one) for one in ids]),  # files hold no objects
         starts=np.concatenate([np.zeros(1, np.int64), stops])[: len(stops)],
         stops=stops,
         boxes=np.concatenate([np.zeros((0, 4), np.float32), *(boxes for boxes, _ in pairs)]).astype(np.float32),

@@ -113,9 +113,15 @@ def _read_npz(path) -> ProposalTable:
         with path.open("rb") as file, np.load(file) as content:
             if missing := [name for name in COLUMNS if name not in content]:
                 raise UserError(f"{path} is no file of proposals: it has no array {missing[0]!r}")
-            return ProposalTable(**{name: content[name] for name in COLUMNS})
+            columns = {name: content[name] for name in COLUMNS}
+    except MemoryError:
+        raise UserError(f"{path} is damaged: its arrays claim more than the memory of this machine") from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
         raise UserError(f"{path} is damaged or holds objects: {type(error).__name__} {error}") from None
+    # An entry of the archive that is no array is given as its bytes.
+    if other := [name for name, column in columns.items() if not isinstance(column, np.ndarray)]:
+        raise UserError(f"{path} is no file of proposals: {other[0]!r} is no array")
+    return ProposalTable(**columns)
 
 
 def _of_detectron(path, content: Any) -> ProposalTable:
@@ -124,17 +130,19 @@ def _of_detectron(path, content: Any) -> ProposalTable:
     ids = content.get("ids", content.get("indexes"))
     if ids is None:
         raise UserError(f"{path} is no file of proposals: it has no 'ids' of images")
-    ids, boxes = list(ids), list(content["boxes"])
+    ids, boxes = _entries(path, "ids", ids), _entries(path, "boxes", content["boxes"])
     if len(ids) != len(boxes):
         raise UserError(f"{path} has {len(ids)} ids of images and boxes of {len(boxes)}")
     scores = content.get("scores")
-    scores = [np.zeros(len(some), np.float32) for some in boxes] if scores is None else list(scores)
-    if len(scores) != len(boxes):
+    scores = None if scores is None else _entries(path, "scores", scores)
+    if scores is not None and len(scores) != len(boxes):
         raise UserError(f"{path} has boxes of {len(boxes)} images and scores of {len(scores)}")
     pairs = []
-    for image, some, values in zip(ids, boxes, scores):
+    for row, (image, some) in enumerate(zip(ids, boxes)):
         try:
-            some, values = np.asarray(some, np.float32), np.asarray(values, np.float32).reshape(-1)
+            some = np.asarray(some, np.float32)
+            values = np.zeros(len(some)) if scores is None else scores[row]
+            values = np.asarray(values, np.float32).reshape(-1)
         except (TypeError, ValueError):
             raise UserError(f"{path}: the boxes or scores of image {image!r} are no numbers") from None
         some = some.reshape(-1, 4) if some.size == 0 else some
@@ -147,6 +155,13 @@ def _of_detectron(path, content: Any) -> ProposalTable:
     if not all(isinstance(image, (int, str, np.integer)) for image in ids):
         raise UserError(f"{path}: ids of images must be whole numbers or texts")
     return make_table(ids, pairs)
+
+
+def _entries(path, name, value) -> list:
+    """The entries of a list or an array, one for each image."""
+    if not isinstance(value, (list, tuple, np.ndarray)) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        raise UserError(f"{path}: {name!r} is {value!r:.60}, and must be a list with an entry for each image")
+    return list(value)
 
 
 def _problem(table: ProposalTable) -> str | None:

@@ -36,7 +36,11 @@ _NUMBERS = {int, float}
 
 
 class _FaultError(Exception):
-    """The kind of fault for which an object has no mask."""
+    """An object has no mask, for a kind of fault."""
+
+    def __init__(self, kind: str):
+        super().__init__(kind)
+        self.kind = kind
 
 
 def read(segmentations: Sequence[Any], heights: np.ndarray, widths: np.ndarray) -> tuple[Outlines, dict]:
@@ -61,8 +65,8 @@ def read(segmentations: Sequence[Any], heights: np.ndarray, widths: np.ndarray) 
                 parts, short = _of_polygons(value)
                 faults[SHORT][row] = short
         except _FaultError as fault:
-            parts, (kind,) = [], fault.args
-            faults[kind][row] = True
+            parts = []
+            faults[fault.kind][row] = True
         found.append(parts)
     outlines = from_parts(found)
     unplaced = _unplaced(outlines, heights, widths)

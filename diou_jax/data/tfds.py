@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from diou_jax.data.annotations import read_json
+from diou_jax.data.annotations import read_categories
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, Faults, clean_boxes, join, make_records
 from diou_jax.data.decoding import open_header
 from diou_jax.errors import UserError
@@ -75,9 +75,9 @@ def load(names: Sequence[str], root: str | os.PathLike, *, min_area: float = -1.
 
 def find_directory(root: str | os.PathLike) -> str:
     """The folder of the newest prepared version at or below `root`."""
-    root = pathlib.Path(root).expanduser()
-    found = [root / "dataset_info.json", *sorted(root.glob("coco/2017/*/dataset_info.json"))]
-    found = [path.parent for path in found if path.exists()]
+    root = pathlib.Path(os.path.expanduser(root))
+    versions = sorted(root.glob("coco/2017/*/dataset_info.json")) if os.path.isdir(root) else []
+    found = [path.parent for path in (root / "dataset_info.json", *versions) if os.path.exists(path)]
     if not found:
         raise UserError(
             f"{root} holds no prepared coco/2017 (a dataset_info.json is missing); make one from COCO folders with "
@@ -101,12 +101,12 @@ def _load_split(directory, name, min_area, annotations):
     file = annotations or os.path.join(directory, ANNOTATIONS.format(split=split))
     names = builder.info.features["objects"]["label"].names
     if os.path.exists(file):
-        categories = sorted(read_json(file)["categories"], key=lambda category: category["id"])
-        if [category["name"] for category in categories] != list(names):
+        categories = read_categories(file)
+        if list(categories.values()) != list(names):
             raise UserError(
                 f"{file}: its categories are not those of {directory}; set data.val_annotations to its json"
             )
-        category_ids = [category["id"] for category in categories]
+        category_ids = list(categories)
     elif annotations:
         raise UserError(f"data.val_annotations: {annotations} does not exist")
     else:

@@ -1,5 +1,6 @@
 """Reads Pascal VOC: an xml file for each image, and splits as lists of names in ImageSets/Main."""
 
+import os
 import pathlib
 from xml.etree import ElementTree
 
@@ -15,14 +16,16 @@ from diou_jax.data.annotated import (
     finite,
     library,
     read_text,
-    split_of,
     upright_size,
 )
+from diou_jax.data.annotations import flag
 from diou_jax.data.dataset import BadImageError, Faults
+from diou_jax.data.split_names import split_of_image
 from diou_jax.errors import UserError
 
 FOLDERS_OF_IMAGES = ("JPEGImages", "images", "Images")
 LISTS = ("train", "val", "trainval", "test")
+DIFFICULT = {"": False, "unspecified": False, "no": False, "yes": True}  # words beside those of `annotations.flag`
 
 
 def found(source: pathlib.Path) -> bool:
@@ -52,7 +55,7 @@ def read(source: pathlib.Path) -> Source:
         remarks.add("annotations in no list of ImageSets/Main, left out", *map(str, rest))
     else:
         for path in tqdm(rest, leave=False):
-            found.setdefault(split_of(path, source), []).append(read_one(path))
+            found.setdefault(split_of_image(path, source), []).append(read_one(path))
         remarks.add("images without an xml file, left out", *map(str, read_one.unread()))
     problems.refuse()
     splits = {split: [image for image in images if image] for split, images in found.items()}
@@ -144,8 +147,11 @@ class _Reader:
             )
         if min(box.xmin, box.ymin) < 1:
             self._remarks.add("boxes that begin before pixel 1, the first in Pascal VOC", f"{path}: object {number}")
+        stated = (node.findtext("difficult") or "").strip().lower()
+        difficult = DIFFICULT.get(stated, flag(stated))
+        if difficult is None:
+            return self._problems.add(f"{path}: object {number} is difficult {stated!r:.60}; it must be 0 or 1")
         left, top, right, bottom = box.ltrb
-        difficult = (node.findtext("difficult") or "0").strip() not in ("0", "")
         return Box(box.label.strip(), (left - 1, top - 1, right - left + 1, bottom - top + 1), crowd=difficult)
 
 
@@ -176,9 +182,12 @@ def _lists(main, problems) -> dict[str, list[pathlib.Path]]:
         for number, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.split():
                 continue
-            path = annotations / f"{line.split()[0]}.xml"
-            if path.is_file():
-                lists.setdefault(split, {})[path] = None
+            # A name may have blanks, in quotes or not; after other names a number may follow.
+            names = line.strip(), line.strip().strip("\"'"), line.split()[0]
+            paths = [annotations / f"{name}.xml" for name in names]
+            path = next((path for path in paths if os.path.isfile(path)), None)
+            if path is None:
+                problems.add(f"{file}, line {number}: {paths[0]} does not exist")
             else:
-                problems.add(f"{file}, line {number}: {path} does not exist")
+                lists.setdefault(split, {})[path] = None
     return {split: list(paths) for split, paths in lists.items()}

@@ -1,6 +1,8 @@
 """Reads YOLO: a text file per image with a line per object; boxes are shares of the image's width and height."""
 
+import functools
 import itertools
+import math
 import os
 import pathlib
 
@@ -8,7 +10,6 @@ from tqdm import tqdm
 
 from diou_jax.data.annotated import (
     IMAGES,
-    SPLITS,
     Annotated,
     Box,
     Problems,
@@ -17,10 +18,10 @@ from diou_jax.data.annotated import (
     finite,
     library,
     read_text,
-    split_of,
     upright_size,
 )
 from diou_jax.data.dataset import BadImageError, Faults
+from diou_jax.data.split_names import ALIASES, split_of_image
 from diou_jax.errors import UserError
 
 NAMES = ("classes.txt", "obj.names", "classes.names")
@@ -36,7 +37,7 @@ def found(source: pathlib.Path) -> bool:
 def read(source: pathlib.Path) -> Source:
     """Reads all images of a folder; an image without a text file has no objects.
 
-    A polygon becomes the box around it and the object's outline.
+    A polygon becomes the box around it and the object's outline. Of an object with keypoints the box is read.
 
     The splits are those of data.yaml; without data.yaml they follow from the names of folders.
 
@@ -47,11 +48,12 @@ def read(source: pathlib.Path) -> Source:
     names = _names(source, yaml)
     problems, remarks = Problems(), Faults()
     paths = _splits(source, yaml)
-    labels = {image: _label_file(image) for images in paths.values() for image in images}
+    labels = {image: _label_file(image, source) for images in paths.values() for image in images}
     if labels and not any(file.is_file() for file in labels.values()):
         raise UserError(f"{source}: none of its {len(labels)} images has a text file, in labels or beside the image")
+    box_of = functools.partial(_box, names=names, keypoints=_keypoints(yaml))
     found = {
-        split: [_image(image, labels[image], names, problems) for image in tqdm(images, desc=split, leave=False)]
+        split: [_image(image, labels[image], box_of, problems) for image in tqdm(images, desc=split, leave=False)]
         for split, images in paths.items()
     }
     problems.refuse()
@@ -121,6 +123,16 @@ def _names(source, yaml) -> dict[int, str]:
     return result
 
 
+def _keypoints(yaml) -> int:
+    """How many numbers of keypoints follow the box in each line, as ``kpt_shape`` of data.yaml says; 0 without it."""
+    shape = yaml.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)):
+        raise UserError(f"{yaml['file']}: kpt_shape is {shape!r:.60}; it must be two numbers, such as [17, 3]")
+    return math.prod(shape)
+
+
 def _is_name(name):
     return isinstance(name, (str, int, float)) and not isinstance(name, bool) and bool(str(name).strip())
 
@@ -128,7 +140,7 @@ def _is_name(name):
 def _splits(source, yaml) -> dict[str, list[pathlib.Path]]:
     """Image files by split."""
     splits: dict[str, list[pathlib.Path]] = {}
-    for key, split in SPLITS.items():
+    for key, split in ALIASES.items():
         places = yaml.get(key)
         if not places:
             continue
@@ -136,7 +148,7 @@ def _splits(source, yaml) -> dict[str, list[pathlib.Path]]:
             splits.setdefault(split, []).extend(_place(yaml, key, place))
     if not splits:
         for image in below(source, IMAGES):
-            splits.setdefault(split_of(image, source), []).append(image)
+            splits.setdefault(split_of_image(image, source), []).append(image)
     return {split: list(dict.fromkeys(images)) for split, images in splits.items()}
 
 
@@ -148,7 +160,7 @@ def _place(yaml, key, place) -> list[pathlib.Path]:
     base = beside / os.path.expanduser(str(yaml.get("path") or ""))
     # Some exporters write ../train/images although data.yaml lies beside train.
     candidates = [base / place, beside / place, beside / place.removeprefix("../")]
-    path = next((path for path in candidates if path.is_dir() or path.is_file()), None)
+    path = next((path for path in candidates if os.path.isdir(path) or os.path.isfile(path)), None)
     if path is None:
         raise UserError(f"{yaml['file']}: {key} leads to {base / place}, which does not exist; correct it or delete it")
     path = pathlib.Path(os.path.normpath(path))
@@ -168,19 +180,26 @@ def _listed(file, base, number, name):
     """An image of a list; its path is absolute, or relative to the list's folder or to `path` of data.yaml."""
     candidates = [pathlib.Path(os.path.normpath(folder / name)) for folder in (file.parent, base)]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     raise UserError(f"{file}, line {number}: {candidates[0]} does not exist")
 
 
-def _label_file(image: pathlib.Path) -> pathlib.Path:
-    """The text file of an image: below "labels" in place of "images", in "labels" beside the image, or beside it."""
+def _label_file(image: pathlib.Path, source: pathlib.Path) -> pathlib.Path:
+    """The text file of an image: below "labels" in place of "images", in "labels" beside the image, or beside it.
+
+    Folders above `source` do not count, unless data.yaml names images outside of it.
+    """
     candidates = [image.parent / "labels" / f"{image.stem}.txt"]
-    parts = image.parent.parts
-    if "images" in parts:
-        place = len(parts) - 1 - parts[::-1].index("images")
-        labels = pathlib.Path(*parts[:place], "labels")
-        candidates = [labels.joinpath(*parts[place + 1 :], f"{image.stem}.txt"), labels / f"{image.stem}.txt"]
+    folders = image.parent.parts
+    parent, top = (pathlib.Path(os.path.abspath(path)) for path in (image.parent, source))
+    if parent.is_relative_to(top):
+        folders = folders[len(folders) - len(parent.relative_to(top).parts) :]
+    if "images" in folders:
+        inside = folders[::-1].index("images")  # the number of folders below "images"
+        labels = image.parents[inside].with_name("labels")
+        rest = folders[len(folders) - inside :]
+        candidates = [labels.joinpath(*rest, f"{image.stem}.txt"), labels / f"{image.stem}.txt", *candidates]
     return next((path for path in candidates if path.is_file()), image.with_suffix(".txt"))
 
 
@@ -191,7 +210,7 @@ def _orphans(source, labels) -> list[pathlib.Path]:
     return [path for path in texts if path not in used and path.name not in NAMES]
 
 
-def _image(image, label_file, names, problems) -> Annotated | None:
+def _image(image, label_file, box_of, problems) -> Annotated | None:
     try:
         size = upright_size(image)
     except BadImageError as error:
@@ -205,19 +224,26 @@ def _image(image, label_file, names, problems) -> Annotated | None:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    boxes.append(_box(line, size, names))
+                    boxes.append(box_of(line, size))
                 except ValueError as error:
                     problems.add(f"{label_file}, line {number}: {error}")
     return Annotated(image, size, tuple(boxes))
 
 
-def _box(line, size, names) -> Box:
-    """The box of one line; a faulty line raises a ValueError that names the fault."""
+def _box(line, size, names, keypoints=0) -> Box:
+    """The box of one line, perhaps with keypoints; a faulty line raises a ValueError that names the fault."""
     reader = library()
     try:
         number, *shares = map(float, line.split())
     except ValueError:
         raise ValueError(f"{line.strip()[:60]!r} has something other than numbers") from None
+    if keypoints:
+        if len(shares) != 4 + keypoints:
+            raise ValueError(
+                f"{1 + len(shares)} numbers; by kpt_shape of data.yaml there must be a class, a box of 4 and "
+                f"{keypoints} numbers of keypoints"
+            )
+        shares, line = shares[:4], " ".join(line.split()[:5])
     polygon = len(shares) >= 6 and len(shares) % 2 == 0
     if len(shares) != 4 and not polygon:
         raise ValueError(f"{1 + len(shares)} numbers; there must be a class and a box of 4, or a polygon of 6 or more")
