@@ -27,7 +27,10 @@ def test_the_split_of_a_json_is_a_word_of_its_name(tmp_path, path, split):
         ("Valid/images/a.jpg", "val"),
         ("images/testing/a.jpg", "test"),
         ("images/val/train/a.jpg", "val"),
+        ("images/train2017/a.jpg", "train"),
+        ("images/val_2014/a.jpg", "val"),
         ("images/train engine/a.jpg", "all"),
+        ("images/train2/a.jpg", "all"),
         ("train.jpg", "all"),
     ],
 )

@@ -29,8 +29,8 @@ def split_of_json(file: pathlib.Path, root: pathlib.Path) -> str:
 def split_of_image(path: pathlib.Path, source: pathlib.Path) -> str:
     """The split that the outermost folder between `source` and an image, or its annotations, stands for, else `ALL`.
 
-    Unlike the name of a json it must be an alias and nothing more: the folders inside are named after anything, also
-    after a class of vehicles, "train".
+    Unlike the name of a json it must be an alias and at most a year, "train2017": the folders inside are named after
+    anything, also after a class of vehicles, "train".
     """
-    parts = path.relative_to(source).parts[:-1]
-    return next((ALIASES[part.lower()] for part in parts if part.lower() in ALIASES), ALL)
+    names = (re.sub(r"[-_]?\d{4}$", "", part.lower()) for part in path.relative_to(source).parts[:-1])
+    return next((ALIASES[name] for name in names if name in ALIASES), ALL)
