@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --rehearse --out FOLDER      # all stages in small, on a CPU
 
 Where a command may last ten minutes only, three calls with one folder, each --minutes 9, have room for every stage:
---stages device verdicts kernels golden; train inference parts; and all others. FOLDER keeps programs and XLA's choices
-of algorithms for the next call.
+--stages device verdicts kernels golden; train inference parts; and all others. The reports of all calls stay in FOLDER;
+--scratch keeps compiled programs and XLA's choices of algorithms for the next call.
 
 Every stage is another benchmark in a process of its own with a time limit: an abort or a hang costs that stage. Each
 line is written at once to FOLDER/report.md, and each row of a table to FOLDER/results.jsonl. A stage that does not fit
@@ -21,9 +21,11 @@ import json
 import os
 import pathlib
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +46,7 @@ class Stage:
     Attributes:
       name: for --stages.
       shows: in words.
-      command: after ``python``, from the project's root; {out} and {golden} stand for the folders.
+      command: after ``python``, from the project's root; {out}, {scratch} and {golden} stand for the folders.
       seconds: its limit.
       least: seconds that must be left for it to start.
       rehearsal: the command of --rehearse; None where `command` with --smoke is one.
@@ -66,7 +68,7 @@ class Stage:
 
 # A small detector for a few steps, in place of the whole run.
 SHAPES_REHEARSAL = (
-    "main.py --config configs/shapes.py --workdir {out}/shapes --config.data.root={out}/data "
+    "main.py --config configs/shapes.py --workdir {scratch}/shapes --config.data.root={scratch}/data "
     "--config.solver.max_iter=20 --config.solver.steps=(0,15) --config.log.every=10"
 )
 # The table of parts is rehearsed once.
@@ -84,26 +86,26 @@ STAGES = (
     Stage("roi_align", "RoIAlign", "benchmarks/roi_align.py --images 2 16 --rois 512 --dtypes bfloat16", 90, 25),
     Stage("match", "matching of anchors", "benchmarks/match.py --images 2 16", 40, 10),
     Stage("train", "train step with the kernels, torchvision",
-          "benchmarks/train.py --batches 2 16 --bursts 10 --cache {out}/cache", 240, 60, rehearsal=STEP_REHEARSAL,
+          "benchmarks/train.py --batches 2 16 --bursts 10 --cache {scratch}/cache", 240, 60, rehearsal=STEP_REHEARSAL,
           environment=PALLAS, columns=STEP),
     Stage("inference", "detection with the kernels, torchvision",
           "benchmarks/inference.py --batches 1 16 --bursts 10 --lone 30", 120, 40, environment=PALLAS),
     Stage("parts", "where the train step's time goes",
-          "benchmarks/train.py --batches 16 --no-peer --breakdown 16 --bursts 5 --cache {out}/cache", 180, 60,
+          "benchmarks/train.py --batches 16 --no-peer --breakdown 16 --bursts 5 --cache {scratch}/cache", 180, 60,
           rehearsal="benchmarks/train.py --smoke", environment=PALLAS),
     Stage("train_xla", "train step without the kernels",
-          "benchmarks/train.py --batches 2 16 --no-peer --bursts 3 --cache {out}/cache", 150, 40,
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 3 --cache {scratch}/cache", 150, 40,
           rehearsal=STEP_REHEARSAL, environment=XLA, columns=STEP),
     Stage("grid", "the order of pooling's blocks", "benchmarks/tune.py --constants POOL_ORDER", 90, 30),
     Stage("nondeterministic", "train step without the deterministic flag",
-          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10 --cache {out}/cache", 120, 40,
+          "benchmarks/train.py --batches 2 16 --no-peer --bursts 10 --cache {scratch}/cache", 120, 40,
           rehearsal=STEP_REHEARSAL, environment=PALLAS | NONDETERMINISTIC, columns=STEP),
     Stage("guards", "the guard's cost", "benchmarks/guards.py", 60, 25, environment=PALLAS),
     Stage("resume", "killed and resumed, bit for bit",
-          "benchmarks/faults.py --root {out}/faults --kills 1 --steps 600 --every 20", 150, 60, environment=PALLAS,
+          "benchmarks/faults.py --root {scratch}/faults --kills 1 --steps 600 --every 20", 150, 60, environment=PALLAS,
           quoted="state identical"),
     Stage("shapes", "configs/shapes.py whole, with its AP",
-          "main.py --config configs/shapes.py --workdir {out}/shapes --config.data.root={out}/data", 200, 60,
+          "main.py --config configs/shapes.py --workdir {scratch}/shapes --config.data.root={scratch}/data", 200, 60,
           rehearsal=SHAPES_REHEARSAL, environment=PALLAS, quoted="copypaste: "),
     Stage("input", "JPEG files to batches, all cores",
           "benchmarks/input.py --drawn 256 --settings 4 0 --settings 16 0 --settings 1 8 --settings 1 16", 60, 20),
@@ -227,7 +229,8 @@ def command_of(stage: Stage, options) -> list[str]:
     if options.rehearse:
         words = stage.rehearsal or stage.command.split()[0] + " --smoke"
     golden = options.golden or options.out
-    return [sys.executable, *(word.format(out=options.out, golden=golden) for word in words.split())]
+    folders = {"out": options.out, "scratch": options.scratch, "golden": golden}
+    return [sys.executable, *(word.format(**folders) for word in words.split())]
 
 
 def summary(statuses: dict[str, tuple[str, float]], report: Report) -> list[str]:
@@ -253,12 +256,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="of all stages together")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the report")
+    parser.add_argument(
+        "--scratch",
+        type=pathlib.Path,
+        default=pathlib.Path(tempfile.gettempdir()) / "diou_jax_gpu",
+        help="folder for runs, data and compiled programs, %(default)s by default",
+    )
     parser.add_argument("--golden", type=pathlib.Path, help="folder of the original's numbers, see golden.py")
     parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], help="these only")
     parser.add_argument("--rehearse", action="store_true", help="in small, on the CPU")
     options = parser.parse_args()
-    options.out = options.out.absolute()
+    options.out, options.scratch = options.out.absolute(), options.scratch.absolute()
     options.golden = options.golden and options.golden.absolute()
+    shutil.rmtree(options.scratch / "shapes", ignore_errors=True)  # a finished run would train nothing
     # A script's folder is searched first, the project's root is not; and stages start in that root.
     given = [os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     shared = {"PYTHONPATH": os.pathsep.join([str(ROOT), *given])}
