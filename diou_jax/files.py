@@ -1,11 +1,19 @@
-"""Checks of files and folders that a user names, before they are opened or written."""
+"""Checks of files and folders that a user names, before they are opened or written, and files written whole."""
 
+import contextlib
+import errno
 import os
 import pathlib
 import stat
 import tempfile
+import zlib
+from collections.abc import Iterator
 
 from diou_jax.errors import UserError
+
+# The suffix of a file that is being written, and the bytes that the name of a file may have on all systems without it.
+DRAFT = ".tmp"
+LONGEST = 255 - len(DRAFT)
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -48,9 +56,10 @@ def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
         message names `option`.
     """
     path = pathlib.Path(path)
-    if os.path.lexists(path) and not path.is_file():
+    possible_name(_draft(path), option)
+    if os.path.lexists(path) and not os.path.isfile(path):  # pathlib's own raises for names that no system takes
         raise UserError(f"{option} {printable(path)} exists already and is no regular file; name another")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"{option} {printable(path)} cannot be written: there is no folder {printable(path.parent)}")
     _probe(path.parent, f"{option} {printable(path)}")
     return path
@@ -62,8 +71,7 @@ def make_folder(path: str | os.PathLike, option: str, *, mend: str = "name anoth
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{option} {printable(path)} cannot be made: {reason}; {mend}") from None
+        raise UserError(f"{option} {printable(path)} cannot be made: {reason(error)}; {mend}") from None
     return path
 
 
@@ -72,6 +80,57 @@ def writable_folder(path: str | os.PathLike, option: str) -> pathlib.Path:
     path = make_folder(path, option)
     _probe(path, f"{option} {printable(path)}")
     return path
+
+
+def possible_name(path: str | os.PathLike, option: str) -> None:
+    """Raises a UserError that names `option` if no file or folder can have the name `path`, as it is too long."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{option} {printable(path)}: the name is too long; name a shorter one") from None
+    except ValueError as error:
+        raise UserError(f"{option} {printable(path)}: no file can have this name ({error}); name another") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A context that writes a file as a whole: it fills the draft that it gets, which then takes the name `path`.
+
+    Folders above `path` are made. If anything goes wrong, the file that was there stays, and no draft.
+
+    Raises:
+      OSError: if the draft cannot become the file; `reason` has it in words.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path)
+    try:
+        yield draft
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _draft(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + DRAFT)
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Why a file or folder could not be read or written, for the end of a message."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def shortened(name: str, ending: str = "", *, longest: int = LONGEST) -> str:
+    """`name` with `ending`; if that has more bytes than `longest`, a checksum replaces the end of `name`."""
+    encoded = os.fsencode(name)
+    room = longest - len(ending)
+    if len(encoded) > room:
+        checksum = f"_{zlib.crc32(encoded):08x}"
+        name = encoded[: room - len(checksum)].decode("utf-8", "ignore") + checksum
+    return name + ending
 
 
 def printable(path: str | os.PathLike) -> str:

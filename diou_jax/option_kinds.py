@@ -39,19 +39,24 @@ class Flag:
         return "True or False"
 
 
+# The largest int32, since steps and sizes become such in programs.
+MOST = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """Whole numbers from `low` on, up to `high` unless it is None."""
+    """Whole numbers from `low` to `high`; None is `MOST`, which is said to those alone who exceed it."""
 
     low: int
     high: int | None = None
 
     def problem(self, value):
         """As `Kind`."""
-        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if fits and value >= self.low and (self.high is None or value <= self.high):
-            return None
-        return f"it must be {self}"
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < self.low:
+            return f"it must be {self}"
+        if self.high is None:
+            return f"it must be {self}, up to {MOST}" if int(value) > MOST else None
+        return f"it must be {self}" if int(value) > self.high else None
 
     def __str__(self):
         return f"a whole number, {self.low} " + ("or more" if self.high is None else f"to {self.high}")
@@ -158,11 +163,18 @@ class Several:
             return f"it must be {self}"
         if len(value) < self.least or (self.length is not None and len(value) != self.length):
             return f"it must be {self}"
-        if any(self.of.problem(item) for item in value):
-            return f"it must be {self}"
+        for item in value:
+            if problem := self.of.problem(item):
+                return f"it must be {self}" + (problem.removeprefix(f"it must be {self.of}") or self._example())
         if self.rising and any(b <= a for a, b in itertools.pairwise(value)):
             return f"it must be {self}"
         return None
+
+    def _example(self) -> str:
+        """A value, where words alone leave the brackets open: sizes of images."""
+        if not isinstance(self.of, Several):
+            return ""
+        return f", such as {((128,) * (self.of.length or 1),)}"
 
     def __str__(self):
         count = f"{self.length} values" if self.length is not None else f"{self.least} or more values"

@@ -8,7 +8,7 @@ from coco_scenes import draw_scene, match, score, thing
 from conftest import slow
 
 from diou_jax.analysis.average_precision import score as weighted
-from diou_jax.analysis.intervals import bootstrap, draw_weights, paired_bootstrap, paired_bootstraps
+from diou_jax.analysis.intervals import bootstrap, draw_weights, paired_bootstraps
 from diou_jax.errors import UserError
 
 
@@ -86,7 +86,7 @@ def test_a_perfect_detector_is_sure(tmp_path):
 
 def test_equal_evaluations_do_not_differ(tmp_path):
     matches = score(tmp_path, *draw_scene(1, images=20)).matches
-    found = paired_bootstrap(matches, matches, resamples=20)
+    (found,) = paired_bootstraps(matches, [matches], resamples=20)
     assert all((one.value, one.low, one.high) == (0, 0, 0) for one in found.statistics.values())
 
 
@@ -96,12 +96,12 @@ def test_a_small_difference_that_all_images_share_is_sure(tmp_path):
     # A false detection of the first class above all others in every image.
     wrong = [thing(image, 1, (450, 450, 20, 20), score=1.5 + image / 100) for image in range(1, 31)]
     second = score(tmp_path, content, [*results, *wrong]).matches
-    found = paired_bootstrap(second, first, resamples=100)
+    (found,) = paired_bootstraps(second, [first], resamples=100)
     difference, alone = found.statistics["AP"], bootstrap(first, resamples=100).statistics["AP"]
     assert 0 < difference.low < difference.value < difference.high
     assert difference.high - difference.low < alone.high - alone.low
     assert found.classes[0].low > 0 and (found.classes[1].low, found.classes[1].high) == (0, 0)
-    back = paired_bootstrap(first, second, resamples=100).statistics["AP"]
+    back = paired_bootstraps(first, [second], resamples=100)[0].statistics["AP"]
     np.testing.assert_allclose([back.value, back.low], [-difference.value, -difference.high], atol=1e-12)
     both = paired_bootstraps(second, [first, second], resamples=100)
     assert both[0].statistics == found.statistics and both[1].statistics["AP"].high == 0
@@ -120,7 +120,7 @@ def test_evaluations_that_cannot_be_compared(tmp_path, change, message):
     usual = {"objects": [thing(1, 1, (0, 0, 5, 5))], "results": [], "images": (1, 2), "classes": ("cup", "cat")}
     first, second = (match(tmp_path, **(usual | other)) for other in ({}, change))
     with pytest.raises(UserError, match=message):
-        paired_bootstrap(first, second, resamples=2)
+        paired_bootstraps(first, [second], resamples=2)
 
 
 @pytest.mark.parametrize("seeds", [slow(60)])

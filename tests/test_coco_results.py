@@ -240,3 +240,13 @@ def test_as_many_detections_count_as_max_dets_says(tmp_path, caplog):
     assert whole.statistics["AP"] == whole.statistics["AR300"] == pytest.approx(1)
     assert "AR100" not in whole.statistics and "maxDets=300 ] = 1.000" in whole.lines[0]
     assert not caplog.text
+
+
+def test_results_of_unknown_images_are_named_with_some_that_are_known(tmp_path):
+    file = write(tmp_path / "a.json", images=("a", "b", 3, 4))
+    with pytest.raises(
+        UserError, match=r"1 are of an image that .* the first of image 9; the files list 'a', 'b', 3, …:"
+    ):
+        evaluate([box(9, score=0.5)], [file])
+    with pytest.raises(UserError, match=r"1 are of a category that .* of category 7; the files list 5: evaluate"):
+        evaluate([box("a", category_id=7, score=0.5)], [file])

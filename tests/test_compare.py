@@ -206,7 +206,7 @@ def test_folders_without_an_evaluation_are_named(missing_discs, root, tmp_path):
         compare_runs([one, proposals], page)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"image_id": 1}]', '{"a": 1}'])
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"image_id": 1}]', '{"a": 1}', "{}"])
 def test_a_damaged_results_file_is_named(missing_discs, root, tmp_path, content):
     damaged = write_run(tmp_path / "damaged", root, [])
     (damaged / "bbox_val_results.json").write_text(content)
@@ -231,3 +231,41 @@ def test_the_command_line(tmp_path, monkeypatch):
         parse(["--mode", "compare", "--workdirs", "a", "b", "--config", "ciou"])
     with pytest.raises(UserError, match=r"leave --config\.test\.nms=0\.4 out"):
         parse(["--mode", "compare", "--workdirs", "a", "b", "--config.test.nms=0.4"])
+
+
+def test_a_record_that_is_no_result_is_named_with_its_file(missing_discs, root, tmp_path):
+    damaged = write_run(tmp_path / "damaged", root, [(1, 1, BOX, 0.9), (1, 1, [1, 2, float("nan"), 4], 0.9)])
+    with pytest.raises(UserError, match=r"damaged/bbox_val_results\.json: .*\(record 2: its bbox is \[1, 2, nan, 4\]"):
+        compare_runs([missing_discs[0], damaged], tmp_path / "page.html")
+    masked = [write_run(tmp_path / name, root, []) for name in "ab"]
+    record = {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": {"size": [3, 3], "counts": "09"}}
+    for folder in masked:
+        (folder / "segmentations_val_results.json").write_text(json.dumps([record]))
+    with pytest.raises(UserError, match=r"a/segmentations_val_results\.json: .*3 rows and 3 columns, its image of 64"):
+        compare_runs(masked, tmp_path / "page.html")
+
+
+def test_a_page_that_cannot_be_written_is_named(missing_discs, tmp_path, capsys, monkeypatch):
+    (tmp_path / "page").mkdir()
+    for place, words in (
+        (tmp_path / "page", "exists already and is no regular file"),
+        (tmp_path / "nowhere" / "page.html", "there is no folder"),
+        (tmp_path / ("n" * 300), "the name is too long"),
+    ):
+        with pytest.raises(UserError, match=f"--output .*{words}"):
+            compare_runs(missing_discs, place)
+    assert capsys.readouterr().out == "", "before any work"
+
+    def full(path, *_, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare, "write_comparison", full)
+    with pytest.raises(UserError, match=r"cannot be written: .*page\.html \(No space left on device\)"):
+        compare_runs(missing_discs, tmp_path / "page.html")
+    assert "one" in capsys.readouterr().out, "the tables are printed all the same"
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_names_that_no_system_takes_are_no_runs(missing_discs, tmp_path):
+    with pytest.raises(UserError, match="nnn holds no run"):
+        compare_runs([missing_discs[0], tmp_path / ("n" * 300)], tmp_path / "page.html")

@@ -248,3 +248,67 @@ def test_pictures_of_a_report_link_to_their_files_and_know_masks(make, tmp_path)
     assert outline(album.true_mask(1, [10, 10, 20, 20])).startswith("M10.5 10.5L")
     assert album.true_mask(1, [1, 1, 20, 20]) is None
     assert report.DatasetAlbum(dataset, {"bbox": [{}]}).true_mask(1, [10, 10, 20, 20]) is None
+
+
+def test_files_that_cannot_be_written_cost_no_number_and_are_named(make, tmp_path, capsys, caplog):
+    write_set(tmp_path, "val")
+    for name in ("bbox_val_results.json", "thresholds_val.json"):
+        (tmp_path / "run" / name).mkdir(parents=True)  # no file can take this name
+    evaluator = make("val", log={"report": True})
+    (row,) = run(evaluator, tmp_path)
+    assert row["eval/AP"] == pytest.approx(1) and evaluator.done == (5, [row])
+    assert [one["eval/AP"] for one in read_metrics(tmp_path / "run")] == [pytest.approx(1)]
+    assert "copypaste: Dataset: val" in capsys.readouterr().out
+    assert "bbox_val_results.json cannot be written, and the work goes on without: Is a directory" in caplog.text
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Evaluated on val" in page and "bbox_val_results.json" not in page
+    with pytest.raises(UserError, match=r"bbox_val_results\.json \(Is a directory\), .*thresholds_val\.json \("):
+        evaluator.unwritten.check()
+    for name in ("bbox_val_results.json", "thresholds_val.json"):
+        (tmp_path / "run" / name).rmdir()
+    run(evaluator, tmp_path, step=6)
+    evaluator.unwritten.check()  # that of the last evaluation counts
+
+
+def test_the_server_gets_no_file_that_is_not_there(make, tmp_path, capsys):
+    write_set(tmp_path, "val", edit=lambda content: content.pop("annotations"))
+    (tmp_path / "run" / "bbox_val_results.json").mkdir(parents=True)
+    assert run(make("val"), tmp_path) == []
+    printed = capsys.readouterr().out
+    assert "so there is no AP" in printed and "for the server" not in printed
+
+
+def test_proposals_that_cannot_be_written_cost_no_recall(make, tmp_path, capsys):
+    write_set(tmp_path, "val")
+    (tmp_path / "run" / "rpn_proposals_val.npz").mkdir(parents=True)
+    evaluator = make("val", model={"rpn_only": True})
+    (row,) = run(evaluator, tmp_path)
+    assert row["eval/AR@10"] == pytest.approx(1)
+    printed = capsys.readouterr().out
+    assert "4 images of val" in printed and "proposals in" not in printed
+    with pytest.raises(UserError, match=r"rpn_proposals_val\.npz \(Is a directory\)"):
+        evaluator.unwritten.check()
+
+
+def test_the_command_ends_with_an_error_after_all_numbers(make, tmp_path, capsys, monkeypatch):
+    class Saved:
+        """A run whose weights are in memory."""
+
+        def __init__(self, *_, **options):
+            pass
+
+        __enter__, __exit__ = lambda self: self, lambda *_: None
+        restore_variables, chosen = (lambda *_, **options: {}), lambda self: 5
+
+    write_set(tmp_path, "val")
+    monkeypatch.setattr(evaluate, "Checkpoints", Saved)
+    (tmp_path / "run" / "thresholds_val.json").mkdir(parents=True)
+    evaluator = make("val")
+    evaluator.detector.network.variable_shapes = dict
+    config = small_config(tmp_path, ("val",))
+    for _ in range(2):  # the second time the training has just evaluated this step
+        with pytest.raises(UserError, match=r"cannot be written: .*thresholds_val\.json"):
+            evaluate.evaluate(config, str(tmp_path / "run"), evaluator)
+    assert "copypaste: Dataset: val" in capsys.readouterr().out
+    assert (tmp_path / "run" / "curves.png").is_file()

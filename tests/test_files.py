@@ -11,7 +11,17 @@ from diou_jax.command.export_weights import export_torch
 from diou_jax.compilation import cache_compilations
 from diou_jax.data import annotations
 from diou_jax.errors import UserError
-from diou_jax.files import make_folder, printable, regular_file, writable_file, writable_folder
+from diou_jax.files import (
+    LONGEST,
+    make_folder,
+    possible_name,
+    printable,
+    regular_file,
+    replacing,
+    shortened,
+    writable_file,
+    writable_folder,
+)
 from diou_jax.weights import files
 
 
@@ -100,3 +110,43 @@ def test_a_folder_is_tried_by_writing(tmp_path):
 def test_any_path_is_one_printable_line():
     name = b"caf\xc3\xa9 \xff\n\x1b[31m.jpg"
     assert printable(os.fsdecode(name)) == r"café \udcff\n\x1b[31m.jpg"
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "new" / "file"
+    for text in ("first", "second"):
+        with replacing(file) as draft:
+            draft.write_text(text)
+            assert not file.exists() or file.read_text() == "first"
+        assert file.read_text() == text
+    with pytest.raises(KeyboardInterrupt), replacing(file) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert file.read_text() == "second" and list(file.parent.iterdir()) == [file]
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "new") as draft:
+        draft.write_text("a file has no folder's name")
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 252, "n" * 300 + "/below"])
+def test_names_that_are_too_long_are_refused_at_once(tmp_path, name):
+    with pytest.raises(UserError, match=r"--output .*nnn.*: the name is too long; name a shorter one"):
+        writable_file(tmp_path / name, "--output")
+    with pytest.raises(UserError, match=r"cannot be read .(File name too long|No such file)"):
+        regular_file(tmp_path / name)
+
+
+def test_a_name_must_be_possible(tmp_path):
+    possible_name(tmp_path / "new", "--workdir")
+    possible_name(tmp_path, "--workdir")
+    possible_name(pathlib.Path(__file__) / "below", "--workdir")  # another check says what is wrong there
+    for name, words in (("n" * 256, "the name is too long"), ("a\0b", "no file can have this name")):
+        with pytest.raises(UserError, match=f"--workdir .*{words}"):
+            possible_name(name, "--workdir")
+
+
+def test_shortened_names_fit_and_differ():
+    assert shortened("a", ".jpg") == "a.jpg"
+    long = [shortened("é" * 200 + last, ".jpg") for last in "ab"]
+    assert long[0] != long[1] and all(len(os.fsencode(name)) <= LONGEST and name.endswith(".jpg") for name in long)
+    assert shortened("x" * LONGEST) == "x" * LONGEST and len(shortened("x" * 99, longest=50)) == 50

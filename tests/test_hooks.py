@@ -21,7 +21,7 @@ class Made:
     """An evaluator and the parts of a run, which note their calls; an evaluation fails at step 6."""
 
     def __init__(self, patience=0):
-        self.seen = []
+        self.seen, self.error = [], UserError("no image can be read")
         self.selection = ModelSelection(Criterion("val", "eval/AP"), patience=patience)
         self.log = types.SimpleNamespace(scalars=lambda step, points: self.seen.append(("log", step, *points)))
         self.progress = types.SimpleNamespace(restart=lambda step: None)
@@ -29,7 +29,7 @@ class Made:
     def __call__(self, variables, step, log):
         self.seen.append(("evaluate", step, variables))
         if step == 6:
-            raise UserError("no image can be read")
+            raise self.error
         return [{"dataset": "val", "eval/AP": 0.5}]
 
     def note_collapse(self, step, row):
@@ -63,9 +63,11 @@ def test_every_so_many_steps_and_the_last_are_evaluated():
     assert made.selection.metadata(5)["evaluation"]
 
 
-def test_an_evaluation_that_fails_costs_no_step():
+@pytest.mark.parametrize("error", [UserError("no image can be read"), OSError(28, "No space left on device")])
+def test_an_evaluation_that_fails_costs_no_step(error):
     made = Made()
-    with pytest.raises(UserError):
+    made.error = error
+    with pytest.raises(type(error)):
         made.hook()(moment(6))
     assert made.seen == [("evaluate", 6, "the average"), ("save", 6)]
 

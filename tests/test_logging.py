@@ -172,3 +172,16 @@ def test_the_progress_line_says_what_is_left(monkeypatch):
     assert line == "step 200/1100  rate 0.02  40.0 img/s  0:01:30 left  loss 1.500"
     # Nothing is known of the speed right after the first step, which was compiled.
     assert progress.line(101, 0.0, {"rate": 0.02, "loss": 1.5}) == "step 101/1100  rate 0.02  loss 1.500"
+
+
+def test_a_full_disk_leaves_tensorboard_out_and_blocks_nothing(tmp_path, caplog):
+    with RunLog(tmp_path) as log:
+        log.scalars(1, {"loss": 1.0})
+        log._board._file.close()
+        with open("/dev/full", "ab") as log._board._file:
+            for step in range(2, 40):  # more than any queue holds
+                log.scalars(step, {"loss": 1.0, "rate": 0.1})
+                log.image(step, "detections/val/0", np.zeros((8, 12, 3), np.uint8))
+    assert tensorboard_points(tmp_path) == [(1, "train/loss")]
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 40))
+    assert caplog.text.count("TensorBoard's events cannot be written, and the run goes on without") == 1

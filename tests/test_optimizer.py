@@ -54,6 +54,17 @@ def test_rates_equal_the_original(golden, name, base_lr, steps):
     np.testing.assert_allclose(2 * rates, data[f"{name}_lr_bias_f64"], rtol=3e-7)
 
 
+def test_steps_beyond_int32_are_refused_where_the_linear_rule_may_have_made_them():
+    for make, option in (
+        (lambda step: schedule(0.1, (0, step)), "steps"),
+        (lambda step: Annealed(0.1, "cosine", last=step, warm_up=WarmUp(5, 0.1, "linear")), "max_iter"),
+        (lambda step: schedule(0.1, (0, 9), warm_up_iters=step), "warm_up_iters"),
+    ):
+        assert np.isfinite(make(2**31 - 1)(7))
+        with pytest.raises(UserError, match=rf"solver\.{option}: step 2147483648 exceeds 2147483647, .*scale_with_dev"):
+            make(2**31)
+
+
 def half_cosine(done):
     return (1 + np.cos(np.pi * done)) / 2
 

@@ -116,6 +116,11 @@ def test_thresholds_cost_no_compilation(detector, images):
     assert detector._run._cache_size() == compiled
 
 
+def test_an_overlap_that_is_no_number_is_named(detector, images):
+    with pytest.raises(UserError, match=r"nms='x': it must be a number, 0 or more"):
+        detector(images[1][0], nms="x")
+
+
 def test_an_exported_program_finds_the_same(config, detector, images):
     """tests/test_export.py has files, masks, batches and other dtypes; those take longer."""
     photo, network = images[1][0], build.detector(config, len(detector.class_names))
@@ -493,6 +498,10 @@ def test_mistakes_are_named(config, workdir, images, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")
     with pytest.raises(UserError, match=r"--every=0: it must be a whole number"):
         predict.predict(config, workdir, tmp_path, output=tmp_path / "out", wishes=predict.Wishes(every=0))
+    with pytest.raises(UserError, match=r"--draw_threshold=nan: it must be a number from 0 to 1"):
+        predict.predict(
+            config, workdir, tmp_path, output=tmp_path / "out", wishes=predict.Wishes(draw_threshold=float("nan"))
+        )
     cv2.imwrite(str(tmp_path / "empty" / "a.png"), images[1][0])
     with pytest.raises(UserError, match="is where the images are"):
         predict.predict(config, workdir, tmp_path / "empty", output=tmp_path / "empty")

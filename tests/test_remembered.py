@@ -37,6 +37,18 @@ def predict_with(*arguments):
     return parse([*arguments, "--mode", "predict", "--input", "a", "--output", "b"])
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "runs/" + "n" * 256])
+def test_a_workdir_whose_name_no_system_takes_is_named(name):
+    assert remembered(name) is None
+    for arguments in (
+        ["--workdir", name],
+        ["--workdir", name, "--config", "ciou"],
+        ["--workdir", name, "--mode", "eval"],
+    ):
+        with pytest.raises(UserError, match=r"--workdir .*nnn: the name is too long; name a shorter one"):
+            parse(arguments)
+
+
 @pytest.mark.parametrize("config", [base.get_config("r101"), shapes.get_config()], ids=["base", "shapes"])
 def test_a_config_comes_back_from_its_file_as_it_was(config):
     config.data.buckets = ((64, 96), (96, 64))

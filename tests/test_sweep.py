@@ -2,6 +2,7 @@
 
 import collections
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,14 @@ import pytest
 
 from diou_jax.command import settings as sweep_settings
 from diou_jax.command.arguments import _override
+from diou_jax.configs import base
 from diou_jax.errors import UserError
 from diou_jax.evaluation import compare
 from diou_jax.evaluation import sweep as sweeping
 from diou_jax.evaluation.compare import compare_runs
 from diou_jax.evaluation.evaluate import Evaluator
+from diou_jax.nested_config import flatten
+from diou_jax.option_groups import AFTER_NETWORK
 from diou_jax.options import build
 from diou_jax.programs import Programs
 from diou_jax.reporting.run_log import RunLog, read_metrics
@@ -209,3 +213,57 @@ def test_only_options_after_the_network_are_taken_from_a_setting(tiny_config):
     other.test.nms, other.test.scale = 0.3, 32
     taken = sweeping._with_setting(config, other)
     assert (taken.test.nms, taken.test.scale, config.test.nms) == (0.3, 64, 0.5)
+
+
+class WithoutNetwork(sweeping._Sweep):
+    """Settings whose detections are made up: none."""
+
+    def __init__(self, config, configs, class_names):
+        self._configs = configs
+        self.detector = types.SimpleNamespace(network=types.SimpleNamespace(variable_shapes=dict))
+        self.found: list[dict] = [{"bbox": []} for _ in configs]
+
+    def __call__(self, sets, variables, step, *, folders, unwritten):
+        assert list(folders) == list(self._configs) and all(folder.is_dir() for folder in folders.values())
+        return self._judge(sets[0], self.found, step, folders=folders, unwritten=unwritten)
+
+
+@pytest.fixture
+def swept(boxes, tmp_path, monkeypatch):
+    """``swept(*texts)`` sweeps without a network; returns the comparisons."""
+    monkeypatch.setattr(sweeping, "_Sweep", WithoutNetwork)
+    monkeypatch.setattr(sweeping, "Checkpoints", boxes)
+    monkeypatch.setattr(sweeping, "write_comparison", lambda path, *_, albums: path.write_text(",".join(albums)))
+    return lambda *texts: sweeping.sweep(boxes.config, str(tmp_path), settings(boxes.config, *texts))
+
+
+def test_folders_of_many_options_have_short_names_and_are_made_before_the_detection(swept, tmp_path):
+    options = [
+        name for name in AFTER_NETWORK if name.startswith(("test.soft_nms.", "test.bbox_vote.", "test.diou_nms."))
+    ]
+    values = {name: flatten(base.get_config())[name] for name in options}
+    (comparison,) = swept("test.nms=0.4,0.5", *(f"{name}={value}" for name, value in values.items()))
+    names = [side.name for side in comparison.sides]
+    assert len(names) == 2 and all(len(name) > 255 for name in names)
+    folders = sorted(path.name for path in (tmp_path / "sweep").iterdir())
+    assert len(folders) == 2 and all(len(folder) <= 255 for folder in folders)
+    assert sorted(side.folder for side in comparison.sides) == [str(tmp_path / "sweep" / name) for name in folders]
+    for side in comparison.sides:
+        assert restore_config(side.folder).test.nms == side.options["test.nms"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_detection(swept, tmp_path):
+    (tmp_path / "sweep").touch()
+    with pytest.raises(UserError, match=r"--sweep .*test\.nms=0\.4 cannot be made"):
+        swept("test.nms=0.4,0.5")
+
+
+def test_files_that_cannot_be_written_cost_no_number(swept, tmp_path, capsys):
+    for name in ("bbox_val_results.json", "metrics.jsonl"):
+        (tmp_path / "sweep" / "test.nms=0.4" / name).mkdir(parents=True)
+    (tmp_path / "sweep.html").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written: .*bbox_val_results\.json .*metrics\.jsonl .*sweep\.html"):
+        swept("test.nms=0.4,0.5")
+    printed = capsys.readouterr().out
+    assert " test.nms=0.5 " in printed and "the page is" not in printed
+    assert (tmp_path / "sweep" / "test.nms=0.5" / "bbox_val_results.json").is_file()

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from diou_jax.errors import UserError
-from diou_jax.prediction.thresholds import class_numbers, read_score_threshold, score_thresholds
+from diou_jax.prediction.thresholds import (
+    check_draw_threshold,
+    class_numbers,
+    overlap_threshold,
+    read_score_threshold,
+    score_thresholds,
+)
 
 NAMES = ("__background__", "cat", "dog", "potted plant", "dog")
 
@@ -24,7 +30,7 @@ def test_a_threshold_for_all_or_by_class_and_none_for_classes_that_are_not_wante
     assert column(1, classes="cat") == [1, np.inf, np.inf, np.inf]
 
 
-@pytest.mark.parametrize("bad", [1.01, -0.1, float("nan"), "0.5", True, {"cat": None}, {"cat": 2}, [0.5]])
+@pytest.mark.parametrize("bad", [1.01, -0.1, float("nan"), "0.5", True, {"cat": None}, {"cat": 2}, [0.5], 10**400])
 def test_a_threshold_is_a_number_from_0_to_1(bad):
     with pytest.raises(UserError, match=r"score_threshold=.* must be a number from 0 to 1"):
         column(bad)
@@ -47,9 +53,32 @@ def test_the_flag_is_a_number_or_a_file(tmp_path):
     file = tmp_path / "thresholds.json"
     file.write_text(json.dumps({"cat": 0.5, "dog": 0.25}))
     assert read_score_threshold(str(file)) == {"cat": 0.5, "dog": 0.25}
-    for content, words in (("[0.5]", "it must hold"), ("{}", "it must hold"), ("{", "is no json")):
+    file.write_text(json.dumps({"cat": 0.5}), encoding="utf-8-sig")
+    assert read_score_threshold(str(file)) == {"cat": 0.5}
+    deep = "[" * 100_000
+    for content, words in (
+        ("[0.5]", "it must hold"),
+        ("{}", "it must hold"),
+        ("{", "is no json"),
+        (deep, r"thresholds\.json: it is nested too deeply; it must hold"),
+    ):
         file.write_text(content)
         with pytest.raises(UserError, match=words):
             read_score_threshold(str(file))
     with pytest.raises(UserError, match=r"high: it is neither a number nor a file"):
         read_score_threshold("high")
+
+
+@pytest.mark.parametrize("bad", ["x", "0.5", object(), [0.5], -0.1, float("nan"), True, {}])
+def test_an_overlap_is_a_number(bad):
+    assert overlap_threshold(None, default=0.5) == overlap_threshold(np.float64(0.5), default=0.1) == np.float32(0.5)
+    with pytest.raises(UserError, match=r"nms=.*: it must be a number, 0 or more"):
+        overlap_threshold(bad, default=0.5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 5.0, -0.1, float("inf")])
+def test_pictures_show_scores_above_a_score(bad):
+    check_draw_threshold(0.0)
+    check_draw_threshold(1.0)
+    with pytest.raises(UserError, match=r"--draw_threshold=.*: it must be a number from 0 to 1"):
+        check_draw_threshold(bad)

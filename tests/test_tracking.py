@@ -84,6 +84,7 @@ class FakeMlflow(types.ModuleType):
 
     def log_batch(self, run_id, metrics=(), params=()):
         assert len(params) <= 100 and not any(set("()?") & set(metric[0]) for metric in metrics)
+        assert len(metrics) <= 1000 and all(len(metric[0]) <= 250 for metric in metrics)
         self.runs[run_id]["params"] += params
         self.runs[run_id]["metrics"] += [(name, value, step) for name, value, _, step in metrics]
 
@@ -223,3 +224,14 @@ def test_calls_come_in_their_order_from_one_thread():
     background.close(failed=False)
     background.join(10)
     assert seen == [*((step, "noting") for step in range(100)), ("closed", False)]
+
+
+def test_mlflow_gets_as_many_metrics_and_letters_as_it_takes(tmp_path, packages):
+    long = "a class of a very long name " * 20
+    values = {f"eval/AP/{name}": 0.5 for name in [*map(str, range(2500)), long + "a", long + "b"]}
+    with RunLog(tmp_path, trackers=make_trackers(config_with(mlflow="here"), tmp_path)) as log:
+        log.scalars(1, values, dataset="val")
+    (run,) = packages.mlflow.runs.values()
+    names = [name for name, _, _ in run["metrics"]]
+    assert len(names) == len(set(names)) == 2502 and names[2499] == "eval/val/AP/2499"
+    assert all(name.startswith("eval/val/AP/a class of a very long") for name in names[2500:])

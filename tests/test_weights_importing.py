@@ -23,7 +23,7 @@ from diou_jax.models.norms import STATISTICS, UseBatchNorm
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.options.initial_weights import initial_variables, weight_source
-from diou_jax.weights import detectron, imagenet, sources
+from diou_jax.weights import detectron, imagenet, momentum, sources
 from diou_jax.weights.original import export_original, original_tensors
 
 
@@ -170,6 +170,18 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks
         factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1
         wanted = tensors[name] - factor * rate * 0.9 * momentum.get(name, 0)
         np.testing.assert_allclose(moved[name], wanted, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_momentum_is_refused_where_the_optimiser_has_no_place_for_it(tiny_config, kind):
+    config = small_config(tiny_config)
+    config.solver.type = kind
+    variables = build.network(config, 7).variable_shapes()
+    state = jax.eval_shape(build.make_optimizer(config, build.rule(config).schedule).init, variables["params"])
+    tensors = random_tensors(variables, 0)
+    source = sources.WeightSource("a checkpoint", tensors, (), step=42, optimizer={"state": {}, "param_groups": []})
+    with pytest.raises(UserError, match=r"solver\.type: .* set solver\.type=SGD, or leave --resume_optimizer out"):
+        momentum.resume(state, source, variables)
 
 
 def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):

@@ -74,26 +74,18 @@ def bootstrap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0, le
     return _intervals(matches, value, resampled, level, (0, 1))
 
 
-def paired_bootstrap(
-    first: Matches, second: Matches, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
-) -> Intervals:
-    """Intervals of ``second - first``, both evaluated on the same images, which are drawn for both together.
+def paired_bootstraps(
+    first: Matches, others: Sequence[Matches], *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
+) -> list[Intervals]:
+    """Intervals of ``other - first`` for each of the others, evaluated on the same images, drawn for all together.
 
     An image that is difficult for both does not count, so that these intervals are much narrower than those of
     `bootstrap`, which says what an interval covers. A difference is shown where its interval excludes 0. With 80
     classes, four of the class intervals do so by chance. Two training runs differ by more than their images.
 
     Raises:
-      UserError: if both have other images, classes or kinds.
+      UserError: if one has other images, classes or another kind than the first.
     """
-    (found,) = paired_bootstraps(first, [second], resamples=resamples, seed=seed, level=level)
-    return found
-
-
-def paired_bootstraps(
-    first: Matches, others: Sequence[Matches], *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
-) -> list[Intervals]:
-    """`paired_bootstrap` of ``other - first`` for each of the others, in the time of one resampling each."""
     for other in others:
         _check_comparable(first, other)
     weights = draw_weights(len(first.image_ids), resamples, seed)

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict, config_flags
 from diou_jax.command import config_files, flag_table, option_names, remembered, settings
 from diou_jax.command.flag_table import APPLYING
 from diou_jax.command.original_flags import refuse_original_flags
+from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.files import possible_name
 from diou_jax.option_kinds import WhichCheckpoint
 
 
@@ -96,6 +98,8 @@ class _Resolved:
         self._workdir = given["workdir"]
         if self._workdir is None and self._file is not None and given["mode"] != "check":
             self._workdir = self._file.workdir
+        if self._workdir:
+            possible_name(self._workdir, "--workdir")
         applying = given["mode"] in APPLYING
         self._run = remembered.remembered(self._workdir) if self._workdir and (applying or not self._file) else None
         if self._file is None and self._run is None:
@@ -107,9 +111,9 @@ class _Resolved:
         """The command, with the given `options`."""
         lines = [] if self._workdir is None else [self._first_line()]
         given, notes = (None, []) if self._file is None else config_files.load(self._file)
-        base = given if self._run is None else copy.deepcopy(self._run)
-        normal, explicit = option_names.normalise(options, base)
-        config = _override(base, normal)
+        start = given if self._run is None else copy.deepcopy(self._run)
+        normal, explicit = option_names.normalise(options, start)
+        config = _override(start, normal)
         if self._run is not None:
             if self._given["mode"] in APPLYING:
                 remembered.check_shapes(self._run, config, self._workdir)
@@ -149,7 +153,31 @@ def _read(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
 
 
 def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
-    """`config` with the values of ``--config.NAME=VALUE``, converted to the types of its options."""
+    """`config` with the values of ``--config.NAME=VALUE``, converted to the types of its options.
+
+    Raises:
+      UserError: if a value cannot be converted; the message has the option's valid values.
+    """
+    before = copy.deepcopy(config)
+    try:
+        return _converted(config, options)
+    except UserError as error:
+        raise _in_words(before, options) or error from error
+
+
+def _in_words(config: ConfigDict, options: Sequence[str]) -> UserError | None:
+    """The error of the first option whose value cannot be converted, since absl's names functions of Python."""
+    kinds = {option.name: option.kind for option in base.OPTIONS}
+    for option in options:
+        name, equals, value = option.lstrip("-").removeprefix("config.").partition("=")
+        try:
+            _converted(copy.deepcopy(config), [option])
+        except UserError:
+            return UserError(f"{name}={value:.200}: it must be {kinds[name]}") if equals and name in kinds else None
+    return None
+
+
+def _converted(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["main.py", *options])

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from diou_jax.boxes import to_input
 from diou_jax.data.reader import Reader
 from diou_jax.detection.preprocess import normalise
+from diou_jax.files import replacing
 from diou_jax.masks import Rle
 from diou_jax.reporting import picture_files, visualize
 from diou_jax.reporting.visualize import Objects
@@ -55,17 +56,16 @@ def write_pictures(
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     changes = "".join(f"<li><code>{html.escape(str(change))}</code></li>" for change in reader.augmentations)
-    page, draft = folder / PAGE, folder / f"{PAGE}.tmp"
-    draft.write_text(
+    text = (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Training input</title>'
         f"<style>{STYLE}</style></head><body><h1>The training&rsquo;s input</h1>"
         f"<p>The first {len(figures)} images of {html.escape(reader.dataset.name)}, in the order of the training, as "
         "the network sees them. The grey of the padding is the mean colour, which the network sees as 0. Each image "
-        f"has gone through, in this order:</p><ul>{changes}</ul><main>{''.join(figures)}</main></body></html>\n",
-        encoding="utf-8",
+        f"has gone through, in this order:</p><ul>{changes}</ul><main>{''.join(figures)}</main></body></html>\n"
     )
-    os.replace(draft, page)
-    return page
+    with replacing(folder / PAGE) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return folder / PAGE
 
 
 def _pictures(reader, class_names, means) -> Iterator[tuple[np.ndarray, str]]:

@@ -1,6 +1,8 @@
 """The program: parses the command line and runs the mode that it names."""
 
+import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       argv: the program's name and its arguments; by default ``sys.argv``.
     """
     argv = sys.argv if argv is None else argv
+    _escape_unprintable()
     if HELP & set(argv[1:]):
         print(help_text(_program(argv[0])), end="")
         return
@@ -37,14 +40,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     _run(command)
 
 
+def _escape_unprintable() -> None:
+    """Makes consoles print characters that they lack as escapes, since names of folders and classes may have any."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # anything may stand in its place
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _program(name: str) -> str:
     base = os.path.basename(name)
     return {"main.py": "python main.py", "__main__.py": "python -m diou_jax"}.get(base, base)
 
 
-def _fail(error: UserError):
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
+def _fail(error: UserError, *, leave=sys.exit):
+    sys.stdout.flush()  # os._exit would not
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    leave(2)
 
 
 def _run(command: Command) -> None:
@@ -59,8 +70,12 @@ def _run(command: Command) -> None:
         if given["distributed"]:
             joined = (given["coordinator"], given["num_processes"], given["process_id"])
             jax.distributed.initialize(*joined, heartbeat_timeout_seconds=HEARTBEAT)
+            # JAX has caught SIGTERM to tell programs of preemptions. This one never asks, and would outlive the signal.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _do(command)
     except UserError as error:
+        if given["distributed"] and jax.process_count() > 1:
+            _fail(error, leave=os._exit)  # a regular exit would wait minutes for processes that go on
         _fail(error)
     except Stopped as stopped:
         print(stopped, flush=True)

@@ -1,6 +1,6 @@
 """The config of an existing run, which later commands start from, and the differences between both."""
 
-import pathlib
+import os
 from collections.abc import Collection
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ FOLLOWED = ("model", "test", "predict", "data.source", "data.root", "data.val_an
 
 def remembered(workdir: str) -> ConfigDict | None:
     """The config of the run in `workdir`, with defaults for options newer than the run; None if there is no run."""
-    if not pathlib.Path(workdir).is_dir():
+    if not os.path.isdir(workdir):
         return None
     from diou_jax.workdir.run_config import restore_config  # imported late, since it imports JAX
 

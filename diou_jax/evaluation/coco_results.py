@@ -3,10 +3,10 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
-import pathlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -20,6 +20,7 @@ from diou_jax.analysis.matches import Matches, from_cocoeval
 from diou_jax.data.annotations import id_key, id_rank
 from diou_jax.errors import UserError
 from diou_jax.evaluation.coco_truth import GroundTruth, read_ground_truth, with_masks
+from diou_jax.files import replacing
 from diou_jax.masks import Rle
 from diou_jax.structures import Array
 
@@ -154,13 +155,14 @@ def to_mask_results(
 
 
 def write_results(path: str | os.PathLike, results: Iterable[Mapping]) -> None:
-    """Writes a COCO results file atomically, one result per line, sorted by image; within an image the order stays."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a COCO results file atomically, one result per line, sorted by image; within an image the order stays.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
     lines = [json.dumps(result, allow_nan=False) for result in sorted(results, key=lambda r: id_rank(r["image_id"]))]
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def evaluate(
@@ -230,12 +232,14 @@ def _with_areas(results) -> list[dict]:
 def _check_known(results: Sequence[Mapping], truth: GroundTruth) -> None:
     """Raises UserError for a result of an image or category that is not in the annotation files."""
     known: Collection
-    for kind, known in (("image", truth.images), ("category", truth.categories)):
+    for kind, of_one, known in (("image", "an image", truth.images), ("category", "a category", truth.categories)):
         unknown = [result[f"{kind}_id"] for result in results if id_key(result[f"{kind}_id"]) not in known]
         if unknown:
+            some = ", ".join(map(repr, itertools.islice(known, 3))) + (", …" if len(known) > 3 else "")
             raise UserError(
-                f"results: {len(unknown)} are of a {kind} that the annotation files do not list, the first of "
-                f"{kind} {unknown[0]!r}; evaluate against the annotations of the data set they were made on"
+                f"results: {len(unknown)} are of {of_one} that the annotation files do not list, the first of "
+                f"{kind} {unknown[0]!r}; the files list {some or 'none'}: evaluate against the annotations of the "
+                "data set that the results were made on"
             )
 
 

@@ -1,9 +1,8 @@
 """Evaluated runs compared image by image, from the files in their folders; no network runs."""
 
-import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,6 +13,9 @@ from diou_jax.data.dataset import Dataset
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import RESULTS_PREFIX, score
 from diou_jax.evaluation.report import DatasetAlbum
+from diou_jax.evaluation.results_file import read_results
+from diou_jax.evaluation.unwritten import Unwritten
+from diou_jax.files import writable_file
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
 from diou_jax.reporting.comparison_page import COMPARISON_FILE, write_comparison
@@ -35,10 +37,12 @@ def compare_runs(
       A comparison for each test set that all have, and each kind of result that all have for it.
 
     Raises:
-      UserError: if a folder holds no evaluated run, or two have evaluated other images or objects.
+      UserError: if a folder holds no evaluated run, two have evaluated other images or objects, or the page cannot be
+        written.
     """
     if len(workdirs) < 2:
         raise UserError("--workdirs: name two or more folders of evaluated runs")
+    output = writable_file(output, "--output")
     runs = [_Run(folder) for folder in workdirs]
     runs = [run.named(name) for run, name in zip(runs, _names(workdirs), strict=True)]
     comparisons, albums = [], {}
@@ -47,14 +51,17 @@ def compare_runs(
         for other in runs[1:]:
             _check_same(name, runs[0], other)
         albums[name] = DatasetAlbum(dataset, {})
-        kinds = [kind for kind in RESULTS_PREFIX if all(run.results_file(name, kind).is_file() for run in runs)]
+        kinds = [kind for kind in RESULTS_PREFIX if all(os.path.isfile(run.results_file(name, kind)) for run in runs)]
         # One limit for all, or their numbers would not be comparable.
         max_dets = runs[0].config.test.max_dets
         for kind in kinds:
             sides = [run.side(name, kind, dataset, max_dets=max_dets) for run in runs]
             comparisons.append(compare(sides, dataset=name))
             print_line("\n".join(comparison_lines(comparisons[-1])))
-    write_comparison(output, comparisons, albums=albums)
+    unwritten = Unwritten()
+    with unwritten.noting(output):
+        write_comparison(output, comparisons, albums=albums)
+    unwritten.check()
     print_line(f"the page is {output}")
     return comparisons
 
@@ -72,13 +79,14 @@ class _Run:
     def __init__(self, folder: str | os.PathLike):
         """Reads config and annotations; raises UserError if there is no run or no evaluation in `folder`."""
         self.folder, self.name = pathlib.Path(folder), str(folder)
-        config = restore_config(folder) if self.folder.is_dir() else None
+        config = restore_config(folder) if os.path.isdir(folder) else None
         if config is None:
             raise UserError(f"{folder} holds no run; --workdirs names folders of runs, or of settings of a sweep")
         self.config: ConfigDict = config
         if config.model.rpn_only:
             raise UserError(f"{folder}: with model.rpn_only=True there are proposals, which have no AP to compare")
-        evaluated = [name for name in dict.fromkeys(config.test.datasets) if self.results_file(name, "bbox").is_file()]
+        names = dict.fromkeys(config.test.datasets)
+        evaluated = [name for name in names if os.path.isfile(self.results_file(name, "bbox"))]
         if not evaluated:
             file = self.results_file(next(iter(config.test.datasets), "SET"), "bbox")
             raise UserError(f"{file} is missing; evaluate the run first: --workdir {folder} --mode eval")
@@ -98,9 +106,11 @@ class _Run:
 
     def side(self, name: str, kind: str, dataset: Dataset, *, max_dets: int) -> Side:
         """Its results on a data set, judged by the ground truth of `dataset`."""
-        file = self.results_file(name, kind)
+        file, records = self.results_file(name, kind), dataset.records
+        shapes = zip(records.heights.tolist(), records.widths.tolist(), strict=True)
         try:
-            summary = score(dataset, kind, _read_results(file, kind), max_dets=max_dets, with_matches=True)
+            results = read_results(file, kind, sizes=dict(zip(records.image_ids.tolist(), shapes, strict=True)))
+            summary = score(dataset, kind, results, max_dets=max_dets, with_matches=True)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         assert summary.matches is not None
@@ -183,17 +193,3 @@ def _check_same(name: str, first: _Run, other: _Run) -> None:
 
 def _both_ways(one, two):
     return (one, two), (two, one)
-
-
-def _read_results(file: pathlib.Path, kind: str) -> list[Mapping]:
-    """The results of a file; raises UserError if it is no results file."""
-    place = "bbox" if kind == "bbox" else "segmentation"
-    try:
-        results = json.loads(file.read_text())
-        for result in results:
-            result["image_id"], result["category_id"], result["score"], result[place]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"it is no file of COCO results ({type(error).__name__}: {error}); evaluate the run again"
-        ) from error
-    return results

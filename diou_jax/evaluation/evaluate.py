@@ -30,6 +30,7 @@ from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_funct
 from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.evaluation.report import Report
 from diou_jax.evaluation.thresholds_file import write_thresholds
+from diou_jax.evaluation.unwritten import Unwritten
 from diou_jax.evaluation.validation_losses import ValidationLosses
 from diou_jax.masks import Rle
 from diou_jax.options import build
@@ -63,7 +64,8 @@ def evaluate(
       Their rows of metrics.
 
     Raises:
-      UserError: if there is no such checkpoint, data are missing, or their classes differ from the checkpoint's.
+      UserError: if there is no such checkpoint, data are missing, or their classes differ from the checkpoint's; at the
+        end, if a file could not be written.
     """
     config = settle(config, workdir)
     base.check(config)
@@ -72,6 +74,7 @@ def evaluate(
     with Checkpoints(workdir, which=checkpoint, create=False) as checkpoints:
         evaluator = evaluator or Evaluator(config, workdir, checkpoints.metadata()["class_names"])
         if evaluator.done is not None and evaluator.done[0] == checkpoints.chosen():
+            evaluator.unwritten.check()
             return evaluator.done[1]
         shapes_of_variables = evaluator.detector.network.variable_shapes()
         variables = checkpoints.restore_variables(shapes_of_variables, averaged=config.test.ema)
@@ -82,6 +85,7 @@ def evaluate(
             write_index(log, training=False)
     if rows:
         draw_curves(workdir)
+    evaluator.unwritten.check()
     return rows
 
 
@@ -91,6 +95,7 @@ class Evaluator:
     Attributes:
       detector: the config's detector for the trained classes.
       done: step and rows of the last evaluation, or None.
+      unwritten: the files that the last evaluation could not write.
     """
 
     def __init__(self, config: ConfigDict, workdir: str, class_names: Sequence[str]):
@@ -122,9 +127,12 @@ class Evaluator:
             self._both = build.staged_detection(config, self.detector, on_devices, selections=[Selection(own), *hard])
         self._losses = self._validation_losses(class_names) if config.test.losses else None
         self.done: tuple[int, list[dict]] | None = None
+        self.unwritten = Unwritten()
 
     def __call__(self, variables: dict, step: int, log: RunLog) -> list[dict]:
         """Prints COCO's lines, AP by class and the ``copypaste`` lines; writes results files, pictures and report.html.
+
+        A file that cannot be written is named and left out.
 
         Args:
           variables: the network's variables after `step` updates.
@@ -138,6 +146,7 @@ class Evaluator:
         Raises:
           UserError: if no image of a data set could be read.
         """
+        self.unwritten = Unwritten()
         compile_ahead(self.programs(variables))
         losses = self._losses(replicate(variables)) if self._losses else {}
         variables = replicate(self.detector.network.folded(variables))
@@ -201,26 +210,28 @@ class Evaluator:
             return self._evaluate_proposals(dataset, found, sorted(seen), duration, out)
 
         results = as_results(dataset, found)
-        files = {kind: self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json" for kind in results}
-        for kind, file in files.items():
-            coco_results.write_results(file, results[kind])
+        files: list[pathlib.Path] = []
+        for kind, of_kind in results.items():
+            file = self._folder / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json"
+            with self.unwritten.noting(file, files):
+                coco_results.write_results(file, of_kind)
         metrics: dict[str, float] = {}
         summaries: list[coco_results.Summary] = []
-        thresholds: list[pathlib.Path] = []
         if dataset.annotated:
             options = {"max_dets": config.test.max_dets, "with_matches": True}
             summaries = [score(dataset, kind, results[kind], **options) for kind in results]
             assert summaries[0].matches is not None
-            thresholds = [self._folder / f"thresholds_{dataset.name}.json"]
-            write_thresholds(thresholds[0], summaries[0].matches)
+            thresholds = self._folder / f"thresholds_{dataset.name}.json"
+            with self.unwritten.noting(thresholds, files):
+                write_thresholds(thresholds, summaries[0].matches)
             for summary in summaries:
                 metrics |= summary.metrics()
             metrics |= out.losses
             report = coco_results.report(dataset.name, summaries)
             log.scalars(step, metrics, dataset=dataset.name)
         else:
-            names = " and ".join(map(str, files.values()))
-            report = f"{dataset.name} has no annotations, so there is no AP: {names} for the server"
+            report = f"{dataset.name} has no annotations, so there is no AP"
+            report += f": {' and '.join(map(str, files))} for the server" if files else ""
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s")
         print_line(report)
         _print_losses(out.losses, dataset, step)
@@ -230,7 +241,7 @@ class Evaluator:
             print_line("\n".join([*suppression.lines(), ""]))
         self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
         if page is not None:
-            about = {"files": [*files.values(), *thresholds], "unread": len(dataset) - len(seen), "seconds": duration}
+            about = {"files": files, "unread": len(dataset) - len(seen), "seconds": duration}
             page.add(dataset, results, summaries, suppression=suppression, **about)
         return {"dataset": dataset.name, **metrics} if metrics else {}
 
@@ -259,7 +270,9 @@ class Evaluator:
         pairs = ((found[index].boxes, found[index].scores) for index in range(len(dataset)))
         table = make_table(dataset.records.image_ids.tolist(), pairs)
         file = self._folder / f"rpn_proposals_{dataset.name}.npz"
-        proposals_file.write(file, table)
+        written: list[pathlib.Path] = []
+        with self.unwritten.noting(file, written):
+            proposals_file.write(file, table)
         values: dict[str, float] = {}
         metrics, report = {}, f"{dataset.name} has no annotations, so there is no recall"
         if dataset.annotated:
@@ -267,7 +280,8 @@ class Evaluator:
             values = recall.values
             metrics, report = recall.metrics() | out.losses, recall.report(dataset.name)
             log.scalars(step, metrics, dataset=dataset.name)
-        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s, proposals in {file}")
+        place = f", proposals in {file}" if written else ""
+        print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s{place}")
         print_line(report)
         _print_losses(out.losses, dataset, step)
         self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)

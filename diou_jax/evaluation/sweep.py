@@ -23,6 +23,8 @@ from diou_jax.evaluation.detect_all import detect_each, missing_programs, on_dev
 from diou_jax.evaluation.evaluate import RESULTS_PREFIX, as_results, score
 from diou_jax.evaluation.found import NOTHING, Found
 from diou_jax.evaluation.report import DatasetAlbum
+from diou_jax.evaluation.unwritten import Unwritten
+from diou_jax.files import shortened, writable_folder
 from diou_jax.nested_config import flatten
 from diou_jax.option_groups import AFTER_NETWORK
 from diou_jax.options import build
@@ -33,7 +35,7 @@ from diou_jax.reporting.comparison_table import comparison_lines
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import METRICS_FILE, print_line
 from diou_jax.workdir.metrics_file import append_row
-from diou_jax.workdir.run_config import keep_config
+from diou_jax.workdir.run_config import CONFIG_FILE, keep_config
 
 # The folder below a run's in which each setting has a folder of its own.
 FOLDER = "sweep"
@@ -46,7 +48,8 @@ def sweep(
 
     Each setting gets the results of an evaluation with its options alone, bit for bit: `workdir`/sweep/SETTING holds
     its results files, its config and its numbers, so that it can be compared with other runs as a run's folder can. The
-    log of the run itself, with its curves, stays as it is.
+    name of a folder that would be too long for a file system ends in a checksum. The log of the run itself, with its
+    curves, stays as it is.
 
     Args:
       config: the run's config.
@@ -59,7 +62,8 @@ def sweep(
       the first an empty list.
 
     Raises:
-      UserError: if there is no checkpoint, data are missing, or their classes differ from the checkpoint's.
+      UserError: if there is no checkpoint, data are missing, their classes differ from the checkpoint's, or a folder
+        cannot be written; at the end, if a file could not be.
     """
     config = settle(config, workdir)
     configs = {name: _with_setting(config, setting) for name, setting in settings.items()}
@@ -75,11 +79,20 @@ def sweep(
         shapes = swept.detector.network.variable_shapes()
         variables = checkpoints.restore_variables(shapes, averaged=config.test.ema)
         step = checkpoints.chosen()
-    comparisons = swept(sets, variables, step, folder=pathlib.Path(workdir) / FOLDER)
+    folders = {name: pathlib.Path(workdir) / FOLDER / shortened(name) for name in configs}
+    if jax.process_index() == 0:
+        for folder in folders.values():  # before the detection, which takes long
+            writable_folder(folder, "--sweep")
+    unwritten = Unwritten()
+    comparisons = swept(sets, variables, step, folders=folders, unwritten=unwritten)
     if comparisons:
         page = pathlib.Path(workdir) / SWEEP_FILE
-        write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
-        print_line(f"the page is {page}")
+        written: list[pathlib.Path] = []
+        with unwritten.noting(page, written):
+            write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
+        if written:
+            print_line(f"the page is {page}")
+    unwritten.check()
     return comparisons
 
 
@@ -92,7 +105,7 @@ class _Sweep:
         selections = [Selection(build.detector(one, len(class_names)).detection_rules) for one in configs.values()]
         self._detect = build.staged_detection(config, self.detector, on_devices, selections=selections)
 
-    def __call__(self, sets, variables, step, *, folder) -> list[Comparison]:
+    def __call__(self, sets, variables, step, *, folders, unwritten) -> list[Comparison]:
         readers = [build.eval_reader(self._config, dataset) for dataset in sets]
         variables = replicate(self.detector.network.folded(variables))
         compile_ahead(missing_programs(self._detect, readers, lambda: variables))
@@ -100,7 +113,7 @@ class _Sweep:
         for dataset, reader in zip(sets, readers, strict=True):
             results = self._results(dataset, reader, variables, step)
             if jax.process_index() == 0:
-                found += self._judge(dataset, results, step, folder)
+                found += self._judge(dataset, results, step, folders=folders, unwritten=unwritten)
         return found
 
     def _results(self, dataset: Dataset, reader, variables, step) -> list[dict[str, list[dict]]]:
@@ -124,15 +137,18 @@ class _Sweep:
             )
         return [as_results(dataset, _every_image(dataset, one)) for one in found]
 
-    def _judge(self, dataset, results, step, folder) -> list[Comparison]:
+    def _judge(self, dataset, results, step, *, folders, unwritten) -> list[Comparison]:
         """Writes each setting's folder; compares the settings if there is ground truth."""
         sides: dict[str, list[Side]] = {}
         for (name, config), of_setting in zip(self._configs.items(), results, strict=True):
-            place = folder / name
+            place = folders[name]
             metrics: dict[str, float] = {}
-            keep_config(place, config.to_dict(), resuming=False)
+            with unwritten.noting(place / CONFIG_FILE):
+                keep_config(place, config.to_dict(), resuming=False)
             for kind, rows in of_setting.items():
-                coco_results.write_results(place / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json", rows)
+                file = place / f"{RESULTS_PREFIX[kind]}_{dataset.name}_results.json"
+                with unwritten.noting(file):
+                    coco_results.write_results(file, rows)
                 if dataset.annotated:
                     summary = score(dataset, kind, rows, max_dets=config.test.max_dets, with_matches=True)
                     assert summary.matches is not None
@@ -148,7 +164,8 @@ class _Sweep:
                     sides.setdefault(kind, []).append(side)
             if metrics:
                 numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-                append_row(place / METRICS_FILE, {"step": step, "dataset": dataset.name, **numbers})
+                with unwritten.noting(place / METRICS_FILE):
+                    append_row(place / METRICS_FILE, {"step": step, "dataset": dataset.name, **numbers})
         comparisons = [compare(of_kind, dataset=dataset.name) for of_kind in sides.values()]
         for comparison in comparisons:
             print_line("\n".join(comparison_lines(comparison)))

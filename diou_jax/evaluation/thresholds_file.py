@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import pathlib
 
 import numpy as np
 
 from diou_jax.analysis.curves import best_thresholds
 from diou_jax.analysis.matches import Matches
+from diou_jax.files import replacing
 
 
 def write_thresholds(path: str | os.PathLike, matches: Matches) -> None:
@@ -23,7 +23,5 @@ def write_thresholds(path: str | os.PathLike, matches: Matches) -> None:
         for name, best in zip(matches.class_names, best_thresholds(matches), strict=True)
         if not math.isnan(best.threshold)
     }
-    path = pathlib.Path(path)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(thresholds, indent=2) + "\n")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(thresholds, indent=2) + "\n")

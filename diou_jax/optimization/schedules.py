@@ -9,6 +9,17 @@ import jax.numpy as jnp
 
 from diou_jax.errors import UserError
 
+# The largest number of a step in a program, an int32. The linear rule may multiply smaller ones beyond it.
+LAST_STEP = 2**31 - 1
+
+
+def _check_step(option: str, step: int) -> None:
+    if step > LAST_STEP:
+        raise UserError(
+            f"{option}: step {step} exceeds {LAST_STEP}, the last one that can be counted; give a smaller number, or "
+            "solver.scale_with_devices=False if the linear rule has made it so large"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
@@ -27,6 +38,7 @@ class WarmUp:
     def __post_init__(self):
         if self.method not in ("linear", "constant"):
             raise UserError(f"solver.warm_up_method {self.method!r}: there are linear, constant")
+        _check_step("solver.warm_up_iters", self.iters)
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """The factor for the update with number `step`, from 0: float32 scalar, 1 from `iters` on."""
@@ -49,6 +61,9 @@ class MultiStep:
     steps: tuple[int, ...]
     gamma: float
     warm_up: WarmUp
+
+    def __post_init__(self):
+        _check_step("solver.steps", max(self.steps, default=0))
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """The learning rate of the update with number `step`, from 0: float32 scalar."""
@@ -84,6 +99,9 @@ class Annealed:
     curve: str
     last: int
     warm_up: WarmUp
+
+    def __post_init__(self):
+        _check_step("solver.max_iter", self.last)
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """The learning rate of the update with number `step`, from 0: float32 scalar."""

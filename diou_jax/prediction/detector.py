@@ -25,7 +25,7 @@ from diou_jax.prediction.batching import Batcher, Group
 from diou_jax.prediction.on_devices import OnDevices
 from diou_jax.prediction.pixels import Image, is_image, to_pixels
 from diou_jax.prediction.result import Result as Result
-from diou_jax.prediction.thresholds import score_thresholds
+from diou_jax.prediction.thresholds import overlap_threshold, score_thresholds
 from diou_jax.prediction.tiled import TiledDetection, to_host
 from diou_jax.prediction.tiles import TileRules
 from diou_jax.structures import Detections
@@ -215,10 +215,7 @@ class Detector:
             raise UserError(f"images is {type(images).__name__}; it must be an image or an iterable of images")
         default = self._detector.thresholds
         scores = score_thresholds(score_threshold, self.class_names, default=float(default.score), classes=classes)
-        overlap = default.nms if nms is None else nms
-        if not overlap >= 0:
-            raise UserError(f"nms={nms!r}: it must be a number, 0 or more")
-        thresholds = Thresholds(scores, np.float32(overlap))
+        thresholds = Thresholds(scores, overlap_threshold(nms, default=float(default.nms)))
         pixels = (to_pixels(image, f"image {number}", color=color) for number, image in enumerate(images))
         return self._results(pixels, thresholds)
 

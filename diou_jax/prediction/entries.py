@@ -1,14 +1,13 @@
 """The json that prediction writes: an entry for each image, each video and each frame of a video."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from diou_jax.errors import UserError
-from diou_jax.files import printable
+from diou_jax.files import printable, reason, replacing
 from diou_jax.prediction.result import Result
 
 RESULTS_FILE = "detections.json"
@@ -38,9 +37,8 @@ def write_results(path: pathlib.Path, images: list[dict], *, videos: list[dict],
         f'"{name}": [\n' + ",\n".join(map(json.dumps, entries)) + "\n]"
         for name, entries in (("images", images), ("videos", videos))
     ]
-    draft = path.with_name(path.name + ".tmp")
     try:
-        draft.write_text("{" + ",\n".join([*parts, f'"unreadable": {json.dumps(unreadable)}']) + "}\n")
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_text("{" + ",\n".join([*parts, f'"unreadable": {json.dumps(unreadable)}']) + "}\n")
     except OSError as error:
-        raise UserError(f"{printable(path)} cannot be written: {error.strerror}") from None
+        raise UserError(f"{printable(path)} cannot be written: {reason(error)}; name another --output") from None

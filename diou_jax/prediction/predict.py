@@ -24,6 +24,7 @@ from diou_jax.prediction.ahead import mapped
 from diou_jax.prediction.detector import Detector
 from diou_jax.prediction.inputs import Found, find_files
 from diou_jax.prediction.pixels import read_image
+from diou_jax.prediction.thresholds import check_draw_threshold
 from diou_jax.prediction.video import CODECS
 from diou_jax.prediction.video_prediction import VideoPrediction
 from diou_jax.reporting import picture_files
@@ -87,6 +88,7 @@ def predict(
     wishes = wishes or Wishes()
     if wishes.every < 1:
         raise UserError(f"--every={wishes.every}: it must be a whole number, 1 or more")
+    check_draw_threshold(wishes.draw_threshold)
     output = pathlib.Path(output)
     found = find_files([source] if isinstance(source, str | os.PathLike) else source)
     pictures = {path: picture_files.beside(found.name(path)) for path in found.images}
@@ -192,6 +194,7 @@ def _summarise(images, videos, unreadable, path):
 
 
 def _counted(number, noun):
+    # Pages group digits by a narrow space, see `document.plural`, which not every console has.
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from diou_jax.errors import UserError
-from diou_jax.files import printable, regular_file
+from diou_jax.files import printable, reason, regular_file
+
+_FORM = 'it must hold {"name of a class": threshold, ...}'
 
 
 def class_numbers(names: Sequence[str], class_names: Sequence[str], *, option: str) -> list[int]:
@@ -79,6 +81,21 @@ def score_thresholds(
     return thresholds
 
 
+def overlap_threshold(wanted: float | None, *, default: float) -> np.float32:
+    """The overlap at which a detection suppresses another; raises UserError unless `wanted` is 0 or more, or None."""
+    if wanted is None:
+        return np.float32(default)
+    if not (number := _number(wanted)) >= 0:
+        raise UserError(f"nms={wanted!r}: it must be a number, 0 or more")
+    return np.float32(number)
+
+
+def check_draw_threshold(value: float) -> None:
+    """Raises UserError unless ``--draw_threshold`` is a score."""
+    if not 0 <= value <= 1:
+        raise UserError(f"--draw_threshold={value:g}: it must be a number from 0 to 1")
+
+
 def read_score_threshold(text: str) -> float | dict[str, float]:
     """The value of ``--score_threshold``: a number, or a json file of one object, {name of class: threshold}.
 
@@ -93,22 +110,28 @@ def read_score_threshold(text: str) -> float | dict[str, float]:
         raise UserError(f"--score_threshold {text}: it is neither a number nor a file")
     path = regular_file(text)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
     except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{printable(path)}: cannot be read ({reason(error)})") from None
+    except RecursionError:
+        raise UserError(f"--score_threshold {printable(path)}: it is nested too deeply; {_FORM}") from None
     except ValueError as error:
         raise UserError(f"--score_threshold {printable(path)} is no json: {error}") from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f'--score_threshold {printable(path)}: it must hold {{"name of a class": threshold, ...}}')
+        raise UserError(f"--score_threshold {printable(path)}: {_FORM}")
     return content
 
 
 def _checked(value: Any, whose: str) -> float:
-    number = math.nan if isinstance(value, bool | str | bytes) else value
-    try:
-        number = float(number)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(value)
     if not 0 <= number <= 1:
-        raise UserError(f"score_threshold={value!r}{whose}: it must be a number from 0 to 1")
+        raise UserError(f"score_threshold={value!r:.100}{whose}: it must be a number from 0 to 1")
     return number
+
+
+def _number(value: Any) -> float:
+    """A value as a float, NaN if it is no number."""
+    try:
+        return math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

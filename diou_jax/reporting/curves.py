@@ -1,6 +1,5 @@
 """The curves of a run, drawn from metrics.jsonl."""
 
-import contextlib
 import dataclasses
 import io
 import math
@@ -14,6 +13,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from diou_jax.files import replacing
 from diou_jax.reporting.run_log import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
@@ -103,16 +103,13 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
     if not (pathlib.Path(workdir) / METRICS_FILE).exists():
         logging.warning("%s could not be drawn: there is no log", path)
         return None
-    draft = path.with_suffix(".tmp")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a data set's name
             content = _picture(read_metrics(workdir))
-        draft.write_bytes(content)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         logging.warning("%s could not be drawn: %s", path, error)
         return None
     return path

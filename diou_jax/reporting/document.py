@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from diou_jax.files import replacing
 from diou_jax.reporting.charts import Chart, Key, clean
 
 # A space at which no line breaks.
@@ -344,12 +345,9 @@ def render(document: Document) -> str:
 
 def write(path: str | os.PathLike, document: Document) -> None:
     """Writes a page atomically; raises OSError."""
-    path = pathlib.Path(path)
     content = render(document).encode("utf-8", "backslashreplace")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_bytes(content)
 
 
 @functools.cache

@@ -8,10 +8,13 @@ from typing import Any
 
 from PIL import Image
 
+from diou_jax.files import shortened
 from diou_jax.reporting.tracking import TrackedRun
 
 EXPERIMENT = "diou-jax"
-LONGEST, BATCH = 500, 100  # letters of a parameter, and parameters of a request, that all versions of MLflow take
+# Letters of a parameter and of a metric's name, and parameters and metrics of a request, that all versions of MLflow
+# take.
+LONGEST, LONGEST_NAME, BATCH, METRICS = 500, 250, 100, 1000
 
 
 class MlflowTracker:
@@ -59,7 +62,8 @@ class MlflowTracker:
         """As `Tracker`."""
         now = int(time.time() * 1000)
         metrics = [self._entities.Metric(_name(name), value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._id, metrics=metrics)
+        for first in range(0, len(metrics), METRICS):
+            self._client.log_batch(self._id, metrics=metrics[first : first + METRICS])
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """As `Tracker`."""
@@ -71,9 +75,13 @@ class MlflowTracker:
 
 
 def _name(name: str) -> str:
-    """A name without the characters and the empty or dotted parts that MLflow refuses; a class may be named so."""
+    """A name without the characters and the empty or dotted parts that MLflow refuses; a class may be named so.
+
+    The end of one that is too long becomes a checksum.
+    """
     parts = re.sub(r"[^\w\-. /]", "_", name).split("/")
-    return "/".join(part if part.strip(". ") else "_" for part in parts)
+    name = "/".join(part if part.strip(". ") else "_" for part in parts)
+    return shortened(name, longest=LONGEST_NAME)
 
 
 def _plain(value: Any) -> Any:

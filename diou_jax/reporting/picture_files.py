@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from diou_jax.files import replacing, shortened
+
 SUFFIX, QUALITY = ".jpg", 90
 
 # A comment inside the file, so that a picture is recognised even after it is moved.
 MARK = b"boxes drawn by diou-jax"
-
-# Bytes that a file name may have on all systems, minus the suffix of a draft.
-LONGEST = 255 - len(".tmp")
 
 
 def encode(image: np.ndarray, *, quality: int = QUALITY, longest_side: int | None = None) -> bytes:
@@ -39,16 +38,13 @@ def is_drawn(header: Image.Image) -> bool:
 
 def write(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 BGR picture as JPEG, atomically, and makes its folder; raises OSError."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(encode(image))
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_bytes(encode(image))
 
 
 def beside(name: pathlib.PurePath, suffix: str = SUFFIX) -> pathlib.PurePath:
     """The name of an image file's picture, or of a video's results; it differs for a.jpg and a.png."""
-    return name.with_name(_shortened(name.name, suffix))
+    return name.with_name(shortened(name.name, suffix))
 
 
 def flat(name: str) -> str:
@@ -59,15 +55,4 @@ def flat(name: str) -> str:
     parts = pathlib.PurePath(name).parts[-2:]
     readable = "_".join(part.strip("/\\") for part in parts).replace("\0", "")
     checksum = zlib.crc32(os.fsencode(name))
-    return _shortened(readable, f"_{checksum:08x}{SUFFIX}")
-
-
-def _shortened(name, ending):
-    """`name` with `ending`; if that is too long for a file system, a checksum replaces the end of `name`."""
-    encoded = os.fsencode(name)
-    room = LONGEST - len(ending)
-    if len(encoded) > room:
-        checksum = f"_{zlib.crc32(encoded):08x}"
-        encoded = encoded[: room - len(checksum)]
-        name = encoded.decode("utf-8", "ignore") + checksum
-    return name + ending
+    return shortened(readable, f"_{checksum:08x}{SUFFIX}")

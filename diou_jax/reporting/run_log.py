@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from absl import logging
 from PIL import Image
-from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary
 
 from diou_jax.reporting import picture_files
+from diou_jax.reporting.board import Board
 from diou_jax.reporting.tracking import Background
 from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows, set_aside
 
@@ -25,6 +24,7 @@ BOARD_SIDE, BOARD_QUALITY = 1280, 80
 TRACKERS_SECONDS = 60  # the end of a log waits so long for its trackers
 
 METRICS_FILE, EVENTS_FILE = "metrics.jsonl", "events.jsonl"
+BOARD = "TensorBoard's events"
 
 
 class RunLog:
@@ -52,7 +52,8 @@ class RunLog:
         that cannot be written is named once and left out. `trackers` are begun if the log is active.
         """
         self.workdir = pathlib.Path(workdir)
-        self._active, self._board = active, None
+        self._active = active
+        self._board: Board | None = None
         self._named: set[str] = set()
         self._trackers: list[Background] = []
         if active:
@@ -60,8 +61,8 @@ class RunLog:
                 self.workdir.mkdir(parents=True, exist_ok=True)
             if start_step is not None:
                 self._tidy(start_step)
-            with self.spared("TensorBoard's events"):
-                self._board = self._open_board(start_step)
+            with self.spared(BOARD):
+                self._board = Board(self.workdir / "tensorboard", start_step=start_step)
             self._trackers = [begin() for begin in trackers]
 
     def _tidy(self, start_step):
@@ -72,22 +73,11 @@ class RunLog:
             if os.path.lexists(board) and not board.is_dir():
                 logging.warning("%s is no folder; it was moved to %s", board, set_aside(board))
 
-    def _open_board(self, start_step):
-        board = self.workdir / "tensorboard"
-        return SummaryWriter(
-            str(board),
-            # TensorBoard hides the purged step itself, too.
-            purge_step=None if start_step is None else start_step + 1,
-            # tensorboardX names files by the second; without a suffix a later log of the same second would replace one.
-            filename_suffix=f".{len(list(board.glob('*')))}",
-        )
-
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        if self._board:
-            self._board.close()
+        self._on_board(Board.close)
         for tracker in self._trackers:
             tracker.close(failed=kind is not None)
         latest = time.monotonic() + TRACKERS_SECONDS
@@ -104,6 +94,14 @@ class RunLog:
                 self._named.add(what)
                 logging.warning("%s cannot be written, and the run goes on without: %s", what, error)
 
+    def _on_board(self, call: Callable[[Board], None]) -> None:
+        """Calls TensorBoard's file, if there is one; after a failure there is none."""
+        board, self._board = self._board, None
+        if board is not None:
+            with self.spared(BOARD):
+                call(board)
+                self._board = board
+
     def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
         """Writes a row of metrics.jsonl and points of all curves; `dataset` is that of an evaluation."""
         if not self._active:
@@ -114,9 +112,7 @@ class RunLog:
         with self.spared(METRICS_FILE):
             append_row(self.workdir / METRICS_FILE, about | row)
         points = {_tag(name, dataset): value for name, value in values.items() if math.isfinite(value)}
-        for tag, value in points.items():
-            if self._board:
-                self._board.add_scalar(tag, value, step)
+        self._on_board(lambda board: board.scalars(step, points))
         for tracker in self._trackers:
             tracker.scalars(step, points)
 
@@ -140,10 +136,7 @@ class RunLog:
         shown = Image.open(io.BytesIO(encoded))
         for tracker in self._trackers:
             tracker.image(step, name, shown.copy())
-        if self._board:
-            value = Summary.Image(height=shown.height, width=shown.width, colorspace=3, encoded_image_string=encoded)
-            # tensorboardX's own `add_image` writes PNG only.
-            self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=value)]), step)
+        self._on_board(lambda board: board.image(step, name, encoded, size=shown.size))
 
 
 def _tag(name: str, dataset: str | None) -> str:

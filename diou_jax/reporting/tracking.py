@@ -7,7 +7,6 @@ calls; a call that fails is named once and left out, and nothing here makes a ru
 import dataclasses
 import importlib.util
 import json
-import os
 import pathlib
 import queue
 import threading
@@ -18,6 +17,7 @@ from absl import logging
 from PIL import Image
 
 from diou_jax.errors import UserError
+from diou_jax.files import replacing
 
 IDS_FILE = "trackers.json"
 
@@ -44,9 +44,8 @@ class TrackedRun:
     def keep_id(self, service: str, run_id: str) -> None:
         """Keeps the id in the run's folder, atomically; raises OSError if that fails."""
         ids = {**self._ids(), service: run_id}
-        draft = self.folder / (IDS_FILE + ".tmp")
-        draft.write_text(json.dumps(ids, indent=1) + "\n")
-        os.replace(draft, self.folder / IDS_FILE)
+        with replacing(self.folder / IDS_FILE) as draft:
+            draft.write_text(json.dumps(ids, indent=1) + "\n")
 
     def _ids(self) -> dict:
         try:

@@ -169,14 +169,14 @@ class Evaluate:
         self._page = page and jax.process_index() == 0
 
     def __call__(self, moment: Moment) -> None:
-        """Evaluates at the steps to evaluate; if that fails for the data's sake, the step is saved all the same."""
+        """Evaluates at the steps to evaluate; if data or files make that fail, the step is saved all the same."""
         regular = moment.step % self._every == 0
         if not (regular or moment.is_last):
             return
         state, log = moment.state, self._journal.log
         try:
             rows = self._evaluator(state.averaged if self._averaged else state.variables, moment.step, log)
-        except UserError:
+        except (UserError, OSError):
             if jax.process_count() == 1:  # of several processes another may not have failed
                 self._save.finish(moment)
             raise
