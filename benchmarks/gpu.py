@@ -72,7 +72,7 @@ SHAPES_REHEARSAL = (
     "--config.solver.max_iter=20 --config.solver.steps=(0,15) --config.log.every=10"
 )
 # The table of parts is rehearsed once.
-STEP_REHEARSAL = "benchmarks/train.py --smoke --breakdown 0"
+STEP_REHEARSAL = "benchmarks/train.py --smoke --breakdown 0 --cache {scratch}/cache"
 STEP = ("images", "data", "images/s", "step, ms (p10, p90)", "share of peak", "times torchvision")
 STAGES = (
     Stage("device", "versions, eager arithmetic, ceilings", "benchmarks/device.py", 60, 10),
@@ -92,7 +92,7 @@ STAGES = (
           "benchmarks/inference.py --batches 1 16 --bursts 10 --lone 30", 120, 40, environment=PALLAS),
     Stage("parts", "where the train step's time goes",
           "benchmarks/train.py --batches 16 --no-peer --breakdown 16 --bursts 5 --cache {scratch}/cache", 180, 60,
-          rehearsal="benchmarks/train.py --smoke", environment=PALLAS),
+          rehearsal="benchmarks/train.py --smoke --cache {scratch}/cache", environment=PALLAS),
     Stage("train_xla", "train step without the kernels",
           "benchmarks/train.py --batches 2 16 --no-peer --bursts 3 --cache {scratch}/cache", 150, 40,
           rehearsal=STEP_REHEARSAL, environment=XLA, columns=STEP),
@@ -100,7 +100,7 @@ STAGES = (
     Stage("nondeterministic", "train step without the deterministic flag",
           "benchmarks/train.py --batches 2 16 --no-peer --bursts 10 --cache {scratch}/cache", 120, 40,
           rehearsal=STEP_REHEARSAL, environment=PALLAS | NONDETERMINISTIC, columns=STEP),
-    Stage("guards", "the guard's cost", "benchmarks/guards.py", 60, 25, environment=PALLAS),
+    Stage("guards", "the guard's cost", "benchmarks/guards.py", 150, 40, environment=PALLAS),
     Stage("resume", "killed and resumed, bit for bit",
           "benchmarks/faults.py --root {scratch}/faults --kills 1 --steps 600 --every 20", 150, 60, environment=PALLAS,
           quoted="state identical"),
@@ -271,7 +271,9 @@ def main() -> None:
     shutil.rmtree(options.scratch / "shapes", ignore_errors=True)  # a finished run would train nothing
     # A script's folder is searched first, the project's root is not; and stages start in that root.
     given = [os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    shared = {"PYTHONPATH": os.pathsep.join([str(ROOT), *given])}
+    # JAX keeps compiled programs there, and XLA the algorithms that it has chosen by timing them.
+    cache = str(options.scratch / "cache")
+    shared = {"PYTHONPATH": os.pathsep.join([str(ROOT), *given]), "JAX_COMPILATION_CACHE_DIR": cache}
     if options.rehearse:
         shared["JAX_PLATFORMS"] = "cpu"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running stage ends, too
