@@ -21,6 +21,19 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _from_buffer(buffer, dtype, shape, order, axes=None) -> np.ndarray:
+    """The array that numpy pickles by protocol 5 as its bytes; numpy refuses bytes for a dtype of objects.
+
+    Args:
+      buffer: bytes.
+      dtype, shape: those of the array.
+      order: order of the elements, "C" or "F"; "K" is "C" before `axes`.
+      axes: with "K" the permutation of the axes.
+    """
+    array = np.frombuffer(buffer, np.dtype(dtype)).reshape(shape, order="F" if order == "F" else "C")
+    return (array if axes is None else array.transpose(axes)).copy(order="K")
+
+
 class _DataUnpickler(pickle.Unpickler):
     """An unpickler that can only call the constructors of arrays and containers."""
 
@@ -35,6 +48,8 @@ class _DataUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
             return getattr(multiarray, name)
+        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
+            return _from_buffer
         try:
             return self._KNOWN[module, name]
         except KeyError:

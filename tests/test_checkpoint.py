@@ -1,5 +1,8 @@
+import contextlib
 import dataclasses
+import os
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 from conftest import slow
 from test_optimizer import RULES
 
-from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.checkpoint.checkpoints import ABANDONED, Checkpoints
 from diou_jax.errors import UserError
 from diou_jax.optimization.ema import Ema
 from diou_jax.optimization.optimizer import make_optimizer
@@ -399,3 +402,109 @@ def test_without_an_average_nothing_is_new_in_a_checkpoint(tmp_path):
         same_bits(checkpoints.restore_variables(like, averaged=False), random_state(1).variables)
         with pytest.raises(UserError, match="this config's raw: fc/bias is absent there"):
             checkpoints.restore(with_ema(random_state(0)))
+
+
+def seals_of(folder):
+    return sorted(file.stem for file in (folder / "checkpoints.sealed").glob("*.json"))
+
+
+def wait_for_seals(folder, steps, timeout=20):
+    end = time.monotonic() + timeout
+    while seals_of(folder) != steps and time.monotonic() < end:
+        time.sleep(0.02)
+    assert seals_of(folder) == steps
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function whose context lets no checkpoint be written."""
+
+    @contextlib.contextmanager
+    def full():
+        async def fail(*_, **__):
+            raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.StandardCheckpointHandler, "async_save", fail)
+            yield
+
+    return full
+
+
+def test_after_a_failed_write_the_next_checkpoints_are_sealed_at_once(tmp_path, full_disk):
+    with Checkpoints(tmp_path, keep=5, strict=False) as checkpoints:
+        checkpoints.save(random_state(1), 1, {})
+        wait_for_seals(tmp_path, ["1"])
+        with full_disk():
+            checkpoints.save(random_state(2), 2, {})
+            checkpoints.finish()
+        checkpoints.save(random_state(3), 3, {})
+        wait_for_seals(tmp_path, ["1", "3"])
+
+
+def test_what_a_failed_write_left_is_removed_before_the_next_one(tmp_path, full_disk):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(tmp_path, strict=False) as checkpoints:
+        checkpoints.save(random_state(1), 1, {})
+        with full_disk():
+            checkpoints.save(random_state(2), 2, {})
+            checkpoints.finish()
+        fresh, old = folder / "2.orbax-checkpoint-tmp", folder / "0.orbax-checkpoint-tmp"
+        for partial in (fresh, old):
+            partial.mkdir(exist_ok=True)
+        os.utime(old, (time.time() - ABANDONED - 1,) * 2)
+        checkpoints.save(random_state(3), 3, {})
+        checkpoints.finish()
+        assert fresh.exists() and not old.exists()  # threads of orbax may still be at work in the fresh one
+
+
+@pytest.mark.parametrize("suffix", [".orbax-checkpoint-tmp", ".orbax-checkpoint-tmp-17"])
+def test_what_a_killed_write_left_is_removed_by_the_owner_and_by_no_reader(tmp_path, suffix):
+    save_steps(tmp_path, 1)
+    leftover = tmp_path / "checkpoints" / f"2{suffix}"
+    (leftover / "variables").mkdir(parents=True)
+    (leftover / "variables" / "half").write_text("half")
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        assert checkpoints.latest() == 1 and leftover.exists()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert not leftover.exists() and checkpoints.latest() == 1
+
+
+def test_a_seal_of_a_checkpoint_that_is_gone_does_not_condemn_its_successor(tmp_path):
+    """The damaged checkpoint is written again; once the process is killed before the new seal."""
+    save_steps(tmp_path, 1, 2)
+    stale = (tmp_path / "checkpoints.sealed" / "2.json").read_text()
+    change_a_byte(max(files_of(tmp_path, 2), key=lambda path: path.stat().st_size))
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.latest() == 1
+        assert seals_of(tmp_path) == ["1"]  # that of the damaged one went with it
+        (tmp_path / "checkpoints.sealed" / "2.json").write_text(stale)  # as earlier versions left it
+        checkpoints._inspector.seal_when_complete = lambda step: None
+        checkpoints.save(random_state(2), 2, {})
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.latest() == 2
+        same_bits(checkpoints.restore(random_state(0)), random_state(2))
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_a_reader_looks_again_if_its_only_checkpoint_has_just_been_replaced(tmp_path, which):
+    with Checkpoints(tmp_path, keep=1) as run:
+        run.save(random_state(1), 1, evaluated(0.1))
+        run.finish()
+        with Checkpoints(tmp_path, create=False, which=which) as reader:
+            assert reader.steps() == [1]
+            run.save(random_state(2), 2, evaluated(0.2))
+            run.finish()
+            assert present(tmp_path) == [2]
+            assert reader.chosen() == 2
+
+
+def test_the_best_checkpoint_stays_while_nothing_is_evaluated_and_goes_if_none_is_wanted(tmp_path):
+    save_evaluated(tmp_path, {1: 0.9, 2: 0.1})
+    with Checkpoints(tmp_path, keep=1) as checkpoints:  # test.every=0: no word on a criterion
+        checkpoints.save(random_state(3), 3, {"step": 3})
+        checkpoints.save(random_state(4), 4, {"step": 4})
+    assert present(tmp_path) == [1, 4] and best_of(tmp_path) == 1
+    with Checkpoints(tmp_path, keep=1, keep_best=False) as checkpoints:  # checkpoint.best=""
+        checkpoints.save(random_state(5), 5, {})
+    assert present(tmp_path) == [5]

@@ -1,10 +1,13 @@
 """An update that is not finite leaves the weights alone and is counted."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_optimizer import RULES
 
 from diou_jax.configs import base
 from diou_jax.optimization.guard import LARGEST_NORM, RECENT, ROW, count, gradient_norm, is_sound, no_faults, select
@@ -83,3 +86,19 @@ def test_counters_go_on():
     chosen = select(jnp.array(False), new, old)
     assert (chosen["w"] == 0).all() and chosen["count"] == 4
     assert (select(jnp.array(True), new, old)["w"] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+@pytest.mark.parametrize("skipped", [0, 20])
+def test_skipped_updates_advance_the_schedule_and_not_the_count_of_adams_means(kind, skipped):
+    rules = dataclasses.replace(RULES, type=kind, weight_decay=0.0)
+    optimizer = make_optimizer(lambda step: 1.0 + step, frozen=lambda _: False, rules=rules)
+    params = {"conv": {"kernel": jnp.zeros(3)}}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    state = optimizer.init(params)
+    for _ in range(skipped):
+        _, new = optimizer.update(jax.tree.map(lambda x: x * jnp.nan, gradient), state, params)
+        state = select(jnp.array(False), new, state)
+    updates, _ = optimizer.update(gradient, state, params)
+    # Adam's first update is the learning rate, whatever the gradient.
+    np.testing.assert_allclose(updates["conv"]["kernel"], -(1.0 + skipped), rtol=1e-4)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from diou_jax.checkpoint.ranking import Criterion
+from diou_jax.checkpoint.ranking import Criterion, rank
 from diou_jax.errors import UserError
 from diou_jax.evaluation.metric_names import detector_metrics, find_criterion, proposal_metrics
 from diou_jax.training.model_selection import ModelSelection
@@ -141,3 +141,22 @@ def test_an_rpn_is_judged_by_its_recall_and_nothing_by_no_metric():
 def test_an_unknown_metric_is_refused_with_the_nearest(text, metrics, words):
     with pytest.raises(UserError, match=words):
         find_criterion(text, metrics)
+
+
+@pytest.mark.parametrize("interrupted_after", [None, 1, 2, 3])
+def test_the_best_so_far_is_the_best_checkpoint_and_patience_waits_for_min_delta(interrupted_after):
+    """Gains below `min_delta` make the best value better, but do not renew the patience, and add up."""
+    values = {10: 0.5, 20: 0.505, 30: 0.509, 40: 0.507}
+    selection, stored = ModelSelection(AP, patience=3, min_delta=0.01), {}
+    for step, value in values.items():
+        points = selection.record(step, rows(value), counts=True)
+        stored[step] = json.loads(json.dumps(selection.metadata(step)))
+        best = rank(stored)[0]
+        assert points == {"best/AP": values[best], "best/step": best}
+        assert stored[step]["early_stopping"] == {"step": 10, "value": 0.5, "waited": step // 10 - 1}
+        if step == 10 * (interrupted_after or 0):
+            selection = ModelSelection(AP, patience=3, min_delta=0.01)
+            selection.resume(stored[step])
+    assert selection.reason_to_stop() == (
+        "early stopping: AP of val has not improved on 0.5 of step 10 in 3 evaluations"
+    )

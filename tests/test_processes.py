@@ -127,3 +127,80 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_a_death_ends_both(start
     assert time.monotonic() - began < 60
     assert "start all of them again" in log(tmp_path, 0)
     assert [int(path.name) for path in (workdir / "checkpoints").iterdir()] == [saved]
+
+
+# Two processes that only join; what follows is the first line of the program.
+MEMBER = """
+import os, sys, time
+import diou_jax.command.program as program
+from diou_jax.errors import UserError
+
+def do(command):
+    import jax, numpy as np
+    from jax.experimental import multihost_utils
+    multihost_utils.process_allgather(np.int32(1))
+    print("joined", flush=True)
+    {then}
+    multihost_utils.process_allgather(np.int32(1))
+
+program._do = do
+program.main(sys.argv)
+"""
+
+
+@pytest.fixture
+def members(tmp_path):
+    """``members(then)`` starts two processes of the program that join and run ``then``, and returns them."""
+    started = []
+
+    def launch(then):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        (tmp_path / "member.py").write_text(MEMBER.format(then=then))
+        for number in range(2):
+            joined = ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num_processes", "2"]
+            command = [sys.executable, str(tmp_path / "member.py"), "--mode", "train", "--workdir", str(tmp_path)]
+            command += ["--config", str(ROOT / "configs" / "shapes.py"), *joined, "--process_id", str(number)]
+            environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+            with (tmp_path / f"log{number}").open("w") as log:
+                options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
+                started.append(subprocess.Popen(command, **options))
+        return started
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_mistake_that_one_process_meets_ends_both_at_once(members, tmp_path, who):
+    processes = members(f'if jax.process_index() == {who}: raise UserError("a bad image")')
+    codes = [process.wait(60) for process in processes]
+    assert codes[who] == 2 and codes[1 - who] != 0, log(tmp_path, 0) + log(tmp_path, 1)
+    assert "error: a bad image" in log(tmp_path, who)
+
+
+@pytest.mark.slow
+def test_a_signal_outside_the_training_loop_ends_the_process(members, tmp_path):
+    processes = members("time.sleep(100)")
+    end = time.monotonic() + 60
+    while "joined" not in log(tmp_path, 1) and time.monotonic() < end:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    assert processes[1].wait(20) == -signal.SIGTERM, log(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_they_go_on_from_a_checkpoint_without_a_seal(start, tmp_path):
+    """The run was killed between the last byte and the seal; one process alone reads it before both do."""
+    workdir = tmp_path / "run"
+    for process in start(workdir, processes=2, solver={"max_iter": 4}):
+        assert process.wait(300) == 0, log(tmp_path, 0) + log(tmp_path, 1)
+    for file in (workdir / "checkpoints.sealed").iterdir():
+        file.unlink()
+    for process in start(workdir, processes=2, solver={"max_iter": 6}):
+        assert process.wait(300) == 0, log(tmp_path, 0) + log(tmp_path, 1)
+    assert "resumed at step 4" in log(tmp_path, 0)

@@ -11,7 +11,7 @@ import pytest
 from diou_jax.devices import replicate, to_devices
 from diou_jax.optimization.state import create_state
 from diou_jax.structures import blank_batch
-from diou_jax.training.step import make_train_step
+from diou_jax.training.step import make_train_step, of_run, step_program
 
 RATE, DECAY = 0.125, 0.75
 
@@ -78,3 +78,31 @@ def test_with_and_without_an_average_the_weights_are_the_same_to_the_last_bit(st
     assert other.ema is None and other.averaged == other.variables
     same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one.replace(ema=None), other)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_window_of_another_length_begins_where_the_run_goes_on():
+    """The first line has the mean of the updates since then; before, the updates of the older window counted, too."""
+    optimizer = optax.sgd(RATE)
+    detector = types.SimpleNamespace(training_losses=lambda *inputs: (losses(*inputs)[0], (losses(*inputs)[1], None)))
+    state = replicate(create_state({"params": {"fc": {"kernel": jnp.ones((4,))}}}, optimizer, ("loss",)))
+
+    def advance(state, rows, log_every, window_start=0):
+        program = step_program(detector, optimizer, iter_size=1, log_every=log_every)
+        step = of_run(program, seed=0, window_start=window_start)
+        found = []
+        for row in rows:
+            batch = jax.tree.map(lambda x: np.repeat(x, 2, 0), blank_batch(1, 32, 32))
+            batch = batch.replace(index=np.full(2, row, batch.index.dtype))
+            found.append(float(((state.params["fc"]["kernel"] - row) ** 2).mean() / 2))
+            state, window = step(state, next(to_devices([batch], ahead=0)))
+        return state, found, float(window["loss"])
+
+    state, found, mean = advance(state, [3, 7, 2], log_every=2)
+    assert mean == pytest.approx(found[-1])
+    state, found, mean = advance(state, [4, 9, 6], log_every=8, window_start=3)
+    assert mean == pytest.approx((found[0] + found[2]) / 2)
+    # Stopped and started again with the same length, it goes on.
+    state, more, mean = advance(state, [1, 5], log_every=8, window_start=3)
+    assert mean == pytest.approx((found[0] + found[2] + sum(more)) / 4)
+    state, found, mean = advance(state, [1], log_every=8, window_start=3)
+    assert int(state.step) == 9 and mean == pytest.approx(found[0])

@@ -319,6 +319,27 @@ def test_the_mask_head_of_either_version(weights, tmp_path):
         assert rows[12] == 13
 
 
+@pytest.mark.parametrize(("classes", "kept"), [(91, 81), (90, 90), (364, 364)])
+def test_rows_are_coco_categories_where_the_scores_have_91_and_the_report_says_so(tmp_path, classes, kept):
+    """364 classes have as many scores as 91 have deltas of boxes."""
+    predictor = {
+        "cls_score.weight": np.arange(classes * 2.0).reshape(classes, 2),
+        "cls_score.bias": np.arange(classes),
+        "bbox_pred.weight": np.arange(classes * 8.0).reshape(4 * classes, 2),
+        "bbox_pred.bias": np.arange(4 * classes),
+    }
+    body = {"backbone.body.conv1.weight": np.zeros((64, 3, 7, 7))}
+    named = {f"roi_heads.box_predictor.{name}": value for name, value in predictor.items()}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({k: np.float32(v) for k, v in (body | named).items()}))
+    source = read_source(tmp_path / "x.pkl")
+    rows = [max(number, 0) for number in coco_classes.IDS] if kept == 81 else range(classes)
+    for name, value in predictor.items():
+        wanted = value.reshape(classes, -1)[np.array(rows)].reshape(-1, *value.shape[1:])
+        np.testing.assert_array_equal(source.tensors[f"Box_Outs.{name}"], wanted)
+    assert source.num_classes == kept
+    assert source.notes == (("91 rows of its heads are read as COCO's category ids",) if kept == 81 else ())
+
+
 def numbered(content):
     """A state dict with the names and shapes of a model, counters included; every tensor is filled with its number."""
     shapes = [tuple(map(int, str(shape).split())) for shape in content["shapes"]]

@@ -291,3 +291,18 @@ def test_evaluating_an_empty_workdir_is_an_error(tiny_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         evaluate.evaluate(tiny_config(), str(tmp_path / "nothing"))
     assert not pathlib.Path(tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "start"),
+    [
+        ({}, 70),
+        ({"batch_size": 2, "config": {"log": {"every": 20}}}, 0),  # of a run from before this was recorded
+        ({"batch_size": 2, "config": {"log": {"every": 20}}, "window_start": 30}, 30),
+        ({"batch_size": 2, "config": {"log": {"every": 10}}, "window_start": 30}, 70),
+        ({"config": {"log": {"every": 20}}}, 70),  # imported with its step
+        ({"batch_size": 2}, 0),
+    ],
+)
+def test_lines_of_the_log_count_from_the_start_that_changed_their_distance(before, start):
+    assert train.window_start(before, 70, every=20) == start

@@ -1,9 +1,13 @@
 """Golden files: small_legacy.pth, small_zip.pth."""
 
+import json
 import pathlib
 import pickle
+import pickletools
+import struct
 import zipfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,7 +52,7 @@ def test_a_torch_file_that_wants_to_run_code_is_refused(tmp_path, legacy):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, protocol):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": Code(tmp_path / "ran")}}, protocol=protocol))
     with pytest.raises(UserError, match=r"x\.pkl is refused"):
@@ -57,7 +61,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("wrap", [True, False])
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", range(6))
 def test_pickled_blobs(tmp_path, wrap, protocol):
     blobs = {"conv1_w": np.arange(6, dtype=np.float32).reshape(2, 3), "conv1_b": np.float32([1, 2])}
     content = {"blobs": blobs, "cfg": "TRAIN:"} if wrap else blobs
@@ -65,6 +69,78 @@ def test_pickled_blobs(tmp_path, wrap, protocol):
     file = read(tmp_path / "x.pkl")
     assert file.tensors.keys() == blobs.keys()
     np.testing.assert_array_equal(file.tensors["conv1_w"], blobs["conv1_w"])
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("module", ["numpy._core.numeric", "numpy.core.numeric"])
+def test_arrays_in_any_order_of_their_elements(tmp_path, protocol, module):
+    whole = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    arrays = {"c": whole, "f": np.asfortranarray(whole), "k": whole.transpose(1, 0, 2), "empty": whole[:0]}
+    content = pickle.dumps(arrays, protocol=protocol)
+    if protocol == 5:  # older versions of numpy call the module otherwise
+        content = pickle.dumps(arrays, protocol=5).replace(b"\x8c\x13numpy._core.numeric", _text(module))
+    (tmp_path / "x.pkl").write_bytes(_without_frames(content))
+    tensors = read(tmp_path / "x.pkl").tensors
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(tensors[name], array, err_msg=name)
+        assert tensors[name].dtype == array.dtype and tensors[name].flags.writeable
+
+
+def _text(module):
+    """A short text in a pickle."""
+    return b"\x8c" + bytes([len(module)]) + module.encode()
+
+
+def _without_frames(content):
+    """A pickle without the lengths of its parts, which may have changed."""
+    frames = [place for opcode, _, place in pickletools.genops(content) if opcode.name == "FRAME"]
+    return content if not frames else content[: frames[0]] + content[frames[0] + 9 :]
+
+
+def test_objects_in_place_of_bytes_are_refused(tmp_path):
+    class Objects:
+        def __reduce__(self):
+            return np._core.numeric._frombuffer, (b"12345678", np.dtype(object), (1,), "C")
+
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": Objects()}}, protocol=5))
+    with pytest.raises(UserError, match="is damaged: ValueError cannot create an OBJECT array"):
+        read(tmp_path / "x.pkl")
+
+
+def write_safetensors(path, dtype, content, shape):
+    header = json.dumps({"conv1.weight": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content)]}}).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ours"), [("F64", "f8"), ("F32", "f4"), ("F16", "f2"), ("I64", "i8"), ("U8", "u1"), ("BOOL", "?")]
+)
+def test_safetensors_of_numpys_dtypes(tmp_path, dtype, ours):
+    pytest.importorskip("safetensors")
+    values = np.array([[1, 0, 1]], ours)
+    write_safetensors(tmp_path / "x.safetensors", dtype, values.tobytes(), [1, 3])
+    found = read(tmp_path / "x.safetensors").tensors["conv1.weight"]
+    assert found.dtype == ours
+    np.testing.assert_array_equal(found, values)
+
+
+def test_bfloat16_becomes_float32_and_smaller_floats_are_refused_by_name(tmp_path):
+    pytest.importorskip("safetensors")
+    values = np.array([1.5, -2.0], jnp.bfloat16)
+    write_safetensors(tmp_path / "x.safetensors", "BF16", values.tobytes(), [2])
+    found = read(tmp_path / "x.safetensors").tensors["conv1.weight"]
+    assert found.dtype == np.float32 and found.tolist() == [1.5, -2.0]
+    write_safetensors(tmp_path / "x.safetensors", "F8_E4M3", b"12", [2])
+    with pytest.raises(UserError, match=r"x\.safetensors: conv1\.weight is of dtype F8_E4M3, and F64, .* can be read"):
+        read(tmp_path / "x.safetensors")
+
+
+def test_a_torch_file_of_smaller_floats_is_refused_by_its_dtype(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"model": {"x": torch.ones(2, dtype=torch.float8_e4m3fn)}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: a tensor is of dtype torch\.float8_e4m3fn, which numpy lacks"):
+        read(tmp_path / "x.pth")
 
 
 def test_safetensors(tmp_path):

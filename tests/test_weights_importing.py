@@ -1,5 +1,6 @@
 """Golden files: resnet_pretrained_mapping, param_names, make_weights."""
 
+import dataclasses
 import importlib.util
 import json
 import pickle
@@ -200,6 +201,8 @@ def test_what_does_not_fit_is_named_and_may_be_allowed(tiny_config, tmp_path):
     imported, report = sources.import_tensors(source, blank, allow=("RPN.", "Box_Head.fc2", "Mask_Head"))
     assert (imported["params"]["rpn"]["conv"]["bias"] == 0).all()
     assert sum("allowed" in line for line in report) == 3
+    noted = dataclasses.replace(source, notes=("91 rows are read as COCO's",))
+    assert "91 rows are read as COCO's" in sources.import_tensors(noted, blank, allow=("RPN.", "Box", "Mask"))[1]
     lines = sources.inventory(source, variables).splitlines()
     assert "missing Box_Head.fc2.weight (16, 16)" in lines and "unknown Mask_Head.conv.weight (3,)" in lines
     assert any(line.startswith("misshapen RPN.FPN_RPN_conv.bias (3,), not ") for line in lines)

@@ -6,10 +6,7 @@ import json
 import os
 import pathlib
 import re
-import threading
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -21,10 +18,10 @@ from jax.experimental import multihost_utils
 
 from diou_jax.checkpoint.differences import differences, stored_tree
 from diou_jax.checkpoint.first_format import from_first_format, to_first_format
+from diou_jax.checkpoint.inspector import Inspector
 from diou_jax.checkpoint.items import RAW, TRAINING, VARIABLES, abstract, items_of, raw_of, state_of, with_raw
 from diou_jax.checkpoint.preservation import NewestAndBest
 from diou_jax.checkpoint.ranking import rank
-from diou_jax.checkpoint.seal import damage, seal
 from diou_jax.errors import Stopped, UserError
 from diou_jax.optimization.state import TrainState
 
@@ -33,6 +30,9 @@ from diou_jax.optimization.state import TrainState
 FORMAT, FORMAT_WITH_EMA = 2, 3
 
 LAST, BEST = "last", "best"  # a reader may ask for these besides steps
+
+# Seconds after which orbax is no longer at work in the folder of a failed write; its threads outlive the failure.
+ABANDONED = 60
 
 REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
 
@@ -57,6 +57,7 @@ class Checkpoints:
         keep: int = 1,
         create: bool = True,
         strict: bool = True,
+        keep_best: bool = True,
     ):
         """Opens the folder.
 
@@ -64,22 +65,23 @@ class Checkpoints:
           workdir: the work folder.
           which: the checkpoint to read: "last", "best" (see `best`), or its step.
           keep: number of newest checkpoints that are kept; the best one is kept besides.
-          create: whether the folder may be made and written; else a UserError is raised if it is missing.
+          create: whether the folder may be made and written, by its owner alone, which removes what failed and killed
+            writes have left; else a UserError is raised if the folder is missing.
           strict: whether a checkpoint that cannot be written is an error; else it is a line in the log.
+          keep_best: whether the best checkpoint is kept, also while none is evaluated.
         """
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._seals, self._aside = self.directory.with_suffix(".sealed"), self.directory.with_suffix(".damaged")
-        self._owner, self._strict = create, strict
+        self._owner, self._strict, self._keep_best = create, strict, keep_best
         if not create and not self.directory.is_dir():
             raise UserError(_nothing(self.directory))
         if not re.fullmatch(f"{LAST}|{BEST}|[0-9]+", str(which)):
             raise UserError(f"checkpoint {which!r}: it must be best, last or the step of a checkpoint")
         self._which = which
         self._kept = NewestAndBest(keep)
-        self._sealer = ThreadPoolExecutor(1)
-        self._closing = threading.Event()
-        self._good: set[int] = set()
         self._written: set[int] = set()
+        self._inspector = Inspector(self.directory, writable=create)
+        if create and jax.process_index() == 0:
+            self._inspector.remove_partial()
 
     @functools.cached_property
     def _manager(self):
@@ -109,8 +111,7 @@ class Checkpoints:
                 raise
             logging.error("%s", error)
         finally:
-            self._closing.set()
-            self._sealer.shutdown()
+            self._inspector.close()
             if "_manager" in vars(self):
                 self._manager.close()
 
@@ -123,18 +124,18 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints, but all are damaged.
         """
-        steps = sorted(self.steps(), reverse=True)
-        found = _agreed(lambda: next((step for step in steps if self._is_whole(step)), None))
+        steps, aside = self.steps(), self._inspector.aside
+        found = self._agreed(self._newest)
         if found != max(steps, default=None):
             self._manager.reload()
         if found is None and steps:
             raise UserError(
-                f"none of the checkpoints in {self.directory} is whole; damaged ones are moved to {self._aside}; "
+                f"none of the checkpoints in {self.directory} is whole; damaged ones are moved to {aside}; "
                 "name another --workdir to start anew"
             )
-        if found is None and self._owner and any(self._aside.glob("*")):
+        if found is None and self._owner and any(aside.glob("*")):
             raise UserError(
-                f"{self._aside} holds damaged checkpoints and there is no other; name another --workdir to start anew"
+                f"{aside} holds damaged checkpoints and there is no other; name another --workdir to start anew"
             )
         return found
 
@@ -156,6 +157,11 @@ class Checkpoints:
         metadata = {**metadata, "format": FORMAT_WITH_EMA if RAW in items else FORMAT}
         if jax.process_count() > 1:
             items = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, items)
+        if jax.process_index() == 0:
+            # What a failed write has left may fill the disk.
+            self._inspector.remove_partial(older_than=ABANDONED)
+            if not (self.directory / str(step)).is_dir():
+                self._inspector.forget(step)  # a seal of this step is that of a checkpoint which is gone
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._as_user_error():
             self._manager.save(
@@ -163,7 +169,7 @@ class Checkpoints:
             )
             self._written.add(step)
         if jax.process_index() == 0:
-            self._sealer.submit(self._seal, step)
+            self._inspector.seal_when_complete(step)
 
     def raise_failure(self) -> None:
         """Raises UserError if writing a checkpoint has failed; never waits."""
@@ -175,9 +181,10 @@ class Checkpoints:
         if "_manager" in vars(self):
             with self._as_user_error():
                 self._manager.wait_until_finished()
+            self._inspector.note_end_of_write()
 
     def restore(self, like: TrainState) -> TrainState:
-        """The state that was asked for, with the structure, shapes and dtypes of `like`.
+        """The state of the checkpoint `which`, with the structure, shapes and dtypes of `like`.
 
         Raises:
           UserError: if the checkpoint belongs to another network.
@@ -185,7 +192,7 @@ class Checkpoints:
         return state_of(self._read({name: abstract(item) for name, item in items_of(like).items()}), like)
 
     def restore_variables(self, like: Mapping, *, averaged: bool = True) -> dict:
-        """The network variables that were asked for, with the structure, shapes and dtypes of `like`.
+        """The network variables of the checkpoint `which`, with the structure, shapes and dtypes of `like`.
 
         Args:
           like: the network's variables.
@@ -207,7 +214,7 @@ class Checkpoints:
         return self.restore_variables(like)
 
     def metadata(self) -> dict:
-        """The metadata of the checkpoint that was asked for; raises UserError if there is none."""
+        """The metadata of the checkpoint `which`; raises UserError if there is none."""
         metadata = self._of_chosen(self._metadata)
         return {name: value for name, value in metadata.items() if name != "format"}
 
@@ -216,7 +223,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
 
     def chosen(self) -> int | None:
-        """The step of the checkpoint that was asked for, or None without any; every process gets the same.
+        """The step of the checkpoint `which`, or None without any; every process gets the same.
 
         Raises:
           UserError: if there are checkpoints, but not this one, or it is damaged; the message lists those there are.
@@ -231,7 +238,7 @@ class Checkpoints:
                 )
             return found
         step = int(self._which)
-        if _agreed(lambda: step if step in self.steps() and self._is_whole(step) else None) is None:
+        if self._agreed(lambda: step if step in self.steps() and self._inspector.is_whole(step) else None) is None:
             raise UserError(f"{self.directory} has no undamaged checkpoint of step {step}; {self._listed()}")
         return step
 
@@ -240,7 +247,7 @@ class Checkpoints:
 
         The evaluations in their metadata decide, by the criterion of the newest one that names one.
         """
-        return _agreed(lambda: self._best_of(self._evaluations()))
+        return self._agreed(lambda: self._best_of(self._evaluations()))
 
     def would_be_best(self, step: int, metadata: Mapping[str, Any]) -> bool:
         """Whether a checkpoint of a step with some metadata would be the best one; every process gets the same."""
@@ -249,16 +256,46 @@ class Checkpoints:
     def _best_of(self, known: Mapping[int, Mapping], *, new: int | None = None) -> int | None:
         """The best step of `known` metadata; a step that is `new` counts as whole."""
         order = rank(known)
-        found = next((step for step in order if step == new or step in self._written or self._is_whole(step)), None)
+        counted = self._written | {new}
+        found = next((step for step in order if step in counted or self._inspector.is_whole(step)), None)
         if not all((self.directory / str(step)).is_dir() for step in known if step != new):
             self._manager.reload()  # damaged ones are set aside, and no longer count among the newest
         return found
 
     def _best_with(self, step, metadata) -> int | None:
-        """The best step once a checkpoint with some metadata is written; None if the run keeps no best one."""
-        if not metadata.get("best_by"):
+        """The best step once a checkpoint with some metadata is written; None if the run keeps no best one.
+
+        While none is evaluated, the best one of the earlier evaluations stays.
+        """
+        if not self._keep_best:
             return None
-        return _agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, new=step))
+        return self._agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, new=step))
+
+    def _newest(self) -> int | None:
+        return next((step for step in reversed(self.steps()) if self._inspector.is_whole(step)), None)
+
+    def _agreed(self, find) -> int | None:
+        """The step, or None, that ``find()`` gives to the first process; every process gets it.
+
+        The others wait here, so `find` must call nothing that waits for them: of the manager only `all_steps` and
+        `reload`, and no method that reads or writes a checkpoint.
+        """
+        if self.directory.is_dir():
+            _ = self._manager  # the processes wait for each other while they make it, so that all do it now
+        found = self._settled(find) if jax.process_index() == 0 else None
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
+            found = None if found < 0 else found
+        return found
+
+    def _settled(self, find) -> int | None:
+        """``find()``, once more for a reader if a run in progress has replaced checkpoints meanwhile."""
+        for _ in range(REPLACED):
+            steps, found = self.steps(), find()
+            if self._owner or all((self.directory / str(step)).is_dir() for step in steps):
+                break
+            self._manager.reload()
+        return found
 
     def _evaluations(self) -> dict[int, dict]:
         """The metadata of all checkpoints by step; they are read without orbax, whose processes would have to agree."""
@@ -297,53 +334,6 @@ class Checkpoints:
                 raise UserError(message) from error
             logging.error("%s", message)
             self._manager.reload()  # it has dropped the best checkpoint in favour of one that is not there
-
-    def _seal(self, step):
-        """Waits until a checkpoint is complete, when its folder gets its final name, and seals it."""
-        folder = self.directory / str(step)
-        while not folder.is_dir():
-            if self._closing.wait(0.05) and not folder.is_dir():
-                return
-        # If it has been removed meanwhile, or the disk is full, it gets no seal.
-        with contextlib.suppress(OSError):
-            seal(folder, self._seals / f"{step}.json")
-            for file in self._seals.glob("*.json"):
-                if not (self.directory / file.stem).is_dir():
-                    file.unlink(missing_ok=True)
-
-    def _is_whole(self, step) -> bool:
-        if step in self._good:
-            return True
-        problem = self._damage(step)
-        if problem is None:
-            self._good.add(step)
-            return True
-        if not (self.directory / str(step)).is_dir():
-            return False  # a run in progress has replaced it by a newer one
-        logging.error("checkpoint %s is damaged: %s", self.directory / str(step), problem)
-        if self._owner:
-            self._aside.mkdir(exist_ok=True)
-            place = self._aside / f"{step}_{time.strftime('%Y%m%dT%H%M%S')}"
-            os.replace(self.directory / str(step), place)
-            logging.error("it was moved to %s", place)
-        return False
-
-    def _damage(self, step) -> str | None:
-        folder = self.directory / str(step)
-        with contextlib.suppress(OSError, ValueError):
-            return damage(folder, self._seals / f"{step}.json")
-        # Without a seal, because the process was killed before it was written, the checkpoint must be readable.
-        try:
-            stored = self._manager.item_metadata(step)
-            names = [VARIABLES, TRAINING, *([RAW] if self._has_raw(step) else [])]
-            likes = {name: abstract(stored_tree(stored[name])) for name in names}
-            items = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
-            self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore(), **items))
-        except Exception as error:
-            return f"it cannot be read ({type(error).__name__})"
-        if self._owner:
-            self._seal(step)
-        return None
 
     def _read(self, items: Mapping[str, Any]) -> dict:
         def read(step):
@@ -385,19 +375,10 @@ class Checkpoints:
             except Exception:
                 if self._owner or (self.directory / str(step)).is_dir():
                     raise
-                self._good.discard(step)
+                self._inspector.forget(step)
                 self._manager.reload()
         raise UserError(f"the checkpoints in {self.directory} are replaced faster than they can be read")
 
 
 def _nothing(directory: pathlib.Path) -> str:
     return f"there is no checkpoint in {directory}; train first, or name the folder of another run"
-
-
-def _agreed(find) -> int | None:
-    """The step, or None, that ``find()`` gives to the first process; every process gets it."""
-    found = find() if jax.process_index() == 0 else None
-    if jax.process_count() > 1:
-        found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
-        found = None if found < 0 else found
-    return found

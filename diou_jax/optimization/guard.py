@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
 RECENT = 64
 # Largest accepted norm of a gradient; its square must not overflow float32.
@@ -66,5 +67,23 @@ def count(guard: Guard, step: jax.Array, good: jax.Array) -> Guard:
 
 
 def select(good: jax.Array, new, old):
-    """The new tree if `good`, else the old one; its integers, the counters of the schedule, are always new."""
-    return jax.tree.map(lambda n, o: jnp.where(good, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n, new, old)
+    """The new tree if `good`, else the old one, but for the counters of the schedule.
+
+    Counters, which are the integers, go on with the state's step, as the learning rate does. Adam's is the exception:
+    it says how many gradients its means hold, and if it counted those that were not taken, the means would no longer be
+    corrected for their start at 0, and the next updates would be too small.
+    """
+
+    def choose(new, old):
+        return jnp.where(good, new, old)
+
+    def part(new, old):
+        if _is_adam(new):
+            return jax.tree.map(choose, new, old)
+        return choose(new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return jax.tree.map(part, new, old, is_leaf=_is_adam)
+
+
+def _is_adam(part) -> bool:
+    return isinstance(part, optax.ScaleByAdamState)

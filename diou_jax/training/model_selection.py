@@ -29,15 +29,19 @@ class ModelSelection:
         self._criterion, self._patience, self._min_delta = criterion, patience, min_delta
         self._latest: tuple[int, list[dict]] | None = None
         self._best: tuple[int, float] | None = None
+        # What the next improvement must exceed by `min_delta`: the best value may be better, but by less than that.
+        self._mark: tuple[int, float] | None = None
         self._waited = 0
 
     def resume(self, metadata: Mapping[str, Any]) -> None:
         """Takes over the evaluations in a checkpoint's metadata; none if they are of another metric."""
-        self._latest, self._best, self._waited = None, None, 0
+        self._latest, self._best, self._mark, self._waited = None, None, None, 0
         stored = metadata.get("early_stopping")
         if stored and self._criterion and metadata.get("best_by") == vars(self._criterion):
-            self._best = None if stored["value"] is None else (stored["step"], stored["value"])
+            self._mark = None if stored["value"] is None else (stored["step"], stored["value"])
             self._waited = stored["waited"]
+            better = metadata.get("best_so_far")
+            self._best = (better["step"], better["value"]) if better else self._mark
 
     def record(self, step: int, rows: Sequence[Row], *, counts: bool) -> dict[str, float]:
         """Takes note of an evaluation; all processes call this.
@@ -57,9 +61,10 @@ class ModelSelection:
         value = _from_first(self._criterion.value(rows))
         if not counts:
             return {}
-        if self._criterion.is_better(value, self._best and self._best[1], by=self._min_delta):
-            assert value is not None
-            self._best, self._waited = (step, value), 0
+        if value is not None and self._criterion.is_better(value, self._best and self._best[1]):
+            self._best = (step, value)
+        if value is not None and self._criterion.is_better(value, self._mark and self._mark[1], by=self._min_delta):
+            self._mark, self._waited = (step, value), 0
         else:
             self._waited += 1
         if self._best is None:
@@ -71,11 +76,13 @@ class ModelSelection:
         """The metadata of a step's checkpoint, JSON values."""
         if self._criterion is None:
             return {}
-        best_step, value = self._best or (None, None)
+        marked, value = self._mark or (None, None)
         found: dict[str, Any] = {
             "best_by": dict(vars(self._criterion)),
-            "early_stopping": {"step": best_step, "value": value, "waited": self._waited},
+            "early_stopping": {"step": marked, "value": value, "waited": self._waited},
         }
+        if self._best is not None and self._best != self._mark:
+            found["best_so_far"] = dict(zip(("step", "value"), self._best, strict=True))
         return found | ({"evaluation": self._latest[1]} if self._latest and self._latest[0] == step else {})
 
     def was_evaluated(self, step: int) -> bool:
@@ -87,9 +94,9 @@ class ModelSelection:
         if self._criterion is None or not self._patience or self._waited < self._patience:
             return None
         name = f"{self._criterion.metric.removeprefix('eval/')} of {self._criterion.dataset}"
-        if self._best is None:
+        if self._mark is None:
             return f"early stopping: {name} had no value in {self._waited} evaluations"
-        step, value = self._best
+        step, value = self._mark
         return f"early stopping: {name} has not improved on {value:.4g} of step {step} in {self._waited} evaluations"
 
 

@@ -28,17 +28,49 @@ def make_train_step(
     guarded: bool = True,
     devices: Sequence[jax.Device] | None = None,
 ) -> Programs:
-    """The whole update as one compiled function: ``step(state, batch) -> (state, metrics)``.
+    """The whole update as one compiled function, `step_program`, of a run with a seed: ``step(state, batch)``.
+
+    See `step_program` and `of_run`, which has one more argument.
+    """
+    program = step_program(
+        detector, optimizer, iter_size=iter_size, log_every=log_every, guarded=guarded, devices=devices
+    )
+    return of_run(program, seed=seed)
+
+
+def of_run(program: jax.stages.Wrapped, *, seed: int, window_start: int = 0) -> Programs:
+    """The `step_program` of a run: ``step(state, batch) -> (state, metrics)``.
+
+    What differs between runs is an argument of the program, so that every run finds it on disk, compiled.
+
+    Args:
+      program: the function.
+      seed: seed of all sampling. Seed, step and an image's place in the batch determine every draw; the number of
+        devices does not.
+      window_start: number of updates that were done before the first one that `log_every` holds for.
+    """
+    seed_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return Programs("training step", program, seed_data, np.int32(window_start))
+
+
+def step_program(
+    detector: FasterRCNN,
+    optimizer: optax.GradientTransformation,
+    *,
+    iter_size: int,
+    log_every: int,
+    guarded: bool = True,
+    devices: Sequence[jax.Device] | None = None,
+) -> jax.stages.Wrapped:
+    """The whole update as one function: ``step(state, batch, seed_data, window_start) -> (state, metrics)``.
 
     As in the original, each device normalises its own losses, and gradients are summed over `iter_size` minibatches and
     averaged over devices. If a loss or gradient is not finite on one device, the update is skipped on all. The state is
-    donated; ``metrics`` are the state's window, since the last multiple of `log_every`.
+    donated; ``metrics`` are the state's window, since the last multiple of `log_every` or since `window_start`.
 
     Args:
       detector: network and rules.
       optimizer: the optimiser, which gets the averaged gradient.
-      seed: seed of all sampling. Seed, step and an image's place in the batch determine every draw; the number of
-        devices does not.
       iter_size: SOLVER.ITER_SIZE; the batch's leading axis is devices, then iter_size times the device's images.
       log_every: length of the window of the metrics, in updates.
       guarded: whether the guard checks updates; False is for measuring its cost.
@@ -52,10 +84,10 @@ def make_train_step(
         (_, (metrics, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return gradient, metrics, statistics
 
-    def step(state: TrainState, batch: Batch, key_data: jax.Array):
+    def step(state: TrainState, batch: Batch, seed_data: jax.Array, window_start: jax.Array):
         images = batch.image.shape[0]
         slots = jax.lax.axis_index(AXIS) * images + jnp.arange(images)
-        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(seed_data), state.step)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(slots)
 
         minibatches = jax.tree.map(lambda x: x.reshape(iter_size, -1, *x.shape[1:]), (batch, keys))
@@ -75,10 +107,11 @@ def make_train_step(
             metrics = jax.tree.map(lambda x: x.mean(0), metrics)
 
         gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
-        return update(state, gradient, metrics, statistics)
+        done = jnp.minimum(state.step % log_every, jnp.maximum(state.step - window_start, 0))
+        return update(state, gradient, metrics, statistics, done)
 
     @jax.named_scope("optimiser")
-    def update(state, gradient, metrics, statistics):
+    def update(state, gradient, metrics, statistics, done):
         metrics["grad_norm"] = gradient_norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params, guard, ema = optax.apply_updates(state.params, updates), state.guard, state.ema
@@ -94,13 +127,11 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            window=extend_window(state.window, metrics, done=state.step % log_every, good=good),
+            window=extend_window(state.window, metrics, done=done, good=good),
             guard=guard,
             ema=ema,
             statistics=statistics,
         )
         return state, state.window
 
-    program = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
-    # The seed is an argument, so that runs with other seeds find the compiled program on disk.
-    return Programs("training step", program, np.asarray(jax.random.key_data(jax.random.key(seed))))
+    return jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, devices=devices, donate_argnums=0)

@@ -1,7 +1,8 @@
 """A training run: it is set up or resumed, trained to its end, and rolled back if its updates stay non-finite."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
 from absl import logging
@@ -30,7 +31,7 @@ from diou_jax.training.diagnosis import Diverged, give_up
 from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop, StopEarly, StoppedEarly
 from diou_jax.training.loop import run_steps
 from diou_jax.training.model_selection import ModelSelection
-from diou_jax.training.step import make_train_step
+from diou_jax.training.step import of_run, step_program
 from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
 from diou_jax.workdir.run_lock import run_lock
@@ -62,7 +63,11 @@ def train(
     base.check(config, explicit)
     require_trackers(config)
     prepare(config.log.compilation_cache)
-    options = {"keep": config.checkpoint.keep, "strict": config.checkpoint.on_error == "error"}
+    options = {
+        "keep": config.checkpoint.keep,
+        "strict": config.checkpoint.on_error == "error",
+        "keep_best": bool(config.checkpoint.best),
+    }
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
         run = Run(config, workdir, checkpoints, explicit=explicit, then_evaluate=then_evaluate)
         if (finished := run.is_finished()) is None:
@@ -123,6 +128,7 @@ class Run:
             "config": json.loads(json.dumps(config.to_dict())),
             "explicit": sorted(explicit),
             "scale_rate": self._rule_options["scale_rate"],
+            "window_start": window_start(before, latest or 0, every=config.log.every),
         }
         if latest is None:
             variables, origin = initial_variables(config, self._detector.network, self._dataset.class_names)
@@ -151,13 +157,9 @@ class Run:
     def train(self) -> None:
         """Trains to the end; rolls back up to `train.max_rollbacks` times if updates stay non-finite."""
         config = self.config
-        update = make_train_step(
-            self._detector,
-            self._optimizer,
-            seed=config.rng_seed,
-            iter_size=config.solver.iter_size,
-            log_every=config.log.every,
-        )
+        options = {"iter_size": config.solver.iter_size, "log_every": config.log.every}
+        program = step_program(self._detector, self._optimizer, **options)
+        update = of_run(program, seed=config.rng_seed, window_start=self._metadata["window_start"])
         compile_ahead(self._programs(update))
         trackers = make_trackers(config, self._workdir)
         with (
@@ -174,7 +176,8 @@ class Run:
                     break
                 except Diverged as error:
                     if rollback == config.train.max_rollbacks:
-                        give_up(error, self._detector, self._reader, workdir=self._workdir, seed=config.rng_seed)
+                        options = {"seed": config.rng_seed, "minibatch": self.rule.batch.per_device}
+                        give_up(error, self._detector, self._reader, workdir=self._workdir, **options)
                     self._roll_back(error, log)
         if self._first:
             draw_curves(self._workdir)
@@ -272,9 +275,9 @@ class Run:
             print_line(line)
         if not (config.resnets.use_gn or config.resnets.use_bn) and not origin:
             logging.warning(
-                "the backbone starts from random weights with frozen affine layers, which seldom trains well; "
-                "resnets.imagenet_pretrained_weights takes a file, resnets.use_gn=True and resnets.use_bn=True are for "
-                "random weights"
+                "the backbone starts from random weights with frozen affine layers, which seldom trains well; set "
+                "resnets.imagenet_pretrained_weights to a file (docs/running.md has the addresses of some), or for "
+                "random weights resnets.use_gn=True or resnets.use_bn=True"
             )
 
 
@@ -290,6 +293,21 @@ def meant(given: Collection[str], before: Collection[str], *, going_on: bool) ->
     """
     schedule = {f"solver.{name}" for name in SCHEDULE}
     return frozenset(before) | (schedule & set(given) if going_on else set(batch_rule.OPTIONS) & set(given))
+
+
+def window_start(before: Mapping[str, Any], step: int, *, every: int) -> int:
+    """The number of updates after which the lines of the log began to be `every` updates apart.
+
+    A line that falls due sooner after that has the mean of the updates since then, not of all since the line before.
+
+    Args:
+      before: the metadata of the checkpoint from which a run goes on; empty for a new one.
+      step: number of updates done at this start.
+      every: log.every of this start.
+    """
+    then = before.get("config", {}).get("log", {}).get("every", every)
+    going_on = "batch_size" in before  # an imported checkpoint has a step, but no updates in its window
+    return before.get("window_start", 0) if going_on and then == every else step
 
 
 def _check_data(workdir, before, now):

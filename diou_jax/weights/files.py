@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diou_jax import plain_pickle
@@ -17,6 +18,14 @@ from diou_jax.weights.record import Record, read_record
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+
+
+# The dtypes of safetensors that numpy has; they are little-endian.
+_SAFE_DTYPES = {
+    **{f"F{bits}": f"<f{bits // 8}" for bits in (64, 32, 16)},
+    **{f"{kind}{bits}": f"<{kind.lower()}{bits // 8}" for kind in "IU" for bits in (64, 32, 16, 8)},
+    "BOOL": "?",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +94,10 @@ def _read_torch(path):
     def to_numpy(value):
         if isinstance(value, torch.Tensor):
             value = value.detach()
-            return (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
+            try:
+                return (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
+            except TypeError:
+                raise UserError(f"{path}: a tensor is of dtype {value.dtype}, which numpy lacks") from None
         if isinstance(value, Mapping):
             return {key: to_numpy(entry) for key, entry in value.items()}
         return [to_numpy(entry) for entry in value] if isinstance(value, (list, tuple)) else value
@@ -112,11 +124,19 @@ def _refuse_compressed(path):
 
 def _read_safetensors(path):
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, deserialize
     except ImportError:
         raise UserError(f"{path} is a safetensors file: pip install -e '.[torch]' reads it") from None
     try:
-        return load_file(path)
+        # Its own reader for numpy fails at the first tensor of a dtype that numpy lacks.
+        return {name: _safe_array(path, name, **tensor) for name, tensor in deserialize(path.read_bytes())}
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+
+
+def _safe_array(path, name, *, dtype, shape, data):
+    if dtype == "BF16":
+        return np.frombuffer(data, jnp.bfloat16).reshape(shape).astype(np.float32)
+    if dtype not in _SAFE_DTYPES:
+        raise UserError(f"{path}: {name} is of dtype {dtype}, and {', '.join(_SAFE_DTYPES)} and BF16 can be read")
+    return np.frombuffer(data, _SAFE_DTYPES[dtype]).reshape(shape)

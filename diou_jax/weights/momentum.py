@@ -16,13 +16,18 @@ def resume(opt_state: optax.OptState, source: WeightSource, variables: Mapping) 
     """The state of an optimiser that continues the original's run.
 
     Args:
-      opt_state: state of `diou_jax.optimization.optimizer` with SGD before the first update.
+      opt_state: state of `diou_jax.optimization.optimizer` before the first update.
       source: a checkpoint of the original, with step and optimiser.
       variables: the network's variables; shapes are enough.
 
     Raises:
-      UserError: if the file has no optimiser, or that of another network.
+      UserError: if the file has no optimiser, or that of another network, or the optimiser here is not SGD.
     """
+    if any(map(_is_adam, jax.tree.leaves(opt_state, is_leaf=_is_adam))):
+        raise UserError(
+            f"solver.type: the momentum in {source.kind} is that of SGD, for which Adam and AdamW have no place; set "
+            "solver.type=SGD, or leave --resume_optimizer out"
+        )
     step = source.step
     if step is None or not source.optimizer:
         raise UserError(f"{source.kind} holds no step and optimiser to resume; leave --resume_optimizer out")
@@ -52,6 +57,10 @@ def resume(opt_state: optax.OptState, source: WeightSource, variables: Mapping) 
             f"{source.kind} has no momentum of {', '.join(missing[:5])}; is resnets.freeze_at that of its run?"
         )
     return resumed
+
+
+def _is_adam(part) -> bool:
+    return isinstance(part, optax.ScaleByAdamState)
 
 
 def _momentum(source):

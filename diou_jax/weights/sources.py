@@ -37,6 +37,7 @@ class WeightSource:
       optimizer: torch's state of the optimiser, or None.
       style: convention of the images, and for a detector of its boxes: "caffe" or "torchvision"; None if unknown.
       record: the network's options and classes, if the file has them.
+      notes: lines for the report on how the file was read.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class WeightSource:
     optimizer: Mapping[str, Any] | None = None
     style: str | None = None
     record: Record = dataclasses.field(default_factory=Record)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_detector(self) -> bool:
@@ -113,7 +115,9 @@ def read_source(path: str | os.PathLike, *, imagenet_style: str = "auto", batch_
         return WeightSource(f"an ImageNet ResNet in {style}'s style", tensors, tuple(unused), style=style)
     if torchvision.is_torchvision(names):
         tensors, unused = torchvision.to_original(file.tensors)
-        return WeightSource("a torchvision detector", tensors, tuple(unused), style="torchvision")
+        of_coco = torchvision.is_of_coco(file.tensors)
+        notes = (f"{torchvision.CLASSES} rows of its heads are read as COCO's category ids",) if of_coco else ()
+        return WeightSource("a torchvision detector", tensors, tuple(unused), style="torchvision", notes=notes)
     raise UserError(f"{path}: tensors such as {', '.join(list(names)[:3])} are of no network that can be imported")
 
 
@@ -177,6 +181,8 @@ def import_tensors(
     report = [f"{source.kind}: {len(values)} tensors used"]
     if backbone_only:
         report.append("only the backbone is taken: pyramid, RPN and heads keep their random weights")
+    else:
+        report += source.notes
     unused = [*source.unused, *(source.tensors.keys() - tensors.keys())]
     if unused:
         report.append(f"not used: {', '.join(unused[:8])}" + (f" and {len(unused) - 8} more" if unused[8:] else ""))

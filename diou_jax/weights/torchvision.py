@@ -14,6 +14,7 @@ from diou_jax.weights import imagenet
 
 # torchvision's heads have a row for each of COCO's category ids, used or not.
 CLASSES = 91
+_SCORES = "roi_heads.box_predictor.cls_score.weight"
 _HEADS = {
     "rpn.head.conv": "RPN.FPN_RPN_conv",
     "rpn.head.conv.0.0": "RPN.FPN_RPN_conv",
@@ -45,13 +46,18 @@ def has_batch_norm(names: Collection[str]) -> bool:
     return "backbone.fpn.inner_blocks.0.1.running_var" in names
 
 
+def is_of_coco(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the heads have as many rows as COCO has category ids: they are then read as these."""
+    return _SCORES in tensors and len(tensors[_SCORES]) == CLASSES
+
+
 def to_original(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Tensors under the original's names, for BGR images minus `imagenet.MEANS`, and the names of unused tensors.
 
     Batch norm that learns stays as it is. Frozen batch normalisation is folded without an epsilon, as the published
-    weights require. Of 91 classes those of COCO are kept.
+    weights require. Of 91 classes those of COCO are kept, see `is_of_coco`.
     """
-    batch_norm = has_batch_norm(tensors.keys())
+    batch_norm, of_coco = has_batch_norm(tensors.keys()), is_of_coco(tensors)
     body = {name.removeprefix("backbone.body."): name for name in tensors if name.startswith("backbone.body.")}
     result, body_unused = imagenet.to_original(
         {name: tensors[source] for name, source in body.items()}, batch_norm=batch_norm, epsilon=0.0
@@ -69,7 +75,8 @@ def to_original(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray
         elif original is None:
             unused.append(name)
         else:
-            result[f"{original}.{leaf}"] = _of_coco(value) if original.startswith(_BY_CLASS) else value
+            rows = of_coco and original.startswith(_BY_CLASS)
+            result[f"{original}.{leaf}"] = _coco_rows(value) if rows else value
     return result, unused + counters
 
 
@@ -100,8 +107,8 @@ def _stack(module, names):
     return f"{stack}.{modules * number + int(match[4] or 0)}"
 
 
-def _of_coco(value):
-    """The rows of the background and COCO's 80 classes, from 91 rows or 91 times 4; other arrays stay unchanged."""
+def _coco_rows(value):
+    """The rows of the background and COCO's 80 classes, from 91 rows or 91 times 4; other arrays, misfits, stay."""
     if len(value) not in (CLASSES, 4 * CLASSES):
         return value
     rows = value.reshape(CLASSES, -1, *value.shape[1:])[[max(number, 0) for number in coco_classes.IDS]]
