@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from fast_compilation import FLAGS
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.data.loader import batches
@@ -249,7 +250,7 @@ def run_child(config, workdir, *, devices):
     source = CHILD.format(
         root=str(ROOT), tests=str(ROOT / "tests"), config=json.dumps(config.to_dict()), workdir=str(workdir)
     )
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}"}
     return subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, env=environment, timeout=300, check=False
     )

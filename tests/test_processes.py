@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import fast_compilation
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -41,7 +42,7 @@ def start(tiny_config, tmp_path):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "XLA_FLAGS": f"{fast_compilation.FLAGS} --xla_force_host_platform_device_count=1",
             "JAX_PLATFORMS": "cpu",
         }
         command = [sys.executable, "main.py", "--config", str(file), "--workdir", str(workdir), "--mode", "train"]
