@@ -276,7 +276,6 @@ def main() -> None:
     shared = {"PYTHONPATH": os.pathsep.join([str(ROOT), *given]), "JAX_COMPILATION_CACHE_DIR": cache}
     if options.rehearse:
         shared["JAX_PLATFORMS"] = "cpu"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running stage ends, too
     with Report(options.out) as report:
         report.line(f"{datetime.datetime.now():%Y-%m-%d %H:%M}, {options.minutes:g} minutes")
         end, statuses = time.monotonic() + 60 * options.minutes, {}
@@ -304,4 +303,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running stage ends, too
     main()

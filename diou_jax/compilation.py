@@ -29,7 +29,7 @@ def set_flags() -> None:
 
 @functools.cache
 def prepare(folder: str) -> None:
-    """Chooses the GPU kernels and opens the compilation cache; a program calls it before it holds a device.
+    """Sets XLA's flags, chooses the GPU kernels and opens the compilation cache; call it before a device is held.
 
     Only the first call in a process has an effect. The processes of a run execute one program, so they use the kernels
     that every one of them accepts.
@@ -37,6 +37,7 @@ def prepare(folder: str) -> None:
     Args:
       folder: the folder of verdicts on kernels and of compiled programs; if empty, nothing is kept.
     """
+    set_flags()
     lines = earn_kernels(folder)
     cache_compilations(folder)
     if jax.process_count() > 1:

@@ -25,6 +25,13 @@ def test_what_the_user_has_set_stays(monkeypatch, given, wanted):
     assert os.environ["XLA_FLAGS"] == wanted
 
 
+def test_a_run_that_python_starts_has_the_flags_too(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/x")
+    monkeypatch.setattr(compilation, "earn_kernels", lambda folder: [])
+    compilation.prepare.__wrapped__("")  # without its memory of earlier calls
+    assert os.environ["XLA_FLAGS"].endswith(compilation.FLAGS["xla_gpu_exclude_nondeterministic_ops"])
+
+
 def test_this_xla_knows_them_all():
     """It ends the process where it does not."""
     code = "from diou_jax import compilation; compilation.set_flags(); import jax; print(jax.numpy.ones(3).sum())"
