@@ -23,7 +23,7 @@ def gpu(monkeypatch):
 def run(gpu, monkeypatch, out, stages, *options):
     """The exit code of the program with these stages, the rows of results.jsonl, and the report."""
     monkeypatch.setattr(gpu, "STAGES", stages)
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out), *options])
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out), "--scratch", str(out / "scratch"), *options])
     with pytest.raises(SystemExit) as exit_:
         gpu.main()
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
