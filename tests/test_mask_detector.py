@@ -14,7 +14,7 @@ from diou_jax import masks
 from diou_jax.data.loader import batches
 from diou_jax.detection.rules import Thresholds
 from diou_jax.devices import replicate
-from diou_jax.evaluation import evaluate, true_masks
+from diou_jax.evaluation import evaluate, pictures, true_masks
 from diou_jax.options import build
 from diou_jax.prediction import predict
 from diou_jax.prediction.detector import Detector
@@ -181,8 +181,8 @@ def test_pictures_show_the_masks_of_detections_and_ground_truth(data, found):
     true = true_masks.by_box(data.annotation_files, {records.image_ids.tolist()[0]: size})
     boxes, _, _ = records.annotations(0)
     assert len(boxes) > 0 and {key[1:] for key in true} >= {tuple(box) for box in boxes.tolist()}
-    bare = evaluate.draw(data, 0, dataclasses.replace(found[0], rles=None), score_threshold=0.05)
-    picture = evaluate.draw(data, 0, found[0], score_threshold=0.05, true=true)
+    bare = pictures.draw_beside_truth(data, 0, dataclasses.replace(found[0], rles=None), score_threshold=0.05)
+    picture = pictures.draw_beside_truth(data, 0, found[0], score_threshold=0.05, true=true)
     changed, middle = (picture != bare).any(-1), picture.shape[1] // 2
     assert changed[:, :middle].any() and changed[:, middle:].any()
 

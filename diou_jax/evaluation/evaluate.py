@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -16,33 +15,29 @@ from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.data import proposals_file
-from diou_jax.data.annotations import id_key
 from diou_jax.data.dataset import Dataset, align_classes, one_class
-from diou_jax.data.decoding import decode
 from diou_jax.data.loader import batches
 from diou_jax.data.proposals import make_table
 from diou_jax.detection.staged import Selection
 from diou_jax.devices import replicate
 from diou_jax.errors import UserError
-from diou_jax.evaluation import coco_results, metric_names, proposal_recall, true_masks
+from diou_jax.evaluation import coco_results, metric_names, proposal_recall
 from diou_jax.evaluation.datasets import open_datasets
 from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_function, missing_programs, on_devices
 from diou_jax.evaluation.found import NOTHING, Found
+from diou_jax.evaluation.pictures import write_pictures
 from diou_jax.evaluation.report import Report
 from diou_jax.evaluation.thresholds_file import write_thresholds
 from diou_jax.evaluation.unwritten import Unwritten
 from diou_jax.evaluation.validation_losses import ValidationLosses
-from diou_jax.masks import Rle
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.options.trackers import make_trackers, require_trackers
 from diou_jax.programs import Programs, compile_ahead
-from diou_jax.reporting import picture_files, visualize
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
 from diou_jax.reporting.run_page import write_index
-from diou_jax.reporting.visualize import Objects
 
 # Names of results files begin as the original's do, by kind of result.
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
@@ -239,7 +234,8 @@ class Evaluator:
         if both and dataset.annotated:
             suppression = self._compare_nms(dataset, both, summaries[0].matches)
             print_line("\n".join([*suppression.lines(), ""]))
-        self._draw(dataset, found, sorted(seen)[: config.log.images], step, log)
+        pictures = {"folder": self._folder / "pictures", "step": step, "log": log}
+        write_pictures(dataset, found, sorted(seen)[: config.log.images], **pictures)
         if page is not None:
             about = {"files": files, "unread": len(dataset) - len(seen), "seconds": duration}
             page.add(dataset, results, summaries, suppression=suppression, **about)
@@ -284,25 +280,13 @@ class Evaluator:
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s{place}")
         print_line(report)
         _print_losses(out.losses, dataset, step)
-        self._draw(one_class(dataset), found, seen[: self._config.log.images], step, log)
+        pictures = {"folder": self._folder / "pictures", "step": step, "log": log}
+        write_pictures(one_class(dataset), found, seen[: self._config.log.images], **pictures)
         if page is not None:
             proposals = sum(len(one.scores) for one in found.values())
             unread = len(dataset) - len(seen)
             page.add_recall(dataset, values, proposals=proposals, unread=unread, seconds=duration)
         return {"dataset": dataset.name, **metrics} if metrics else {}
-
-    def _draw(self, dataset, found, indices, step, log):
-        records, true = dataset.records, None
-        if any(found[index].rles is not None for index in indices):
-            sizes = {records.image_ids.tolist()[i]: (int(records.heights[i]), int(records.widths[i])) for i in indices}
-            true = true_masks.by_box(dataset.annotation_files, sizes)
-        for index in indices:
-            picture = draw(dataset, index, found[index], true=true)
-            name, prefix = picture_files.flat(dataset.image_name(index)), f"{dataset.name}_"
-            name = f"{step:07d}_{prefix}{name.removeprefix(prefix)}"  # images often lie in a folder of the set's name
-            with log.spared("pictures"):
-                picture_files.write(self._folder / "pictures" / name, picture)
-            log.image(step, f"detections/{dataset.name}/{index}", picture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,33 +329,4 @@ def score(
     sizes = dict(zip(ids, zip(records.heights.tolist(), records.widths.tolist())))
     return coco_results.evaluate(
         results, dataset.annotation_files, ids, kind=kind, max_dets=max_dets, sizes=sizes, with_matches=with_matches
-    )
-
-
-def draw(
-    dataset: Dataset,
-    index: int,
-    found: Found,
-    *,
-    score_threshold: float = 0.5,
-    true: Mapping[tuple, Rle] | None = None,
-) -> np.ndarray:
-    """A picture of detections beside ground truth, uint8 BGR; `true` has its masks, see `true_masks.by_box`."""
-    records = dataset.records
-    image = decode(
-        dataset.read(index),
-        dataset.image_name(index),
-        height=int(records.heights[index]),
-        width=int(records.widths[index]),
-    )
-    boxes, classes, crowd = records.annotations(index)
-    key = id_key(records.image_ids.tolist()[index])
-    of_truth = None if true is None else [true.get((key, *box)) for box in boxes.tolist()]
-    shown = np.flatnonzero(found.scores >= score_threshold).tolist()
-    rles = None if found.rles is None else [found.rles[row] for row in shown]
-    return visualize.side_by_side(
-        image,
-        Objects(found.boxes[shown], found.classes[shown], scores=found.scores[shown], rles=rles),
-        Objects(boxes, classes, crowd=crowd, rles=of_truth),
-        class_names=dataset.class_names,
     )
