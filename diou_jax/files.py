@@ -84,13 +84,17 @@ def writable_folder(path: str | os.PathLike, option: str) -> pathlib.Path:
 
 def possible_name(path: str | os.PathLike, option: str) -> None:
     """Raises a UserError that names `option` if no file or folder can have the name `path`, as it is too long."""
-    try:
-        os.lstat(path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{option} {printable(path)}: the name is too long; name a shorter one") from None
-    except ValueError as error:
-        raise UserError(f"{option} {printable(path)}: no file can have this name ({error}); name another") from None
+    path = pathlib.Path(path)
+    # Each part is asked for where the system can answer: below a missing folder it calls every name missing.
+    folder = next((parent for parent in path.parents if os.path.isdir(parent)), pathlib.Path())
+    for candidate in (path, *(folder / part for part in path.parts)):
+        try:
+            os.lstat(candidate)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UserError(f"{option} {printable(path)}: the name is too long; name a shorter one") from None
+        except ValueError as error:
+            raise UserError(f"{option} {printable(path)}: no file can have this name ({error}); name another") from None
 
 
 @contextlib.contextmanager

@@ -140,7 +140,14 @@ def test_a_name_must_be_possible(tmp_path):
     possible_name(tmp_path / "new", "--workdir")
     possible_name(tmp_path, "--workdir")
     possible_name(pathlib.Path(__file__) / "below", "--workdir")  # another check says what is wrong there
-    for name, words in (("n" * 256, "the name is too long"), ("a\0b", "no file can have this name")):
+    for name, words in (
+        ("n" * 256, "the name is too long"),
+        ("missing/" + "n" * 256 + "/below", "the name is too long"),
+        (str(tmp_path / "missing" / ("n" * 256)), "the name is too long"),
+        ("missing/" * 600, "the name is too long"),
+        ("a\0b", "no file can have this name"),
+        ("missing/a\0b/below", "no file can have this name"),
+    ):
         with pytest.raises(UserError, match=f"--workdir .*{words}"):
             possible_name(name, "--workdir")
 

@@ -37,8 +37,10 @@ def predict_with(*arguments):
     return parse([*arguments, "--mode", "predict", "--input", "a", "--output", "b"])
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "runs/" + "n" * 256])
-def test_a_workdir_whose_name_no_system_takes_is_named(name):
+@pytest.mark.parametrize("name", ["n" * 300, "runs/" + "n" * 256, "missing/" + "n" * 256])
+def test_a_workdir_whose_name_no_system_takes_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
     assert remembered(name) is None
     for arguments in (
         ["--workdir", name],
