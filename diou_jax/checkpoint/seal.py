@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import os
 import pathlib
+
+from diou_jax.files import replacing
 
 
 def seal(folder: pathlib.Path, file: pathlib.Path) -> None:
     """Writes the size and checksum of every file of `folder` to `file`."""
     content = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(draft, file)
+    with replacing(file) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def damage(folder: pathlib.Path, file: pathlib.Path) -> str | None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from diou_jax.data import annotations, voc, yolo
 from diou_jax.data.annotated import Annotated, library
 from diou_jax.errors import UserError
+from diou_jax.files import replacing
 from diou_jax.reporting.run_log import print_line
 
 FORMATS = {"voc": voc, "yolo": yolo}
@@ -145,17 +146,14 @@ def _link(origin, goal):
     try:
         os.link(origin, goal)
     except OSError:
-        draft = goal.with_name(f".{goal.name}.part")
-        shutil.copyfile(origin, draft)
-        os.replace(draft, goal)
+        with replacing(goal) as draft:
+            shutil.copyfile(origin, draft)
 
 
 def _write(file, content):
-    draft = file.with_suffix(".part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-        os.replace(draft, file)
+        with replacing(file) as draft:
+            draft.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror})") from None
 

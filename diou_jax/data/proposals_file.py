@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,19 +13,16 @@ from diou_jax.data.annotations import id_key
 from diou_jax.data.dataset import EXAMPLES, Dataset, Faults
 from diou_jax.data.proposals import ProposalTable, make_table
 from diou_jax.errors import UserError
-from diou_jax.files import regular_file
+from diou_jax.files import regular_file, replacing
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(ProposalTable))
 
 
 def write(path: str | os.PathLike, table: ProposalTable) -> None:
     """Writes a table atomically as an ``.npz`` file with an array for each of its columns."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as file:
+    # numpy would append .npz to the name of the draft, but not to an open file.
+    with replacing(path) as draft, draft.open("wb") as file:
         np.savez(file, **{name: getattr(table, name) for name in COLUMNS})
-    os.replace(draft, path)
 
 
 def read(path: str | os.PathLike) -> ProposalTable:

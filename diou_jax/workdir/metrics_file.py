@@ -6,6 +6,8 @@ import os
 import pathlib
 from typing import Any
 
+from diou_jax.files import replacing
+
 LARGEST_STEP = 1 << 53
 
 
@@ -52,9 +54,8 @@ def drop_rows(path: pathlib.Path, step: int) -> str | None:
     if damaged:
         place = free_name(path)
         place.write_bytes(b"\n".join(damaged) + b"\n")
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
     if place is None:
         return None
     return f"{path} had {len(damaged)} line(s) that are no rows of metrics; they were moved to {place}"

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from diou_jax.checkpoint.seal import damage
 from diou_jax.configs import base
 from diou_jax.errors import UserError
+from diou_jax.files import replacing
 from diou_jax.nested_config import flatten, overwrite
 from diou_jax.workdir.metrics_file import set_aside
 
@@ -93,16 +94,13 @@ def _compare(workdir, before, after):
 
 
 def _write(file, config):
-    draft = file.with_suffix(".tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
             set_aside(file)
-        with draft.open("w") as stream:
+        with replacing(file) as draft, draft.open("w") as stream:
             stream.write(json.dumps(config, indent=2) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(draft, file)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error}; name another --workdir") from error
 
