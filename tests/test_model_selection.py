@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from diou_jax.checkpoint.ranking import Criterion, rank
+from diou_jax.checkpoint.ranking import Criterion, rank_checkpoints
 from diou_jax.errors import UserError
 from diou_jax.evaluation.metric_names import detector_metrics, find_criterion, proposal_metrics
 from diou_jax.training.model_selection import ModelSelection
@@ -151,7 +151,7 @@ def test_the_best_so_far_is_the_best_checkpoint_and_patience_waits_for_min_delta
     for step, value in values.items():
         points = selection.record(step, rows(value), counts=True)
         stored[step] = json.loads(json.dumps(selection.metadata(step)))
-        best = rank(stored)[0]
+        best = rank_checkpoints(stored)[0]
         assert points == {"best/AP": values[best], "best/step": best}
         assert stored[step]["early_stopping"] == {"step": 10, "value": 0.5, "waited": step // 10 - 1}
         if step == 10 * (interrupted_after or 0):

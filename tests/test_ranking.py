@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from diou_jax.checkpoint.ranking import Criterion, rank, ranking
+from diou_jax.checkpoint.ranking import Criterion, rank_checkpoints, ranking
 
 AP = Criterion("val", "eval/AP")
 LOSS = Criterion("val", "val/loss")
@@ -57,6 +57,6 @@ def test_the_newest_checkpoint_that_names_a_metric_decides_by_which_all_are_rank
     both = [{"dataset": "val", "eval/AP": 0.5, "val/loss": 1.0}], [{"dataset": "val", "eval/AP": 0.4, "val/loss": 0.5}]
     by_ap, by_loss = ({"dataset": "val", "metric": metric} for metric in ("eval/AP", "val/loss"))
     known = {10: {"best_by": by_ap, "evaluation": both[0]}, 20: {"best_by": by_ap, "evaluation": both[1]}, 5: {}}
-    assert rank(known) == [10, 20]
-    assert rank(known | {30: {"best_by": by_loss}, 40: {}}) == [20, 10]
-    assert rank(known, LOSS) == [20, 10] and rank({5: {}}) == []
+    assert rank_checkpoints(known) == [10, 20]
+    assert rank_checkpoints(known | {30: {"best_by": by_loss}, 40: {}}) == [20, 10]
+    assert rank_checkpoints({5: {}}) == []

@@ -11,30 +11,26 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 
-from diou_jax.checkpoint.differences import differences, stored_tree
-from diou_jax.checkpoint.first_format import from_first_format, to_first_format
+from diou_jax.checkpoint import storage
+from diou_jax.checkpoint.differences import stored_tree
 from diou_jax.checkpoint.inspector import Inspector
-from diou_jax.checkpoint.items import RAW, TRAINING, VARIABLES, abstract, items_of, raw_of, state_of, with_raw
+from diou_jax.checkpoint.items import RAW, VARIABLES, abstract, items_of, raw_of, state_of, with_raw
 from diou_jax.checkpoint.preservation import NewestAndBest
-from diou_jax.checkpoint.ranking import rank
+from diou_jax.checkpoint.ranking import rank_checkpoints
 from diou_jax.errors import Stopped, UserError
 from diou_jax.optimization.state import TrainState
 
-# The arrangement of a checkpoint's items and names. Checkpoints without a number are of the first. Those of a run with
-# a moving average are of the third: its variables are the average, which a program that knows no average would train.
-FORMAT, FORMAT_WITH_EMA = 2, 3
+# A reader names a checkpoint by one of these words or by its step.
+LAST, BEST = "last", "best"
 
-LAST, BEST = "last", "best"  # a reader may ask for these besides steps
-
-# Seconds after which orbax is no longer at work in the folder of a failed write; its threads outlive the failure.
+# Orbax's threads outlive a failed write. After this many seconds none of them writes to its folder any more.
 ABANDONED = 60
 
-REPLACED = 5  # number of attempts to read a checkpoint that another run may replace meanwhile
+# Number of attempts to read checkpoints that a run in progress may replace meanwhile.
+ATTEMPTS = 5
 
 
 class Checkpoints:
@@ -65,15 +61,15 @@ class Checkpoints:
           workdir: the work folder.
           which: the checkpoint to read: "last", "best" (see `best`), or its step.
           keep: number of newest checkpoints that are kept; the best one is kept besides.
-          create: whether the folder may be made and written, by its owner alone, which removes what failed and killed
-            writes have left; else a UserError is raised if the folder is missing.
+          create: whether the caller owns the folder, and may make it, write to it and remove the remains of failed and
+            killed writes. Others only read; for them a missing folder raises a UserError.
           strict: whether a checkpoint that cannot be written is an error; else it is a line in the log.
           keep_best: whether the best checkpoint is kept, also while none is evaluated.
         """
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._owner, self._strict, self._keep_best = create, strict, keep_best
         if not create and not self.directory.is_dir():
-            raise UserError(_nothing(self.directory))
+            raise UserError(_no_checkpoint(self.directory))
         if not re.fullmatch(f"{LAST}|{BEST}|[0-9]+", str(which)):
             raise UserError(f"checkpoint {which!r}: it must be best, last or the step of a checkpoint")
         self._which = which
@@ -85,17 +81,8 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self):
-        """The manager by orbax; it is made at its first use, since it makes the folder."""
-        return ocp.CheckpointManager(
-            epath.Path(self.directory),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._kept, create=True, enable_async_checkpointing=True
-            ),
-            item_handlers={
-                **{name: ocp.StandardCheckpointHandler() for name in (VARIABLES, TRAINING, RAW)},
-                "metadata": ocp.JsonCheckpointHandler(),
-            },
-        )
+        """Orbax's manager; it is made at its first use, since it makes the folder."""
+        return storage.make_manager(self.directory, self._kept)
 
     def __enter__(self):
         return self
@@ -151,22 +138,15 @@ class Checkpoints:
           UserError: if this checkpoint or the one before could not be written.
         """
         self.finish()
-        # The best one so far is deleted only after this one is complete.
+        # The best checkpoint so far is deleted only after this one is complete.
         self._kept.best = self._best_with(step, metadata)
-        items = items_of(state)
-        metadata = {**metadata, "format": FORMAT_WITH_EMA if RAW in items else FORMAT}
-        if jax.process_count() > 1:
-            items = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, items)
         if jax.process_index() == 0:
-            # What a failed write has left may fill the disk.
+            # The remains of a failed write may fill the disk.
             self._inspector.remove_partial(older_than=ABANDONED)
             if not (self.directory / str(step)).is_dir():
-                self._inspector.forget(step)  # a seal of this step is that of a checkpoint which is gone
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+                self._inspector.forget(step)  # a seal of this step belongs to a checkpoint that no longer exists
         with self._as_user_error():
-            self._manager.save(
-                step, args=ocp.args.Composite(metadata=ocp.args.JsonSave(metadata), **arguments), force=True
-            )
+            storage.write(self._manager, step, state, metadata=metadata)
             self._written.add(step)
         if jax.process_index() == 0:
             self._inspector.seal_when_complete(step)
@@ -215,8 +195,7 @@ class Checkpoints:
 
     def metadata(self) -> dict:
         """The metadata of the checkpoint `which`; raises UserError if there is none."""
-        metadata = self._of_chosen(self._metadata)
-        return {name: value for name, value in metadata.items() if name != "format"}
+        return self._of_chosen(lambda step: storage.read_metadata(self._manager, step))
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged ones among them, ascending."""
@@ -255,7 +234,7 @@ class Checkpoints:
 
     def _best_of(self, known: Mapping[int, Mapping], *, new: int | None = None) -> int | None:
         """The best step of `known` metadata; a step that is `new` counts as whole."""
-        order = rank(known)
+        order = rank_checkpoints(known)
         counted = self._written | {new}
         found = next((step for step in order if step in counted or self._inspector.is_whole(step)), None)
         if not all((self.directory / str(step)).is_dir() for step in known if step != new):
@@ -289,8 +268,8 @@ class Checkpoints:
         return found
 
     def _settled(self, find) -> int | None:
-        """``find()``, once more for a reader if a run in progress has replaced checkpoints meanwhile."""
-        for _ in range(REPLACED):
+        """``find()``; a reader tries again if a run in progress has replaced checkpoints meanwhile."""
+        for _ in range(ATTEMPTS):
             steps, found = self.steps(), find()
             if self._owner or all((self.directory / str(step)).is_dir() for step in steps):
                 break
@@ -317,10 +296,6 @@ class Checkpoints:
     def _has_raw(self, step) -> bool:
         return (self.directory / str(step) / RAW).is_dir()
 
-    def _metadata(self, step) -> dict:
-        items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=items).metadata
-
     @contextlib.contextmanager
     def _as_user_error(self):
         try:
@@ -333,42 +308,19 @@ class Checkpoints:
             if self._strict:
                 raise UserError(message) from error
             logging.error("%s", message)
-            self._manager.reload()  # it has dropped the best checkpoint in favour of one that is not there
+            self._manager.reload()  # the manager has dropped the best checkpoint for one that was not written
 
-    def _read(self, items: Mapping[str, Any]) -> dict:
-        def read(step):
-            stored, is_first = self._manager.item_metadata(step), self._format(step) == 1
-            likes = {name: to_first_format(like) if is_first else like for name, like in items.items()}
-            for name, like in likes.items():
-                unequal = differences(stored.get(name) or {}, like)
-                if unequal:
-                    raise UserError(
-                        f"{self.directory / str(step)} does not fit this config's {name}: {'; '.join(unequal[:5])}"
-                        + (f" and {len(unequal) - 5} more" if len(unequal) > 5 else "")
-                    )
-            arguments = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
-            found = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-            return {name: from_first_format(found[name]) if is_first else found[name] for name in likes}
-
-        return self._of_chosen(read)
-
-    def _format(self, step) -> int:
-        number = self._metadata(step).get("format", 1)
-        if number not in (1, FORMAT, FORMAT_WITH_EMA):
-            raise UserError(
-                f"{self.directory / str(step)} is a checkpoint of format {number}, and this version of diou-jax reads "
-                f"formats 1 to {FORMAT_WITH_EMA}; install the version that wrote it, or name another --workdir"
-            )
-        return number
+    def _read(self, like: Mapping[str, Any]) -> dict:
+        return self._of_chosen(lambda step: storage.read_items(self._manager, step, like))
 
     def _of_chosen(self, read):
-        """``read(step)`` of the chosen checkpoint; it is tried again if a run in progress replaces that meanwhile."""
-        for _ in range(REPLACED):
+        """``read(step)`` of the chosen checkpoint, tried again if a run in progress replaces it meanwhile."""
+        for _ in range(ATTEMPTS):
             step = self.chosen()
             if step is None:
-                raise UserError(_nothing(self.directory))
+                raise UserError(_no_checkpoint(self.directory))
             try:
-                self._format(step)  # an unknown one is refused before anything is read
+                storage.check_format(self._manager, step)  # an unknown format is refused before anything is read
                 return read(step)
             except UserError:
                 raise
@@ -380,5 +332,5 @@ class Checkpoints:
         raise UserError(f"the checkpoints in {self.directory} are replaced faster than they can be read")
 
 
-def _nothing(directory: pathlib.Path) -> str:
+def _no_checkpoint(directory: pathlib.Path) -> str:
     return f"there is no checkpoint in {directory}; train first, or name the folder of another run"

@@ -1,4 +1,4 @@
-"""Which checkpoints of a folder are whole: finished ones are sealed, and what has changed since is set aside."""
+"""Seals finished checkpoints with checksums, and sets aside those that have changed since or cannot be read."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from diou_jax.checkpoint.differences import stored_tree
 from diou_jax.checkpoint.items import RAW, TRAINING, VARIABLES, abstract
 from diou_jax.checkpoint.seal import damage, seal
 
-# What orbax is asked for is asked for by all processes, which wait for each other, unless it is told otherwise.
+# By default a call of orbax waits until all processes make it. With these options the first process calls alone.
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="inspector")
 
 PARTIAL = ".orbax-checkpoint-tmp"  # part of the name of a checkpoint's folder until it is complete
@@ -36,8 +36,8 @@ class Inspector:
         self._directory, self._writable = directory, writable
         self._seals, self.aside = directory.with_suffix(".sealed"), directory.with_suffix(".damaged")
         self._sealer = ThreadPoolExecutor(1)
-        self._written = threading.Event()  # that the last write has ended, well or badly
-        self._good: set[int] = set()
+        self._written = threading.Event()  # set when the last write has ended, successfully or not
+        self._whole: set[int] = set()
 
     def seal_when_complete(self, step: int) -> None:
         """Seals a checkpoint, in the background, as soon as it is complete."""
@@ -50,7 +50,7 @@ class Inspector:
 
     def forget(self, step: int) -> None:
         """Removes the seal of a checkpoint that is no longer there, or will be written anew."""
-        self._good.discard(step)
+        self._whole.discard(step)
         if self._writable:
             with contextlib.suppress(OSError):
                 self._seal_of(step).unlink()
@@ -62,14 +62,14 @@ class Inspector:
 
     def is_whole(self, step: int) -> bool:
         """Whether a checkpoint is undamaged; a damaged one is named in the log and moved to `aside`."""
-        if step in self._good:
+        if step in self._whole:
             return True
         problem, folder = self._damage(step), self._directory / str(step)
         if problem is None:
-            self._good.add(step)
+            self._whole.add(step)
             return True
         if not folder.is_dir():
-            return False  # a run in progress has replaced it by a newer one
+            return False  # a run in progress has replaced the checkpoint by a newer one
         logging.error("checkpoint %s is damaged: %s", folder, problem)
         if self._writable:
             self.aside.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ class Inspector:
         return False
 
     def remove_partial(self, *, older_than: float = 0.0) -> None:
-        """Removes what failed and killed writes have left that many seconds ago; no write may be going on."""
+        """Removes the remains of failed and killed writes, `older_than` seconds old; no write may be going on."""
         for folder in self._directory.glob(f"*{PARTIAL}*"):
             with contextlib.suppress(OSError):
                 if time.time() - folder.stat().st_mtime >= older_than:

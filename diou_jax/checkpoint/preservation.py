@@ -7,12 +7,12 @@ from typing import Any
 class NewestAndBest:
     """A preservation policy of orbax: the newest checkpoints and one more.
 
-    Orbax's own `BestN` ranks by a separate item of each checkpoint and has no rule for ties and NaN; here the metadata
-    decide, which are there for all that read them.
+    Orbax's own `BestN` ranks by an item of its own in each checkpoint and has no rule for ties and NaN. Here the caller
+    ranks, by the metadata.
 
     Attributes:
       newest: number of newest checkpoints that stay.
-      best: step of another one, or None.
+      best: step of the best checkpoint, which stays as well, or None.
     """
 
     def __init__(self, newest: int):

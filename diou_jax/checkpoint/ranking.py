@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# A row of metrics holds the name of its data set as "dataset", and numbers by name; None or NaN where there is none.
+# A row of metrics has the name of its data set as "dataset", and metrics by name; None or NaN: the metric has no value.
 Row = Mapping[str, Any]
 
 
@@ -15,8 +15,8 @@ class Criterion:
 
     Attributes:
       dataset: name of the test set that decides.
-      metric: name of the metric in its row, such as "eval/AP". Validation losses ("val/..." but for accuracies) are
-        better if they are smaller, all others if they are larger.
+      metric: name of the metric in its row, such as "eval/AP". Validation losses (names that begin with
+        "val/", except accuracies) are better if they are smaller, all other metrics if they are larger.
     """
 
     dataset: str
@@ -51,13 +51,16 @@ def ranking(evaluations: Mapping[int, Sequence[Row]], criterion: Criterion) -> l
     return sorted((step for step, value in values.items() if value is not None), key=lambda s: (sign * values[s], s))  # type: ignore[operator]
 
 
-def rank(known: Mapping[int, Mapping[str, Any]], criterion: Criterion | None = None) -> list[int]:
-    """As `ranking`, from the metadata of checkpoints by step, which hold their "evaluation" and "best_by", a criterion.
+def rank_checkpoints(metadata: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """As `ranking`, for checkpoints with an "evaluation" in their metadata.
 
-    Without a `criterion`, that of the newest checkpoint which has one is taken; if none has, the result is empty.
+    The criterion is "best_by" of the newest checkpoint that has one; if none has, the result is empty.
+
+    Args:
+      metadata: the metadata of each checkpoint by its step.
     """
-    named = (known[step].get("best_by") for step in sorted(known, reverse=True))
-    criterion = criterion or next((Criterion(**fields) for fields in named if fields), None)
+    named = (metadata[step].get("best_by") for step in sorted(metadata, reverse=True))
+    criterion = next((Criterion(**fields) for fields in named if fields), None)
     if criterion is None:
         return []
-    return ranking({step: metadata.get("evaluation") or () for step, metadata in known.items()}, criterion)
+    return ranking({step: content.get("evaluation") or () for step, content in metadata.items()}, criterion)
