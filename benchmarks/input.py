@@ -21,7 +21,8 @@ from absl import flags
 
 from diou_jax.data import catalog, loader
 from diou_jax.data.augmentation import Mirror, ScaleChoice
-from diou_jax.data.reader import Reader, train_reader
+from diou_jax.data.make_reader import train_reader
+from diou_jax.data.reader import Reader
 
 
 def draw(root: pathlib.Path, count: int) -> None:

@@ -18,7 +18,7 @@ from timing import head, header, line
 
 from diou_jax.data import catalog, loader, shapes
 from diou_jax.data.augmentation import Mirror, ScaleChoice
-from diou_jax.data.reader import train_reader
+from diou_jax.data.make_reader import train_reader
 
 
 def resident(pid: int | str) -> float:

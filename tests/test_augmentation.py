@@ -10,7 +10,7 @@ from test_reader import RULES, make_dataset, make_train_reader
 
 from diou_jax.boxes import mirror, to_input, to_original
 from diou_jax.data.augmentation import Key, Mirror, ScaleChoice, augment, largest_size, longest_sides
-from diou_jax.data.reader import train_reader
+from diou_jax.data.make_reader import train_reader
 from diou_jax.data.view import cropped, recoloured, whole
 from diou_jax.detection import preprocess
 from diou_jax.structures import Placement

@@ -30,7 +30,8 @@ from diou_jax.data import catalog, coco, decoding, prepare_tfds, tfds
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
 from diou_jax.data.loader import batches
-from diou_jax.data.reader import BatchRules, EpochRules, eval_reader, train_reader
+from diou_jax.data.make_reader import EpochRules, eval_reader, train_reader
+from diou_jax.data.reader import BatchRules
 from diou_jax.errors import UserError
 from diou_jax.reporting.run_log import read_metrics
 from diou_jax.training import train

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from diou_jax.data import annotations, coco, reader
+from diou_jax.data import annotations, coco, make_reader
 from diou_jax.data.augmentation import ScaleChoice
 from diou_jax.data.dataset import BadImageError, align_classes
 from diou_jax.data.decoding import decode
@@ -231,7 +231,7 @@ def test_a_file_without_annotations_is_for_a_server(tmp_path):
         dataset = coco.load(tmp_path / "ann.json", tmp_path)
         assert len(dataset) == 1 and not dataset.annotated
         with pytest.raises(UserError, match=r"ann\.json has no list of 'annotations' to learn from"):
-            reader.train_reader(dataset, [ScaleChoice((64,), 64)], batch_size=1, seed=0)
+            make_reader.train_reader(dataset, [ScaleChoice((64,), 64)], batch_size=1, seed=0)
 
 
 def test_backslashes_are_named_where_they_are_the_reason(load):

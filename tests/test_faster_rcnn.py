@@ -15,9 +15,10 @@ import pytest
 import views
 
 from diou_jax.configs import base
-from diou_jax.data import catalog, packing, reader
+from diou_jax.data import catalog, make_reader, packing
 from diou_jax.data.augmentation import ScaleChoice
 from diou_jax.data.buckets import Bucket
+from diou_jax.data.reader import BatchRules
 from diou_jax.detection.loss import values
 from diou_jax.options import build
 from diou_jax.structures import RoiSamples
@@ -148,9 +149,9 @@ def test_one_batch_of_photos_can_be_overfitted(tiny_config, real_data):
     config.resnets.use_gn = config.fpn.use_gn = True
     config.resnets.width_per_group, config.fpn.dim, config.fast_rcnn.mlp_head_dim = 8, 32, 64
     data = catalog.load(("train2017",), real_data("coco128"))
-    augmentations, rules = [ScaleChoice((128,), 192)], reader.BatchRules(max_boxes=64)
-    photos = reader.train_reader(
-        data, augmentations, batch_size=2, seed=3, epoch=reader.EpochRules(use_flipped=False), rules=rules
+    augmentations, rules = [ScaleChoice((128,), 192)], BatchRules(max_boxes=64)
+    photos = make_reader.train_reader(
+        data, augmentations, batch_size=2, seed=3, epoch=make_reader.EpochRules(use_flipped=False), rules=rules
     )
     batch = jax.tree.map(jnp.asarray, photos(0)[0])
     detector = build.detector(config, len(data.class_names))

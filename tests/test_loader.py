@@ -13,7 +13,7 @@ from test_reader import SKIP, equal, make_dataset, make_train_reader
 from diou_jax.data import catalog, coco, loader
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
-from diou_jax.data.reader import train_reader
+from diou_jax.data.make_reader import train_reader
 from diou_jax.errors import UserError
 
 

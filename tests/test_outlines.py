@@ -18,8 +18,8 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.dataset import join
 from diou_jax.data.division import subset
 from diou_jax.data.fingerprint import fingerprint
+from diou_jax.data.make_reader import EpochRules, eval_reader, train_reader
 from diou_jax.data.outlines import concatenate, from_parts
-from diou_jax.data.reader import EpochRules, eval_reader, train_reader
 from diou_jax.data.view import flip_points, mirrored, whole
 from diou_jax.errors import UserError
 from diou_jax.training.diagnosis import load_batch

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from diou_jax.data import coco
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BACKGROUND, BadImageError, Dataset, make_records
-from diou_jax.data.reader import BatchRules, EpochRules, eval_reader, train_reader
+from diou_jax.data.make_reader import EpochRules, eval_reader, train_reader
+from diou_jax.data.reader import BatchRules
 from diou_jax.detection import preprocess
 from diou_jax.errors import UserError
 

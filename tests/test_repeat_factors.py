@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from test_reader import make_dataset, make_train_reader
 
 from diou_jax.data.dataset import make_records
-from diou_jax.data.reader import EpochRules
+from diou_jax.data.make_reader import EpochRules
 from diou_jax.data.repeat_factors import repeat_factors
 from diou_jax.data.schedule import TrainSchedule
 

@@ -14,9 +14,10 @@ from test_reader import make_dataset
 from diou_jax.boxes import to_input
 from diou_jax.data.augmentation import Key, Mirror, augment, largest_size, longest_sides
 from diou_jax.data.buckets import Bucket
+from diou_jax.data.make_reader import train_reader
 from diou_jax.data.outlines import from_parts
 from diou_jax.data.packing import Annotations, example, visible
-from diou_jax.data.reader import BatchRules, train_reader
+from diou_jax.data.reader import BatchRules
 from diou_jax.data.scale_jitter import ScaleJitter
 from diou_jax.data.view import cropped
 from diou_jax.detection import preprocess

@@ -13,7 +13,8 @@ from diou_jax.configs import base
 from diou_jax.data import catalog, prepare_tfds, tfds
 from diou_jax.data.augmentation import Mirror, ScaleChoice
 from diou_jax.data.dataset import BadImageError
-from diou_jax.data.reader import BatchRules, EpochRules, train_reader
+from diou_jax.data.make_reader import EpochRules, train_reader
+from diou_jax.data.reader import BatchRules
 from diou_jax.errors import UserError
 from diou_jax.options import build
 

@@ -9,13 +9,14 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from diou_jax.data import catalog, coco_classes, layouts, proposals_file, reader, shapes
+from diou_jax.data import catalog, coco_classes, layouts, make_reader, proposals_file, shapes
 from diou_jax.data.augmentation import Augmentation, Mirror, ScaleChoice
 from diou_jax.data.augmented_reader import AugmentedReader, augmented_reader
 from diou_jax.data.dataset import BACKGROUND, Dataset
 from diou_jax.data.iou_crop import IoUCrop
 from diou_jax.data.passes import Pass, Passes, arrange
 from diou_jax.data.photometric import PhotometricJitter
+from diou_jax.data.reader import BatchRules, Reader
 from diou_jax.data.scale_jitter import ScaleJitter
 from diou_jax.detection.faster_rcnn import FasterRCNN
 from diou_jax.detection.staged import Function, Selection, StagedDetection
@@ -172,17 +173,17 @@ def rule(
     )
 
 
-def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.Reader:
+def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> Reader:
     """The reader that makes training batches of a data set."""
     rules = _batch_rules(config, config.train.proposal_limit)
     if config.train.jitter:
         rules = dataclasses.replace(rules, shapes=())  # the square is the only input
-    return reader.train_reader(
+    return make_reader.train_reader(
         data,
         train_augmentations(config),
         batch_size=batch.images * config.solver.iter_size,
         seed=config.rng_seed,
-        epoch=reader.EpochRules(
+        epoch=make_reader.EpochRules(
             use_flipped=config.train.use_flipped,
             drop_empty=config.train.drop_empty,
             repeat_threshold=config.data.repeat_threshold,
@@ -191,17 +192,17 @@ def train_reader(config: ConfigDict, data: Dataset, batch: BatchSize) -> reader.
     )
 
 
-def eval_reader(config: ConfigDict, data: Dataset) -> reader.Reader | AugmentedReader:
+def eval_reader(config: ConfigDict, data: Dataset) -> Reader | AugmentedReader:
     """The reader of batches that hold every image of a data set once, in all passes if there are several."""
     batch_size, rules = config.test.ims_per_batch * jax.device_count(), _batch_rules(config, config.test.proposal_limit)
     if (several := passes(config)) is not None:
         return augmented_reader(data, several.distinct, batch_size=batch_size, rules=rules)
-    return reader.eval_reader(data, usual_pass(config).augmentations, batch_size=batch_size, rules=rules)
+    return make_reader.eval_reader(data, usual_pass(config).augmentations, batch_size=batch_size, rules=rules)
 
 
-def validation_reader(config: ConfigDict, data: Dataset) -> reader.Reader:
+def validation_reader(config: ConfigDict, data: Dataset) -> Reader:
     """The reader of the images of a test set on which losses are computed, one for each device and batch."""
-    return reader.validation_reader(
+    return make_reader.validation_reader(
         data,
         usual_pass(config).augmentations,
         images=config.test.losses,
@@ -284,7 +285,7 @@ def loading(config: ConfigDict) -> dict[str, Any]:
 
 
 def _batch_rules(config, proposal_limit):
-    return reader.BatchRules(
+    return BatchRules(
         proposal_limit=proposal_limit,
         shapes=tuple(config.data.buckets),
         stride=config.fpn.coarsest_stride,
