@@ -83,14 +83,14 @@ def test_an_annealed_rate_follows_the_batch_and_ends_with_the_adapted_run(policy
     config = base.get_config()
     config.solver.lr_policy = policy
     rule = build.rule(config)
-    rate = build.rate(config, rule.schedule)
+    rate = build.learning_rate(config, rule.schedule)
     warm, last = config.solver.warm_up_iters, 4 * config.solver.max_iter
     assert rule.schedule.max_iter == last and not any("solver.steps" in line for line in rule.changes)
     assert float(rate(warm)) == pytest.approx(0.02 / 4)
     assert float(rate(warm + (last - warm) // 2)) == pytest.approx(0.02 / 8)
     assert 0 < float(rate(last - 1)) < 1e-7
     config.solver.type = "AdamW"
-    assert float(build.rate(config, build.rule(config).schedule)(warm)) == pytest.approx(0.02)
+    assert float(build.learning_rate(config, build.rule(config).schedule)(warm)) == pytest.approx(0.02)
 
 
 @given(batch=st.integers(1, 64), devices=st.integers(2, 16))

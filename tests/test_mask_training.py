@@ -66,7 +66,7 @@ def test_two_devices_average_what_each_finds_on_its_own_image(tiny_mask_config):
     data, rule = build.dataset(config, config.train.datasets), build.rule(config)
     batch, _ = build.train_reader(config, data, rule.batch)(0)
     assert (batch.gt.masks.part >= 0).any((1, 2)).all()
-    optimizer, rate = build.make_optimizer(config, rule.schedule), float(build.rate(config, rule.schedule)(0))
+    optimizer, rate = build.make_optimizer(config, rule.schedule), float(build.learning_rate(config, rule.schedule)(0))
     detector = build.detector(config, len(data.class_names))
     variables = detector.network.init_variables(jax.random.key(0))
 

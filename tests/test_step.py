@@ -11,7 +11,7 @@ import pytest
 from diou_jax.devices import replicate, to_devices
 from diou_jax.optimization.state import create_state
 from diou_jax.structures import blank_batch
-from diou_jax.training.step import make_train_step, of_run, step_program
+from diou_jax.training.step import bind_run, make_train_step, step_program
 
 RATE, DECAY = 0.125, 0.75
 
@@ -88,7 +88,7 @@ def test_a_window_of_another_length_begins_where_the_run_goes_on():
 
     def advance(state, rows, log_every, window_start=0):
         program = step_program(detector, optimizer, iter_size=1, log_every=log_every)
-        step = of_run(program, seed=0, window_start=window_start)
+        step = bind_run(program, seed=0, window_start=window_start)
         found = []
         for row in rows:
             batch = jax.tree.map(lambda x: np.repeat(x, 2, 0), blank_batch(1, 32, 32))

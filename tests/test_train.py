@@ -158,7 +158,7 @@ def plain(tiny_config):
         config.solver.iter_size = iter_size
         rule = build.rule(config)
         batch, _ = build.train_reader(config, build.dataset(config, config.train.datasets), rule.batch)(0)
-        return batch, build.make_optimizer(config, rule.schedule), float(build.rate(config, rule.schedule)(0))
+        return batch, build.make_optimizer(config, rule.schedule), float(build.learning_rate(config, rule.schedule)(0))
 
     return make
 

@@ -166,7 +166,7 @@ def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks
     tx = build.make_optimizer(config, build.rule(config).schedule)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, state.params), state.opt_state, state.params)
     moved = export_original(state.variables | {"params": optax.apply_updates(state.params, updates)})
-    rate = float(build.rate(config, build.rule(config).schedule)(42))
+    rate = float(build.learning_rate(config, build.rule(config).schedule)(42))
     for name in tensors:
         factor = 2 if config.solver.bias_double_lr and name.endswith("bias") else 1
         wanted = tensors[name] - factor * rate * 0.9 * momentum.get(name, 0)

@@ -298,7 +298,7 @@ def _batch_rules(config, proposal_limit):
     )
 
 
-def rate(config: ConfigDict, schedule: Schedule) -> MultiStep | Annealed:
+def learning_rate(config: ConfigDict, schedule: Schedule) -> MultiStep | Annealed:
     """The learning rate as a function of the step."""
     solver = config.solver
     warm_up = WarmUp(solver.warm_up_iters, solver.warm_up_factor, solver.warm_up_method)
@@ -310,7 +310,7 @@ def rate(config: ConfigDict, schedule: Schedule) -> MultiStep | Annealed:
 def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
     """The optimiser of the network's parameters."""
     return optimizer.make_optimizer(
-        rate(config, schedule),
+        learning_rate(config, schedule),
         frozen=functools.partial(frozen_stage, freeze_at=config.resnets.freeze_at),
         rules=rules_of(OptimizerRules, config.solver),
     )

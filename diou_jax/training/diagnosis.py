@@ -39,14 +39,14 @@ def give_up(
     seed: int,
     minibatch: int | None = None,
 ) -> None:
-    """Ends a run whose updates are skipped; the state still has the weights from before the first of them.
+    """Ends a run whose updates are skipped; the state still has the weights from before the first skipped update.
 
     It writes `workdir`/bad/batch_N.npz with the fields of the `Batch` of the first skipped update, and a checkpoint of
     the state beside it. With several processes each writes its own part, batch_N_processP.npz.
 
     Args:
-      error: the last of the skipped updates.
-      detector, reader: those of the run.
+      error: the exception raised at the last skipped update.
+      detector, reader: the detector and the reader of the run.
       workdir: the run's folder.
       seed: the run's seed.
       minibatch: number of images of a minibatch on one device; None: all images of the process.
@@ -71,7 +71,7 @@ def give_up(
 
 
 def _keep(error, batch, first, folder) -> str:
-    """Writes the batch and the weights; returns where they are, or why they are not, which ends no diagnosis."""
+    """Writes the batch and the weights, and says where they are; a failure is said as well and ends no diagnosis."""
     said = []
     file, weights = batch_file(folder, first), folder / "checkpoints"
     for what, place, write in (
@@ -100,7 +100,7 @@ def _write_batch(batch, file):
 
 def _write_weights(error, folder):
     if jax.process_index() == 0:
-        # The same run diverges at the same step each time that it is started; its last weights replace the others.
+        # A run that is started again diverges at the same step again; the new weights replace the older ones.
         for old in folder.glob("checkpoints*"):
             shutil.rmtree(old, ignore_errors=True)
     if jax.process_count() > 1:
@@ -140,8 +140,8 @@ def not_finite(
 ) -> list[str]:
     """Names of the tensors that are not finite in a step: weights, else losses, else gradients of a minibatch.
 
-    The local devices repeat the step's minibatches, with the step's random draws, one on each device at a time. Batch
-    norm over all devices of several processes is the one thing that differs: it sees those of this process.
+    The local devices repeat the step's minibatches, with the step's random draws, one on each device at a time. With
+    several processes one thing differs from the step: batch norm takes its statistics over this process' devices only.
 
     Args:
       detector: network and rules.

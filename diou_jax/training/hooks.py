@@ -29,42 +29,42 @@ class Journal:
     def __init__(self, log: RunLog, progress: Progress):
         """Reads the existing rows of the run."""
         self.log, self.progress = log, progress
-        self._speaks = jax.process_index() == 0
-        self._watch = Watch(read_metrics(log.workdir) if self._speaks else ())
+        self._is_first = jax.process_index() == 0
+        self._watch = Watch(read_metrics(log.workdir) if self._is_first else ())
 
     def print_line(self, line: str) -> None:
         """Prints a line, in the first process only."""
-        if self._speaks:
+        if self._is_first:
             print_line(line)
 
     def note_collapse(self, step: int, row: Mapping[str, float]) -> None:
         """Writes an event if a new row shows that the run has collapsed."""
-        if self._speaks and row and (problem := self._watch.sign_of_collapse(row)):
+        if self._is_first and row and (problem := self._watch.sign_of_collapse(row)):
             self.log.event(step, problem)
 
 
-class Report:
+class LogMetrics:
     """Writes a line of the log at every logged step, and an event for each update skipped since the last line."""
 
     def __init__(
         self,
         journal: Journal,
         *,
-        rate: Callable[[int], Any],
+        learning_rate: Callable[[int], Any],
         images: Callable[[int], list],
         max_bad_steps: int,
         start: int,
     ):
-        """Prepares the report.
+        """Starts the clock of the first step.
 
         Args:
           journal: the run's journal.
-          rate: learning rate as a function of the number of updates done.
+          learning_rate: the learning rate as a function of the number of updates done.
           images: ids of the images of an update, as a function of its number from 0.
           max_bad_steps: number of skipped updates in a row that raises Diverged.
           start: number of updates done before.
         """
-        self._journal, self._rate, self._images = journal, rate, images
+        self._journal, self._learning_rate, self._images = journal, learning_rate, images
         self._max_bad_steps, self._reported, self._start = max_bad_steps, start, start
         self._began = time.perf_counter()
 
@@ -80,7 +80,7 @@ class Report:
         values, guard = jax.device_get((moment.metrics, moment.state.guard))
         values = {name: float(value) for name, value in values.items()}
         speed = journal.progress.speed(step)
-        values |= {"rate": float(self._rate(step - 1)), "images_per_second": speed}
+        values |= {"rate": float(self._learning_rate(step - 1)), "images_per_second": speed}
         journal.log.scalars(step, values)
         journal.print_line(journal.progress.line(step, speed, values))
         for bad in sorted(number for number in guard.recent.tolist() if number >= self._reported):
@@ -104,13 +104,21 @@ class Save:
         every: int,
         selection: ModelSelection | None = None,
     ):
-        """Takes the metadata that each checkpoint holds beside the state, and the evaluations, which are a part."""
+        """Takes the run's parts.
+
+        Args:
+          checkpoints: the checkpoints of the run.
+          metadata: the metadata of every checkpoint; those of `selection` are added.
+          log: the log of the run.
+          every: number of updates between checkpoints.
+          selection: the evaluations of the run; None: there are none.
+        """
         self._checkpoints, self._metadata, self._log, self._every = checkpoints, metadata, log, every
         self._selection = selection or ModelSelection(None)
         self._saved = -1
 
     def __call__(self, moment: Moment) -> None:
-        """Saves at the steps to save; raises UserError if the checkpoint before could not be written."""
+        """Saves if a checkpoint is due; raises UserError if the previous one could not be written."""
         if moment.is_logged:
             self._checkpoints.raise_failure()
         if not (moment.is_last or moment.step % self._every == 0 or self._is_best(moment.step)):
@@ -130,7 +138,7 @@ class Save:
     def _is_best(self, step):
         if not self._selection.was_evaluated(step):
             return False
-        self._checkpoints.finish()  # the one before may be the best, and must be complete to be compared
+        self._checkpoints.finish()  # the previous checkpoint may be the best one, and counts once it is complete
         return self._checkpoints.would_be_best(step, self._selection.metadata(step))
 
     def _save(self, moment):
@@ -140,7 +148,7 @@ class Save:
 
 
 class Evaluate:
-    """Evaluates at every `every`-th step and the last, before the checkpoint is written, which holds the result."""
+    """Evaluates at every `every`-th step and at the last one; it precedes `Save`, whose checkpoints hold the result."""
 
     def __init__(
         self,
@@ -156,11 +164,11 @@ class Evaluate:
         """Takes the run's parts.
 
         Args:
-          evaluator: of the run's test sets.
+          evaluator: evaluates the run's test sets.
           journal: the run's journal.
           every: number of updates between evaluations.
-          save: the hook that writes checkpoints, which comes after this one.
-          selection: takes note of the evaluations.
+          save: the hook that writes checkpoints, called after this one.
+          selection: records the evaluations.
           averaged: whether the moving average is evaluated if there is one.
           page: whether each evaluation writes the page of the run anew.
         """
@@ -169,7 +177,7 @@ class Evaluate:
         self._page = page and jax.process_index() == 0
 
     def __call__(self, moment: Moment) -> None:
-        """Evaluates at the steps to evaluate; if data or files make that fail, the step is saved all the same."""
+        """Evaluates if an evaluation is due; if it fails because of data or files, a checkpoint is still written."""
         regular = moment.step % self._every == 0
         if not (regular or moment.is_last):
             return
@@ -177,7 +185,7 @@ class Evaluate:
         try:
             rows = self._evaluator(state.averaged if self._averaged else state.variables, moment.step, log)
         except (UserError, OSError):
-            if jax.process_count() == 1:  # of several processes another may not have failed
+            if jax.process_count() == 1:  # of several processes one may not have failed, and saving would wait for it
                 self._save.finish(moment)
             raise
         for row in rows:
@@ -195,7 +203,7 @@ class StopEarly:
     """Ends the loop, with a checkpoint of the current step, when evaluations have stopped getting better."""
 
     def __init__(self, selection: ModelSelection, save: Save):
-        """Takes the evaluations, and the hook that writes checkpoints."""
+        """Takes the evaluations of the run and the hook that writes checkpoints."""
         self._selection, self._save = selection, save
 
     def __call__(self, moment: Moment) -> None:

@@ -12,48 +12,48 @@ from diou_jax.checkpoint.ranking import Criterion, Row
 
 
 class ModelSelection:
-    """The evaluations of a run as far as they decide something.
+    """The best evaluation of a run, and the number of evaluations since the last improvement.
 
-    Everything it knows is part of the metadata of each checkpoint, so that a run that goes on from a checkpoint decides
-    as one that was never interrupted.
+    All of this is part of each checkpoint's metadata, so that a resumed run makes the same decisions as one that was
+    never interrupted.
     """
 
     def __init__(self, criterion: Criterion | None, *, patience: int = 0, min_delta: float = 0.0):
         """Starts without any evaluation.
 
         Args:
-          criterion: the metric that ranks checkpoints; None: none is the best.
-          patience: evaluations in a row without an improvement after which the run ends; 0: it never does.
-          min_delta: smallest difference that counts as an improvement is above this.
+          criterion: the metric that ranks checkpoints; None: no checkpoint is the best one.
+          patience: evaluations in a row without an improvement after which the run ends; 0: it never ends early.
+          min_delta: a value is an improvement if it is better than the last improvement by more than this.
         """
         self._criterion, self._patience, self._min_delta = criterion, patience, min_delta
         self._latest: tuple[int, list[dict]] | None = None
         self._best: tuple[int, float] | None = None
-        # What the next improvement must exceed by `min_delta`: the best value may be better, but by less than that.
-        self._mark: tuple[int, float] | None = None
+        # The last improvement by more than `min_delta`. The best value may be better by less than that.
+        self._improvement: tuple[int, float] | None = None
         self._waited = 0
 
     def resume(self, metadata: Mapping[str, Any]) -> None:
-        """Takes over the evaluations in a checkpoint's metadata; none if they are of another metric."""
-        self._latest, self._best, self._mark, self._waited = None, None, None, 0
+        """Continues with the evaluations in a checkpoint's metadata; starts anew if they rank by another metric."""
+        self._latest, self._best, self._improvement, self._waited = None, None, None, 0
         stored = metadata.get("early_stopping")
         if stored and self._criterion and metadata.get("best_by") == vars(self._criterion):
-            self._mark = None if stored["value"] is None else (stored["step"], stored["value"])
+            self._improvement = None if stored["value"] is None else (stored["step"], stored["value"])
             self._waited = stored["waited"]
-            better = metadata.get("best_so_far")
-            self._best = (better["step"], better["value"]) if better else self._mark
+            best = metadata.get("best_so_far")
+            self._best = (best["step"], best["value"]) if best else self._improvement
 
     def record(self, step: int, rows: Sequence[Row], *, counts: bool) -> dict[str, float]:
-        """Takes note of an evaluation; all processes call this.
+        """Records an evaluation; all processes call this.
 
         Args:
           step: number of updates done.
-          rows: the rows of metrics; those of the first process matter.
-          counts: whether the evaluation counts for early stopping. That of a run's last step does not if it lies
-            between the regular ones, since a longer run would not have it.
+          rows: the rows of metrics; only those of the first process matter.
+          counts: whether the evaluation counts for early stopping. An evaluation of a run's last step does not if it
+            lies between the regular ones, since a longer run would not have it.
 
         Returns:
-          Points for the log: the best value so far, of the evaluations that count, and its step.
+          Values for the log: the best one of the evaluations that count so far, and its step.
         """
         if self._criterion is None:
             return {}
@@ -63,8 +63,10 @@ class ModelSelection:
             return {}
         if value is not None and self._criterion.is_better(value, self._best and self._best[1]):
             self._best = (step, value)
-        if value is not None and self._criterion.is_better(value, self._mark and self._mark[1], by=self._min_delta):
-            self._mark, self._waited = (step, value), 0
+        if value is not None and self._criterion.is_better(
+            value, self._improvement and self._improvement[1], by=self._min_delta
+        ):
+            self._improvement, self._waited = (step, value), 0
         else:
             self._waited += 1
         if self._best is None:
@@ -76,17 +78,17 @@ class ModelSelection:
         """The metadata of a step's checkpoint, JSON values."""
         if self._criterion is None:
             return {}
-        marked, value = self._mark or (None, None)
+        improved, value = self._improvement or (None, None)
         found: dict[str, Any] = {
             "best_by": dict(vars(self._criterion)),
-            "early_stopping": {"step": marked, "value": value, "waited": self._waited},
+            "early_stopping": {"step": improved, "value": value, "waited": self._waited},
         }
-        if self._best is not None and self._best != self._mark:
+        if self._best is not None and self._best != self._improvement:
             found["best_so_far"] = dict(zip(("step", "value"), self._best, strict=True))
         return found | ({"evaluation": self._latest[1]} if self._latest and self._latest[0] == step else {})
 
     def was_evaluated(self, step: int) -> bool:
-        """Whether the last evaluation was that of a step."""
+        """Whether the last evaluation was at this step."""
         return self._latest is not None and self._latest[0] == step
 
     def reason_to_stop(self) -> str | None:
@@ -94,9 +96,9 @@ class ModelSelection:
         if self._criterion is None or not self._patience or self._waited < self._patience:
             return None
         name = f"{self._criterion.metric.removeprefix('eval/')} of {self._criterion.dataset}"
-        if self._mark is None:
+        if self._improvement is None:
             return f"early stopping: {name} had no value in {self._waited} evaluations"
-        step, value = self._mark
+        step, value = self._improvement
         return f"early stopping: {name} has not improved on {value:.4g} of step {step} in {self._waited} evaluations"
 
 
@@ -105,7 +107,7 @@ def _as_json(value):
 
 
 def _from_first(value: float | None) -> float | None:
-    """The number of the first process, to the last bit of its 64; JAX would round it to 32."""
+    """The first process' number with all of its 64 bits, sent as bytes, since JAX would round it to 32 bits."""
     if jax.process_count() == 1:
         return value
     sent = np.frombuffer(np.float64(math.nan if value is None else value).tobytes(), np.uint8)

@@ -28,26 +28,23 @@ def make_train_step(
     guarded: bool = True,
     devices: Sequence[jax.Device] | None = None,
 ) -> Programs:
-    """The whole update as one compiled function, `step_program`, of a run with a seed: ``step(state, batch)``.
-
-    See `step_program` and `of_run`, which has one more argument.
-    """
+    """The `step_program` for a seed: ``step(state, batch) -> (state, metrics)``; it explains the arguments."""
     program = step_program(
         detector, optimizer, iter_size=iter_size, log_every=log_every, guarded=guarded, devices=devices
     )
-    return of_run(program, seed=seed)
+    return bind_run(program, seed=seed)
 
 
-def of_run(program: jax.stages.Wrapped, *, seed: int, window_start: int = 0) -> Programs:
-    """The `step_program` of a run: ``step(state, batch) -> (state, metrics)``.
+def bind_run(program: jax.stages.Wrapped, *, seed: int, window_start: int = 0) -> Programs:
+    """A `step_program` with the arguments of a run: ``step(state, batch) -> (state, metrics)``.
 
-    What differs between runs is an argument of the program, so that every run finds it on disk, compiled.
+    Seed and window start are arguments of the program, so that one compiled program on disk serves all runs.
 
     Args:
-      program: the function.
+      program: the result of `step_program`.
       seed: seed of all sampling. Seed, step and an image's place in the batch determine every draw; the number of
         devices does not.
-      window_start: number of updates that were done before the first one that `log_every` holds for.
+      window_start: number of updates done when the present value of `log_every` took effect.
     """
     seed_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
     return Programs("training step", program, seed_data, np.int32(window_start))

@@ -28,10 +28,10 @@ from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.run_log import Progress, RunLog, print_line
 from diou_jax.reporting.run_page import index_page
 from diou_jax.training.diagnosis import Diverged, give_up
-from diou_jax.training.hooks import Evaluate, Journal, Report, Save, Stop, StopEarly, StoppedEarly
+from diou_jax.training.hooks import Evaluate, Journal, LogMetrics, Save, Stop, StopEarly, StoppedEarly
 from diou_jax.training.loop import run_steps
 from diou_jax.training.model_selection import ModelSelection
-from diou_jax.training.step import of_run, step_program
+from diou_jax.training.step import bind_run, step_program
 from diou_jax.training.stop import StopRequest
 from diou_jax.workdir.run_config import keep_config, read_config
 from diou_jax.workdir.run_lock import run_lock
@@ -84,7 +84,7 @@ class Run:
       rule: batch size, learning rate and schedule.
       start: number of updates done before.
       last: number of the last update.
-      evaluator: of the run's test sets, or None.
+      evaluator: evaluates the run's test sets; None if the run needs none.
     """
 
     def __init__(
@@ -98,53 +98,54 @@ class Run:
     ):
         """Reads the data, and the newest checkpoint or the weights to start from."""
         self.config, self._workdir, self._checkpoints = config, workdir, checkpoints
-        self._first = jax.process_index() == 0
+        self._is_first = jax.process_index() == 0
         self._dataset = build.with_train_proposals(config, build.dataset(config, config.train.datasets))
         latest = checkpoints.latest()
         before = {} if latest is None else checkpoints.metadata()
         _check_data(workdir, before.get("data"), fingerprint(self._dataset))
-        going_on = "batch_size" in before  # an imported checkpoint has not been trained yet
-        explicit = meant(explicit, before.get("explicit", ()), going_on=going_on)
-        self._rule_options = {
-            "batch_size": before.get("batch_size"),
-            "explicit": explicit,
-            # Runs from before this option scaled Adam's learning rate, and keep it.
-            "scale_rate": before.get("scale_rate", True) if going_on else config.solver.type == "SGD",
-        }
+        self._rule_options = _rule_options(config, explicit, before)
         self.rule = build.rule(config, **self._rule_options)
         schedule = self.rule.schedule
         self.last = schedule.max_iter
-        self._rate = build.rate(config, schedule)
+        self._learning_rate = build.learning_rate(config, schedule)
         self._optimizer = build.make_optimizer(config, schedule)
         self._detector = build.detector(config, len(self._dataset.class_names), collect_scale=schedule.collect_scale)
         self._reader = build.train_reader(config, self._dataset, self.rule.batch)
         evaluates = config.test.every or then_evaluate
         self.evaluator = Evaluator(config, workdir, self._dataset.class_names) if evaluates else None
-        self._metadata = {
-            "class_names": self._dataset.class_names,
-            "category_ids": self._dataset.category_ids,
-            "data": fingerprint(self._dataset),
-            "batch_size": self.rule.batch.images,
-            "config": json.loads(json.dumps(config.to_dict())),
-            "explicit": sorted(explicit),
-            "scale_rate": self._rule_options["scale_rate"],
-            "window_start": window_start(before, latest or 0, every=config.log.every),
-        }
-        if latest is None:
-            variables, origin = initial_variables(config, self._detector.network, self._dataset.class_names)
-            state = self._first_state(variables)
-            keep_config(workdir, config.to_dict(), resuming=False)
-        else:
-            lengthened = self._lengthened(latest)
-            keep_config(workdir, config.to_dict(), resuming=True, write=latest <= self.last)
-            state = self._restore()
-            origin = [f"resumed at step {latest}", *lengthened]
+        self._metadata = self._make_metadata(window_start(before, latest or 0, every=config.log.every))
+        state, origin = self._begin() if latest is None else self._resume(latest)
         self._selection = self._make_selection()
         self._selection.resume(before)
         self._state = replicate(state)
         self.start = int(state.step)
-        if self._first:
+        if self._is_first:
             self._announce(origin)
+
+    def _make_metadata(self, window_start) -> dict[str, Any]:
+        """The metadata of every checkpoint."""
+        return {
+            "class_names": self._dataset.class_names,
+            "category_ids": self._dataset.category_ids,
+            "data": fingerprint(self._dataset),
+            "batch_size": self.rule.batch.images,
+            "config": json.loads(json.dumps(self.config.to_dict())),
+            "explicit": sorted(self._rule_options["explicit"]),
+            "scale_rate": self._rule_options["scale_rate"],
+            "window_start": window_start,
+        }
+
+    def _begin(self) -> tuple[TrainState, list[str]]:
+        """The state of a new run, and lines on the origin of its weights."""
+        variables, origin = initial_variables(self.config, self._detector.network, self._dataset.class_names)
+        keep_config(self._workdir, self.config.to_dict(), resuming=False)
+        return self._first_state(variables), origin
+
+    def _resume(self, step) -> tuple[TrainState, list[str]]:
+        """The state of the newest checkpoint, that of `step`, and lines on it and on a change of the schedule."""
+        changes = self._schedule_changes(step)
+        keep_config(self._workdir, self.config.to_dict(), resuming=True, write=step <= self.last)
+        return self._restore(), [f"resumed at step {step}", *changes]
 
     def is_finished(self) -> str | None:
         """Why there is nothing to train, in words, or None."""
@@ -157,14 +158,15 @@ class Run:
     def train(self) -> None:
         """Trains to the end; rolls back up to `train.max_rollbacks` times if updates stay non-finite."""
         config = self.config
-        options = {"iter_size": config.solver.iter_size, "log_every": config.log.every}
-        program = step_program(self._detector, self._optimizer, **options)
-        update = of_run(program, seed=config.rng_seed, window_start=self._metadata["window_start"])
+        program = step_program(
+            self._detector, self._optimizer, iter_size=config.solver.iter_size, log_every=config.log.every
+        )
+        update = bind_run(program, seed=config.rng_seed, window_start=self._metadata["window_start"])
         compile_ahead(self._programs(update))
         trackers = make_trackers(config, self._workdir)
         with (
-            RunLog(self._workdir, start_step=self.start, active=self._first, trackers=trackers) as log,
-            index_page(log, active=self._first and config.log.report),
+            RunLog(self._workdir, start_step=self.start, active=self._is_first, trackers=trackers) as log,
+            index_page(log, active=self._is_first and config.log.report),
             StopRequest() as stop,
         ):
             for rollback in range(config.train.max_rollbacks + 1):
@@ -179,15 +181,19 @@ class Run:
                         options = {"seed": config.rng_seed, "minibatch": self.rule.batch.per_device}
                         give_up(error, self._detector, self._reader, workdir=self._workdir, **options)
                     self._roll_back(error, log)
-        if self._first:
+        if self._is_first:
             draw_curves(self._workdir)
 
     def _attempt(self, update, log, stop):
         config, start = self.config, int(self._state.step)
         images = self.rule.batch.images * config.solver.iter_size
         journal = Journal(log, Progress(start=start, total=self.last, images_per_step=images))
-        report = Report(
-            journal, rate=self._rate, images=self._image_ids, max_bad_steps=config.train.max_bad_steps, start=start
+        log_metrics = LogMetrics(
+            journal,
+            learning_rate=self._learning_rate,
+            images=self._image_ids,
+            max_bad_steps=config.train.max_bad_steps,
+            start=start,
         )
         selection = self._selection
         save = Save(self._checkpoints, self._metadata, log, every=config.checkpoint.every, selection=selection)
@@ -202,11 +208,11 @@ class Run:
             to_devices(stream, ahead=config.data.prefetch),
             last=self.last,
             log_every=config.log.every,
-            hooks=[report, *evaluate, save, StopEarly(selection, save), Stop(stop, save)],
+            hooks=[log_metrics, *evaluate, save, StopEarly(selection, save), Stop(stop, save)],
         )
 
     def _image_ids(self, update):
-        """Ids of the images of the update with a number, from 0."""
+        """The ids of the images of an update; updates are numbered from 0."""
         return self._dataset.records.image_ids[self._reader.schedule.entries(update).index].tolist()
 
     def _programs(self, update):
@@ -244,8 +250,8 @@ class Run:
         log.rewind(int(state.step))
         log.event(error.step, f"{error.count} updates skipped in a row: back to step {int(state.step)}")
 
-    def _lengthened(self, step) -> list[str]:
-        """The lines on a change of the schedule since the run stopped at `step`."""
+    def _schedule_changes(self, step) -> list[str]:
+        """Lines on a change of the schedule since the run stopped at `step`."""
         before = (read_config(self._workdir) or {}).get("solver", {})
         with_before = self.config.copy_and_resolve_references()
         try:
@@ -257,7 +263,8 @@ class Run:
             return []
         return [
             f"schedule: solver.max_iter {old.max_iter} -> {new.max_iter}, solver.steps {old.steps} -> {new.steps}; "
-            f"the rate at step {step} is {self._rate(step):.3g}, it was {build.rate(with_before, old)(step):.3g}"
+            f"the rate at step {step} is {self._learning_rate(step):.3g}, it was "
+            f"{build.learning_rate(with_before, old)(step):.3g}"
         ]
 
     def _announce(self, origin):
@@ -281,33 +288,36 @@ class Run:
             )
 
 
-def meant(given: Collection[str], before: Collection[str], *, going_on: bool) -> frozenset[str]:
-    """The options that the linear rule leaves alone.
+def _rule_options(config, explicit, before) -> dict[str, Any]:
+    """The keyword arguments of `build.rule` for a run with the options `explicit` and its metadata `before`."""
+    # A resumed run keeps its learning rate, also if the option is given again; only its length may change.
+    may_change = {f"solver.{name}" for name in SCHEDULE} if _was_trained(before) else set(batch_rule.OPTIONS)
+    return {
+        "batch_size": before.get("batch_size"),
+        "explicit": frozenset(before.get("explicit", ())) | (may_change & set(explicit)),
+        # Runs from before this option scaled Adam's learning rate, and keep it.
+        "scale_rate": before.get("scale_rate", True) if _was_trained(before) else config.solver.type == "SGD",
+    }
 
-    A resumed run keeps its learning rate whether or not the option is given again; only its length may change.
 
-    Args:
-      given: options that were given at this start.
-      before: options that earlier starts of the run recorded.
-      going_on: whether a run is resumed.
-    """
-    schedule = {f"solver.{name}" for name in SCHEDULE}
-    return frozenset(before) | (schedule & set(given) if going_on else set(batch_rule.OPTIONS) & set(given))
+def _was_trained(metadata: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint comes from training; an imported one may have a step, but no update was made here."""
+    return "batch_size" in metadata
 
 
 def window_start(before: Mapping[str, Any], step: int, *, every: int) -> int:
-    """The number of updates after which the lines of the log began to be `every` updates apart.
+    """The number of updates done when `log.every` got its present value.
 
-    A line that falls due sooner after that has the mean of the updates since then, not of all since the line before.
+    A line of the log has the means of the updates since the line before. The first line after a change of `log.every`
+    has the means of the updates since the change.
 
     Args:
-      before: the metadata of the checkpoint from which a run goes on; empty for a new one.
+      before: the metadata of the checkpoint from which a run is resumed; empty for a new run.
       step: number of updates done at this start.
-      every: log.every of this start.
+      every: log.every at this start.
     """
     then = before.get("config", {}).get("log", {}).get("every", every)
-    going_on = "batch_size" in before  # an imported checkpoint has a step, but no updates in its window
-    return before.get("window_start", 0) if going_on and then == every else step
+    return before.get("window_start", 0) if _was_trained(before) and then == every else step
 
 
 def _check_data(workdir, before, now):

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-# The number that judges a run, AP or the recall of an RPN that is trained alone. Below SHARE of its best value it is a
-# collapse, once that best value was at least WORTH.
-JUDGES = ("eval/AP", "eval/AR@1000")
-SHARE, WORTH = 0.5, 0.02
+# A run has collapsed if one of these metrics falls below SHARE of its best value: AP, or the recall of an RPN that is
+# trained alone. Best values below LEAST_BEST do not count.
+METRICS = ("eval/AP", "eval/AR@1000")
+SHARE, LEAST_BEST = 0.5, 0.02
 
-# Number of rows with exactly the same loss that counts as a collapse.
+# A run has also collapsed if this number of rows in a row have exactly the same loss.
 FROZEN_ROWS = 5
 
 
@@ -23,18 +23,18 @@ class Watch:
 
     def sign_of_collapse(self, row: Mapping[str, float]) -> str | None:
         """The sign of a collapse that a new row shows, in words, or None."""
-        for judge in JUDGES:
-            if judge in row:
-                return self._by_evaluation(row, judge)
+        for metric in METRICS:
+            if metric in row:
+                return self._by_evaluation(row, metric)
         return self._by_loss(row["loss"]) if "loss" in row else None
 
-    def _by_evaluation(self, row, judge):
-        value, dataset = row[judge], row.get("dataset")
+    def _by_evaluation(self, row, metric):
+        value, dataset = row[metric], row.get("dataset")
         value = value if isinstance(value, int | float) else 0.0
         best = self._best.get(dataset, 0.0)
         self._best[dataset] = max(best, value)
-        if best >= WORTH and value < SHARE * best:
-            return f"{judge.removeprefix('eval/')} fell to {value:.3f} from {best:.3f}: the run has collapsed"
+        if best >= LEAST_BEST and value < SHARE * best:
+            return f"{metric.removeprefix('eval/')} fell to {value:.3f} from {best:.3f}: the run has collapsed"
         return None
 
     def _by_loss(self, loss):
