@@ -7,21 +7,19 @@ from ml_collections import ConfigDict
 
 from diou_jax.command.input_pictures import write_pictures
 from diou_jax.configs import base
-from diou_jax.data.check import Section, check_datasets
+from diou_jax.data.check import REFUSED, DatasetSection, check_datasets
 from diou_jax.data.dataset import Dataset
 from diou_jax.errors import UserError
 from diou_jax.options import build
 from diou_jax.options.open_options import settle
 from diou_jax.reporting.run_log import print_line
 
-# The kind of problem under which `check_datasets` reports a data set that cannot be loaded.
-REFUSED = "data sets that are refused"
-
 
 def check_data(config: ConfigDict, *, pictures: str | None = None) -> bool:
     """Reads all annotations, proposals and images of a config's training and test sets and reports their faults.
 
-    What training or evaluation would refuse for its options is a problem, too, such as buckets that hold no image.
+    It is a problem as well if training or evaluation would refuse the data for its options, such as buckets that are
+    too small for an image.
 
     Args:
       config: the config.
@@ -51,8 +49,8 @@ def check_data(config: ConfigDict, *, pictures: str | None = None) -> bool:
     return report.clean
 
 
-def _try_reader(section: Section, load: Callable[[], Dataset], read: Callable, who: str) -> None:
-    """Adds to the problems what keeps `who` from reading the data set, unless it is refused already."""
+def _try_reader(section: DatasetSection, load: Callable[[], Dataset], read: Callable, who: str) -> None:
+    """Adds a problem if `who`, such as "training", refuses the data set; one that cannot be loaded has it already."""
     if REFUSED in section.problems.counts:
         return
     try:
@@ -61,7 +59,7 @@ def _try_reader(section: Section, load: Callable[[], Dataset], read: Callable, w
         section.problems.add(f"data sets that {who} refuses", str(error))
 
 
-def _note_shared(section: Section, load: Callable[[], Dataset], training: Callable[[], Dataset]) -> None:
+def _note_shared(section: DatasetSection, load: Callable[[], Dataset], training: Callable[[], Dataset]) -> None:
     """Adds the images of a test set whose files are trained on to the notes."""
     try:
         trained, tested = training(), load()

@@ -11,7 +11,7 @@ from diou_jax.data.check import SUFFIXES
 from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.errors import UserError
 
-SHOWN = 3  # unreadable annotations that the error line quotes
+SHOWN = 3  # number of unreadable annotations that the error quotes
 
 IMAGES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 
@@ -34,8 +34,8 @@ class Box:
 
 
 @dataclasses.dataclass(frozen=True)
-class Annotated:
-    """One image: its path, (width, height) in pixels and boxes."""
+class AnnotatedImage:
+    """An image with its objects: its path, (width, height) in pixels and boxes."""
 
     path: pathlib.Path
     size: tuple[int, int]
@@ -44,7 +44,7 @@ class Annotated:
 
 @dataclasses.dataclass
 class Problems:
-    """Unreadable annotations, in the order found; `lines` has a message for each, with file and line."""
+    """Unreadable annotations, in the order found; `lines` has a message for each, which names file and line."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
 
@@ -61,7 +61,7 @@ class Problems:
 
 
 @dataclasses.dataclass
-class Source:
+class AnnotatedFolder:
     """The images and classes of a folder.
 
     Attributes:
@@ -70,13 +70,13 @@ class Source:
       remarks: oddities that do not stop the conversion.
     """
 
-    splits: dict[str, list[Annotated]]
+    splits: dict[str, list[AnnotatedImage]]
     classes: dict[str, int]
     remarks: Faults
 
 
-def below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """Sorted regular files below a folder with one of `suffixes`, in any case; hidden ones do not count."""
+def files_below(folder: str | os.PathLike, suffixes: Iterable[str]) -> list[pathlib.Path]:
+    """The regular files below a folder that have one of `suffixes`, in any case; sorted, without hidden ones."""
     found: list[pathlib.Path] = []
     visited: set[str] = set()
     for parent, folders, files in os.walk(os.fspath(folder), followlinks=True):
@@ -110,12 +110,12 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
     return width, height
 
 
-def finite(box) -> bool:
-    """Whether all corners of a globox box are finite."""
+def is_finite(box) -> bool:
+    """Whether all coordinates of globox's `box` are finite."""
     return all(map(math.isfinite, box.ltrb))
 
 
-def library():
+def bounding_box_class():
     """The class BoundingBox of globox; raises UserError if globox is not installed."""
     try:
         from globox import BoundingBox

@@ -37,8 +37,8 @@ class Boxes:
 
     Attributes:
       ids: M ids as in the file, for messages.
-      images: M keys of `Annotations.images`.
-      categories: (M,) ints, keys of `Annotations.categories`.
+      images: M keys of `AnnotationFile.images`.
+      categories: (M,) ints, keys of `AnnotationFile.categories`.
       xywh: (M, 4) float64, finite.
       areas: (M,) float64, the stated area, or that of the box if the file states no number of at least 0.
       crowd: (M,) bool, the flag ``"iscrowd"``.
@@ -57,7 +57,7 @@ class Boxes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Annotations:
+class AnnotationFile:
     """The content of an annotation file.
 
     Attributes:
@@ -78,7 +78,7 @@ class Annotations:
     faults: Faults
 
 
-def read(annotation_file: str | os.PathLike, *, segmentations: bool = False) -> Annotations:
+def read(annotation_file: str | os.PathLike, *, segmentations: bool = False) -> AnnotationFile:
     """Reads a COCO annotation file, with or without segmentations.
 
     Raises:
@@ -92,11 +92,11 @@ def read(annotation_file: str | os.PathLike, *, segmentations: bool = False) -> 
     boxes = _boxes(annotations or [], images, categories, faults)
     if not segmentations:
         boxes = dataclasses.replace(boxes, segmentations=None)
-    return Annotations(str(annotation_file), images, categories, boxes, annotations is not None, faults)
+    return AnnotationFile(str(annotation_file), images, categories, boxes, annotations is not None, faults)
 
 
 def read_categories(annotation_file: str | os.PathLike) -> dict[int, str]:
-    """The categories of a COCO annotation file alone, as in `Annotations`; errors are as in `read`."""
+    """The categories of a COCO annotation file alone, as in `AnnotationFile`; errors are as in `read`."""
     return _categories(read_json(annotation_file)["categories"], annotation_file, Faults())
 
 

@@ -18,6 +18,9 @@ from diou_jax.data.dataset import BadImageError, Dataset, Faults, class_differen
 from diou_jax.errors import UserError
 from diou_jax.reporting.progress import images_progress
 
+# The kind of problem of a data set that cannot be loaded.
+REFUSED = "data sets that are refused"
+
 # Images are handed to the threads in pieces of this size, so that an interrupt waits for one piece only.
 CHUNK = 512
 
@@ -42,7 +45,7 @@ DIM = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class DatasetSection:
     """The findings in one data set.
 
     Attributes:
@@ -61,10 +64,10 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class DataReport:
     """The sections of all data sets."""
 
-    sections: tuple[Section, ...]
+    sections: tuple[DatasetSection, ...]
 
     @property
     def total(self) -> int:
@@ -100,7 +103,7 @@ def check_datasets(
     max_boxes: int = 128,
     max_vertices: int = 0,
     threads: int | None = None,
-) -> Report:
+) -> DataReport:
     """Reads and decodes every image as training does, and collects all faults instead of stopping at the first.
 
     Args:
@@ -111,12 +114,12 @@ def check_datasets(
     """
     sections, first = [], None
     for name, load in datasets.items():
-        section = Section(name)
+        section = DatasetSection(name)
         sections.append(section)
         try:
             dataset = load()
         except UserError as error:
-            section.problems.add("data sets that are refused", str(error))
+            section.problems.add(REFUSED, str(error))
             continue
         first = first or dataset
         sections[-1] = check_dataset(
@@ -131,14 +134,14 @@ def check_datasets(
                 "data sets that number the categories in their own way, and are matched by name",
                 f"{dataset.name}, beside {first.name}",
             )
-    return Report(tuple(sections))
+    return DataReport(tuple(sections))
 
 
 def check_dataset(
     dataset: Dataset, *, name: str = "", max_boxes: int = 128, max_vertices: int = 0, threads: int | None = None
-) -> Section:
+) -> DatasetSection:
     """The section of one data set; arguments as in `check_datasets`."""
-    section = Section(name or dataset.name, len(dataset), len(dataset.records.boxes))
+    section = DatasetSection(name or dataset.name, len(dataset), len(dataset.records.boxes))
     section.problems.merge(dataset.faults)
     section.notes.merge(dataset.notes)
     _check_ground_truth(dataset, max_boxes, section)
@@ -220,7 +223,7 @@ def _conversions(header: Image.Image, stored: np.ndarray | None, name: str, stat
         )
 
 
-def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> None:
+def _check_ground_truth(dataset: Dataset, max_boxes: int, section: DatasetSection) -> None:
     """Adds images with more than `max_boxes` boxes to the problems, and images without a usable box to the notes."""
     records = dataset.records
     counts = np.diff(records.offsets)
@@ -243,7 +246,7 @@ def _check_ground_truth(dataset: Dataset, max_boxes: int, section: Section) -> N
         seen.add(file)
 
 
-def _check_outlines(dataset: Dataset, max_vertices: int, section: Section) -> None:
+def _check_outlines(dataset: Dataset, max_vertices: int, section: DatasetSection) -> None:
     """Adds outlines with more than `max_vertices` vertices to the notes, and a set without outlines to the problems."""
     outlines = dataset.records.outlines
     if outlines is None:

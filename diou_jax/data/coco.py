@@ -85,10 +85,10 @@ def load(
     """
     if not os.path.isdir(image_folder):
         raise UserError(f"{image_folder}: this folder of images does not exist; data.root must lead to it")
-    read = annotations.read(annotation_file, segmentations=masks)
-    name, faults, notes = name or str(annotation_file), read.faults, Faults()
-    annotations.refuse_names(read.images.values(), annotation_file)
-    sizes = _sizes(read.images, str(image_folder), faults, notes)
+    content = annotations.read(annotation_file, segmentations=masks)
+    name, faults, notes = name or str(annotation_file), content.faults, Faults()
+    annotations.refuse_names(content.images.values(), annotation_file)
+    sizes = _sizes(content.images, str(image_folder), faults, notes)
     if not sizes:
         reasons = "; ".join(
             f"{count} {kind}, the first: {faults.examples[kind][0]}" for kind, count in faults.counts.items()
@@ -96,29 +96,29 @@ def load(
         raise UserError(f"{annotation_file}: it lists no usable images{': ' * bool(reasons)}{reasons}")
     keys = sorted(sizes, key=annotations.id_rank)
     heights, widths = np.array([sizes[key] for key in keys], np.int32).T
-    rows, classes, crowd, boxes, kept = _ground_truth(read, keys, heights, widths, min_area, faults)
+    rows, classes, crowd, boxes, kept = _ground_truth(content, keys, heights, widths, min_area, faults)
     # A stable sort keeps the boxes of an image in the order of the file.
     order = np.argsort(rows, kind="stable")
     ends = np.searchsorted(rows[order], np.arange(1, len(keys)))
     outlines = None
     if masks:
-        outlines = _outlines(read.boxes, kept[order], heights[rows[order]], widths[rows[order]], faults, notes)
+        outlines = _outlines(content.boxes, kept[order], heights[rows[order]], widths[rows[order]], faults, notes)
     columns = [np.split(column[order], ends) for column in (boxes, classes, crowd)]
     faults.report(name)
     return Dataset(
         name=name,
         records=make_records(
-            [_stated_id(read.images[key]) for key in keys],
+            [_stated_id(content.images[key]) for key in keys],
             list(zip(*columns)),
             heights=heights,
             widths=widths,
             outlines=outlines,
         ),
-        source=FolderSource(str(image_folder), np.array([read.images[key]["file_name"] for key in keys])),
-        class_names=(BACKGROUND, *read.categories.values()),
-        category_ids=(-1, *read.categories),
+        source=FolderSource(str(image_folder), np.array([content.images[key]["file_name"] for key in keys])),
+        class_names=(BACKGROUND, *content.categories.values()),
+        category_ids=(-1, *content.categories),
         annotation_files=(str(annotation_file),),
-        annotated=read.annotated,
+        annotated=content.annotated,
         faults=faults,
         notes=notes,
     )
@@ -163,11 +163,11 @@ def _file_size(source: FolderSource, index: int) -> tuple[int, int] | BadImageEr
         return error
 
 
-def _ground_truth(read, keys, heights, widths, min_area, faults):
+def _ground_truth(content, keys, heights, widths, min_area, faults):
     """Image row, class, crowd flag, cleaned box and position of every annotation that counts."""
     row_of = {key: row for row, key in enumerate(keys)}
-    class_of = {category: label for label, category in enumerate(read.categories, start=1)}
-    found = read.boxes
+    class_of = {category: label for label, category in enumerate(content.categories, start=1)}
+    found = content.boxes
     rows = np.array([row_of.get(key, -1) for key in found.images], np.int64)
     classes = np.array([class_of[category] for category in found.categories], np.int32)
     boxes, keep, dropped = clean_boxes(found.xywh, heights[rows], widths[rows])

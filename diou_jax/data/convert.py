@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from tqdm import tqdm
 
 from diou_jax.data import annotations, voc, yolo
-from diou_jax.data.annotated import Annotated, library
+from diou_jax.data.annotated import AnnotatedImage, bounding_box_class
 from diou_jax.errors import UserError
 from diou_jax.files import replacing
 from diou_jax.reporting.run_log import print_line
@@ -44,7 +44,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
     Raises:
       UserError: if there is nothing to convert, an annotation cannot be read, or `target` is in use.
     """
-    library()
+    bounding_box_class()  # raises the UserError before anything else is done
     source, target = (pathlib.Path(os.path.expanduser(path)) for path in (source, target))
     if not os.path.isdir(source):
         raise UserError(f"{source}: no such folder; SOURCE must be a Pascal VOC or YOLO folder")
@@ -76,7 +76,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
     return lines
 
 
-def to_coco(images: Mapping[str, Annotated], classes: Mapping[str, int]) -> dict:
+def to_coco(images: Mapping[str, AnnotatedImage], classes: Mapping[str, int]) -> dict:
     """The content of a COCO json.
 
     Args:
@@ -119,7 +119,7 @@ def _format(source, format):
     )
 
 
-def _names(images: Sequence[Annotated]) -> dict[str, Annotated]:
+def _names(images: Sequence[AnnotatedImage]) -> dict[str, AnnotatedImage]:
     """The images by their paths relative to the common folder, sorted."""
     common = os.path.commonpath([image.path.parent.absolute() for image in images])
     named = {pathlib.Path(os.path.relpath(image.path.absolute(), common)).as_posix(): image for image in images}

@@ -81,13 +81,13 @@ class Coco(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(*paths) for split, paths in self._sources.items()}
 
     def _generate_examples(self, annotation_file, images):
-        read = annotations.read(annotation_file)
-        annotations.refuse_names(read.images.values(), annotation_file)
+        content = annotations.read(annotation_file)
+        annotations.refuse_names(content.images.values(), annotation_file)
         rows: dict[int | str, list[int]] = {}
-        for row in np.flatnonzero(~read.boxes.ignored).tolist():
-            rows.setdefault(read.boxes.images[row], []).append(row)
-        for key in sorted(read.images, key=annotations.id_rank):
-            image = read.images[key]
+        for row in np.flatnonzero(~content.boxes.ignored).tolist():
+            rows.setdefault(content.boxes.images[row], []).append(row)
+        for key in sorted(content.images, key=annotations.id_rank):
+            image = content.images[key]
             if not (isinstance(key, int) and abs(key) <= MOST):
                 raise UserError(
                     f"{annotation_file}: image {image['id']!r:.99} has an id that is no integer of 64 bits, which is "
@@ -95,7 +95,7 @@ class Coco(tfds.core.GeneratorBasedBuilder):
                 )
             path = os.path.join(images, image["file_name"])
             data, height, width = _file(path, image)
-            objects = [self._object(read, row, height, width) for row in rows.get(key, ())]
+            objects = [self._object(content, row, height, width) for row in rows.get(key, ())]
             yield (
                 key,
                 {
@@ -105,15 +105,15 @@ class Coco(tfds.core.GeneratorBasedBuilder):
                     "objects": [entry for entry in objects if entry],
                 },
             )
-        read.faults.report(annotation_file)
+        content.faults.report(annotation_file)
 
-    def _object(self, read, row, height, width):
+    def _object(self, content, row, height, width):
         """The entry of an annotation; None if it has no area inside the image, which the format cannot express."""
-        found = read.boxes
+        found = content.boxes
         x, y, w, h = found.xywh[row].tolist()
         y1, x1, y2, x2 = np.clip([y / height, x / width, (y + h) / height, (x + w) / width], 0, 1).tolist()
         if not (x1 < x2 and y1 < y2 and found.areas[row] > 0):
-            read.faults.add(
+            content.faults.add(
                 "boxes without area in their image", f"annotation {found.ids[row]!r} of image {found.images[row]!r}"
             )
             return None

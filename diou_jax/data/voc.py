@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 from diou_jax.data.annotated import (
     IMAGES,
-    Annotated,
+    AnnotatedFolder,
+    AnnotatedImage,
     Box,
     Problems,
-    Source,
-    below,
-    finite,
-    library,
+    bounding_box_class,
+    files_below,
+    is_finite,
     read_text,
     upright_size,
 )
@@ -30,10 +30,10 @@ DIFFICULT = {"": False, "unspecified": False, "no": False, "yes": True}  # words
 
 def found(source: pathlib.Path) -> bool:
     """Whether a folder holds xml files of Pascal VOC."""
-    return any(map(_is_annotation, below(source, (".xml",))))
+    return any(map(_is_annotation, files_below(source, (".xml",))))
 
 
-def read(source: pathlib.Path) -> Source:
+def read(source: pathlib.Path) -> AnnotatedFolder:
     """Reads all images of a folder in VOC's layout (also several years in one folder) or with xml files beside images.
 
     VOC's corners are inclusive pixels counted from 1. A difficult object becomes a crowd, which COCO's evaluation
@@ -44,13 +44,13 @@ def read(source: pathlib.Path) -> Source:
     """
     problems, remarks = Problems(), Faults()
     read_one = _Reader(source, problems, remarks)
-    found: dict[str, list[Annotated | None]] = {}
+    found: dict[str, list[AnnotatedImage | None]] = {}
     done: set[pathlib.Path] = set()
     for main in _folders_of_lists(source):
         for split, xmls in _lists(main, problems).items():
             found.setdefault(split, []).extend(map(read_one, tqdm(xmls, desc=split, leave=False)))
             done.update(xmls)
-    rest = [path for path in below(source, (".xml",)) if path not in done and _is_annotation(path)]
+    rest = [path for path in files_below(source, (".xml",)) if path not in done and _is_annotation(path)]
     if found:
         remarks.add("annotations in no list of ImageSets/Main, left out", *map(str, rest))
     else:
@@ -60,7 +60,7 @@ def read(source: pathlib.Path) -> Source:
     problems.refuse()
     splits = {split: [image for image in images if image] for split, images in found.items()}
     names = sorted({box.label for images in splits.values() for image in images for box in image.boxes})
-    return Source(splits, {name: number for number, name in enumerate(names, start=1)}, remarks)
+    return AnnotatedFolder(splits, {name: number for number, name in enumerate(names, start=1)}, remarks)
 
 
 class _Reader:
@@ -68,13 +68,13 @@ class _Reader:
 
     def __init__(self, source, problems, remarks):
         self._images: dict[tuple[pathlib.Path, str], pathlib.Path] = {}
-        for path in below(source, IMAGES):
+        for path in files_below(source, IMAGES):
             self._images.setdefault((path.parent, path.stem), path)
             self._images[path.parent, path.name] = path
         self._problems, self._remarks, self._known = problems, remarks, {}
         self._taken: dict[pathlib.Path, pathlib.Path] = {}
 
-    def __call__(self, path: pathlib.Path) -> Annotated | None:
+    def __call__(self, path: pathlib.Path) -> AnnotatedImage | None:
         if path not in self._known:
             self._known[path] = self._read(path)
         return self._known[path]
@@ -104,7 +104,7 @@ class _Reader:
             return self._problems.add(str(error))
         size = self._as_annotated(path, root, size)
         boxes = [self._box(path, number, node) for number, node in enumerate(root.findall("object"), start=1)]
-        return Annotated(image, size, tuple(box for box in boxes if box))
+        return AnnotatedImage(image, size, tuple(box for box in boxes if box))
 
     def _image(self, path, root):
         """The image with the name of the xml file, or with the name inside it; None if there is none."""
@@ -136,12 +136,12 @@ class _Reader:
 
     def _box(self, path, number, node):
         try:
-            box = library().from_xml(node)
+            box = bounding_box_class().from_xml(node)
         except UserError:
             raise
         except Exception:  # globox raises various exceptions for bad input
             box = None
-        if box is None or not finite(box) or not box.label.strip():
+        if box is None or not is_finite(box) or not box.label.strip():
             return self._problems.add(
                 f"{path}: object {number} must have a name and a bndbox of four numbers, xmin <= xmax and ymin <= ymax"
             )

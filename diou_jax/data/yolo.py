@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from diou_jax.data.annotated import (
     IMAGES,
-    Annotated,
+    AnnotatedFolder,
+    AnnotatedImage,
     Box,
     Problems,
-    Source,
-    below,
-    finite,
-    library,
+    bounding_box_class,
+    files_below,
+    is_finite,
     read_text,
     upright_size,
 )
@@ -34,7 +34,7 @@ def found(source: pathlib.Path) -> bool:
     return labels or bool(_yaml_file(source) or _lists_of_names(source))
 
 
-def read(source: pathlib.Path) -> Source:
+def read(source: pathlib.Path) -> AnnotatedFolder:
     """Reads all images of a folder; an image without a text file has no objects.
 
     A polygon becomes the box around it and the object's outline. Of an object with keypoints the box is read.
@@ -61,7 +61,7 @@ def read(source: pathlib.Path) -> Source:
     without = [str(image) for image, file in labels.items() if not file.is_file()]
     remarks.add("images without a text file, taken as images without objects", *without)
     remarks.add("text files without an image, left out", *map(str, _orphans(source, labels)))
-    return Source(splits, {name: number + 1 for number, name in names.items()}, remarks)
+    return AnnotatedFolder(splits, {name: number + 1 for number, name in names.items()}, remarks)
 
 
 def _yaml_file(source) -> pathlib.Path | None:
@@ -147,7 +147,7 @@ def _splits(source, yaml) -> dict[str, list[pathlib.Path]]:
         for place in places if isinstance(places, list) else [places]:
             splits.setdefault(split, []).extend(_place(yaml, key, place))
     if not splits:
-        for image in below(source, IMAGES):
+        for image in files_below(source, IMAGES):
             splits.setdefault(split_of_image(image, source), []).append(image)
     return {split: list(dict.fromkeys(images)) for split, images in splits.items()}
 
@@ -165,7 +165,7 @@ def _place(yaml, key, place) -> list[pathlib.Path]:
         raise UserError(f"{yaml['file']}: {key} leads to {base / place}, which does not exist; correct it or delete it")
     path = pathlib.Path(os.path.normpath(path))
     if path.is_dir():
-        images = below(path, IMAGES)
+        images = files_below(path, IMAGES)
     elif path.suffix.lower() in IMAGES:
         images = [path]
     else:
@@ -210,7 +210,7 @@ def _orphans(source, labels) -> list[pathlib.Path]:
     return [path for path in texts if path not in used and path.name not in NAMES]
 
 
-def _image(image, label_file, box_of, problems) -> Annotated | None:
+def _image(image, label_file, box_of, problems) -> AnnotatedImage | None:
     try:
         size = upright_size(image)
     except BadImageError as error:
@@ -227,12 +227,12 @@ def _image(image, label_file, box_of, problems) -> Annotated | None:
                     boxes.append(box_of(line, size))
                 except ValueError as error:
                     problems.add(f"{label_file}, line {number}: {error}")
-    return Annotated(image, size, tuple(boxes))
+    return AnnotatedImage(image, size, tuple(boxes))
 
 
 def _box(line, size, names, keypoints=0) -> Box:
     """The box of one line, perhaps with keypoints; a faulty line raises a ValueError that names the fault."""
-    reader = library()
+    bounding_box = bounding_box_class()
     try:
         number, *shares = map(float, line.split())
     except ValueError:
@@ -252,10 +252,10 @@ def _box(line, size, names, keypoints=0) -> Box:
     if not all(-SLACK <= share <= 1 + SLACK for share in shares):
         raise ValueError("coordinates must be shares of the image, from 0 to 1")
     try:
-        box = (reader.from_yolo_seg if polygon else reader.from_yolo_v5)(line, image_size=size)
+        box = (bounding_box.from_yolo_seg if polygon else bounding_box.from_yolo_v5)(line, image_size=size)
     except AssertionError:
         box = None
-    if box is None or not finite(box):
+    if box is None or not is_finite(box):
         raise ValueError("width and height must not be negative")
     outline = tuple(share * side for share, side in zip(shares, itertools.cycle(size))) if polygon else ()
     return Box(names[int(number)], (box.xmin, box.ymin, box.width, box.height), polygon=outline)
