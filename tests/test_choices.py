@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diou_jax.configs import base, mask_gn, own, shapes
 from diou_jax.data import coco
 from diou_jax.nested_config import flatten
-from diou_jax.options.choices import TAKEN, Devices, Start, Statistics, fill, is_open, measure, resolve
+from diou_jax.options.choices import FROM_WEIGHTS, Devices, Start, Statistics, fill, is_open, measure, resolve
 from diou_jax.options.open_options import settle
 
 CPU, GPU = Devices(1, "cpu"), Devices(1, "gpu")
@@ -97,9 +97,9 @@ def test_a_named_body_keeps_its_sizes():
 
 @pytest.mark.parametrize("run", [shapes, mask_gn])
 def test_the_network_of_a_run_that_is_started_from_is_taken(run):
-    network = {name: value for name, value in flatten(run.get_config()).items() if name in TAKEN}
+    network = {name: value for name, value in flatten(run.get_config()).items() if name in FROM_WEIGHTS}
     config, _ = resolved(start=Start("runs/run", network), devices=GPU)
-    assert {name: value for name, value in flatten(config).items() if name in TAKEN} == network
+    assert {name: value for name, value in flatten(config).items() if name in FROM_WEIGHTS} == network
 
 
 def test_objects_that_would_vanish_are_named():

@@ -10,7 +10,7 @@ from test_rings import fill
 from test_rle import encoded, runs_of
 
 from diou_jax.data import coco, segmentation
-from diou_jax.data.simplification import fewer
+from diou_jax.data.simplification import simplify
 
 HEIGHT, WIDTH = 40, 60
 TRIANGLE = [10, 10, 20.5, 10, 10, 20]
@@ -167,7 +167,7 @@ def test_the_vertices_of_real_masks_are_those_stated(real_data, tmp_path):
     assert sizes.mean() == pytest.approx(46.1, abs=0.1)
     overlaps = []
     for row in np.flatnonzero(outlines.sizes > 128).tolist():
-        exact, simple = outlines.of(row), fewer(outlines.of(row), 128)
+        exact, simple = outlines.of(row), simplify(outlines.of(row), 128)
         vertices = np.concatenate(exact)
         box = [*vertices.min(0), *vertices.max(0)]
         one, other = target(exact, box), target(simple, box)

@@ -9,7 +9,7 @@ from test_rings import NESTED, fill
 from test_rle import masks
 
 from diou_jax.data import rings
-from diou_jax.data.simplification import approximate, area, fewer, join, loops, triangle
+from diou_jax.data.simplification import approximate, area, join, loops, simplify, triangle
 
 SHAPE = (64, 64)
 
@@ -48,7 +48,7 @@ def test_a_cut_is_where_a_part_comes_back_to_a_point():
 
 @pytest.mark.parametrize("limit", [3, 4, 8, 16, 50, 99])
 def test_a_circle_keeps_its_area_as_long_as_it_can(limit):
-    (part,) = fewer([circle(25, 100)], limit)
+    (part,) = simplify([circle(25, 100)], limit)
     assert 3 <= len(part) <= limit
     ideal = len(part) / 2 * np.sin(2 * np.pi / len(part)) / np.pi  # of a regular polygon
     assert area(part) / (np.pi * 25**2) >= ideal - (0.12 if limit < 8 else 0.02)
@@ -56,12 +56,12 @@ def test_a_circle_keeps_its_area_as_long_as_it_can(limit):
 
 def test_what_fits_stays_as_it_is():
     parts = [circle(25, 100), square(1, 1)]
-    assert [part.tolist() for part in fewer(parts, 104)] == [part.tolist() for part in parts]
+    assert [part.tolist() for part in simplify(parts, 104)] == [part.tolist() for part in parts]
 
 
 def test_parts_lose_detail_of_one_size():
     """A circle five times as large keeps about sqrt(5) times as many vertices; as arcs are halved, 2 or 4 times."""
-    large, small = fewer([circle(25, 200), circle(5, 200, (5, 5))], 40)
+    large, small = simplify([circle(25, 200), circle(5, 200, (5, 5))], 40)
     assert 30 <= len(large) + len(small) <= 40
     assert len(large) / len(small) in (2, 4)
 
@@ -69,19 +69,19 @@ def test_parts_lose_detail_of_one_size():
 def test_the_smallest_parts_go_first():
     """Twenty specks and a circle do not fit into 30 vertices, even as triangles; the circle does."""
     specks = [square(3 * i, 0, 1.0) for i in range(20)]
-    (part,) = fewer([*specks[:10], circle(25, 100), *specks[10:]], 30)
+    (part,) = simplify([*specks[:10], circle(25, 100), *specks[10:]], 30)
     assert area(part) > 0.95 * np.pi * 25**2
 
 
 def test_parts_of_one_size_become_triangles_as_many_as_fit():
-    found = fewer([square(8 * i, 0) for i in range(6)], 10)
+    found = simplify([square(8 * i, 0) for i in range(6)], 10)
     assert [len(part) for part in found] == [3, 3, 3]
     assert len({tuple(part.min(0)) for part in found}) == 3
 
 
 def test_a_hole_stays_a_hole():
     ring = join([circle(25, 80), circle(12, 80)])
-    (part,) = fewer([ring], 40)
+    (part,) = simplify([ring], 40)
     assert len(part) <= 40
     filled, wanted = fill([part], SHAPE), fill([ring], SHAPE)
     assert not filled[32, 32]
@@ -89,14 +89,14 @@ def test_a_hole_stays_a_hole():
 
 
 def test_a_line_that_has_no_cell_may_vanish():
-    assert fewer([np.stack([np.arange(50.0), np.zeros(50)], 1)], 10) == []
+    assert simplify([np.stack([np.arange(50.0), np.zeros(50)], 1)], 10) == []
 
 
 @settings(deadline=None, max_examples=100)
 @given(masks, st.integers(3, 40))
 def test_no_limit_is_exceeded(mask, limit):
     parts = rings.parts(mask)
-    found = fewer(parts, limit)
+    found = simplify(parts, limit)
     assert count(found) <= limit
     assert all(len(part) >= 3 and np.isfinite(part).all() for part in found)
     assert bool(found) == bool(parts)

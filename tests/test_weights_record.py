@@ -12,7 +12,7 @@ from diou_jax.configs import own
 from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
-from diou_jax.options.choices import TAKEN, Devices, Statistics, resolve
+from diou_jax.options.choices import FROM_WEIGHTS, Devices, Statistics, resolve
 from diou_jax.options.initial_weights import initial_variables
 from diou_jax.options.open_options import start_of
 from diou_jax.prediction.detector import Detector
@@ -68,7 +68,7 @@ def test_options_left_open_are_taken_from_it(exported):
     start = start_of(own.get_config(), file)
     chosen, _ = resolve(own.get_config(), data, start=start, devices=Devices(1, "gpu"))
     here, there, given = flatten(chosen), flatten(config), flatten(own.get_config())
-    left_open = {name for name in TAKEN & there.keys() if given[name] is None} - {"resnets.freeze_at"}
+    left_open = {name for name in FROM_WEIGHTS & there.keys() if given[name] is None} - {"resnets.freeze_at"}
     assert left_open >= {"resnets.blocks", "fpn.dim", "model.box_convention"}
     assert {name: here[name] for name in left_open} == {name: there[name] for name in left_open}
 

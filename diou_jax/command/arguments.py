@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str]) -> Command:
     rest = _read(values, others)
     given = values.flag_values_dict()
     if rest and given["mode"] == "predict" and given["input"]:
-        given["input"] += rest  # a shell has made many names of one pattern
+        given["input"] += rest  # the shell has expanded a pattern to several names
     elif rest:
         raise UserError(f"unknown argument {rest[0]!r}")
     flag_table.check(values)
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> Command:
         raise UserError("--workdir is empty; name a folder, or leave it out for runs/ and the config's name")
     if given["mode"] == "compare":
         return _comparison(given, options)
-    return _Resolved(given).command(options)
+    return _Start(given).command(options)
 
 
 def _spread(arguments: Sequence[str]) -> list[str]:
@@ -88,11 +88,11 @@ def _comparison(given: dict, options: Sequence[str]) -> Command:
     return Command(ConfigDict(), frozenset(), None, given, ())
 
 
-class _Resolved:
-    """The config file, the workdir and the run in it."""
+class _Start:
+    """The config file, the workdir and the run in it, from which a command starts."""
 
     def __init__(self, given: dict):
-        """Finds them; raises UserError if there is no config to start from."""
+        """Finds all three by the flags; raises UserError if there is no config to start from."""
         self._given = given
         self._file = None if given["config"] is None else config_files.find(given["config"])
         self._workdir = given["workdir"]
@@ -139,7 +139,7 @@ class _Resolved:
 
 
 def _read(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-    """Gives flags their values and returns the arguments that are none; any mistake raises a UserError of one line."""
+    """Gives the flags their values and returns the other arguments; any mistake raises a UserError of one line."""
     values.set_gnu_getopt(True)
     try:
         rest = values(["main.py", *arguments])
@@ -162,11 +162,11 @@ def _override(config: ConfigDict, options: Sequence[str]) -> ConfigDict:
     try:
         return _converted(config, options)
     except UserError as error:
-        raise _in_words(before, options) or error from error
+        raise _conversion_error(before, options) or error from error
 
 
-def _in_words(config: ConfigDict, options: Sequence[str]) -> UserError | None:
-    """The error of the first option whose value cannot be converted, since absl's names functions of Python."""
+def _conversion_error(config: ConfigDict, options: Sequence[str]) -> UserError | None:
+    """An error that names the first option whose value cannot be converted; absl's would name functions of Python."""
     kinds = {option.name: option.kind for option in base.OPTIONS}
     for option in options:
         name, equals, value = option.lstrip("-").removeprefix("config.").partition("=")

@@ -43,7 +43,7 @@ def read_original(path: str | os.PathLike) -> tuple[ConfigDict, list[str]]:
     path = pathlib.Path(path)
     given = {name: _typed(path, name, value) for name, value in _leaves(path, _load(path))}
     values = {name: key.default for name, key in KEYS.items()} | given
-    _refuse_what_is_not_there(path, values, given)
+    _refuse_unsupported(path, values, given)
     _refuse_mixed_norms(path, values)
     config = base.get_config()
     for name, key in KEYS.items():
@@ -114,13 +114,13 @@ def _nearest(name: str) -> str:
 def _typed(path: pathlib.Path, name: str, value: Any) -> Any:
     try:
         return original_types.read(value, KEYS[name])
-    except original_types.OfAnotherTypeError as error:
+    except original_types.WrongTypeError as error:
         said = "empty" if value is None else _SHORT.repr(value)
         mend = "; without the line it has the original's default" if value is None else ""
         raise UserError(f"{path}: {name} is {said}, and must be {error}{mend}") from error
 
 
-def _refuse_what_is_not_there(path: pathlib.Path, values: dict, given: dict) -> None:
+def _refuse_unsupported(path: pathlib.Path, values: dict, given: dict) -> None:
     """Raises a UserError that names the keys with unsupported values; keys in the file come before defaults."""
     unread = () if values["MODEL.FASTER_RCNN"] else OF_ROI_HEADS if values["MODEL.RPN_ONLY"] else OF_THE_RPN
     refused = [

@@ -12,7 +12,7 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 _EXAMPLES = {int: "(0, 60000, 80000)", float: "(0.5, 1.0)", str: "('coco_2017_val',)", list: "[[...], ...]"}
 
 
-class OfAnotherTypeError(Exception):
+class WrongTypeError(Exception):
     """A value has another type than its key; the message names the required type."""
 
 
@@ -23,7 +23,7 @@ def read(value: Any, key: Key) -> Any:
     Lists become tuples, whole numbers may stand for floats, and floats without a fraction for whole numbers.
 
     Raises:
-      OfAnotherTypeError: if the value cannot be converted.
+      WrongTypeError: if the value cannot be converted.
     """
     return _tuple(value, key) if isinstance(key.default, tuple) else _scalar(value, type(key.default))
 
@@ -34,11 +34,11 @@ def _tuple(value: Any, key: Key) -> tuple:
     if key.option == "pixel_means":
         value = _innermost(value)
     if isinstance(value, list | tuple) and key.count in (0, len(value)):
-        with contextlib.suppress(OfAnotherTypeError):
+        with contextlib.suppress(WrongTypeError):
             return tuple(value) if kind is list else tuple(_scalar(element, kind) for element in value)
     elements = "lists" if kind is list else _KINDS[kind].removeprefix("a ") + "s"
     count = f"{key.count} " if key.count else ""
-    raise OfAnotherTypeError(f"a list of {count}{elements}, such as {key.default or _EXAMPLES[kind]}")
+    raise WrongTypeError(f"a list of {count}{elements}, such as {key.default or _EXAMPLES[kind]}")
 
 
 def _scalar(value: Any, kind: type) -> Any:
@@ -57,7 +57,7 @@ def _scalar(value: Any, kind: type) -> Any:
                 return float(literal)
             if kind is int and float(literal).is_integer():
                 return int(literal)
-    raise OfAnotherTypeError(_KINDS[kind])
+    raise WrongTypeError(_KINDS[kind])
 
 
 def _literal(value: Any) -> Any:

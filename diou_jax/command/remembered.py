@@ -1,4 +1,4 @@
-"""The config of an existing run, which later commands start from, and the differences between both."""
+"""The config of an existing run, from which later commands start, and its differences from their configs."""
 
 import os
 from collections.abc import Collection
@@ -9,8 +9,8 @@ from diou_jax.errors import UserError
 from diou_jax.nested_config import flatten, to_tuples
 from diou_jax.option_groups import NETWORK, SHAPES
 
-# Other options that change an evaluation or prediction.
-FOLLOWED = ("model", "test", "predict", "data.source", "data.root", "data.val_annotations", "data.buckets")
+# Options beside those of the network that change an evaluation or prediction.
+APPLIED = ("model", "test", "predict", "data.source", "data.root", "data.val_annotations", "data.buckets")
 
 
 def remembered(workdir: str) -> ConfigDict | None:
@@ -61,7 +61,7 @@ def contradictions(
     return [
         f"{name}: {before[name]!r} in the run, {now[name]!r} in {file}; the run's holds, --config.{name} changes it"
         for name in different
-        if _below(name, FOLLOWED)
+        if _below(name, APPLIED)
     ]
 
 

@@ -23,8 +23,8 @@ class Key(NamedTuple):
     Attributes:
       bits: 64 random bits of the image's place in the epoch.
       mirrored: True for the second one of an image's two entries in the epoch (TRAIN.USE_FLIPPED).
-      boxes: float (n, 4), edges of the image's objects in pixels, at the size and place at which the augmentation meets
-        them: mirrored, scaled and cut off by those before it.
+      boxes: float (n, 4), edges of the image's objects in pixels of the augmentation's input: mirrored, scaled and cut
+        off by the augmentations before it.
     """
 
     bits: int
@@ -40,7 +40,7 @@ class Augmentation(Protocol):
     """One way to change an image; it can be pickled."""
 
     def __call__(self, key: Key, size: Size) -> View:
-        """The view of an image of this size, height and width in pixels, that has been through the ones before."""
+        """The view of an image of a height and width in pixels, to which the augmentations before are applied."""
 
     def largest(self, size: Size) -> Size:
         """The largest height and width of its views, which decide the bucket; a larger view is scaled down to it."""

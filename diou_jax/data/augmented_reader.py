@@ -18,7 +18,7 @@ from diou_jax.structures import AugmentedBatch
 
 @dataclasses.dataclass(frozen=True)
 class AugmentedReader:
-    """Makes this process' part of any step's batch; it stands where `reader.Reader` stands in a usual test.
+    """Makes this process' part of any step's batch; augmented testing uses it in place of `reader.Reader`.
 
     Attributes:
       dataset: the images.

@@ -40,8 +40,9 @@ SUFFIXES = {
 
 EIGHT_BITS = ("BMP", "GIF", "JPEG", "MPO", "WEBP")
 
-# Of more than 8 bits a channel the highest 8 are read. Cameras of 10 or 12 bits leave the highest of 16 empty.
-DIM = 1 / 8
+# If a channel has more than 8 bits, the highest 8 are read. An image becomes nearly black if its largest value is below
+# this share of the range: cameras of 10 or 12 bits leave the highest of 16 bits empty.
+DARK = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, lis
         header = decoding.open_header(content, name)
         stored = _stored(header, content)
         notes = [(kind, name) for kind in _conversions(header, stored, name, (width, height))]
-        return _dimness(stored, name), notes
+        return _darkness(stored, name), notes
     except BadImageError as error:
         return error, []
     except Exception as error:
@@ -178,19 +179,19 @@ def check_image(dataset: Dataset, index: int) -> tuple[BadImageError | None, lis
 
 
 def _stored(header: Image.Image, content: bytes) -> np.ndarray | None:
-    """The pixels of more than 8 bits a channel as the file has them; None if it has 8."""
+    """The pixels as the file has them if its channels have more than 8 bits; None if they have 8."""
     if header.format in EIGHT_BITS:
         return None
     stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     return None if stored is None or stored.dtype == np.uint8 else stored
 
 
-def _dimness(stored: np.ndarray | None, name: str) -> BadImageError | None:
+def _darkness(stored: np.ndarray | None, name: str) -> BadImageError | None:
     """The problem of an image that becomes nearly black, because its values fill a small part of their range."""
     if stored is None or not np.issubdtype(stored.dtype, np.integer):
         return None
     largest, limit = int(stored.reshape(*stored.shape[:2], -1)[..., :3].max()), int(np.iinfo(stored.dtype).max)
-    if not 0 < largest < DIM * limit:
+    if not 0 < largest < DARK * limit:
         return None
     return BadImageError(
         f"{name}: its largest value is {largest} of {limit}; scale its values to the whole range, or to 8 bits",

@@ -89,7 +89,7 @@ def _described(parts):
 
 
 def _by_split(root: pathlib.Path, *, skip: Sequence[str] = ()) -> tuple[dict[str, pathlib.Path], list[str]]:
-    """The json of each split below `root`, except for the splits to `skip`; and lines on files that are none."""
+    """The json of each split below `root`, except for the splits to `skip`; and lines on files of other kinds."""
     if not os.path.isdir(root):
         raise UserError(f"data.root: {root} is no folder; --config.data.root=FOLDER names the one with your data")
     found: dict[str, list[pathlib.Path]] = {}
@@ -114,7 +114,7 @@ def _by_split(root: pathlib.Path, *, skip: Sequence[str] = ()) -> tuple[dict[str
         if files:
             chosen[split] = files[0]
     if not chosen:
-        raise UserError(_nothing(root, [file for files in found.values() for file in files]))
+        raise UserError(_no_annotations(root, [file for files in found.values() for file in files]))
     return chosen, lines
 
 
@@ -125,12 +125,12 @@ def _preferred(files: Sequence[pathlib.Path]) -> Sequence[pathlib.Path]:
 
 @dataclasses.dataclass(frozen=True)
 class _Listing:
-    """What a json tells about its images.
+    """The images of a json, or the reason why it cannot be read.
 
     Attributes:
       names: a sample of the images' file names.
-      problem: why it cannot be read as COCO json; empty if it can.
-      foreign: whether it is of another kind altogether, and not COCO json with a fault.
+      problem: why the file cannot be read as COCO json; empty if it can.
+      foreign: whether the file is no COCO json at all, rather than COCO json with a fault.
     """
 
     names: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ def _read_listing(file, modified, size) -> _Listing:
 
 
 def _lists_images(file) -> bool:
-    """Whether a file that is no COCO json has a list of images, as one that was cut off; unreadable ones may have."""
+    """Whether a file that is no COCO json has a list of images, as COCO json that was cut off; True if unreadable."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -238,7 +238,7 @@ def _images(file: pathlib.Path, split: str, root: pathlib.Path) -> str:
 
 
 def _case_hint(name: str, folders: Iterable[pathlib.Path]) -> str:
-    """Words on a file below one of the folders that has the name but for upper and lower case; empty without one."""
+    """A hint if a file below one of the folders has this name in other upper and lower case; else empty."""
     for folder in folders:
         path = folder
         for part in pathlib.PurePosixPath(name).parts:
@@ -277,7 +277,7 @@ def _expected(file, split, root) -> Iterable[pathlib.Path]:
         yield from (base, base / "images", base / "JPEGImages", base / "data")
 
 
-def _nothing(root, files) -> str:
+def _no_annotations(root, files) -> str:
     """The message for a folder without COCO annotations."""
     kind = other_kind(root)
     if kind:

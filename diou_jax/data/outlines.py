@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from diou_jax.data.buckets import round_up
-from diou_jax.data.simplification import fewer
+from diou_jax.data.simplification import simplify
 from diou_jax.structures import Polygons
 
 # The largest limit of vertices that follows from the data. The border of a square mask of 28 by 28 cells, the default,
@@ -80,7 +80,7 @@ class Outlines:
         large = np.flatnonzero(self.sizes > limit)
         if not len(large):
             return self
-        simple = from_parts([fewer(self.of(index), limit) for index in large.tolist()])
+        simple = from_parts([simplify(self.of(index), limit) for index in large.tolist()])
         rows = np.arange(len(self))
         rows[large] = len(self) + np.arange(len(large))
         return concatenate([self, simple]).take(rows)

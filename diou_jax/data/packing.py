@@ -34,9 +34,9 @@ NO_ANNOTATIONS = Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
 
 
 def visible(annotations: Annotations, view: View, *, least: float) -> Annotations:
-    """The objects without those of whose box the view shows a smaller share than `least`; crowd regions all stay.
+    """Leaves out the objects of whose box the view shows a smaller share than `least`; crowd regions stay.
 
-    An object of which a sliver is seen teaches little, and its class hardly shows.
+    The class of an object can hardly be told by a sliver of it.
     """
     if not least or not view.cuts:
         return annotations

@@ -18,15 +18,15 @@ class Crop:
 
 
 def crop(counts, height: int, width: int) -> Crop | None:
-    """The object's part of an encoded mask, None if it has no pixel.
+    """The part of an encoded mask that holds the object; None if the mask has no pixel.
 
     Args:
       counts: see `lengths`.
       height: height of the mask, pixels.
-      width: its width.
+      width: width of the mask, pixels.
 
     Raises:
-      ValueError: if `counts` is no such thing, or its runs do not add up to the mask.
+      ValueError: if `counts` is something else, or its runs do not add up to the mask.
     """
     runs = lengths(counts)
     if runs.max() > height * width or runs.sum() != height * width:
@@ -54,7 +54,7 @@ def lengths(counts) -> np.ndarray:
       counts: COCO's string of runs, as str or bytes, or a list of whole numbers, in any spelling.
 
     Raises:
-      ValueError: if it is no such thing.
+      ValueError: if `counts` is something else.
     """
     if isinstance(counts, (str, bytes)):
         return run_lengths(counts if isinstance(counts, str) else counts.decode("ascii"))

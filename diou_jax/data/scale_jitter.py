@@ -32,7 +32,7 @@ class ScaleJitter:
         factor = self.low + (self.high - self.low) * share
         view = scaled(size, factor * self.side / max(size))
         height, width = (max(length - self.side, 0) for length in view.size)
-        # Whole pixels, so that the end of the part is that of a pixel, too.
+        # The part begins at a whole pixel, so that it ends at one, too.
         corner = int(top * (height + 1)), int(left * (width + 1))
         return view.then(cropped(view.size, *corner, shape=(self.side, self.side)))
 

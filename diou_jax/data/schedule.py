@@ -113,11 +113,11 @@ class TrainSchedule:
         epochs = self._epochs
         if epoch not in epochs:
             # Threads that pass from one epoch to the next need both for a while.
-            epochs = {k: v for k, v in epochs.items() if k == epoch - 1} | {epoch: self._deal(epoch)}
+            epochs = {k: v for k, v in epochs.items() if k == epoch - 1} | {epoch: self._make_epoch(epoch)}
             self._epochs = epochs
         return epochs[epoch]
 
-    def _deal(self, epoch):
+    def _make_epoch(self, epoch):
         order = np.argsort(random_bits(len(self._index), self._seed, _ENTRIES, epoch), kind="stable")
         by_bucket = []
         for bucket in np.flatnonzero(self._counts):

@@ -1,4 +1,4 @@
-"""From the "segmentation" of COCO annotations to outlines, with the faults of those that are none.
+"""Converts the "segmentation" of COCO annotations to outlines, and reports faulty ones.
 
 A faulty mask never costs its box: the object trains its box and no mask. Self-crossing parts are legal; inside a part
 the even-odd rule holds, as in COCO's filling.
@@ -36,7 +36,7 @@ _NUMBERS = {int, float}
 
 
 class _FaultError(Exception):
-    """An object has no mask, for a kind of fault."""
+    """The "segmentation" of an object has a kind of fault, which leaves the object without a mask."""
 
     def __init__(self, kind: str):
         super().__init__(kind)
@@ -69,10 +69,10 @@ def read(segmentations: Sequence[Any], heights: np.ndarray, widths: np.ndarray) 
             faults[fault.kind][row] = True
         found.append(parts)
     outlines = from_parts(found)
-    unplaced = _unplaced(outlines, heights, widths)
-    for kind, objects in unplaced.items():
+    misplaced = _misplaced(outlines, heights, widths)
+    for kind, objects in misplaced.items():
         faults[kind] |= objects
-    return outlines.without(np.logical_or.reduce(list(unplaced.values()))), faults
+    return outlines.without(np.logical_or.reduce(list(misplaced.values()))), faults
 
 
 def _of_polygons(value) -> tuple[list[np.ndarray], bool]:
@@ -104,7 +104,7 @@ def _of_runs(value, height, width) -> list[np.ndarray]:
     if [whole(side) for side in size] != [height, width]:
         raise _FaultError(OTHER_SIZE)
     if height * width > decoding.MAX_PIXELS:
-        raise _FaultError(NO_RUNS)  # neither is its image
+        raise _FaultError(NO_RUNS)  # its image would be refused, too
     try:
         crop = rle.crop(value["counts"], height, width)
     except ValueError:
@@ -115,8 +115,8 @@ def _of_runs(value, height, width) -> list[np.ndarray]:
     return [part + np.array([crop.left, crop.top]) for part in rings.parts(crop.mask, tolerance=tolerance)]
 
 
-def _unplaced(outlines: Outlines, heights, widths) -> dict[str, np.ndarray]:
-    """By kind, the objects whose vertices are not finite, or lie where no pixel or no arithmetic reaches them."""
+def _misplaced(outlines: Outlines, heights, widths) -> dict[str, np.ndarray]:
+    """By kind of fault, the objects with vertices that are not finite, all outside of the image, or far outside."""
     some = np.flatnonzero(outlines.sizes)
     starts = outlines.parts[outlines.objects[:-1]][some]
     low, high = np.zeros((2, len(outlines), 2))

@@ -58,7 +58,7 @@ def ensure(root: str | os.PathLike, *, seed: int = SEED, masks: bool = False) ->
             return
         if not _is_there(root, recipe):
             root.parent.mkdir(parents=True, exist_ok=True)
-            _draw_alone(root, recipe)
+            _draw_locked(root, recipe)
     except OSError as error:
         raise UserError(
             f"the shapes cannot be drawn into {root}: {error.strerror or error}; set data.root to a folder that can be "
@@ -85,7 +85,7 @@ def _is_there(root, recipe) -> bool:
     return True
 
 
-def _draw_alone(root, recipe):
+def _draw_locked(root, recipe):
     """Draws the data set, or waits for another process that is drawing it."""
     prefix = f".{root.name}-drawing-"
     with contextlib.ExitStack() as stack:
@@ -176,16 +176,16 @@ def draw(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, list[t
 
 
 def _draw(rng, side):
-    """As `draw`, but for each object its class, its mask, and the parts of its outline, which a crowd has not."""
+    """As `draw`, but for each object its class, its mask, and the parts of its outline, None for a crowd."""
     background = _background(rng, side)
     picture = background.copy()
     if rng.random() < SHARE_EMPTY:
-        return _finish(picture, rng), []
+        return _with_noise(picture, rng), []
     objects: list[tuple[int, np.ndarray, list[np.ndarray] | None]] = []
     hidden: list[np.ndarray] = []
 
     def place(label, longer, centre=None):
-        """Draws one shape; returns its mask and outline, None if it would be too small or cover too much of another."""
+        """Draws a shape; returns its mask and outline, None if it would be too small or cover too much of another."""
         alpha, left, top, parts = _shape(rng, CLASSES[label - 1], longer, side, centre)
         full = np.zeros((side, side), np.float32)
         full[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
@@ -217,10 +217,10 @@ def _draw(rng, side):
                 objects.append((label, *placed))
                 hidden.append(np.zeros_like(placed[0]))
                 break
-    return _finish(picture, rng), objects
+    return _with_noise(picture, rng), objects
 
 
-def _finish(picture, rng):
+def _with_noise(picture, rng):
     return np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
 
 
@@ -256,7 +256,7 @@ def _paint(rng, behind, side):
 
 
 def _outline(rng, kind):
-    """The polygons of a shape within [-1, 1] squared, of which a second one is a hole; and its largest elongation."""
+    """The polygons of a shape within [-1, 1] squared (a second one is a hole), and the shape's largest elongation."""
 
     def circle(radius):
         turns = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
@@ -327,7 +327,7 @@ def _parts(kind, polygons):
     if kind == "cross":
         (corners,) = polygons
         return [_grown(corners[[0, 1, 6, 7]]), _grown(corners[[3, 4, 9, 10]])]
-    # Of circles every other vertex: the area loses one per cent, and the time that mask targets take is halved.
+    # A circle keeps every other vertex: its area becomes one per cent smaller, and mask targets take half the time.
     return [join([_grown(polygon[::2] if len(polygon) == CIRCLE else polygon) for polygon in polygons])]
 
 

@@ -17,7 +17,7 @@ BISECTIONS = 20
 FINEST = 1 / 64
 
 
-def fewer(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
+def simplify(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     """An object with at most `limit` vertices.
 
     All loops have one tolerance, the smallest that suffices, so that large and small ones lose detail of the same size;

@@ -156,7 +156,7 @@ class _Reader:
 
 
 def _is_annotation(path):
-    """Whether an xml file is to be read; a damaged one is, so that the error names it instead of skipping it."""
+    """Whether to read an xml file as annotations; a damaged one is read, so that an error names it."""
     if path.parent.name.lower() == "annotations":
         return True
     try:

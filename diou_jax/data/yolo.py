@@ -37,7 +37,7 @@ def found(source: pathlib.Path) -> bool:
 def read(source: pathlib.Path) -> AnnotatedFolder:
     """Reads all images of a folder; an image without a text file has no objects.
 
-    A polygon becomes the box around it and the object's outline. Of an object with keypoints the box is read.
+    A polygon becomes the box around it and the object's outline. Keypoints are left out; the box beside them is read.
 
     The splits are those of data.yaml; without data.yaml they follow from the names of folders.
 
@@ -124,7 +124,7 @@ def _names(source, yaml) -> dict[int, str]:
 
 
 def _keypoints(yaml) -> int:
-    """How many numbers of keypoints follow the box in each line, as ``kpt_shape`` of data.yaml says; 0 without it."""
+    """The count of numbers for keypoints after the box in each line, by ``kpt_shape`` of data.yaml; 0 without it."""
     shape = yaml.get("kpt_shape")
     if shape is None:
         return 0

@@ -158,7 +158,7 @@ def rule(
     solver, devices, per_device = config.solver, jax.device_count(), config.train.ims_per_batch
     images = batch_size or config.train.batch_size or devices * per_device
     batch = batch_rule.divide(images, devices, resumed=batch_size is not None)
-    # Other policies do not read the steps, so that the rule has nothing to say about them.
+    # Other policies do not read the steps, so that the rule has none to adapt.
     steps = tuple(solver.steps) if solver.lr_policy == "steps_with_decay" else ()
     written = Schedule(solver.base_lr, steps, solver.max_iter, config.fpn.rpn_collect_scale)
     if not solver.scale_with_devices:
@@ -235,7 +235,7 @@ def passes(config: ConfigDict) -> Passes | None:
 
 
 def _passes(config) -> Passes:
-    """The passes of a test, of which a usual test has one."""
+    """The passes of a test; without augmented testing the usual one alone."""
     test, usual = config.test, usual_pass(config)
     # The order is the original's; it decides between equal scores.
     boxes = *_more_passes(usual, test.bbox_aug), usual
@@ -250,7 +250,10 @@ def staged_detection(
     *,
     selections: Sequence[Selection] = (),
 ) -> StagedDetection:
-    """The config's passes, several in augmented testing, and then `selections`; `compiled` is as for the result."""
+    """Detection by the config's passes, several in augmented testing, and by `selections`.
+
+    The arguments `compiled` and `selections` are those of `StagedDetection`.
+    """
     several = _passes(config)
     return StagedDetection(
         detector,

@@ -18,9 +18,9 @@ from diou_jax.data.dataset import Dataset
 from diou_jax.nested_config import flatten
 from diou_jax.option_groups import NETWORK
 
-# Options that a new run takes over from the weights it starts from. Whether it has masks depends on its own data; its
-# dtype and the masking of padding are its own, too.
-TAKEN = {*NETWORK, "resnets.freeze_at"} - {"model.mask_on", "dtype", "fpn.mask_padding"}
+# Options that a new run takes over from the weights it starts from. Whether it has masks, its dtype and the masking of
+# padding are its own.
+FROM_WEIGHTS = {*NETWORK, "resnets.freeze_at"} - {"model.mask_on", "dtype", "fpn.mask_padding"}
 SMALL_BODY = {
     "resnets.blocks": (1, 1, 1, 1),
     "resnets.width_per_group": 16,
@@ -69,7 +69,7 @@ class Start:
 
     Attributes:
       weights: their origin in words; empty for random weights.
-      network: options of `TAKEN` that the weights require.
+      network: options of `FROM_WEIGHTS` that the weights require.
     """
 
     weights: str = ""
@@ -116,7 +116,7 @@ def resolve(config: ConfigDict, data: Statistics, *, start: Start, devices: Devi
     choices = Choices(config)
     for step in (_network, _scale, _anchors, _boxes, _sampling, _batch, _schedule, _reading):
         step(choices, data, start, devices)
-    choices.rest()
+    choices.set_defaults()
     return choices.config, choices.lines
 
 
@@ -154,7 +154,7 @@ class Choices:
             if why:
                 self.lines.append(f"chosen  {name} = {value!r}: {why}")
 
-    def rest(self) -> None:
+    def set_defaults(self) -> None:
         """Gives all options that are still open their defaults."""
         for name, value in flatten(base.get_config()).items():
             self.set(name, value, "")
@@ -163,7 +163,7 @@ class Choices:
 def _network(choices, data, start, devices):
     config = choices.config
     for name, value in start.network.items():
-        if name in TAKEN:
+        if name in FROM_WEIGHTS:
             choices.set(name, value, f"as {start.weights} has it" if name.startswith("resnets.") else "")
     if not start.weights:
         body: Mapping[str, Any] = SMALL_BODY if devices.kind == "cpu" else LARGE_BODY

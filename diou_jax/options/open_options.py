@@ -10,7 +10,7 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
-from diou_jax.options.choices import TAKEN, Choices, Devices, Start, fill, is_open, measure, resolve
+from diou_jax.options.choices import FROM_WEIGHTS, Choices, Devices, Start, fill, is_open, measure, resolve
 from diou_jax.reporting.run_log import print_line
 from diou_jax.weights.layer_options import layer_options
 from diou_jax.weights.sources import read_source, wanted_options
@@ -33,11 +33,11 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "", *, source: str |
     lines = list(build.layout(config).lines) if config.data.source == "own" else []
     if stored := _of_run(workdir):
         choices = Choices(fill(config, stored))
-        choices.rest()
+        choices.set_defaults()
         config, chosen = choices.config, [f"open options are those of the run in {workdir}"]
     else:
         defaults = Choices(config)
-        defaults.rest()
+        defaults.set_defaults()
         base.check(defaults.config)
         prepare(config.log.compilation_cache)
         data = build.dataset(config, config.train.datasets, masks=False)
@@ -69,7 +69,7 @@ def start_of(config: ConfigDict, source: str | os.PathLike = "") -> Start:
     """
     path = os.fspath(source) or config.init.checkpoint
     if path and not os.path.isfile(path):
-        network = {name: value for name, value in _options(path).items() if name in TAKEN}
+        network = {name: value for name, value in _options(path).items() if name in FROM_WEIGHTS}
         return Start(path, network)
     path = path or config.resnets.imagenet_pretrained_weights
     if not path:
