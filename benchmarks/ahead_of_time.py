@@ -146,17 +146,19 @@ def main() -> None:
     """Prints a table for each number of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[16])
-    parser.add_argument("--devices", type=int, default=1, help="that train together; images are of each")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="devices that train together, each with that many images"
+    )
     parser.add_argument("--detect", action="store_true", help="detection with DIoU-NMS in place of the train step")
     parser.add_argument("--masks", action="store_true", help="with the mask head")
-    parser.add_argument("--longest", type=int, default=0, help="kernels to name")
+    parser.add_argument("--longest", type=int, default=0, help="number of the longest kernels to list")
     parser.add_argument("--peak-tflops", type=float, default=700)
     parser.add_argument("--peak-tbs", type=float, default=2.8)
     parser.add_argument("--launch", type=float, default=2, help="microseconds to start a kernel")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     set_flags()
-    os.environ.setdefault(selection.SWITCH, "pallas")  # no device that they could be tried on
+    os.environ.setdefault(selection.SWITCH, "pallas")  # there is no device on which kernels could be tried
     if options.smoke:
         options.images, options.longest = [2], 3
     found = devices(options.devices, options.smoke)

@@ -48,7 +48,7 @@ class Kernel:
       origin: the operation of the JAX program that it came from.
       traffic: bytes of operands and results.
       work: floating-point operations of products and convolutions.
-      launches: kernels that it really is.
+      launches: number of kernels that the device starts for it.
     """
 
     kind: str
@@ -59,18 +59,18 @@ class Kernel:
 
     @property
     def part(self) -> str:
-        """Of `PARTS`."""
+        """The part of the step, a value of `PARTS` or "other"."""
         scope = re.search(rf"\b({'|'.join(PARTS)})\b", self.origin)
         return PARTS[scope[1]] if scope else "other"
 
     @property
     def backward(self) -> bool:
-        """Whether it is of the backward pass."""
+        """Whether it belongs to the backward pass."""
         return "transpose(" in self.origin
 
 
 def arrays(type_: str) -> list[tuple[str, list[int]]]:
-    """The arrays of an HLO type, a tuple perhaps: dtype and shape of each."""
+    """Dtype and shape of each array of an HLO type, which may be a tuple."""
     found = re.findall(rf"\b({'|'.join(BYTES)})\[([\d,]*)\]", type_)
     return [(dtype, [int(side) for side in shape.split(",") if side]) for dtype, shape in found]
 
@@ -127,7 +127,7 @@ def inside(computations, name: str):
 
 
 def product_work(instruction: Instruction, types: dict[str, str]) -> int:
-    """Two for each multiply-add of a ``dot`` or a convolution, 0 of all else."""
+    """Floating-point operations of a ``dot`` or a convolution, two for each multiply-add; 0 for other operations."""
     shape = lambda name: arrays(types[name])[0][1]  # noqa: E731
     result = arrays(instruction.type)[0][1] if arrays(instruction.type) else []
     if instruction.opcode == "dot" or 'custom_call_target="__cublas' in instruction.attributes:
@@ -155,7 +155,7 @@ def sort_launches(length: int) -> int:
 
 
 def bytes_read(computations, types: dict[str, str], instruction: Instruction) -> list[int]:
-    """Bytes of each operand, or of the slices of it that a fusion looks at."""
+    """Bytes of each operand, or of its slices if a fusion reads nothing else of it."""
     sizes = [size(types[name]) for name in instruction.operands]
     body = computations[called(instruction)] if called(instruction) else []
     for parameter in (part for part in body if part.opcode == "parameter"):
@@ -167,7 +167,7 @@ def bytes_read(computations, types: dict[str, str], instruction: Instruction) ->
 
 
 def bytes_moved(kind: str, result: int, operands: list[int]) -> int:
-    """Bytes that a kernel reads and writes, of results and operands of these sizes."""
+    """Bytes that a kernel reads and writes if its result and operands have these sizes."""
     if kind == "gather":  # reads no more of an array than it writes
         return result + sum(min(result, operand) for operand in operands)
     if kind == "scatter" and result in operands:  # in place

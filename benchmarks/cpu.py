@@ -95,27 +95,27 @@ def our_pooling(direction: str, smoke: bool) -> Callable:
 
 
 def their_training(smoke: bool, *, masks: bool = False) -> Callable:
-    """The same of torchvision as `our_training`."""
+    """As `our_training`, by torchvision."""
     return peers.training(2, workload.SMOKE_SIZE if smoke else TRAIN_SIZE, dtype="float32", masks=masks)[0]
 
 
 def their_detection(smoke: bool, *, masks: bool = False) -> Callable:
-    """The same of torchvision as `our_detection`."""
+    """As `our_detection`, by torchvision."""
     size = workload.SMOKE_SIZE if smoke else workload.SIZE
     return peers.detection(1, size, candidates=CANDIDATES, dtype="float32", masks=masks)[0]
 
 
 def their_suppression(work: str, smoke: bool) -> Callable:
-    """The same of torchvision as `our_suppression`."""
+    """As `our_suppression`, by torchvision."""
     return nms.in_torch(*draw_problems(work, smoke))[0]
 
 
 def their_pooling(direction: str, smoke: bool) -> Callable:
-    """The same of torchvision as `our_pooling`."""
+    """As `our_pooling`, by torchvision."""
     return roi_align.in_torch(draw_maps(smoke), "float32", 7)[0][direction][0]
 
 
-# Name, ours, theirs, how often as many calls as --turns says.
+# Name of the row, function that makes our call, function that makes torchvision's, factor of --turns.
 ROWS = (
     ("detection, 1 image, 800 x 1344", our_detection, their_detection, 1),
     ("train step, 2 images, 480 x 640", our_training, their_training, 1),
@@ -139,10 +139,10 @@ ROWS = (
 
 
 class Side:
-    """One of the two, in a process of its own. A context."""
+    """Our call or torchvision's, in a process of its own; a context manager, which ends the process."""
 
     def __init__(self, make: Callable, smoke: bool):
-        """Sets the call up and makes it twice, uncounted."""
+        """Makes the call, and warms it up by two calls that do not count."""
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), _set_up, (make, smoke))
         for _ in range(2):
             self()
@@ -165,7 +165,7 @@ def _set_up(make, smoke):
 
 def _clock():
     start = time.perf_counter()
-    jax.block_until_ready(_call())  # torch's are there when the call returns
+    jax.block_until_ready(_call())  # torch's results are complete when the call returns
     return time.perf_counter() - start
 
 
@@ -182,14 +182,14 @@ def take_turns(ours: Callable, theirs: Callable | None, smoke: bool, turns: int)
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=[""], help="only those whose name contains one of these")
+    parser.add_argument("--rows", nargs="+", default=[""], help="parts of names; only rows whose name has one of them")
     parser.add_argument("--turns", type=int, default=11, help="calls of each side; three times as many of short ones")
     parser.add_argument("--breakdown", action="store_true", help="where the train step's time goes")
-    parser.add_argument("--peak-tflops", type=float, default=0.18, help="of float32 matrix products, measured")
+    parser.add_argument("--peak-tflops", type=float, default=0.18, help="TFLOP/s of float32 matrix products, measured")
     parser.add_argument("--peak-tbs", type=float, default=0.02, help="TB/s of a copy, measured")
     parser.add_argument("--smoke", action="store_true", help="a small network and small problems, once")
     options = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"  # of the other processes too
+    os.environ["JAX_PLATFORMS"] = "cpu"  # for the other processes, too
     jax.config.update("jax_platforms", "cpu")
     options.bursts, options.length = (1, 1) if options.smoke else (5, 1)
     print(timing.header("On a CPU, float32"))

@@ -3,9 +3,10 @@
     python benchmarks/dispatch.py
     python benchmarks/dispatch.py --smoke
 
-The arrays are those of R-50-FPN's training state in number and structure, but of eight numbers each: the step itself
-takes next to no time, and the rest is dispatch. "joined" are the arrays of fewer than 65536 numbers in one, which a
-step can take apart at no cost; "one" is the whole state in one array, which costs a step two passes over its memory.
+The state has as many arrays as R-50-FPN's training state, in the same structure, but eight numbers in each: the step
+itself takes next to no time, and the rest is dispatch. "joined" has the arrays of fewer than 65536 numbers in one
+array, which a step can take apart at no cost; "one" has the whole state in one array, which costs a step two passes
+over its memory.
 Several processes are joined on this machine, each with one device. Dispatch is hidden where it is shorter than a step.
 """
 

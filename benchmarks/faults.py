@@ -50,7 +50,7 @@ def small_config(root: pathlib.Path, steps: int, every: int):
 
 
 def start(file: pathlib.Path, workdir: pathlib.Path, log) -> subprocess.Popen:
-    """The run, or the rest of it."""
+    """Starts the run, or resumes it."""
     command = [sys.executable, str(MAIN), "--config", str(file), "--workdir", str(workdir), "--mode", "train"]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=MAIN.parent)
 
@@ -66,7 +66,7 @@ def last_row(workdir: pathlib.Path) -> int:
 
 
 def disturb(process: subprocess.Popen, workdir: pathlib.Path, draw: random.Random, *, in_a_save: bool) -> bool | None:
-    """Kills the run some time after it has got further; says if that was during a save, None if it ended first."""
+    """Kills the run some time after its next row of the log; whether during a save, None if the run ended first."""
     before = last_row(workdir)
     while process.poll() is None and last_row(workdir) <= before:
         time.sleep(0.01)

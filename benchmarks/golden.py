@@ -34,7 +34,7 @@ def rows(found) -> np.ndarray:
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, float, float]:
-    """Detections of both that have no partner; of the others the largest difference in pixels and in score."""
+    """The number of detections without a partner, and the largest differences of partners in pixels and in score."""
     free, boxes, scores = np.ones(len(theirs), bool), 0.0, 0.0
     for row in ours:
         distance = np.abs(theirs[:, 1:5] - row[1:5]).max(1, initial=0.0)
@@ -66,7 +66,7 @@ def original(folder: pathlib.Path):
 
 
 def beside_the_cpu(*, smoke: bool):
-    """The same of random weights and a drawn image; the detections are the CPU's."""
+    """As `original`, for random weights and a drawn image; the detections are the CPU's."""
     config = workload.make_config(smoke=smoke)
     config.dtype = "float32"
     config.test.score_thresh = 0.0  # an untrained network is sure of nothing

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-LINES = 60  # of the last table
+LINES = 60  # length of the last table
 ARITHMETIC_IS_WRONG = 3  # exit code of device.py
 PALLAS, XLA = {"DIOU_JAX_KERNELS": "pallas"}, {"DIOU_JAX_KERNELS": "xla"}
 NONDETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_exclude_nondeterministic_ops=false"}
@@ -44,15 +44,16 @@ class Stage:
     """A benchmark of this folder, or another program of the project.
 
     Attributes:
-      name: for --stages.
-      shows: in words.
-      command: after ``python``, from the project's root; {out}, {scratch} and {golden} stand for the folders.
-      seconds: its limit.
+      name: its name for --stages.
+      shows: its subject, in words.
+      command: its arguments after ``python``; {out}, {scratch} and {golden} stand for the folders. It runs in the
+        project's root.
+      seconds: its time limit.
       least: seconds that must be left for it to start.
-      rehearsal: the command of --rehearse; None where `command` with --smoke is one.
-      environment: added to this process'.
-      quoted: beginning of the line that the last table quotes, where the stage prints no table of its own.
-      columns: those of its table that the last table shows; by default the first ones.
+      rehearsal: its command for --rehearse; None: `command` with --smoke.
+      environment: variables that are added to the environment of this process.
+      quoted: beginning of the line that the last table quotes if the stage prints no table of its own.
+      columns: the columns of its table that the last table shows; by default the first ones.
     """
 
     name: str
@@ -113,7 +114,7 @@ STAGES = (
 
 
 class Report:
-    """report.md and results.jsonl of a run; every line is on disk as soon as it is known. A context."""
+    """report.md and results.jsonl of a run, a context manager; each line is on disk as soon as it is known."""
 
     def __init__(self, folder: pathlib.Path):
         """Opens both files; a later call's lines follow those of earlier ones."""
@@ -130,12 +131,12 @@ class Report:
         self._rows.close()
 
     def begin(self, stage: Stage, command: str) -> None:
-        """A new stage."""
+        """Writes the heading of a stage."""
         self._stage, self._columns, self._quoted = stage.name, None, stage.quoted
         self.line(f"\n# {stage.name}: {stage.shows}\n\n`{command}`\n")
 
     def line(self, text: str) -> None:
-        """A line of a stage's output; the rows of Markdown tables become results."""
+        """Writes a line of a stage's output; the rows of Markdown tables become results."""
         print(text, flush=True)
         print(text, file=self._text)
         cells = [cell.strip() for cell in text.strip().strip("|").split("|")] if text.startswith("|") else None
@@ -152,7 +153,7 @@ class Report:
             print(json.dumps(row), file=self._rows)
 
     def end(self, status: str, seconds: float) -> None:
-        """How a stage ended."""
+        """Writes how a stage ended."""
         self._columns = None
         self.line(f"\n{self._stage}: {status}, {seconds:.0f} s")
         print(json.dumps({"stage": self._stage, "status": status, "seconds": round(seconds, 1)}), file=self._rows)
@@ -164,7 +165,7 @@ class Report:
 
 
 def as_number(cell: str) -> float | str:
-    """A table's cell; whole numbers stay whole."""
+    """The number in a table's cell, an int if it is whole; other cells as they are."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(cell)
@@ -172,7 +173,7 @@ def as_number(cell: str) -> float | str:
 
 
 def run(stage: Stage, command: list[str], environment: dict[str, str], seconds: float, say: Callable) -> str:
-    """Runs a stage, each line of its output as it comes; says how it ended."""
+    """Runs a stage, gives `say` each line of its output as it comes, and returns how the stage ended."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -252,9 +253,9 @@ def summary(statuses: dict[str, tuple[str, float]], report: Report) -> list[str]
 
 
 def main() -> None:
-    """Runs the stages in their order, and prints the table last; exit code 1 where one did not end well."""
+    """Runs the stages in their order, and prints the table last; exit code 1 if one did not end well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0, help="of all stages together")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time of all stages together")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the report")
     parser.add_argument(
         "--scratch",
@@ -263,7 +264,9 @@ def main() -> None:
         help="folder for runs, data and compiled programs, %(default)s by default",
     )
     parser.add_argument("--golden", type=pathlib.Path, help="folder of the original's numbers, see golden.py")
-    parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], help="these only")
+    parser.add_argument(
+        "--stages", nargs="+", choices=[stage.name for stage in STAGES], help="names of the stages to run; default: all"
+    )
     parser.add_argument("--rehearse", action="store_true", help="in small, on the CPU")
     options = parser.parse_args()
     options.out, options.scratch = options.out.absolute(), options.scratch.absolute()

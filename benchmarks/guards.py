@@ -1,4 +1,4 @@
-"""The cost of care: a step with and without its guard, and the time for which a checkpoint holds training up.
+"""The cost of the guard and of checkpoints: a step with and without its guard, and the pause for a checkpoint.
 
     python benchmarks/guards.py            # R-50-FPN at 800 x 1344, for a GPU
     python benchmarks/guards.py --shapes   # the detector of configs/shapes.py, minutes on a CPU
@@ -38,7 +38,7 @@ def shapes_config():
 def main() -> None:
     """Prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2, help="on each device")
+    parser.add_argument("--images", type=int, default=2, help="images of each device")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--length", type=int, default=10, help="steps in a round")
     parser.add_argument("--shapes", action="store_true")
@@ -54,7 +54,7 @@ def main() -> None:
         for guarded in (True, False)
     }
     variables = make_variables(config, detector.network)
-    # Each its own copy, as a step takes its state's memory.
+    # Each step has a copy of the state, since it reuses the state's memory.
     states = {
         guarded: replicate(create_state(jax.tree.map(jnp.array, variables), optimizer, detector.loss_names))
         for guarded in steps

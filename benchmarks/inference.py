@@ -86,7 +86,7 @@ def main() -> None:
 
     size = workload.SMOKE_SIZE if options.smoke else workload.SIZE
     repeats = {name: getattr(options, name) for name in ("bursts", "length", "lone", "candidates")}
-    # Before ours, which keep the device's memory once they have it.
+    # torchvision is measured first, since our programs keep the device's memory once they have it.
     theirs = (
         {}
         if options.smoke or options.no_peer

@@ -71,7 +71,7 @@ def _small_match(random):
     return anchors[0], boxes[0, :21].reshape(3, 7, 4), masks
 
 
-# Inputs that are slices, counts that fill no block.
+# Trials whose inputs are slices, and whose counts fill no block.
 ODD = {
     "nms of 3 x 77, sliced": Trial("nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou"), _small_nms),
     "roi_align and its gradient of 3 x 4, sliced": Trial("roi_align", _small_pool, _small_pyramid, 1e-4),
@@ -119,7 +119,7 @@ def among_others(function, arguments):
     flat = floats[0].reshape(-1)[:4096].astype(jnp.float32)
     product = jnp.outer(jnp.sort(flat), flat) @ flat
     total = jax.lax.scan(lambda total, x: (total + jnp.sin(x), None), 0.0, flat[:16])[0]
-    nothing = jnp.where(jnp.isfinite(product.sum() + total), 0.0, 1.0)  # 0, which no compiler can know
+    nothing = jnp.where(jnp.isfinite(product.sum() + total), 0.0, 1.0)  # it is 0, but no compiler can know that
     arguments = jax.tree.map(
         lambda x: x + nothing.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, arguments
     )
@@ -186,7 +186,7 @@ def check_all(buffers: str, environment: dict[str, str], options) -> bool:
         names = [name for name in names if name not in rows]
         if not names:
             break
-        if problems[-2:] == [problem] * 2:  # what breaks each kernel alike is no kernel's fault
+        if problems[-2:] == [problem] * 2:  # a cause that breaks every kernel is not a fault of one of them
             report(", ".join(names), buffers, None, f"not tried, as three in a row broke alike: {problem}")
             return False
         name, *names = names

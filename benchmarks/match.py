@@ -20,7 +20,7 @@ def main() -> None:
     """Prints a line for each number of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 16])
-    parser.add_argument("--boxes", type=int, default=8, help="of an image that exist, of 128")
+    parser.add_argument("--boxes", type=int, default=8, help="boxes that exist, of 128 in an image")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     repeats = {"bursts": 1, "length": 1} if options.smoke else {"bursts": 11, "length": 20}

@@ -22,7 +22,7 @@ from diou_jax.data.make_reader import train_reader
 
 
 def resident(pid: int | str) -> float:
-    """MB of a process."""
+    """The resident memory of a process, MB."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 

@@ -11,8 +11,6 @@ that wait only for the last call.
 
 import argparse
 import functools
-import statistics
-import time
 
 import jax
 import numpy as np
@@ -28,16 +26,8 @@ KINDS = (("iou", 1.0), ("diou", 1.0), ("diou", 0.9))
 
 
 def measure(call, wait, *, bursts: int, length: int) -> float:
-    """Microseconds of a call."""
-    wait(call())
-    times = []
-    for _ in range(bursts):
-        start = time.perf_counter()
-        for _ in range(length):
-            result = call()
-        wait(result)
-        times.append((time.perf_counter() - start) / length)
-    return statistics.median(times) * 1e6
+    """Microseconds of a call, the median of bursts."""
+    return float(np.median(timing.measure(call, wait, bursts=bursts, length=length))) * 1e6
 
 
 def in_torch(boxes: np.ndarray, scores: np.ndarray, threshold: float):

@@ -17,7 +17,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 60  # MiB, of source, wheels and data together
-# Not in an image for JAX; their own requirements are listed too, as each wheel comes alone.
+# Packages that an image for JAX lacks, and their requirements, since pip downloads none of them by itself here.
 PACKAGES = (
     "ml_collections",
     "grain",
@@ -47,7 +47,7 @@ GOLDEN = ("model_r50fpn.npz", "make_weights.py", "weights_outputs.npz", "param_n
 
 
 def copy_source(target: pathlib.Path) -> None:
-    """The files that git knows, links included."""
+    """Copies the files that git knows, links included."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         source, place = ROOT / name, target / name
@@ -59,7 +59,7 @@ def copy_source(target: pathlib.Path) -> None:
 
 
 def download_wheels(target: pathlib.Path, python: str) -> None:
-    """One wheel of each package, for Linux on x86-64."""
+    """Downloads one wheel of each package, for Linux on x86-64."""
     command = [
         sys.executable,
         "-m",
@@ -78,7 +78,7 @@ def download_wheels(target: pathlib.Path, python: str) -> None:
 
 
 def size(folder: pathlib.Path) -> float:
-    """MiB."""
+    """The size of a folder's files, MiB."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink()) / 2**20
 
 

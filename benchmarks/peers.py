@@ -1,7 +1,7 @@
 """torchvision's Faster and Mask R-CNN at our sizes: the peer of train.py, inference.py and cpu.py.
 
 It is `fasterrcnn_resnet50_fpn` without weights, with the frozen batch normalisation and the two frozen stages that it
-has with weights, and with our numbers of classes, proposals and RoIs, which are its defaults but for the classes. It
+has with weights, and with our number of classes; its numbers of proposals and RoIs equal ours by default. It
 computes under autocast in bfloat16, or in float32, channels last, with cuDNN's search for the fastest convolutions.
 Each measurement has a process of its own, so that no device memory is held beside ours.
 """

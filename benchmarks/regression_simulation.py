@@ -14,7 +14,6 @@ tests/test_regression_simulation.py.
 
 import argparse
 import functools
-import os
 import pathlib
 import time
 
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diou_jax.files import replacing
 from diou_jax.losses import ciou_loss, diou_loss, giou_loss, iou_loss
 
 NAMES = {"iou": "IoU", "giou": "GIoU", "diou": "DIoU", "ciou": "CIoU"}
@@ -120,16 +120,15 @@ def write_plot(path: str, curves: dict[str, np.ndarray]) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    draft = pathlib.Path(f"{path}.draft")
-    figure.savefig(draft, format=pathlib.Path(path).suffix[1:] or "png")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, format=pathlib.Path(path).suffix[1:] or "png")
 
 
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="20 of the 5000 places")
-    parser.add_argument("--seed", type=int, default=0, help="of the places")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the places")
     parser.add_argument("--plot", metavar="FILE", help="write a picture of the four curves, for example curves.png")
     options = parser.parse_args()
 

@@ -11,8 +11,6 @@ of calls that wait only for the last, over inputs that rotate and together excee
 import argparse
 import functools
 import itertools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -64,15 +62,8 @@ def ours(features, rois, *, resolution):
 def measure(calls, wait, *, images: int, bursts: int, length: int) -> float:
     """Microseconds per image: the median over bursts of `length` calls, which take turns."""
     turns = itertools.cycle(calls)
-    wait([next(turns)() for _ in calls])
-    times = []
-    for _ in range(bursts):
-        start = time.perf_counter()
-        for _ in range(length):
-            result = next(turns)()
-        wait(result)
-        times.append((time.perf_counter() - start) / length)
-    return statistics.median(times) * 1e6 / images
+    seconds = timing.measure(lambda: next(turns)(), wait, bursts=bursts, length=length)
+    return float(np.median(seconds)) * 1e6 / images
 
 
 def in_jax(form, names, inputs, dtype, resolution):
@@ -96,7 +87,7 @@ def in_jax(form, names, inputs, dtype, resolution):
 
 
 def in_torch(inputs, dtype, resolution):
-    """The same of torchvision, and a function that waits for the device.
+    """Forward and backward calls of torchvision, and a function that waits for the device.
 
     Channels first and contiguous, as its kernels compute; bfloat16 under autocast, as they know no bfloat16.
     """

@@ -1,6 +1,6 @@
-"""Trainings of `main.py` that are compared with each other: run, kept, and their differences paired by seed.
+"""Runs trainings of `main.py`, keeps their results, and compares these with differences paired by seed.
 
-`losses.py` and `recipe.py` are made of it. Every training is `main.py --config own` on the same data. Whatever is
+`losses.py` and `recipe.py` are two such studies. Every training is `main.py --config own` on the same data. Whatever is
 finished is kept in the folder of the study; the same command goes on after an interruption.
 """
 
@@ -23,11 +23,12 @@ import numpy as np
 import scipy.stats
 
 from diou_jax.data import shapes
+from diou_jax.files import replacing
 from diou_jax.reporting.run_log import read_metrics
 
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-TARGET = 0.8  # AP50; the steps until it are a measure of speed
+TARGET = 0.8  # an AP50; the number of steps until a run reaches it measures the speed of training
 CONFIDENCE = 0.95
 
 
@@ -146,10 +147,8 @@ def outcome(rows: Iterable[Mapping]) -> dict:
 
 def write(path: pathlib.Path, text: str) -> None:
     """Writes a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -207,9 +206,8 @@ def shown_reached(row: Mapping, seeds: int) -> str:
 
 def save(figure, path: pathlib.Path) -> None:
     """Writes a figure of matplotlib as a PNG, as a whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    figure.savefig(draft, format="png")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png")
 
 
 def make_parser(description: str, out: str) -> argparse.ArgumentParser:

@@ -21,8 +21,8 @@ def measure(call: Callable, wait: Callable, *, bursts: int, length: int) -> np.n
     Args:
       call: starts the work and returns a handle.
       wait: blocks until the work behind a handle is done.
-      bursts: counted.
-      length: calls in each.
+      bursts: number of bursts that count.
+      length: number of calls in a burst.
     """
     seconds = []
     for _ in range(bursts + 1):
@@ -64,7 +64,7 @@ def cost(stage: jax.stages.Lowered | jax.stages.Compiled) -> dict[str, float]:
 
 
 def header(title: str) -> str:
-    """The head of a table, by which a reader can repeat it: devices, versions, date and command."""
+    """The heading of a table, with devices, versions, date and command, so that a reader can repeat it."""
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     versions = [f"Python {platform.python_version()}"]
     for name in ("jax", "jaxlib", "torch", "torchvision"):
@@ -77,12 +77,12 @@ def header(title: str) -> str:
 
 
 def line(*cells) -> None:
-    """A line of a Markdown table; numbers to three digits, None as a dash."""
+    """Prints a line of a Markdown table; numbers have three digits, None is a dash."""
     print("| " + " | ".join(map(_show, cells)) + " |", flush=True)
 
 
 def head(*names: str) -> None:
-    """The table's first two lines."""
+    """Prints the first two lines of a table."""
     line(*names)
     print("|" + "---|" * len(names))
 

@@ -63,10 +63,10 @@ class Training:
     """The step for some images per device and its state, set up as `diou_jax.training.train` does.
 
     Attributes:
-      config: of the run.
-      images: per device.
-      rule: `BatchRule`.
-      detector, optimizer: of the config.
+      config: the config of the run.
+      images: number of images on a device.
+      rule: the `BatchRule` of the config.
+      detector, optimizer: those that the config describes.
     """
 
     def __init__(self, config: ConfigDict, images: int, *, num_classes: int):
@@ -83,7 +83,7 @@ class Training:
         )
 
     def __call__(self, batch):
-        """One update; returns the metrics, which are not there yet."""
+        """Starts one update and returns its metrics, without waiting for them."""
         self.state, metrics = self._step(self.state, batch)
         return metrics
 
@@ -110,7 +110,7 @@ class Training:
         for step in first.values():  # compiled before the clock starts
             jax.block_until_ready(self(next(to_devices([reader(step)[0]], ahead=0))))
         host = loader.batches(reader, 0, 10**6, threads=threads, workers=workers)
-        for _ in range(2 * threads * max(workers, 1)):  # images that were read while nobody waited do not count
+        for _ in range(2 * threads * max(workers, 1)):  # images that were read before the clock starts do not count
             next(host)
         stream = to_devices(host, ahead=self.config.data.prefetch)
         seconds = timing.measure(lambda: self(next(stream)), jax.block_until_ready, bursts=bursts, length=length)
@@ -164,7 +164,7 @@ def run(images: int, dataset, peer, options) -> Training:
         rate, step, done, share = speeds(peer[0], images, options)
         memory = None if peer[1] is None else peer[1] / 1e9
         timing.line(images, "torchvision, device", rate, step, done, None, None, share, memory, None, None, None, 1.0)
-    training.state = jax.device_get(training.state)  # out of the next one's memory
+    training.state = jax.device_get(training.state)  # the next training needs the memory of the device
     return training
 
 
@@ -192,11 +192,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 8, 16, 32], help="images per device")
     parser.add_argument("--root", default="data/coco")
     parser.add_argument("--datasets", nargs="+", default=["coco_2017_train"])
-    parser.add_argument("--threads", type=int, default=4, help="that read files, in each worker")
+    parser.add_argument("--threads", type=int, default=4, help="threads that read files, in each worker")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--bursts", type=int, default=20)
     parser.add_argument("--length", type=int, default=5, help="steps of a burst")
-    parser.add_argument("--peak-tflops", type=float, default=790, help="of bfloat16 matrix products, measured")
+    parser.add_argument("--peak-tflops", type=float, default=790, help="TFLOP/s of bfloat16 matrix products, measured")
     parser.add_argument("--peak-tbs", type=float, default=4.3, help="TB/s of a copy in device memory, measured")
     parser.add_argument("--no-peer", action="store_true", help="leave torchvision out")
     parser.add_argument("--cache", help="folder that keeps compiled programs; by default none, so that both times show")
@@ -219,7 +219,7 @@ def main() -> None:
         size = workload.SMOKE_SIZE if options.smoke else workload.SIZE
         repeats = {"bursts": options.bursts, "length": options.length}
         batches = sorted({*options.batches, *filter(None, [options.breakdown])})
-        # Before ours, which keep the device's memory once they have it.
+        # torchvision is measured first, since our programs keep the device's memory once they have it.
         theirs = (
             {}
             if options.smoke or options.no_peer

@@ -16,10 +16,10 @@ from diou_jax.structures import Batch, Polygons
 CLASSES = 81
 OBJECTS = 8  # COCO has 7.3 boxes in an image that has any
 VERTICES = 256  # of an outline; the largest of COCO have more, most have 25
-# Steps that lead nowhere: untrained weights stay as they are, and with them the work that depends on the data.
+# A learning rate so small that the untrained weights, and the work that depends on their outputs, stay the same.
 RATE = 1e-6
 SIZE, SMOKE_SIZE = (800, 1344), (64, 96)
-CANVAS = 640  # pixels of COCO's longest files, lying or standing
+CANVAS = 640  # the longer side of COCO's files, pixels
 
 
 def prepare() -> None:
@@ -55,9 +55,9 @@ def make_config(
 def make_variables(config: ConfigDict, network: Network) -> dict:
     """Random variables under which activations neither vanish nor explode, so that scores and boxes differ.
 
-    The body expects weights of others behind its frozen affine layers. Here the first of these brings pixels of 0 to
-    255 to the order of one, the last of each block is damped, as sixteen blocks add up, the rest are the identity, and
-    the kernels are as wide as He et al.'s.
+    The frozen affine layers of the backbone expect pretrained weights. Here the first one brings pixels of 0 to 255 to
+    the order of one, the last of each block is damped, since sixteen blocks add up, and the others are the identity.
+    The kernels have the variance of He et al.
     """
     variables, _ = initial_variables(config, network, ())
 
