@@ -10,6 +10,7 @@ import pytest
 from pycocotools import mask as rle
 
 from diou_jax.data import catalog, shapes
+from diou_jax.data.shape_drawing import CLASSES
 from diou_jax.errors import UserError
 
 
@@ -86,7 +87,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, place):
 
 def test_it_is_read_like_any_coco_folder(shapes_root):
     data = catalog.load(("train",), shapes_root)
-    assert data.class_names[1:] == shapes.CLASSES
+    assert data.class_names[1:] == CLASSES
     assert not data.faults.counts
     assert len(data) == 24
 
@@ -115,18 +116,18 @@ def test_outlines_are_those_of_the_drawn_pixels(few, tmp_path, monkeypatch):
         inner = cv2.erode(np.pad(mask, 1).astype(np.uint8), np.ones((3, 3)))[1:-1, 1:-1].astype(bool)
         outer = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))).astype(bool)
         assert iou == 1 if parts is None else filled[inner].all() and not filled[~outer].any()
-        overlaps.setdefault(shapes.CLASSES[label - 1], []).append(iou)
-    assert overlaps.keys() == set(shapes.CLASSES)
+        overlaps.setdefault(CLASSES[label - 1], []).append(iou)
+    assert overlaps.keys() == set(CLASSES)
     assert np.mean([iou for found in overlaps.values() for iou in found]) > 0.97
     assert min(np.mean(found) for found in overlaps.values()) > 0.96
 
 
 def test_a_ring_has_a_hole_and_a_cross_two_parts(shapes_root):
     outlines = catalog.load(("train",), shapes_root, masks=True).records
-    parts = {name: [] for name in shapes.CLASSES}
+    parts = {name: [] for name in CLASSES}
     for row, label in enumerate(outlines.classes):
         if not outlines.crowd[row]:
-            parts[shapes.CLASSES[label - 1]].append([len(part) for part in outlines.outlines.of(row)])
+            parts[CLASSES[label - 1]].append([len(part) for part in outlines.outlines.of(row)])
     expected = {"ellipse": [24], "rectangle": [4], "triangle": [3], "star": [10], "cross": [4, 4], "ring": [50]}
     assert all(found and all(sizes == expected[name] for sizes in found) for name, found in parts.items())
 
@@ -152,42 +153,3 @@ def test_pictures_and_boxes_are_those_of_the_first_version(shapes_root):
         (entry["image_id"], entry["category_id"], *entry["bbox"], entry["area"]) for entry in content["annotations"]
     ]
     assert hashlib.sha256(repr(boxes).encode()).hexdigest()[:16] == "9258aaecfc393ace"
-
-
-@pytest.fixture(scope="module")
-def many():
-    rng = np.random.default_rng(0)
-    return [shapes.draw(rng) for _ in range(250)]
-
-
-def test_there_is_something_of_everything(many):
-    objects = [[entry for entry in found if not entry[2]] for _, found in many]
-    crowds = [entry for _, found in many for entry in found if entry[2]]
-    assert 2 <= sum(not found for _, found in many) <= 40, "images without objects"
-    assert 2 <= len(crowds) <= 40
-    sides = []
-    for found in objects:
-        for _, mask, _ in found:
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            sides.append((rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
-    sides = np.array(sides)
-    assert sides.min() >= 4 and sides.max(1).min() <= 10 and sides.max() > 100
-    assert (sides.max(1) > 3 * sides.min(1)).sum() > 10, "elongated ones"
-    overlapping = sum(bool((a[1] & b[1]).any()) for found in objects for i, a in enumerate(found) for b in found[:i])
-    assert overlapping > 10
-    assert {label for found in objects for label, _, _ in found} == set(range(1, len(shapes.CLASSES) + 1))
-
-
-def test_shapes_stand_out_and_stay_visible(many):
-    for picture, found in many:
-        assert picture.dtype == np.uint8 and picture.shape == (128, 128, 3)
-        for number, (_, mask, crowd) in enumerate(found):
-            later = [other for _, other, _ in found[number + 1 :]]
-            hidden = np.logical_or.reduce([mask & other for other in later]) if later else np.zeros_like(mask)
-            assert crowd or hidden.sum() <= shapes.MOST_COVERED * mask.sum()
-            if not crowd and not later and mask.sum() > 100:
-                ring = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
-                core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-                if core.sum() > 30 and not any((other & ring).any() for _, other, _ in found[:number]):
-                    contrast = np.abs(picture[core].mean(0) - picture[ring].mean(0)).max()
-                    assert contrast > 25

@@ -110,7 +110,6 @@ def _has_rpn(values: dict[str, Any]) -> bool:
 
 
 _WEIGHTS = "RESNETS.IMAGENET_PRETRAINED_WEIGHTS"
-_MASKS = "several views of masks are not supported"
 _MASK_ON = "MODEL.MASK_ON"
 _KEYPOINTS = "keypoints are not supported"
 _RETINANET = "RetinaNet is not supported"
