@@ -17,6 +17,10 @@ from diou_jax.errors import UserError
 # ratio would save 1 %; without any it is 21 %.
 ASPECTS = (4 / 3, 1.51)
 
+# Largest ratio of a canvas to its input, per side. Up to it a canvas holds the largest file of its bucket; larger files
+# are resized on the host.
+CANVAS_LIMIT = 2
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
@@ -66,7 +70,6 @@ def make_buckets(
     shapes: Sequence[tuple[int, int]],
     fit: bool = False,
     stride: int = 32,
-    canvas_limit: float = 2.0,
 ) -> tuple[tuple[Bucket, ...], np.ndarray]:
     """The buckets that a data set needs; an image goes to the smallest one that always holds it.
 
@@ -76,8 +79,6 @@ def make_buckets(
       shapes: the input shapes to choose from.
       fit: whether each shape is reduced to the size that its images need.
       stride: FPN.COARSEST_STRIDE, which must divide the sides of an input shape.
-      canvas_limit: largest ratio of canvas to input, per side. Up to this limit the canvas holds the largest file of
-        its bucket; larger images are resized on the host.
 
     Returns:
       The buckets that hold an image, and each image's bucket, (N,) int32.
@@ -100,8 +101,7 @@ def make_buckets(
     for number, candidate in enumerate(used):
         inside = choice == number
         shape = round_up(inputs[inside].max(0), stride) if fit else candidates[candidate]
-        limit = round_up(np.maximum(shape * canvas_limit, shape).astype(int), stride)
-        canvas = np.minimum(round_up(files[inside].max(0), stride), limit)
+        canvas = np.minimum(round_up(files[inside].max(0), stride), CANVAS_LIMIT * shape)
         if (files[inside] > canvas).any():
             canvas = np.maximum(canvas, round_up(inputs[inside].max(0), stride))
         buckets.append(Bucket(*shape.tolist(), *canvas.tolist()))

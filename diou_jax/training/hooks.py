@@ -102,7 +102,7 @@ class Save:
         log: RunLog,
         *,
         every: int,
-        selection: ModelSelection | None = None,
+        selection: ModelSelection,
     ):
         """Takes the run's parts.
 
@@ -111,11 +111,10 @@ class Save:
           metadata: the metadata of every checkpoint; those of `selection` are added.
           log: the log of the run.
           every: number of updates between checkpoints.
-          selection: the evaluations of the run; None: there are none.
+          selection: the evaluations of the run.
         """
         self._checkpoints, self._metadata, self._log, self._every = checkpoints, metadata, log, every
-        self._selection = selection or ModelSelection(None)
-        self._saved = -1
+        self._selection, self._saved = selection, -1
 
     def __call__(self, moment: Moment) -> None:
         """Saves if a checkpoint is due; raises UserError if the previous one could not be written."""
