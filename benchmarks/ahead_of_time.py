@@ -32,7 +32,7 @@ from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.training.step import make_train_step
 
-# For a machine without a GPU; figures of NVIDIA's H100 SXM5 data sheet and of the CUDA programming guide.
+# The target on a machine without a GPU, by NVIDIA's H100 SXM5 data sheet and the CUDA programming guide.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
@@ -70,7 +70,7 @@ def compile(images: int, devices: list[jax.Device], options) -> jax.stages.Compi
     detector = build.detector(config, workload.CLASSES, collect_scale=rule.schedule.collect_scale)
     variables = workload.make_variables(config, detector.network)
     batch = workload.draw_batch(config, images)
-    # Without a device there is nothing that algorithms could be timed on, and tiles of Triton's products must be.
+    # Without a device no algorithm can be timed, but XLA would time the tiles of Triton's products.
     untimed = {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False}
     choices = {} if jax.default_backend() == devices[0].platform else untimed
     if options.detect:
@@ -122,7 +122,7 @@ def table(images: int, program: jax.stages.Compiled, options) -> None:
         "part", "kernels", "GB", "TFLOP", "moving, ms", "computing", "starting", "backward", "share", "at least, ms"
     )
     for part, chosen in [*groups("part"), ("sum", found)]:
-        # Each kernel's time is that of its longest task.
+        # A kernel takes as long as its longest task.
         moving, computing = (
             sum(limits(kernel)[which] for kernel in chosen if max(limits(kernel)) == limits(kernel)[which])
             for which in (0, 1)

@@ -1,4 +1,4 @@
-"""Where a train step's time goes: its parts compiled and timed one by one, each beside its roofline.
+"""The time of a train step by its parts, which are compiled and timed one by one, each beside its roofline.
 
 The table of ``train.py --breakdown``. A part by itself writes values to memory that the whole step may fuse, so the
 parts' sum is not the step. Work is counted before optimisation, where convolutions still are convolutions, traffic

@@ -90,7 +90,7 @@ def poison(like) -> None:
 
 
 def check(trial: Trial, *, seeds: int, repeats: int) -> dict:
-    """The cells of a trial's row but for the first two; results stay on the device, where they are compared."""
+    """The cells of a trial's row after the first two; results stay on the device, where they are compared."""
     draws = [jax.device_put(trial.inputs(np.random.default_rng(seed))) for seed in range(1, seeds + 1)]
     kernel, reference = programs(trial, draws[0])
     with selection.only((trial.kernel,)):

@@ -79,7 +79,7 @@ def with_one_class(root: str, out: pathlib.Path) -> tuple[str, ...]:
     """
     options: list[str] = []
     found = layouts.find(root).parts
-    # Of a divided json both parts have all images: the new one is divided as well.
+    # If one json is divided, both parts name it, and the new json is divided as well.
     for name in ("train",) if found["val"].share else ("train", "val"):
         part = found[name]
         content = json.loads(pathlib.Path(part.annotations).read_text(encoding="utf-8"))

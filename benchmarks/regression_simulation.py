@@ -26,7 +26,7 @@ from diou_jax.losses import ciou_loss, diou_loss, giou_loss, iou_loss
 
 NAMES = {"iou": "IoU", "giou": "GIoU", "diou": "DIoU", "ciou": "CIoU"}
 LOSSES = {"iou": iou_loss, "giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
-# Of the palette of Okabe and Ito, which colour-blind people can tell apart; line styles for those who print in grey.
+# Okabe and Ito's colours, which colour-blind people can tell apart; line styles for those who print in grey.
 STYLES = (
     {"color": "#222222", "linestyle": "-"},
     {"color": "#d55e00", "linestyle": "--"},

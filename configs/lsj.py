@@ -18,12 +18,12 @@ def get_config(body: str = "r50_bn"):
     """`base` with jitter, norm in neck and heads, 4conv1fc, and 400 epochs of 64 images."""
     config = base.get_config(body)
     config.dtype = "bfloat16"
-    # Norm in neck and heads, whichever the body, and two convolutions in the RPN, as torchvision and Detectron2 have.
+    # For every body norm in neck and heads, and two convolutions in the RPN, as in torchvision and Detectron2.
     if not config.resnets.use_gn:
         config.fpn.use_bn = config.mrcnn.use_bn = config.fpn.mask_padding_train = True
         config.fast_rcnn.roi_box_head = "roi_Xconv1fc_bn_head"
     config.fpn.rpn_num_convs = 2
-    # Ghiasi et al., 2021: factors 0.1 to 2.0 of a square of 1024. Whatever is visible of an object counts.
+    # Ghiasi et al., 2021: factors 0.1 to 2.0 of a square of 1024. An object counts, however little of it is visible.
     config.train.jitter = (0.1, 2.0)
     config.train.jitter_size = 1024
     config.train.min_visible = 0.0

@@ -109,7 +109,7 @@ class Inspector:
         folder = self._directory / str(step)
         with contextlib.suppress(OSError, ValueError):
             return damage(folder, self._seal_of(step))
-        # Without a seal, because the process was killed before it was written, the checkpoint must be readable.
+        # The process was killed before it wrote a seal, so that the checkpoint counts if it can be read.
         try:
             json.loads((folder / "metadata" / "metadata").read_text())
             for name in (VARIABLES, TRAINING, *([RAW] if (folder / RAW).is_dir() else [])):

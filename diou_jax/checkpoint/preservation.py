@@ -1,4 +1,4 @@
-"""Which checkpoints stay when a new one is complete."""
+"""Decides which checkpoints stay when a new one is complete."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -19,7 +19,7 @@ DEFAULT_RULES = BatchRules()
 
 @dataclasses.dataclass(frozen=True)
 class EpochRules:
-    """Which images an epoch of the training has, and how often.
+    """The images of an epoch of training, and how often each one occurs.
 
     Attributes:
       use_flipped: TRAIN.USE_FLIPPED, whether an epoch has every image twice, the second time mirrored by `Mirror`.

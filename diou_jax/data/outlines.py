@@ -122,7 +122,7 @@ def concatenate(tables: Sequence[Outlines]) -> Outlines:
 
 
 def gather(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the entries of chosen rows stand, if row i of a table has the entries offsets[i] to offsets[i + 1] - 1.
+    """The positions of chosen rows' entries, where row i of a table has the entries offsets[i] to offsets[i + 1] - 1.
 
     Args:
       offsets: (N + 1,) int.

@@ -105,7 +105,7 @@ class Reader:
 
     def blanks(self, start: int, stop: int) -> list[Batch]:
         """A batch of black images for each bucket that occurs in the steps from `start` to `stop`, as numpy arrays."""
-        # As many steps as two epochs have contain one whole epoch, in which every bucket occurs.
+        # Two epochs of steps contain a whole epoch, wherever they start, and every bucket occurs in it.
         steps = range(start, min(stop, start + 2 * self.steps))
         met = sorted({self.schedule.entries(step).bucket for step in steps})
         size = len(range(*self.part.indices(len(self.schedule.entries(start).index)))) if met else 0

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is the best, and whether the run has stopped getting better."""
+"""Decides which checkpoint of a run is the best, and whether the run has stopped getting better."""
 
 import math
 from collections.abc import Mapping, Sequence
