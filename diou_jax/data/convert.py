@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from tqdm import tqdm
 
 from diou_jax.data import annotations, voc, yolo
-from diou_jax.data.annotated import AnnotatedImage, bounding_box_class
+from diou_jax.data.annotated_folder import AnnotatedImage, bounding_box_class
 from diou_jax.errors import UserError
 from diou_jax.files import replacing
 from diou_jax.reporting.run_log import print_line

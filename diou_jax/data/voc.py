@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from diou_jax.data.annotated import (
+from diou_jax.data.annotated_folder import (
     IMAGES,
     AnnotatedFolder,
     AnnotatedImage,

@@ -8,7 +8,7 @@ import pathlib
 
 from tqdm import tqdm
 
-from diou_jax.data.annotated import (
+from diou_jax.data.annotated_folder import (
     IMAGES,
     AnnotatedFolder,
     AnnotatedImage,

@@ -1,4 +1,4 @@
-"""Annotated images, as the converter reads them from other formats before it writes COCO json."""
+"""A folder of annotated images, as `voc` and `yolo` read it and `convert` writes it as COCO json."""
 
 import dataclasses
 import math
