@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from diou_jax.checkpoint import storage
 from diou_jax.checkpoint.differences import stored_tree
 from diou_jax.checkpoint.inspector import Inspector
 from diou_jax.checkpoint.items import RAW, VARIABLES, abstract, items_of, raw_of, state_of, with_raw
+from diou_jax.checkpoint.metadata_file import stored_metadata
 from diou_jax.checkpoint.preservation import NewestAndBest
 from diou_jax.checkpoint.ranking import rank_checkpoints
 from diou_jax.errors import Stopped, UserError
@@ -226,7 +226,7 @@ class Checkpoints:
 
         The evaluations in their metadata decide, by the criterion of the newest one that names one.
         """
-        return self._agreed(lambda: self._best_of(self._evaluations()))
+        return self._agreed(lambda: self._best_of(self._all_metadata()))
 
     def would_be_best(self, step: int, metadata: Mapping[str, Any]) -> bool:
         """Whether a checkpoint of a step with some metadata would be the best one; every process gets the same."""
@@ -248,7 +248,7 @@ class Checkpoints:
         """
         if not self._keep_best:
             return None
-        return self._agreed(lambda: self._best_of({**self._evaluations(), step: metadata}, new=step))
+        return self._agreed(lambda: self._best_of({**self._all_metadata(), step: metadata}, new=step))
 
     def _newest(self) -> int | None:
         return next((step for step in reversed(self.steps()) if self._inspector.is_whole(step)), None)
@@ -276,13 +276,10 @@ class Checkpoints:
             self._manager.reload()
         return found
 
-    def _evaluations(self) -> dict[int, dict]:
-        """The metadata of all checkpoints by step; they are read without orbax, whose processes would have to agree."""
-        found = {}
-        for step in self.steps():
-            with contextlib.suppress(OSError, ValueError):
-                found[step] = json.loads((self.directory / str(step) / "metadata" / "metadata").read_text())
-        return {step: metadata for step, metadata in found.items() if isinstance(metadata, dict)}
+    def _all_metadata(self) -> dict[int, dict]:
+        """The metadata of all checkpoints that can be read, by step."""
+        found = {step: stored_metadata(self.directory / str(step)) for step in self.steps()}
+        return {step: metadata for step, metadata in found.items() if metadata is not None}
 
     def _listed(self) -> str:
         steps = self.steps()

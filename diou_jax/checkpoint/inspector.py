@@ -14,6 +14,7 @@ from absl import logging
 
 from diou_jax.checkpoint.differences import stored_tree
 from diou_jax.checkpoint.items import RAW, TRAINING, VARIABLES, abstract
+from diou_jax.checkpoint.metadata_file import METADATA_FILE
 from diou_jax.checkpoint.seal import damage, seal
 
 # By default a call of orbax waits until all processes make it. With these options the first process calls alone.
@@ -111,7 +112,7 @@ class Inspector:
             return damage(folder, self._seal_of(step))
         # The process was killed before it wrote a seal, so that the checkpoint counts if it can be read.
         try:
-            json.loads((folder / "metadata" / "metadata").read_text())
+            json.loads((folder / METADATA_FILE).read_text())
             for name in (VARIABLES, TRAINING, *([RAW] if (folder / RAW).is_dir() else [])):
                 _read(folder / name)
         except Exception as error:

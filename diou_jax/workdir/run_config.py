@@ -11,6 +11,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from diou_jax.checkpoint.metadata_file import stored_metadata
 from diou_jax.checkpoint.seal import damage
 from diou_jax.configs import base
 from diou_jax.errors import UserError
@@ -116,14 +117,14 @@ def _read_file(file: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _of_newest_checkpoint(workdir):
-    """The config in the newest checkpoint; it is read without orbax, because no device may be used yet."""
+    """The config in the newest undamaged checkpoint; no device may be used yet, so that it is read without orbax."""
     folder, seals = workdir / "checkpoints", workdir / "checkpoints.sealed"
     steps = [int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdigit()]
     for step in sorted(steps, reverse=True):
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             if damage(folder / str(step), seals / f"{step}.json") is not None:
                 continue
-        metadata = _read_file(folder / str(step) / "metadata" / "metadata")
+        metadata = stored_metadata(folder / str(step))
         if metadata and isinstance(metadata.get("config"), dict):
             return metadata["config"]
     return None

@@ -1,0 +1,16 @@
+"""The metadata of a checkpoint, read without orbax, so that no process waits for another and no device is used."""
+
+import json
+import pathlib
+from typing import Any
+
+METADATA_FILE = pathlib.Path("metadata", "metadata")  # orbax's place for them in a checkpoint's folder
+
+
+def stored_metadata(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The metadata of the checkpoint in a folder, as JSON values; None if they cannot be read."""
+    try:
+        content = json.loads((folder / METADATA_FILE).read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
