@@ -150,7 +150,7 @@ def test_a_stopped_run_stays_stopped_and_a_longer_patience_goes_on(whole, full_c
     config = full_config()
     config.train.early_stopping.patience = 3
     with Checkpoints(workdir) as checkpoints:
-        assert train.Run(config, str(workdir), checkpoints).is_finished() is None
+        assert train.Run(config, str(workdir), checkpoints).why_finished() is None
 
 
 def test_the_average_is_evaluated_and_the_raw_weights_on_request(whole, full_config, monkeypatch):

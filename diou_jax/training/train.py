@@ -70,7 +70,7 @@ def train(
     }
     with run_lock(workdir, active=config.checkpoint.lock), Checkpoints(workdir, **options) as checkpoints:
         run = Run(config, workdir, checkpoints, explicit=explicit, then_evaluate=then_evaluate)
-        if (finished := run.is_finished()) is None:
+        if (finished := run.why_finished()) is None:
             run.train()
         elif jax.process_index() == 0:
             print_line(f"{workdir} is trained: {finished}")
@@ -147,7 +147,7 @@ class Run:
         keep_config(self._workdir, self.config.to_dict(), resuming=True, write=step <= self.last)
         return self._restore(), [f"resumed at step {step}", *changes]
 
-    def is_finished(self) -> str | None:
+    def why_finished(self) -> str | None:
         """Why there is nothing to train, in words, or None."""
         if self.start >= self.last:
             return f"step {self.start} of {self.last}; a larger solver.max_iter goes on"
@@ -185,6 +185,7 @@ class Run:
             draw_curves(self._workdir)
 
     def _attempt(self, update, log, stop):
+        """Trains from the present state to the last update; a hook ends it earlier by an exception."""
         config, start = self.config, int(self._state.step)
         images = self.rule.batch.images * config.solver.iter_size
         journal = Journal(log, Progress(start=start, total=self.last, images_per_step=images))
