@@ -149,7 +149,7 @@ def number(value) -> float | None:
         return None
 
 
-def whole(value) -> int | None:
+def integer(value) -> int | None:
     """The integer that a json value states; None if it states no integer."""
     stated = number(value)
     return int(stated) if stated is not None and stated.is_integer() else None

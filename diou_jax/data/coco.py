@@ -136,7 +136,7 @@ def _sizes(images: Mapping, folder: str, faults: Faults, notes: Faults) -> dict[
     sizes: dict[int | str, tuple[int, int]] = {}
     unknown = []
     for key, image in images.items():
-        height, width = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
+        height, width = annotations.integer(image.get("height")), annotations.integer(image.get("width"))
         if height and width and 0 < height < MAX_SIDE and 0 < width < MAX_SIDE:
             sizes[key] = height, width
         else:

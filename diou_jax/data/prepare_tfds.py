@@ -136,7 +136,7 @@ def _file(path: str, image: Mapping) -> tuple[bytes, int, int]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not data.startswith(b"\xff\xd8"):
         raise UserError(f"{path} is no JPEG file, which is all that coco/2017 can hold; use data.source=coco")
-    height, width = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
+    height, width = annotations.integer(image.get("height")), annotations.integer(image.get("width"))
     if not (height and width):
         height, width = decoding.upright_size(data, path)
     try:

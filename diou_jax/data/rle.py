@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from diou_jax.data.annotations import whole
+from diou_jax.data.annotations import integer
 from diou_jax.masks import run_lengths
 
 
@@ -58,7 +58,7 @@ def lengths(counts) -> np.ndarray:
     """
     if isinstance(counts, (str, bytes)):
         return run_lengths(counts if isinstance(counts, str) else counts.decode("ascii"))
-    runs = [whole(count) for count in counts] if isinstance(counts, list) else []
+    runs = [integer(count) for count in counts] if isinstance(counts, list) else []
     if not runs or not all(run is not None and 0 <= run < 2**32 for run in runs):
         raise ValueError("its counts are neither a string nor whole numbers of at least 0")
     return np.array(runs, np.int64)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diou_jax.data import decoding, rings, rle
-from diou_jax.data.annotations import number, whole
+from diou_jax.data.annotations import integer, number
 from diou_jax.data.outlines import Outlines, from_parts
 
 SHORT = "parts of masks with fewer than three points, left out"
@@ -101,7 +101,7 @@ def _of_runs(value, height, width) -> list[np.ndarray]:
     size = value.get("size")
     if "counts" not in value or not isinstance(size, list):
         raise _FaultError(UNKNOWN)
-    if [whole(side) for side in size] != [height, width]:
+    if [integer(side) for side in size] != [height, width]:
         raise _FaultError(OTHER_SIZE)
     if height * width > decoding.MAX_PIXELS:
         raise _FaultError(NO_RUNS)  # its image would be refused, too

@@ -36,7 +36,7 @@ def read_ground_truth(annotation_files: Sequence[str | os.PathLike], *, segmenta
             if key in listed_in:
                 raise UserError(f"image {key!r} is in {listed_in[key]} and in {file}; evaluate one at a time")
             listed_in[key] = file
-            images[key] = annotations.whole(image.get("height")), annotations.whole(image.get("width"))
+            images[key] = annotations.integer(image.get("height")), annotations.integer(image.get("width"))
         for category, name in read.categories.items():
             if categories.setdefault(category, name) != name:
                 raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from diou_jax.data import rle
-from diou_jax.data.annotations import id_key, read, whole
+from diou_jax.data.annotations import id_key, integer, read
 from diou_jax.data.dataset import clean_boxes
 from diou_jax.masks import Rle
 
@@ -99,7 +99,7 @@ def _polygon(part):
 
 
 def _of_runs(size, counts, height, width):
-    if not isinstance(size, list) or [whole(side) for side in size] != [height, width]:
+    if not isinstance(size, list) or [integer(side) for side in size] != [height, width]:
         raise UnusableMaskError(f"it is an RLE of size {size!r:.99}, its image has {[height, width]}")
     try:
         lengths = rle.lengths(counts)
