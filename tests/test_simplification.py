@@ -9,7 +9,7 @@ from test_rings import NESTED, fill
 from test_rle import masks
 
 from diou_jax.data import rings
-from diou_jax.data.simplification import approximate, area, join, loops, simplify, triangle
+from diou_jax.data.simplification import approximate, enclosed_area, join_loops, loops, simplify, triangle
 
 SHAPE = (64, 64)
 
@@ -33,7 +33,7 @@ def test_loops_joined_again_fill_the_same_cells(mask):
     for part in rings.parts(mask):
         found = loops(part)
         assert all(len(set(map(tuple, loop.tolist()))) == len(loop) >= 3 for loop in found)
-        assert equal([join(found)], [part])
+        assert equal([join_loops(found)], [part])
         assert sum(map(len, found)) <= len(part)
 
 
@@ -51,7 +51,7 @@ def test_a_circle_keeps_its_area_as_long_as_it_can(limit):
     (part,) = simplify([circle(25, 100)], limit)
     assert 3 <= len(part) <= limit
     ideal = len(part) / 2 * np.sin(2 * np.pi / len(part)) / np.pi  # of a regular polygon
-    assert area(part) / (np.pi * 25**2) >= ideal - (0.12 if limit < 8 else 0.02)
+    assert enclosed_area(part) / (np.pi * 25**2) >= ideal - (0.12 if limit < 8 else 0.02)
 
 
 def test_what_fits_stays_as_it_is():
@@ -70,7 +70,7 @@ def test_the_smallest_parts_go_first():
     """Twenty specks and a circle do not fit into 30 vertices, even as triangles; the circle does."""
     specks = [square(3 * i, 0, 1.0) for i in range(20)]
     (part,) = simplify([*specks[:10], circle(25, 100), *specks[10:]], 30)
-    assert area(part) > 0.95 * np.pi * 25**2
+    assert enclosed_area(part) > 0.95 * np.pi * 25**2
 
 
 def test_parts_of_one_size_become_triangles_as_many_as_fit():
@@ -80,7 +80,7 @@ def test_parts_of_one_size_become_triangles_as_many_as_fit():
 
 
 def test_a_hole_stays_a_hole():
-    ring = join([circle(25, 80), circle(12, 80)])
+    ring = join_loops([circle(25, 80), circle(12, 80)])
     (part,) = simplify([ring], 40)
     assert len(part) <= 40
     filled, wanted = fill([part], SHAPE), fill([ring], SHAPE)
@@ -103,6 +103,6 @@ def test_no_limit_is_exceeded(mask, limit):
 
 
 def test_a_triangle_spans_its_loop():
-    assert area(triangle(square(0, 0, 10.0))) == 50
-    assert area(triangle(circle(10, 100))) > 90
+    assert enclosed_area(triangle(square(0, 0, 10.0))) == 50
+    assert enclosed_area(triangle(circle(10, 100))) > 90
     assert len(approximate(square(0, 0, 1.0), 5.0)) < 3

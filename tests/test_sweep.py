@@ -32,7 +32,7 @@ def settings(config, *texts):
     found = {}
     for options in sweep_settings.combinations(texts, config):
         one = _override(config.copy_and_resolve_references(), options)
-        found[sweep_settings.check(options, one)] = one
+        found[sweep_settings.checked_name(options, one)] = one
     return found
 
 

@@ -130,7 +130,7 @@ class _Start:
         found = {}
         for options in settings.combinations(self._given["sweep"], config):
             one = _override(copy.deepcopy(config), options)
-            found[settings.check(options, one)] = one
+            found[settings.checked_name(options, one)] = one
         return found
 
     def _first_line(self) -> str:

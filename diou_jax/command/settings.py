@@ -42,7 +42,7 @@ def combinations(given: Sequence[str], config: ConfigDict) -> Iterator[tuple[str
     return itertools.product(*columns.values())
 
 
-def check(options: Sequence[str], config: ConfigDict) -> str:
+def checked_name(options: Sequence[str], config: ConfigDict) -> str:
     """The name of a setting, such as ``test.nms=0.5,test.diou_nms.beta1=0.8``, with the values that `config` has.
 
     Args:

@@ -100,7 +100,7 @@ def read_text(path: pathlib.Path) -> str:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def upright_size(path: pathlib.Path) -> tuple[int, int]:
+def width_and_height(path: pathlib.Path) -> tuple[int, int]:
     """(width, height) in pixels of an image as viewers show it; raises BadImageError if it cannot be read."""
     try:
         with open(path, "rb") as file:

@@ -109,7 +109,7 @@ def to_coco(images: Mapping[str, AnnotatedImage], classes: Mapping[str, int]) ->
 def _format(source, format):
     if format != "auto":
         return format
-    found = [name for name, module in FORMATS.items() if module.found(source)]
+    found = [name for name, module in FORMATS.items() if module.recognises(source)]
     if len(found) == 1:
         return found[0]
     if found:

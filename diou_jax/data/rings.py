@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from diou_jax.data.simplification import approximate, area, join
+from diou_jax.data.simplification import approximate, enclosed_area, join_loops
 
 
 def parts(mask: np.ndarray, *, tolerance: float = 0.0) -> list[np.ndarray]:
@@ -30,12 +30,12 @@ def parts(mask: np.ndarray, *, tolerance: float = 0.0) -> list[np.ndarray]:
         pieces.setdefault(int(label), []).append(ring.astype(np.float64))
     found = []
     for label in sorted(pieces):
-        outer, *holes = sorted(pieces[label], key=lambda ring: -area(ring))
+        outer, *holes = sorted(pieces[label], key=lambda ring: -enclosed_area(ring))
         if tolerance:
             simple = approximate(outer, tolerance)
             outer = simple if len(simple) >= 3 else outer
             holes = [hole for ring in holes if len(hole := approximate(ring, tolerance)) >= 3]
-        found.append(join([outer, *holes]))
+        found.append(join_loops([outer, *holes]))
     return found
 
 

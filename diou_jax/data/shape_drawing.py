@@ -8,7 +8,7 @@ bars that overlap.
 import cv2
 import numpy as np
 
-from diou_jax.data.simplification import join
+from diou_jax.data.simplification import join_loops
 
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross", "ring")
 MOST_OBJECTS = 5
@@ -181,7 +181,7 @@ def _parts(kind, polygons):
         (corners,) = polygons
         return [_grown(corners[[0, 1, 6, 7]]), _grown(corners[[3, 4, 9, 10]])]
     # A circle keeps every other vertex: its area becomes one per cent smaller, and mask targets take half the time.
-    return [join([_grown(polygon[::2] if len(polygon) == CIRCLE else polygon) for polygon in polygons])]
+    return [join_loops([_grown(polygon[::2] if len(polygon) == CIRCLE else polygon) for polygon in polygons])]
 
 
 def _grown(polygon):

@@ -29,7 +29,7 @@ def simplify(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     """
     groups = [found for part in parts if (found := loops(part))]
     if _cost(groups) <= limit:
-        return [join(group) for group in groups]
+        return [join_loops(group) for group in groups]
     low, high = np.log2(FINEST), np.log2(max(np.ptp(loop, 0).max() for group in groups for loop in group)) + 1
     best: list = []  # at the upper end nothing is left
     for _ in range(BISECTIONS):
@@ -39,7 +39,7 @@ def simplify(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
             high, best = middle, found
         else:
             low = middle
-    return [join(group) for group in best] or _triangles(groups, limit)
+    return [join_loops(group) for group in best] or _triangles(groups, limit)
 
 
 def loops(part: np.ndarray) -> list[np.ndarray]:
@@ -66,7 +66,7 @@ def loops(part: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def join(group: Sequence[np.ndarray]) -> np.ndarray:
+def join_loops(group: Sequence[np.ndarray]) -> np.ndarray:
     """One part that is, under the even-odd rule, the symmetric difference of loops.
 
     It goes from the first vertex of the first loop to that of each other loop and back along the same line.
@@ -99,7 +99,7 @@ def triangle(loop: np.ndarray) -> np.ndarray:
     return loop[sorted((first, second, third))]
 
 
-def area(loop: np.ndarray) -> float:
+def enclosed_area(loop: np.ndarray) -> float:
     """The area that a polygon (n, 2) encloses, square pixels."""
     x, y = (loop - loop[0]).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
@@ -120,9 +120,9 @@ def _triangles(groups, limit) -> list[np.ndarray]:
     """Triangles for the loops of the largest area, as many as fit."""
     members = [(number, loop) for number, group in enumerate(groups) for loop in group]
     chosen: dict[int, list[np.ndarray]] = {}
-    for number, loop in sorted(members, key=lambda member: -area(member[1])):
+    for number, loop in sorted(members, key=lambda member: -enclosed_area(member[1])):
         size = 3 + 2 * (number in chosen)
         if size <= limit:
             chosen.setdefault(number, []).append(triangle(loop))
             limit -= size
-    return [join(chosen[number]) for number in sorted(chosen)]
+    return [join_loops(chosen[number]) for number in sorted(chosen)]

@@ -16,7 +16,7 @@ from diou_jax.data.annotated_folder import (
     files_below,
     is_finite,
     read_text,
-    upright_size,
+    width_and_height,
 )
 from diou_jax.data.annotations import flag
 from diou_jax.data.dataset import BadImageError, Faults
@@ -28,7 +28,7 @@ LISTS = ("train", "val", "trainval", "test")
 DIFFICULT = {"": False, "unspecified": False, "no": False, "yes": True}  # words beside those of `annotations.flag`
 
 
-def found(source: pathlib.Path) -> bool:
+def recognises(source: pathlib.Path) -> bool:
     """Whether a folder holds xml files of Pascal VOC."""
     return any(map(_is_annotation, files_below(source, (".xml",))))
 
@@ -99,7 +99,7 @@ class _Reader:
         if (other := self._taken.setdefault(image, path)) != path:
             return self._problems.add(f"{path}: its image, {image}, is that of {other} too; delete one xml file")
         try:
-            size = upright_size(image)
+            size = width_and_height(image)
         except BadImageError as error:
             return self._problems.add(str(error))
         size = self._as_annotated(path, root, size)

@@ -18,7 +18,7 @@ from diou_jax.data.annotated_folder import (
     files_below,
     is_finite,
     read_text,
-    upright_size,
+    width_and_height,
 )
 from diou_jax.data.dataset import BadImageError, Faults
 from diou_jax.data.split_names import ALIASES, split_of_image
@@ -28,7 +28,7 @@ NAMES = ("classes.txt", "obj.names", "classes.names")
 SLACK = 0.01  # rounding may move a share this far out of 0 to 1
 
 
-def found(source: pathlib.Path) -> bool:
+def recognises(source: pathlib.Path) -> bool:
     """Whether a folder holds class names or a folder of labels in YOLO's format."""
     labels = any(path.is_dir() for path in (*source.glob("labels"), *source.glob("*/labels")))
     return labels or bool(_yaml_file(source) or _lists_of_names(source))
@@ -212,7 +212,7 @@ def _orphans(source, labels) -> list[pathlib.Path]:
 
 def _image(image, label_file, box_of, problems) -> AnnotatedImage | None:
     try:
-        size = upright_size(image)
+        size = width_and_height(image)
     except BadImageError as error:
         return problems.add(str(error))
     boxes = []
