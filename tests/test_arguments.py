@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from diou_jax.command.arguments import help_text, parse
 from diou_jax.command.flag_table import FLAGS, MODES
-from diou_jax.command.option_names import spell
+from diou_jax.command.option_names import resolve_name
 from diou_jax.configs import base, ciou
 from diou_jax.errors import UserError
 
@@ -128,8 +128,8 @@ def test_inputs_may_be_repeated_and_a_shell_may_have_made_several_of_one():
 
 def test_every_option_is_found_under_its_name_in_capitals():
     config = base.get_config()
-    assert spell("TEST.SOFT_NMS.BETA1", config) == "test.soft_nms.beta1"
-    assert spell("DTYPE", config) == "dtype"
+    assert resolve_name("TEST.SOFT_NMS.BETA1", config) == "test.soft_nms.beta1"
+    assert resolve_name("DTYPE", config) == "dtype"
 
 
 def test_the_help_names_every_mode_and_flag_once():

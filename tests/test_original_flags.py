@@ -3,7 +3,7 @@
 import pytest
 
 from diou_jax.command.arguments import parse
-from diou_jax.command.option_names import spell
+from diou_jax.command.option_names import resolve_name
 from diou_jax.command.original_flags import FLAGS
 from diou_jax.configs import base
 from diou_jax.errors import UserError
@@ -28,7 +28,7 @@ def test_every_option_that_an_answer_names_exists():
     for answer in FLAGS.values():
         for word in answer.replace("=", " ").replace(",", " ").replace(";", " ").split():
             if word.startswith("--config."):
-                spell(word.removeprefix("--config."), config)
+                resolve_name(word.removeprefix("--config."), config)
 
 
 def test_the_original_s_whole_command_is_translated_in_one_line():

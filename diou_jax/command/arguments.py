@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diou_jax.command import config_files, flag_table, option_names, remembered, settings
+from diou_jax.command import config_files, flag_table, option_names, settings, stored_config
 from diou_jax.command.flag_table import APPLYING
 from diou_jax.command.original_flags import refuse_original_flags
 from diou_jax.configs import base
@@ -101,7 +101,9 @@ class _Start:
         if self._workdir:
             possible_name(self._workdir, "--workdir")
         applying = given["mode"] in APPLYING
-        self._run = remembered.remembered(self._workdir) if self._workdir and (applying or not self._file) else None
+        self._run = (
+            stored_config.stored_config(self._workdir) if self._workdir and (applying or not self._file) else None
+        )
         if self._file is None and self._run is None:
             if self._workdir is None:
                 raise config_files.missing()
@@ -116,11 +118,11 @@ class _Start:
         config = _override(start, normal)
         if self._run is not None:
             if self._given["mode"] in APPLYING:
-                remembered.check_shapes(self._run, config, self._workdir)
+                stored_config.check_shapes(self._run, config, self._workdir)
             if given is not None:
                 where = {"file": self._given["config"], "explicit": explicit, "workdir": self._workdir}
-                notes += remembered.contradictions(self._run, given, **where)
-            notes += remembered.differences(self._run, config)
+                notes += stored_config.contradictions(self._run, given, **where)
+            notes += stored_config.differences(self._run, config)
         return Command(config, explicit, self._workdir, self._given, (*lines, *notes), self._settings(config))
 
     def _settings(self, config) -> dict[str, ConfigDict]:

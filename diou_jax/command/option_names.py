@@ -40,14 +40,14 @@ def normalise(arguments: Sequence[str], config: ConfigDict) -> tuple[list[str], 
     for argument in arguments:
         if match := OPTION.fullmatch(argument):
             dashes, negated, written, value = match.groups(default="")
-            name = spell(written, config)
+            name = resolve_name(written, config)
             explicit.add(name)
             argument = f"{dashes}{negated}config.{name}{value}"
         normal.append(argument)
     return normal, frozenset(explicit)
 
 
-def spell(written: str, config: ConfigDict) -> str:
+def resolve_name(written: str, config: ConfigDict) -> str:
     """The name of the option that `written` means; raises UserError if there is none."""
     found: list[str] = []
     whole = config

@@ -30,7 +30,7 @@ def combinations(given: Sequence[str], config: ConfigDict) -> Iterator[tuple[str
         listed = _split(values)
         if not equals or not all(listed):
             raise UserError(f"--sweep {text}: write --sweep NAME=VALUE,VALUE, as in --sweep test.nms=0.4,0.5,0.6")
-        name = option_names.spell(written.strip().removeprefix("config."), config)
+        name = option_names.resolve_name(written.strip().removeprefix("config."), config)
         if name not in AFTER_NETWORK:
             raise UserError(
                 f"--sweep {name}: the network would have to run again for each value. One run of the network serves "

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diou_jax.command import export_weights, import_weights, program
 from diou_jax.command.arguments import parse
-from diou_jax.command.remembered import remembered
+from diou_jax.command.stored_config import stored_config
 from diou_jax.configs import base, ciou, shapes
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate
@@ -41,7 +41,7 @@ def predict_with(*arguments):
 def test_a_workdir_whose_name_no_system_takes_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    assert remembered(name) is None
+    assert stored_config(name) is None
     for arguments in (
         ["--workdir", name],
         ["--workdir", name, "--config", "ciou"],
@@ -92,7 +92,7 @@ def test_a_config_file_that_leaves_options_open_contradicts_nothing(run, tmp_pat
 
 def test_an_older_run_lacks_newer_options_which_have_their_defaults(run):
     workdir = run(base.get_config(), test={"nms": 0.3})
-    restored = remembered(workdir)
+    restored = stored_config(workdir)
     assert (restored.test.nms, restored.test.scale) == (0.3, 800)
 
 

@@ -13,7 +13,7 @@ from diou_jax.option_groups import NETWORK, SHAPES
 APPLIED = ("model", "test", "predict", "data.source", "data.root", "data.val_annotations", "data.buckets")
 
 
-def remembered(workdir: str) -> ConfigDict | None:
+def stored_config(workdir: str) -> ConfigDict | None:
     """The config of the run in `workdir`, with defaults for options newer than the run; None if there is no run."""
     if not os.path.isdir(workdir):
         return None
