@@ -81,7 +81,7 @@ class Inspector:
         return False
 
     def remove_partial(self, *, older_than: float = 0.0) -> None:
-        """Removes the remains of failed and killed writes, `older_than` seconds old; no write may be going on."""
+        """Removes remains of failed and killed writes, at least `older_than` seconds old; no write may be going on."""
         for folder in self._directory.glob(f"*{PARTIAL}*"):
             with contextlib.suppress(OSError):
                 if time.time() - folder.stat().st_mtime >= older_than:

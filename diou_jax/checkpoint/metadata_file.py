@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-METADATA_FILE = pathlib.Path("metadata", "metadata")  # orbax's place for them in a checkpoint's folder
+METADATA_FILE = pathlib.Path("metadata", "metadata")  # below a checkpoint's folder, as orbax names it
 
 
 def stored_metadata(folder: pathlib.Path) -> dict[str, Any] | None:

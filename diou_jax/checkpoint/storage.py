@@ -16,12 +16,13 @@ from diou_jax.errors import UserError
 from diou_jax.optimization.state import TrainState
 
 # The format decides the names of items and variables. A checkpoint without a number has format 1. A run with a moving
-# average writes format 3, whose variables are the average: a version that reads format 2 only would train the average.
+# average writes format 3, whose variables are the average; a version that knows no average would train it, and refuses
+# format 3 instead.
 FORMAT, FORMAT_WITH_EMA = 2, 3
 
 
 def make_manager(directory: pathlib.Path, kept: NewestAndBest) -> ocp.CheckpointManager:
-    """Orbax's manager of a folder, which it makes; `kept` decides which checkpoints stay."""
+    """Orbax's manager of a folder; it makes the folder. `kept` decides which checkpoints stay."""
     return ocp.CheckpointManager(
         epath.Path(directory),
         options=ocp.CheckpointManagerOptions(preservation_policy=kept, create=True, enable_async_checkpointing=True),

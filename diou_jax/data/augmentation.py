@@ -40,7 +40,7 @@ class Augmentation(Protocol):
     """One way to change an image; it can be pickled."""
 
     def __call__(self, key: Key, size: Size) -> View:
-        """The view of an image of a height and width in pixels, to which the augmentations before are applied."""
+        """The view of an image of a height and width in pixels; earlier augmentations have been applied to it."""
 
     def largest(self, size: Size) -> Size:
         """The largest height and width of its views, which decide the bucket; a larger view is scaled down to it."""

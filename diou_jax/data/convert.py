@@ -44,7 +44,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, format: str = 
     Raises:
       UserError: if there is nothing to convert, an annotation cannot be read, or `target` is in use.
     """
-    bounding_box_class()  # raises the UserError before anything else is done
+    bounding_box_class()  # nothing is done without globox
     source, target = (pathlib.Path(os.path.expanduser(path)) for path in (source, target))
     if not os.path.isdir(source):
         raise UserError(f"{source}: no such folder; SOURCE must be a Pascal VOC or YOLO folder")

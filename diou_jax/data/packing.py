@@ -34,7 +34,7 @@ NO_ANNOTATIONS = Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
 
 
 def visible(annotations: Annotations, view: View, *, least: float) -> Annotations:
-    """Leaves out the objects of whose box the view shows a smaller share than `least`; crowd regions stay.
+    """Leaves out an object if the view shows a smaller share of its box than `least`; crowd regions stay.
 
     The class of an object can hardly be told by a sliver of it.
     """

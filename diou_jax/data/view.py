@@ -35,7 +35,7 @@ class View:
     colour: np.ndarray | None = None
 
     def then(self, after: "View") -> "View":
-        """One view that applies this one, then a view of its result."""
+        """The view that applies this one, then a view of its result."""
         if after.source != self.size:
             raise ValueError(f"a view of {after.source} cannot follow one that makes {self.size}")
         top, left = self.offset

@@ -124,7 +124,7 @@ def _names(source, yaml) -> dict[int, str]:
 
 
 def _keypoints(yaml) -> int:
-    """The count of numbers for keypoints after the box in each line, by ``kpt_shape`` of data.yaml; 0 without it."""
+    """How many numbers of each line, after the box, are keypoints, by ``kpt_shape`` of data.yaml; 0 without it."""
     shape = yaml.get("kpt_shape")
     if shape is None:
         return 0

@@ -71,7 +71,7 @@ def give_up(
 
 
 def _keep(error, batch, first, folder) -> str:
-    """Writes the batch and the weights, and says where they are; a failure is said as well and ends no diagnosis."""
+    """Writes the batch and the weights; returns where they are, or why not, as a failure must not end the diagnosis."""
     said = []
     file, weights = batch_file(folder, first), folder / "checkpoints"
     for what, place, write in (

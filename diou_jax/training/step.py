@@ -28,7 +28,7 @@ def make_train_step(
     guarded: bool = True,
     devices: Sequence[jax.Device] | None = None,
 ) -> Programs:
-    """The `step_program` for a seed: ``step(state, batch) -> (state, metrics)``; it explains the arguments."""
+    """``step(state, batch) -> (state, metrics)``: a `step_program`, which explains the arguments, with a seed."""
     program = step_program(
         detector, optimizer, iter_size=iter_size, log_every=log_every, guarded=guarded, devices=devices
     )

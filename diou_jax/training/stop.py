@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """A context manager that notes the first signal; a second one ends the process at once, as outside the context.
+    """A context manager that notes the first signal; a second one acts as signals do outside the context.
 
     Python can catch signals in the main thread only; in other threads this does nothing.
     """
