@@ -269,3 +269,40 @@ def test_a_page_that_cannot_be_written_is_named(missing_discs, tmp_path, capsys,
 def test_names_that_no_system_takes_are_no_runs(missing_discs, tmp_path):
     with pytest.raises(UserError, match="nnn holds no run"):
         compare_runs([missing_discs[0], tmp_path / ("n" * 300)], tmp_path / "page.html")
+
+
+def test_an_evaluation_with_other_options_is_compared_by_these(root, tmp_path, no_page):
+    one = write_run(tmp_path / "one", root, perfect())
+    two = write_run(tmp_path / "two", "moved away since", perfect())
+    options = {"data.root": str(root), "test.nms": 0.7, "test.diou_nms.beta1": "inf"}
+    append_row(two / "metrics.jsonl", {"step": 5, "dataset": "val", "eval/AP": 0.5, "options": options})
+    (comparison,) = compare_runs([one, two], tmp_path / "page.html")
+    assert comparison.options == {"test.diou_nms.beta1": (1.0, np.inf), "test.nms": (0.5, 0.7)}
+
+
+def test_another_set_that_was_evaluated_is_compared(root, tmp_path, no_page, capsys):
+    runs = [write_run(tmp_path / name, root, perfect(), test__datasets=("test",)) for name in ("one", "two")]
+    with pytest.raises(UserError, match=r"one/bbox_test_results\.json is missing"):
+        compare_runs(runs, tmp_path / "page.html")
+    for run in runs:
+        row = {"step": 7, "dataset": "val", "eval/AP": 0.5, "options": {"test.datasets": ["val"]}}
+        append_row(run / "metrics.jsonl", row)
+    (comparison,) = compare_runs(runs, tmp_path / "page.html")
+    assert (comparison.dataset, comparison.sides[0].step) == ("val", 7)
+
+
+def test_a_set_without_annotations_is_left_out(root, tmp_path, no_page, capsys):
+    content = json.loads((root / "annotations" / "instances_val.json").read_text())
+    del content["annotations"]
+    (root / "annotations" / "instances_hidden.json").write_text(json.dumps(content))
+    (root / "images" / "hidden").mkdir()
+    runs = [write_run(tmp_path / name, root, perfect(), test__datasets=("hidden", "val")) for name in ("one", "two")]
+    for run in runs:
+        (run / "bbox_hidden_results.json").write_text("[]")
+    (comparison,) = compare_runs(runs, tmp_path / "page.html")
+    assert comparison.dataset == "val"
+    assert "hidden has no annotations, so there is no AP to compare: left out" in capsys.readouterr().out
+    for run in runs:
+        (run / "bbox_val_results.json").unlink()
+    with pytest.raises(UserError, match="no data set that all have evaluated has annotations"):
+        compare_runs(runs, tmp_path / "page.html")

@@ -13,9 +13,11 @@ from diou_jax.configs import shapes
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate, report
 from diou_jax.evaluation.found import Found
+from diou_jax.evaluation.given_options import with_given_options
 from diou_jax.reporting.gallery import outline
 from diou_jax.reporting.run_log import RunLog, read_metrics
 from diou_jax.training import train
+from diou_jax.workdir.run_config import keep_config, restore_config
 
 CLASSES = ("__background__", "disc", "square")
 PLAIN = ({"id": 1, "name": "disc"}, {"id": 2, "name": "square"})
@@ -312,3 +314,15 @@ def test_the_command_ends_with_an_error_after_all_numbers(make, tmp_path, capsys
             evaluate.evaluate(config, str(tmp_path / "run"), evaluator)
     assert "copypaste: Dataset: val" in capsys.readouterr().out
     assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_rows_name_the_options_that_differ_from_the_runs(make, tmp_path):
+    write_set(tmp_path, "val")
+    keep_config(tmp_path / "run", small_config(tmp_path, ("val",)).to_dict(), resuming=False)
+    run(make("val"), tmp_path)
+    assert "options" not in read_metrics(tmp_path / "run")[-1]
+    run(make("val", test={"nms": 0.75, "diou_nms": {"beta1": math.inf}}), tmp_path)
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["options"] == {"test.nms": 0.75, "test.diou_nms.beta1": "inf"}
+    config = with_given_options(restore_config(tmp_path / "run"), row)
+    assert (config.test.nms, config.test.diou_nms.beta1, config.test.datasets) == (0.75, math.inf, ("val",))

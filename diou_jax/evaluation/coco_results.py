@@ -208,7 +208,10 @@ def evaluate(
     if kind == "segm":
         given = truth.images if sizes is None else {id_key(key): size for key, size in sizes.items()}
         entries = with_masks(entries, given, annotation_files)
-    objects, found = _index(entries, number, truth.categories), _index(_with_areas(results, kind), number, truth.categories)
+    objects, found = (
+        _index(entries, number, truth.categories),
+        _index(_with_areas(results, kind), number, truth.categories),
+    )
     _report_limit(objects, found, max_dets)
     evaluation = COCOeval(objects, found, kind)
     evaluation.params.maxDets = [1, 10, max_dets]
