@@ -1,6 +1,7 @@
 """The page of a run, from the files of its folder."""
 
 import json
+import os
 import types
 
 import pytest
@@ -90,6 +91,14 @@ def test_a_folder_without_a_run_has_a_page_too(tmp_path):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n')
     assert "last checkpoint 3" in page_of(tmp_path).text()
+
+
+def test_the_newest_pictures_may_be_those_of_an_earlier_checkpoint(tmp_path):
+    write_run(tmp_path / "run")
+    pictures = tmp_path / "run" / "pictures"
+    for name in ("0000004_val_b#.jpg", "0000004_val_c.jpg"):
+        os.utime(pictures / name, (1, 1))
+    assert [one["src"] for one in page_of(tmp_path / "run").all("img")] == ["pictures/0000002_val_a.jpg"]
 
 
 def test_training_begins_and_ends_with_a_page(tmp_path):

@@ -38,7 +38,7 @@ from diou_jax.programs import Programs, compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
-from diou_jax.reporting.run_page import write_index
+from diou_jax.reporting.run_page import is_training, write_index
 
 # Names of results files begin as the original's do, by kind of result.
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
@@ -78,7 +78,7 @@ def evaluate(
     with RunLog(workdir, active=jax.process_index() == 0, trackers=make_trackers(config, workdir)) as log:
         rows = evaluator(variables, step, log)
         if config.log.report and jax.process_index() == 0:
-            write_index(log, training=False)
+            write_index(log, training=is_training(workdir))
     if rows:
         draw_curves(workdir)
     evaluator.unwritten.check()
