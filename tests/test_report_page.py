@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 import report_pages
+from coco_scenes import match, thing
 
 from diou_jax.configs import base
-from diou_jax.reporting import charts, document, error_sections
+from diou_jax.reporting import charts, curve_sections, document, error_sections
 from diou_jax.reporting.charts import Axis, Bar, Frame, Line, bar_chart, line_chart
 from diou_jax.reporting.document import Panel, Photograph, Shape
 from diou_jax.reporting.findings import analyse
@@ -205,6 +206,13 @@ def test_no_objects_and_no_detections_are_no_fault(tmp_path):
     objectless = analyse(report_pages.matches(path, report_pages.results(content)))
     text = Page(document.render(report_document(reported(), [test_set(objectless)]))).text()
     assert "There are no objects to find, so there is no AP." in text
+
+
+def test_detections_that_all_lie_in_regions_to_ignore_have_no_scores_to_show(tmp_path):
+    region = thing(1, 1, [10, 10, 50, 50])
+    ignored = match(tmp_path, [region | {"iscrowd": 1, "area": 2500}], [region | {"score": 0.5}])
+    (block,) = curve_sections.scores(analyse(ignored), "Boxes", "boxes")
+    assert block.text == "All detections lie in regions to ignore."
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, found, monkeypatch):

@@ -112,9 +112,10 @@ def _ap_at(findings: Findings, row: int, iou: float) -> float:
 def scores(findings: Findings, name: str, prefix: str) -> list:
     """Histograms of scores, and F1 over the threshold."""
     matches, found, best = findings.matches, findings.scores, findings.threshold
-    if not len(matches.found):
-        return [Text("There are no detections.")]
     right, wrong = found.right.sum(0), found.wrong.sum(0)
+    if not (right + wrong).any():
+        why = "All detections lie in regions to ignore." if len(matches.found) else "There are no detections."
+        return [Text(why)]
     marks = [(best.threshold, f"best F1: {number(best.threshold, 2)}")] if math.isfinite(best.threshold) else []
     chart = histogram(
         Frame(
