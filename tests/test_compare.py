@@ -188,6 +188,16 @@ def test_other_images_or_objects_are_refused(missing_discs, tmp_path, change, wo
     assert not (tmp_path / "page.html").exists()
 
 
+def test_ids_of_images_may_be_spelled_in_two_ways(missing_discs, tmp_path, no_page):
+    data = write_data(tmp_path / "data")
+    file = data / "annotations" / "instances_val.json"
+    file.write_text(re.sub(r'("image_id"|"id"): (\d+), "(category_id|file_name)"', r'\1: "\2", "\3"', file.read_text()))
+    assert '"id": "6", "file_name"' in file.read_text() and '"image_id": "6", "cat' in file.read_text()
+    other = write_run(tmp_path / "other", data, [(str(image), *rest) for image, *rest in perfect()])
+    (comparison,) = compare_runs([missing_discs[0], other], tmp_path / "page.html")
+    assert comparison.sides[1].statistics["AP"] == pytest.approx(1)
+
+
 def test_folders_without_an_evaluation_are_named(missing_discs, root, tmp_path):
     one, _ = missing_discs
     page = tmp_path / "page.html"

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from diou_jax.analysis.comparison import Comparison, Side, compare
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.data.annotations import id_key
 from diou_jax.data.dataset import Dataset
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import RESULTS_PREFIX, score
@@ -179,7 +180,7 @@ def _check_same(name: str, first: tuple[pathlib.Path, Dataset], other: tuple[pat
         raise UserError(f"{about} has other classes: {mine} and {theirs}")
     if one.category_ids != two.category_ids:
         raise UserError(f"{about} has other category ids: {one.category_ids[1:]} and {two.category_ids[1:]}")
-    mine, theirs = one.records.image_ids.tolist(), two.records.image_ids.tolist()
+    mine, theirs = ([id_key(image_id) for image_id in dataset.records.image_ids.tolist()] for dataset in (one, two))
     if set(mine) != set(theirs):
         only = [(len(a - b), next(iter(sorted(a - b, key=repr)), None)) for a, b in _both_ways(set(mine), set(theirs))]
         said = " and ".join(
