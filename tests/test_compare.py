@@ -301,6 +301,13 @@ def test_another_set_that_was_evaluated_is_compared(root, tmp_path, no_page, cap
     assert (comparison.dataset, comparison.sides[0].step) == ("val", 7)
 
 
+def test_the_run_whose_data_are_missing_is_named_with_the_remedy(missing_discs, tmp_path, no_page):
+    gone = write_run(tmp_path / "gone", "moved away", perfect())
+    words = r"gone was evaluated on val, which cannot be read \(moved away.*--mode eval --config\.data\.root=FOLDER"
+    with pytest.raises(UserError, match=words):
+        compare_runs([missing_discs[0], gone], tmp_path / "page.html")
+
+
 def test_a_set_without_annotations_is_left_out(root, tmp_path, no_page, capsys):
     content = json.loads((root / "annotations" / "instances_val.json").read_text())
     del content["annotations"]

@@ -106,7 +106,14 @@ class _Run:
 
     def dataset(self, name: str) -> Dataset:
         """A data set as the run has evaluated it; raises UserError if its files are missing or damaged."""
-        return build.dataset(self.config(name), (name,), masks=False)
+        try:
+            return build.dataset(self.config(name), (name,), masks=False)
+        except UserError as error:
+            raise UserError(
+                f"{self.folder} was evaluated on {name}, which cannot be read ({error}); start the comparison where "
+                f"the run was evaluated, or evaluate it anew: --workdir {self.folder} --mode eval "
+                "--config.data.root=FOLDER"
+            ) from error
 
     def named(self, name: str) -> "_Run":
         """The run under another name."""
