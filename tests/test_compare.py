@@ -144,7 +144,9 @@ def test_a_run_equals_itself(missing_discs, tmp_path, no_page):
     assert {(one.low, one.high) for one in difference.intervals.statistics.values() if one.value == 0} == {(0, 0)}
 
 
-def test_three_runs_and_masks(root, tmp_path, no_page):
+def test_three_runs_and_masks(root, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(compare, "write_comparison", lambda *_, albums: shown.append(albums["val"]))
     data = write_data(tmp_path / "masks", masks=True)
     folders = [write_run(tmp_path / name, data, perfect(), model__mask_on=True) for name in "abc"]
     for number, folder in enumerate(folders):
@@ -163,6 +165,7 @@ def test_three_runs_and_masks(root, tmp_path, no_page):
     assert [side.name for side in masks.sides] == ["a", "b", "c"] and len(masks.differences) == 2
     values = [difference.intervals.statistics["AP"].value for difference in masks.differences]
     assert 0 > values[0] > values[1]
+    assert shown[0].true_mask(1, BOX)["size"] == [64, 64], "the page draws the masks of objects"
     (folders[2] / "segmentations_val_results.json").unlink()
     assert [one.kind for one in compare_runs(folders, tmp_path / "page.html")] == ["bbox"]
 

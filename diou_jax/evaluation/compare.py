@@ -55,7 +55,7 @@ def compare_runs(
             continue
         for run, dataset in zip(runs[1:], datasets[1:], strict=True):
             _check_same(name, (runs[0].folder, datasets[0]), (run.folder, dataset))
-        albums[name] = DatasetAlbum(datasets[0], {})
+        albums[name] = DatasetAlbum(datasets[0], {}, masks=True)
         kinds = [kind for kind in RESULTS_PREFIX if all(os.path.isfile(run.results_file(name, kind)) for run in runs)]
         # One limit for all, or their numbers would not be comparable.
         max_dets = runs[0].config(name).test.max_dets

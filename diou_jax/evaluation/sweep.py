@@ -89,7 +89,8 @@ def sweep(
         page = pathlib.Path(workdir) / SWEEP_FILE
         written: list[pathlib.Path] = []
         with unwritten.noting(page, written):
-            write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
+            albums = {dataset.name: DatasetAlbum(dataset, {}, masks=True) for dataset in sets}
+            write_comparison(page, comparisons, albums=albums)
         if written:
             print_line(f"the page is {page}")
     unwritten.check()
