@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -227,7 +227,7 @@ def evaluate(
     return Summary(statistics, lines, classes, kind, matches)
 
 
-def _with_areas(results: Iterable[Mapping], kind: str) -> list[dict]:
+def _with_areas(results: Iterable[Mapping], kind: str) -> Iterator[dict]:
     """Results with their areas in pixels, by which COCOeval leaves out unmatched ones of other sizes.
 
     As in pycocotools, an area or a crowd flag that a results file states does not count.
@@ -236,7 +236,7 @@ def _with_areas(results: Iterable[Mapping], kind: str) -> list[dict]:
     def area(result):
         return int(coco_mask.area(result["segmentation"])) if kind == "segm" else result["bbox"][2] * result["bbox"][3]
 
-    return [{**result, "area": area(result), "iscrowd": 0} for result in results]
+    return ({**result, "area": area(result), "iscrowd": 0} for result in results)
 
 
 def _check_known(results: Sequence[Mapping], truth: GroundTruth) -> None:
