@@ -191,6 +191,16 @@ def test_other_images_or_objects_are_refused(missing_discs, tmp_path, change, wo
     assert not (tmp_path / "page.html").exists()
 
 
+def test_training_data_are_compared_where_all_weights_tell(missing_discs, tmp_path, no_page, monkeypatch):
+    known = {"one": "6 images", "two": "7 images"}
+    monkeypatch.setattr(compare._Run, "trained_on", lambda run: known.get(run.folder.name))
+    (comparison,) = compare_runs(missing_discs, tmp_path / "page.html")
+    assert comparison.options["training data"] == ("6 images", "7 images")
+    del known["two"]  # as of a setting of a sweep
+    (comparison,) = compare_runs(missing_discs, tmp_path / "page.html")
+    assert "training data" not in comparison.options
+
+
 def test_ids_of_images_may_be_spelled_in_two_ways(missing_discs, tmp_path, no_page):
     data = write_data(tmp_path / "data")
     file = data / "annotations" / "instances_val.json"

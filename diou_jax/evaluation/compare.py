@@ -1,5 +1,6 @@
 """Evaluated runs compared image by image, from the files in their folders; no network runs."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def compare_runs(
     runs = [_Run(folder) for folder in workdirs]
     runs = [run.named(name) for run, name in zip(runs, _names(workdirs), strict=True)]
     comparisons, albums = [], {}
+    trained = [run.trained_on() for run in runs]
     for name in _common(runs):
         datasets = [run.dataset(name) for run in runs]
         if not datasets[0].annotated:
@@ -61,6 +63,8 @@ def compare_runs(
         max_dets = runs[0].config(name).test.max_dets
         for kind in kinds:
             sides = [run.side(name, kind, datasets[0], max_dets=max_dets) for run in runs]
+            if None not in trained:  # settings of a sweep have no weights that tell
+                sides = [_with_option(side, "training data", data) for side, data in zip(sides, trained, strict=True)]
             comparisons.append(compare(sides, dataset=name))
             print_line("\n".join(comparison_lines(comparisons[-1])))
     if not comparisons:
@@ -134,19 +138,16 @@ class _Run:
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         assert summary.matches is not None
-        options = flatten(self.config(name))
-        if (trained := self._trained_on()) is not None:
-            options["training data"] = trained
         return Side(
             name=self.name,
             folder=str(self.folder),
             step=self._rows.get(name, {}).get("step"),
             statistics=summary.statistics,
             matches=summary.matches,
-            options=options,
+            options=flatten(self.config(name)),
         )
 
-    def _trained_on(self) -> str | None:
+    def trained_on(self) -> str | None:
         """The training data by the newest checkpoint; None if there is none."""
         try:
             with Checkpoints(self.folder, create=False) as checkpoints:
@@ -154,6 +155,10 @@ class _Run:
         except UserError:
             return None  # results can be compared without the weights
         return None if not data else f"{data['images']} images, {data['boxes']} boxes, digest {data['digest'][:8]}"
+
+
+def _with_option(side: Side, name: str, value: str | None) -> Side:
+    return dataclasses.replace(side, options={**side.options, name: value})
 
 
 def _names(workdirs: Sequence[str | os.PathLike]) -> list[str]:
