@@ -192,17 +192,19 @@ def _check_same(name: str, first: tuple[pathlib.Path, Dataset], other: tuple[pat
         raise UserError(f"{about} has other classes: {mine} and {theirs}")
     if one.category_ids != two.category_ids:
         raise UserError(f"{about} has other category ids: {one.category_ids[1:]} and {two.category_ids[1:]}")
-    mine, theirs = ([id_key(image_id) for image_id in dataset.records.image_ids.tolist()] for dataset in (one, two))
-    if set(mine) != set(theirs):
-        only = [(len(a - b), next(iter(sorted(a - b, key=repr)), None)) for a, b in _both_ways(set(mine), set(theirs))]
+    ids, other_ids = ([id_key(key) for key in dataset.records.image_ids.tolist()] for dataset in (one, two))
+    if set(ids) != set(other_ids):
+        only = [
+            (len(a - b), next(iter(sorted(a - b, key=repr)), None)) for a, b in _both_ways(set(ids), set(other_ids))
+        ]
         said = " and ".join(
             f"{count} images are only in {place}, the first {example!r}"
             for (count, example), place in zip(only, (folder, other_folder), strict=True)
             if count
         )
         raise UserError(f"{about} has other images: {said}; only evaluations of the same images can be compared")
-    rows = dict(zip(theirs, range(len(theirs)), strict=True))
-    for row, image_id in enumerate(mine):
+    rows = dict(zip(other_ids, range(len(other_ids)), strict=True))
+    for row, image_id in enumerate(ids):
         true, other_true = one.records.annotations(row), two.records.annotations(rows[image_id])
         if not all(np.array_equal(a, b) for a, b in zip(true, other_true, strict=True)):
             raise UserError(
