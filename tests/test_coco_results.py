@@ -250,3 +250,14 @@ def test_results_of_unknown_images_are_named_with_some_that_are_known(tmp_path):
         evaluate([box(9, score=0.5)], [file])
     with pytest.raises(UserError, match=r"1 are of a category that .* of category 7; the files list 5: evaluate"):
         evaluate([box("a", category_id=7, score=0.5)], [file])
+
+
+def test_areas_and_flags_of_a_results_file_do_not_count(tmp_path):
+    # pycocotools' loadRes adds such fields, and programs write them out again.
+    medium = box(bbox=(50, 50, 40, 40))
+    file = write(tmp_path / "a.json", annotations=[box(id=1), medium | {"id": 2}])
+    results = [one | {"score": 0.5} for one in (box(), medium)] + [box(bbox=(200, 200, 10, 10), score=0.9)]
+    expected = evaluate(results, [file]).statistics
+    assert expected["APs"] < expected["APm"], "the false detection is small"
+    for fields in ({"area": 1600.0}, {"area": None}, {"iscrowd": 1}, {"iscrowd": None, "id": 0, "ignore": 1}):
+        assert evaluate([one | fields for one in results], [file]).statistics == expected

@@ -144,7 +144,9 @@ def test_a_run_equals_itself(missing_discs, tmp_path, no_page):
     assert {(one.low, one.high) for one in difference.intervals.statistics.values() if one.value == 0} == {(0, 0)}
 
 
-def test_three_runs_and_masks(root, tmp_path, no_page):
+def test_three_runs_and_masks(root, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(compare, "write_comparison", lambda *_, albums: shown.append(albums["val"]))
     data = write_data(tmp_path / "masks", masks=True)
     folders = [write_run(tmp_path / name, data, perfect(), model__mask_on=True) for name in "abc"]
     for number, folder in enumerate(folders):
@@ -163,6 +165,7 @@ def test_three_runs_and_masks(root, tmp_path, no_page):
     assert [side.name for side in masks.sides] == ["a", "b", "c"] and len(masks.differences) == 2
     values = [difference.intervals.statistics["AP"].value for difference in masks.differences]
     assert 0 > values[0] > values[1]
+    assert shown[0].true_mask(1, BOX)["size"] == [64, 64], "the page draws the masks of objects"
     (folders[2] / "segmentations_val_results.json").unlink()
     assert [one.kind for one in compare_runs(folders, tmp_path / "page.html")] == ["bbox"]
 
@@ -186,6 +189,26 @@ def test_other_images_or_objects_are_refused(missing_discs, tmp_path, change, wo
     with pytest.raises(UserError, match=words):
         compare_runs([missing_discs[0], other], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_training_data_are_compared_where_all_weights_tell(missing_discs, tmp_path, no_page, monkeypatch):
+    known = {"one": "6 images", "two": "7 images"}
+    monkeypatch.setattr(compare._Run, "trained_on", lambda run: known.get(run.folder.name))
+    (comparison,) = compare_runs(missing_discs, tmp_path / "page.html")
+    assert comparison.options["training data"] == ("6 images", "7 images")
+    del known["two"]  # as of a setting of a sweep
+    (comparison,) = compare_runs(missing_discs, tmp_path / "page.html")
+    assert "training data" not in comparison.options
+
+
+def test_ids_of_images_may_be_spelled_in_two_ways(missing_discs, tmp_path, no_page):
+    data = write_data(tmp_path / "data")
+    file = data / "annotations" / "instances_val.json"
+    file.write_text(re.sub(r'("image_id"|"id"): (\d+), "(category_id|file_name)"', r'\1: "\2", "\3"', file.read_text()))
+    assert '"id": "6", "file_name"' in file.read_text() and '"image_id": "6", "cat' in file.read_text()
+    other = write_run(tmp_path / "other", data, [(str(image), *rest) for image, *rest in perfect()])
+    (comparison,) = compare_runs([missing_discs[0], other], tmp_path / "page.html")
+    assert comparison.sides[1].statistics["AP"] == pytest.approx(1)
 
 
 def test_folders_without_an_evaluation_are_named(missing_discs, root, tmp_path):
@@ -269,3 +292,47 @@ def test_a_page_that_cannot_be_written_is_named(missing_discs, tmp_path, capsys,
 def test_names_that_no_system_takes_are_no_runs(missing_discs, tmp_path):
     with pytest.raises(UserError, match="nnn holds no run"):
         compare_runs([missing_discs[0], tmp_path / ("n" * 300)], tmp_path / "page.html")
+
+
+def test_an_evaluation_with_other_options_is_compared_by_these(root, tmp_path, no_page):
+    one = write_run(tmp_path / "one", root, perfect())
+    two = write_run(tmp_path / "two", "moved away since", perfect())
+    options = {"data.root": str(root), "test.nms": 0.7, "test.diou_nms.beta1": "inf"}
+    append_row(two / "metrics.jsonl", {"step": 5, "dataset": "val", "eval/AP": 0.5, "options": options})
+    (comparison,) = compare_runs([one, two], tmp_path / "page.html")
+    assert comparison.options == {"test.diou_nms.beta1": (1.0, np.inf), "test.nms": (0.5, 0.7)}
+
+
+def test_another_set_that_was_evaluated_is_compared(root, tmp_path, no_page, capsys):
+    runs = [write_run(tmp_path / name, root, perfect(), test__datasets=("test",)) for name in ("one", "two")]
+    with pytest.raises(UserError, match=r"one/bbox_test_results\.json is missing"):
+        compare_runs(runs, tmp_path / "page.html")
+    for run in runs:
+        row = {"step": 7, "dataset": "val", "eval/AP": 0.5, "options": {"test.datasets": ["val"]}}
+        append_row(run / "metrics.jsonl", row)
+    (comparison,) = compare_runs(runs, tmp_path / "page.html")
+    assert (comparison.dataset, comparison.sides[0].step) == ("val", 7)
+
+
+def test_the_run_whose_data_are_missing_is_named_with_the_remedy(missing_discs, tmp_path, no_page):
+    gone = write_run(tmp_path / "gone", "moved away", perfect())
+    words = r"gone was evaluated on val, which cannot be read \(moved away.*--mode eval --config\.data\.root=FOLDER"
+    with pytest.raises(UserError, match=words):
+        compare_runs([missing_discs[0], gone], tmp_path / "page.html")
+
+
+def test_a_set_without_annotations_is_left_out(root, tmp_path, no_page, capsys):
+    content = json.loads((root / "annotations" / "instances_val.json").read_text())
+    del content["annotations"]
+    (root / "annotations" / "instances_hidden.json").write_text(json.dumps(content))
+    (root / "images" / "hidden").mkdir()
+    runs = [write_run(tmp_path / name, root, perfect(), test__datasets=("hidden", "val")) for name in ("one", "two")]
+    for run in runs:
+        (run / "bbox_hidden_results.json").write_text("[]")
+    (comparison,) = compare_runs(runs, tmp_path / "page.html")
+    assert comparison.dataset == "val"
+    assert "hidden has no annotations, so there is no AP to compare: left out" in capsys.readouterr().out
+    for run in runs:
+        (run / "bbox_val_results.json").unlink()
+    with pytest.raises(UserError, match="no data set that all have evaluated has annotations"):
+        compare_runs(runs, tmp_path / "page.html")

@@ -88,6 +88,11 @@ def test_each_data_set_has_its_curves():
     assert alone == "", "one data set needs no name"
 
 
+def test_a_curve_goes_forward_where_an_earlier_checkpoint_was_evaluated_last():
+    found = curves(panel("box AP"), judged([20, 30]) + judged([10]))
+    assert [curve.steps.tolist() for curve in found] == [[10, 20, 30]] * 3
+
+
 def test_what_is_no_number_leaves_a_gap():
     rows = [{"step": 1, "rate": 0.1}, {"step": 2, "rate": None}, {"step": 3, "rate": "x"}, {"step": 4, "rate": 0.2}]
     (curve,) = curves(panel("learning rate"), rows)

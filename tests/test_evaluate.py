@@ -13,9 +13,12 @@ from diou_jax.configs import shapes
 from diou_jax.errors import UserError
 from diou_jax.evaluation import evaluate, report
 from diou_jax.evaluation.found import Found
+from diou_jax.evaluation.given_options import with_given_options
 from diou_jax.reporting.gallery import outline
 from diou_jax.reporting.run_log import RunLog, read_metrics
 from diou_jax.training import train
+from diou_jax.workdir.run_config import keep_config, restore_config
+from diou_jax.workdir.run_lock import run_lock
 
 CLASSES = ("__background__", "disc", "square")
 PLAIN = ({"id": 1, "name": "disc"}, {"id": 2, "name": "square"})
@@ -291,18 +294,22 @@ def test_proposals_that_cannot_be_written_cost_no_recall(make, tmp_path, capsys)
         evaluator.unwritten.check()
 
 
-def test_the_command_ends_with_an_error_after_all_numbers(make, tmp_path, capsys, monkeypatch):
-    class Saved:
-        """A run whose weights are in memory."""
+@pytest.fixture
+def saved(monkeypatch):
+    """Runs have weights, though none were written."""
 
+    class Saved:
         def __init__(self, *_, **options):
             pass
 
         __enter__, __exit__ = lambda self: self, lambda *_: None
         restore_variables, chosen = (lambda *_, **options: {}), lambda self: 5
 
-    write_set(tmp_path, "val")
     monkeypatch.setattr(evaluate, "Checkpoints", Saved)
+
+
+def test_the_command_ends_with_an_error_after_all_numbers(make, saved, tmp_path, capsys):
+    write_set(tmp_path, "val")
     (tmp_path / "run" / "thresholds_val.json").mkdir(parents=True)
     evaluator = make("val")
     evaluator.detector.network.variable_shapes = dict
@@ -312,3 +319,36 @@ def test_the_command_ends_with_an_error_after_all_numbers(make, tmp_path, capsys
             evaluate.evaluate(config, str(tmp_path / "run"), evaluator)
     assert "copypaste: Dataset: val" in capsys.readouterr().out
     assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_an_evaluation_beside_a_training_run_leaves_its_page_going_on(make, saved, tmp_path):
+    write_set(tmp_path, "val")
+    config = small_config(tmp_path, ("val",))
+    config.log.report = True
+    index = tmp_path / "run" / "index.html"
+
+    def evaluated():
+        evaluator = make("val")
+        evaluator.detector.network.variable_shapes = dict
+        evaluate.evaluate(config, str(tmp_path / "run"), evaluator)
+        return index.read_text()
+
+    with run_lock(tmp_path / "run"):
+        page = evaluated()
+        assert "The run is training" in page and 'http-equiv="refresh"' in page
+        assert (tmp_path / "run" / "lock").is_file()
+    (tmp_path / "run" / "lock").write_text("process 1, which was killed\n")
+    page = evaluated()
+    assert "was not training" in page and "refresh" not in page
+
+
+def test_rows_name_the_options_that_differ_from_the_runs(make, tmp_path):
+    write_set(tmp_path, "val")
+    keep_config(tmp_path / "run", small_config(tmp_path, ("val",)).to_dict(), resuming=False)
+    run(make("val"), tmp_path)
+    assert "options" not in read_metrics(tmp_path / "run")[-1]
+    run(make("val", test={"nms": 0.75, "diou_nms": {"beta1": math.inf}}), tmp_path)
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["options"] == {"test.nms": 0.75, "test.diou_nms.beta1": "inf"}
+    config = with_given_options(restore_config(tmp_path / "run"), row)
+    assert (config.test.nms, config.test.diou_nms.beta1, config.test.datasets) == (0.75, math.inf, ("val",))

@@ -8,10 +8,12 @@ import re
 import numpy as np
 import pytest
 import report_pages
+from coco_scenes import match, thing
 
 from diou_jax.configs import base
-from diou_jax.reporting import charts, document, error_sections
+from diou_jax.reporting import charts, curve_sections, document, error_sections
 from diou_jax.reporting.charts import Axis, Bar, Frame, Line, bar_chart, line_chart
+from diou_jax.reporting.curves import COLORS
 from diou_jax.reporting.document import Panel, Photograph, Shape
 from diou_jax.reporting.findings import analyse
 from diou_jax.reporting.gallery import with_tags
@@ -207,6 +209,13 @@ def test_no_objects_and_no_detections_are_no_fault(tmp_path):
     assert "There are no objects to find, so there is no AP." in text
 
 
+def test_detections_that_all_lie_in_regions_to_ignore_have_no_scores_to_show(tmp_path):
+    region = thing(1, 1, [10, 10, 50, 50])
+    ignored = match(tmp_path, [region | {"iscrowd": 1, "area": 2500}], [region | {"score": 0.5}])
+    (block,) = curve_sections.scores(analyse(ignored), "Boxes", "boxes")
+    assert block.text == "All detections lie in regions to ignore."
+
+
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, found, monkeypatch):
     bare = test_set(found, found={})
     path = write_report(tmp_path, reported(), [bare])
@@ -226,6 +235,18 @@ def test_any_name_can_be_on_a_chart(name):
     texts = Page(chart.svg).texts
     assert sum(text == shown for tag, text in texts if tag == "text") == (3 if name else 0)
     assert shown.isprintable() or name in ("\x00\x1b",) or not shown.strip("\ufffd")
+
+
+def test_every_line_stands_out_from_the_page_and_lighter_ones_are_higher_thresholds():
+    def contrast(color):
+        """WCAG's contrast with white."""
+        channels = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+
+    ramp = [contrast(color) for color in curve_sections.RAMP]
+    assert ramp == sorted(ramp, reverse=True)
+    assert min(*ramp, *map(contrast, COLORS)) > 2.2
 
 
 def test_equal_numbers_give_equal_bytes_and_charts_share_no_id():

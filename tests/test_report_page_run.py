@@ -1,6 +1,7 @@
 """The page of a run, from the files of its folder."""
 
 import json
+import os
 import types
 
 import pytest
@@ -13,6 +14,7 @@ from diou_jax.reporting.run_log import Progress, RunLog
 from diou_jax.reporting.run_page import index_page, run_document, write_index
 from diou_jax.training.hooks import Evaluate, Journal
 from diou_jax.training.loop import Moment
+from diou_jax.workdir.metrics_file import append_row
 
 
 def write_run(folder, *, steps=6, total=8):
@@ -90,6 +92,27 @@ def test_a_folder_without_a_run_has_a_page_too(tmp_path):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n')
     assert "last checkpoint 3" in page_of(tmp_path).text()
+
+
+def test_numbers_of_an_evaluation_name_its_options(tmp_path):
+    write_run(tmp_path / "run")
+    options = {"test.nms": 0.7, "data.workers": 2, "test.diou_nms.beta1": "inf", "log.images": 0}
+    for given in ({"test.nms": 0.7}, options, "damaged"):
+        row = {"step": 6, "dataset": "val", "eval/AP": 0.25, "options": given}
+        append_row(tmp_path / "run" / "metrics.jsonl", row)
+        text = page_of(tmp_path / "run").text()
+        words = "with test.nms=0.7" + (
+            ", data.workers=2, test.diou_nms.beta1=inf and 1 more" if given is options else ""
+        )
+        assert "AP, val 0.250 step 6" in text and (words in text) == (given != "damaged")
+
+
+def test_the_newest_pictures_may_be_those_of_an_earlier_checkpoint(tmp_path):
+    write_run(tmp_path / "run")
+    pictures = tmp_path / "run" / "pictures"
+    for name in ("0000004_val_b#.jpg", "0000004_val_c.jpg"):
+        os.utime(pictures / name, (1, 1))
+    assert [one["src"] for one in page_of(tmp_path / "run").all("img")] == ["pictures/0000002_val_a.jpg"]
 
 
 def test_training_begins_and_ends_with_a_page(tmp_path):

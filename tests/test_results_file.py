@@ -13,7 +13,7 @@ MASK = {"image_id": 1, "category_id": 1, "segmentation": {"size": [2, 3], "count
 
 
 def read(tmp_path, text, kind="bbox"):
-    (tmp_path / "results.json").write_text(text)
+    (tmp_path / "results.json").write_text(text, encoding="utf-8")
     return read_results(tmp_path / "results.json", kind, sizes={1: (2, 3), "2": (4, 4)})
 
 
@@ -30,7 +30,7 @@ def test_what_an_evaluation_writes_is_read(tmp_path):
     results = [BOX | {"image_id": image_id, "bbox": [0.5, -1.0, 2.5, 0.0]} for image_id in ids]
     coco_results.write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json", "bbox") == results[::-1]
-    assert read(tmp_path, "[]") == []
+    assert read(tmp_path, "[]") == read(tmp_path, "\ufeff[]") == [], "with a byte order mark, as of annotation files"
     assert read(tmp_path, json.dumps([MASK]), "segm") == [MASK]
     assert read(tmp_path, json.dumps([MASK | {"image_id": 99}]), "segm")  # the scoring names unknown images
 

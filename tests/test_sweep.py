@@ -258,6 +258,18 @@ def test_a_folder_that_cannot_be_made_is_named_before_the_detection(swept, tmp_p
         swept("test.nms=0.4,0.5")
 
 
+def test_the_page_of_the_run_links_to_the_sweep(swept, boxes, tmp_path):
+    swept("test.nms=0.4,0.5")
+    assert not (tmp_path / "index.html").exists(), "log.report is off"
+    boxes.config.log.report = True
+    try:
+        swept("test.nms=0.4,0.5")
+    finally:
+        boxes.config.log.report = False
+    assert 'href="sweep.html"' in (tmp_path / "index.html").read_text()
+    assert not (tmp_path / "tensorboard").exists() and not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_files_that_cannot_be_written_cost_no_number(swept, tmp_path, capsys):
     for name in ("bbox_val_results.json", "metrics.jsonl"):
         (tmp_path / "sweep" / "test.nms=0.4" / name).mkdir(parents=True)

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -207,8 +207,11 @@ def evaluate(
     results = [results[row] for row in rows]
     if kind == "segm":
         given = truth.images if sizes is None else {id_key(key): size for key, size in sizes.items()}
-        entries, results = with_masks(entries, given, annotation_files), _with_areas(results)
-    objects, found = _index(entries, number, truth.categories), _index(results, number, truth.categories)
+        entries = with_masks(entries, given, annotation_files)
+    objects, found = (
+        _index(entries, number, truth.categories),
+        _index(_with_areas(results, kind), number, truth.categories),
+    )
     _report_limit(objects, found, max_dets)
     evaluation = COCOeval(objects, found, kind)
     evaluation.params.maxDets = [1, 10, max_dets]
@@ -224,9 +227,16 @@ def evaluate(
     return Summary(statistics, lines, classes, kind, matches)
 
 
-def _with_areas(results) -> list[dict]:
-    """Mask results with their areas in pixels, by which COCOeval leaves out unmatched ones of other sizes."""
-    return [result | {"area": int(coco_mask.area(result["segmentation"]))} for result in map(dict, results)]
+def _with_areas(results: Iterable[Mapping], kind: str) -> Iterator[dict]:
+    """Results with their areas in pixels, by which COCOeval leaves out unmatched ones of other sizes.
+
+    As in pycocotools, an area or a crowd flag that a results file states does not count.
+    """
+
+    def area(result):
+        return int(coco_mask.area(result["segmentation"])) if kind == "segm" else result["bbox"][2] * result["bbox"][3]
+
+    return ({**result, "area": area(result), "iscrowd": 0} for result in results)
 
 
 def _check_known(results: Sequence[Mapping], truth: GroundTruth) -> None:
@@ -255,9 +265,7 @@ def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int,
         "images": [{"id": image_id, "height": 0, "width": 0} for image_id in number.values()],
         "categories": [{"id": category_id} for category_id in categories],
         "annotations": [
-            {"iscrowd": 0}
-            | ({} if "area" in entry else {"area": entry["bbox"][2] * entry["bbox"][3]})
-            | dict(entry)
+            dict(entry)
             | {
                 "id": position,
                 "image_id": number[id_key(entry["image_id"])],

@@ -1,5 +1,6 @@
 """Evaluated runs compared image by image, from the files in their folders; no network runs."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from ml_collections import ConfigDict
 
 from diou_jax.analysis.comparison import Comparison, Side, compare
 from diou_jax.checkpoint.checkpoints import Checkpoints
+from diou_jax.data.annotations import id_key
 from diou_jax.data.dataset import Dataset
 from diou_jax.errors import UserError
 from diou_jax.evaluation.evaluate import RESULTS_PREFIX, score
+from diou_jax.evaluation.given_options import with_given_options
 from diou_jax.evaluation.report import DatasetAlbum
 from diou_jax.evaluation.results_file import read_results
 from diou_jax.evaluation.unwritten import Unwritten
@@ -46,18 +49,26 @@ def compare_runs(
     runs = [_Run(folder) for folder in workdirs]
     runs = [run.named(name) for run, name in zip(runs, _names(workdirs), strict=True)]
     comparisons, albums = [], {}
+    trained = [run.trained_on() for run in runs]
     for name in _common(runs):
-        dataset = runs[0].datasets[name]
-        for other in runs[1:]:
-            _check_same(name, runs[0], other)
-        albums[name] = DatasetAlbum(dataset, {})
+        datasets = [run.dataset(name) for run in runs]
+        if not datasets[0].annotated:
+            print_line(f"{name} has no annotations, so there is no AP to compare: left out")
+            continue
+        for run, dataset in zip(runs[1:], datasets[1:], strict=True):
+            _check_same(name, (runs[0].folder, datasets[0]), (run.folder, dataset))
+        albums[name] = DatasetAlbum(datasets[0], {}, masks=True)
         kinds = [kind for kind in RESULTS_PREFIX if all(os.path.isfile(run.results_file(name, kind)) for run in runs)]
         # One limit for all, or their numbers would not be comparable.
-        max_dets = runs[0].config.test.max_dets
+        max_dets = runs[0].config(name).test.max_dets
         for kind in kinds:
-            sides = [run.side(name, kind, dataset, max_dets=max_dets) for run in runs]
+            sides = [run.side(name, kind, datasets[0], max_dets=max_dets) for run in runs]
+            if None not in trained:  # settings of a sweep have no weights that tell
+                sides = [_with_option(side, "training data", data) for side, data in zip(sides, trained, strict=True)]
             comparisons.append(compare(sides, dataset=name))
             print_line("\n".join(comparison_lines(comparisons[-1])))
+    if not comparisons:
+        raise UserError("--workdirs: no data set that all have evaluated has annotations, so there is no AP to compare")
     unwritten = Unwritten()
     with unwritten.noting(output):
         write_comparison(output, comparisons, albums=albums)
@@ -72,28 +83,41 @@ class _Run:
     Attributes:
       folder: its folder.
       name: its name in tables.
-      config: its config.
-      datasets: its test sets by name.
+      evaluated: names of the data sets of which it has results.
     """
 
     def __init__(self, folder: str | os.PathLike):
-        """Reads config and annotations; raises UserError if there is no run or no evaluation in `folder`."""
+        """Reads the config; raises UserError if there is no run or no evaluation in `folder`."""
         self.folder, self.name = pathlib.Path(folder), str(folder)
         config = restore_config(folder) if os.path.isdir(folder) else None
         if config is None:
             raise UserError(f"{folder} holds no run; --workdirs names folders of runs, or of settings of a sweep")
-        self.config: ConfigDict = config
+        self._config: ConfigDict = config
         if config.model.rpn_only:
             raise UserError(f"{folder}: with model.rpn_only=True there are proposals, which have no AP to compare")
-        names = dict.fromkeys(config.test.datasets)
-        evaluated = [name for name in names if os.path.isfile(self.results_file(name, "bbox"))]
-        if not evaluated:
+        # The rows of the last evaluations, which may have had other options and data sets than the config.
+        self._rows = {row["dataset"]: row for row in read_metrics(folder) if isinstance(row.get("dataset"), str)}
+        other = [name for name, row in self._rows.items() if name in with_given_options(config, row).test.datasets]
+        names = dict.fromkeys([*config.test.datasets, *other])
+        self.evaluated = [name for name in names if os.path.isfile(self.results_file(name, "bbox"))]
+        if not self.evaluated:
             file = self.results_file(next(iter(config.test.datasets), "SET"), "bbox")
             raise UserError(f"{file} is missing; evaluate the run first: --workdir {folder} --mode eval")
-        self.datasets = {name: build.dataset(config, (name,), masks=False) for name in evaluated}
-        for dataset in self.datasets.values():
-            if not dataset.annotated:
-                raise UserError(f"{folder}: {dataset.name} has no annotations, so there is no AP to compare")
+
+    def config(self, name: str) -> ConfigDict:
+        """The config of the last evaluation on a data set."""
+        return with_given_options(self._config, self._rows.get(name, {}))
+
+    def dataset(self, name: str) -> Dataset:
+        """A data set as the run has evaluated it; raises UserError if its files are missing or damaged."""
+        try:
+            return build.dataset(self.config(name), (name,), masks=False)
+        except UserError as error:
+            raise UserError(
+                f"{self.folder} was evaluated on {name}, which cannot be read ({error}); start the comparison where "
+                f"the run was evaluated, or evaluate it anew: --workdir {self.folder} --mode eval "
+                "--config.data.root=FOLDER"
+            ) from error
 
     def named(self, name: str) -> "_Run":
         """The run under another name."""
@@ -114,24 +138,16 @@ class _Run:
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         assert summary.matches is not None
-        options = flatten(self.config)
-        if (trained := self._trained_on()) is not None:
-            options["training data"] = trained
         return Side(
             name=self.name,
             folder=str(self.folder),
-            step=self._step(name),
+            step=self._rows.get(name, {}).get("step"),
             statistics=summary.statistics,
             matches=summary.matches,
-            options=options,
+            options=flatten(self.config(name)),
         )
 
-    def _step(self, name) -> int | None:
-        """The step of the last evaluation on a data set by the log."""
-        steps = [row["step"] for row in read_metrics(self.folder) if row.get("dataset") == name]
-        return steps[-1] if steps else None
-
-    def _trained_on(self) -> str | None:
+    def trained_on(self) -> str | None:
         """The training data by the newest checkpoint; None if there is none."""
         try:
             with Checkpoints(self.folder, create=False) as checkpoints:
@@ -139,6 +155,10 @@ class _Run:
         except UserError:
             return None  # results can be compared without the weights
         return None if not data else f"{data['images']} images, {data['boxes']} boxes, digest {data['digest'][:8]}"
+
+
+def _with_option(side: Side, name: str, value: str | None) -> Side:
+    return dataclasses.replace(side, options={**side.options, name: value})
 
 
 def _names(workdirs: Sequence[str | os.PathLike]) -> list[str]:
@@ -153,36 +173,38 @@ def _names(workdirs: Sequence[str | os.PathLike]) -> list[str]:
 
 def _common(runs: Sequence[_Run]) -> list[str]:
     """The names of the data sets that all runs have evaluated; the others are named in a line."""
-    common = [name for name in runs[0].datasets if all(name in run.datasets for run in runs)]
+    common = [name for name in runs[0].evaluated if all(name in run.evaluated for run in runs)]
     if not common:
-        listed = "; ".join(f"{run.folder}: {', '.join(run.datasets)}" for run in runs)
+        listed = "; ".join(f"{run.folder}: {', '.join(run.evaluated)}" for run in runs)
         raise UserError(f"--workdirs: there is no data set that all have evaluated: {listed}")
     for run in runs:
-        if others := [name for name in run.datasets if name not in common]:
+        if others := [name for name in run.evaluated if name not in common]:
             print_line(f"{run.folder} has evaluated {', '.join(others)}, too, which not all have: left out")
     return common
 
 
-def _check_same(name: str, first: _Run, other: _Run) -> None:
-    """Raises UserError if the ground truth of a data set differs between two runs."""
-    one, two = first.datasets[name], other.datasets[name]
-    about = f"{name} in {first.folder} and in {other.folder}"
+def _check_same(name: str, first: tuple[pathlib.Path, Dataset], other: tuple[pathlib.Path, Dataset]) -> None:
+    """Raises UserError if the ground truth of a data set differs between two runs, given by their folders."""
+    (folder, one), (other_folder, two) = first, other
+    about = f"{name} in {folder} and in {other_folder}"
     if one.class_names != two.class_names:
         mine, theirs = (", ".join(map(repr, dataset.class_names[1:])) for dataset in (one, two))
         raise UserError(f"{about} has other classes: {mine} and {theirs}")
     if one.category_ids != two.category_ids:
         raise UserError(f"{about} has other category ids: {one.category_ids[1:]} and {two.category_ids[1:]}")
-    mine, theirs = one.records.image_ids.tolist(), two.records.image_ids.tolist()
-    if set(mine) != set(theirs):
-        only = [(len(a - b), next(iter(sorted(a - b, key=repr)), None)) for a, b in _both_ways(set(mine), set(theirs))]
+    ids, other_ids = ([id_key(key) for key in dataset.records.image_ids.tolist()] for dataset in (one, two))
+    if set(ids) != set(other_ids):
+        only = [
+            (len(a - b), next(iter(sorted(a - b, key=repr)), None)) for a, b in _both_ways(set(ids), set(other_ids))
+        ]
         said = " and ".join(
-            f"{count} images are only in {run.folder}, the first {example!r}"
-            for (count, example), run in zip(only, (first, other), strict=True)
+            f"{count} images are only in {place}, the first {example!r}"
+            for (count, example), place in zip(only, (folder, other_folder), strict=True)
             if count
         )
         raise UserError(f"{about} has other images: {said}; only evaluations of the same images can be compared")
-    rows = dict(zip(theirs, range(len(theirs)), strict=True))
-    for row, image_id in enumerate(mine):
+    rows = dict(zip(other_ids, range(len(other_ids)), strict=True))
+    for row, image_id in enumerate(ids):
         true, other_true = one.records.annotations(row), two.records.annotations(rows[image_id])
         if not all(np.array_equal(a, b) for a, b in zip(true, other_true, strict=True)):
             raise UserError(

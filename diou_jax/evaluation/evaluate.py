@@ -25,6 +25,7 @@ from diou_jax.evaluation import coco_results, metric_names, proposal_recall
 from diou_jax.evaluation.datasets import open_datasets
 from diou_jax.evaluation.detect_all import detect_all, detect_each, detect_function, missing_programs, on_devices
 from diou_jax.evaluation.found import NOTHING, Found
+from diou_jax.evaluation.given_options import given_options
 from diou_jax.evaluation.pictures import write_pictures
 from diou_jax.evaluation.report import Report
 from diou_jax.evaluation.thresholds_file import write_thresholds
@@ -37,7 +38,7 @@ from diou_jax.programs import Programs, compile_ahead
 from diou_jax.reporting.curves import draw_curves
 from diou_jax.reporting.progress import images_progress
 from diou_jax.reporting.run_log import RunLog, print_line
-from diou_jax.reporting.run_page import write_index
+from diou_jax.reporting.run_page import is_training, write_index
 
 # Names of results files begin as the original's do, by kind of result.
 RESULTS_PREFIX = {"bbox": "bbox", "segm": "segmentations"}
@@ -77,7 +78,7 @@ def evaluate(
     with RunLog(workdir, active=jax.process_index() == 0, trackers=make_trackers(config, workdir)) as log:
         rows = evaluator(variables, step, log)
         if config.log.report and jax.process_index() == 0:
-            write_index(log, training=False)
+            write_index(log, training=is_training(workdir))
     if rows:
         draw_curves(workdir)
     evaluator.unwritten.check()
@@ -146,9 +147,9 @@ class Evaluator:
         losses = self._losses(replicate(variables)) if self._losses else {}
         variables = replicate(self.detector.network.folded(variables))
         page = Report(self._config, log, step) if self._config.log.report and jax.process_index() == 0 else None
-        rows = []
+        rows, given = [], given_options(log.workdir, self._config)
         for dataset, reader in zip(self._datasets, self._readers, strict=True):
-            out = _Outputs(step, log, page, losses.get(dataset.name, {}))
+            out = _Outputs(step, log, page, losses.get(dataset.name, {}), given)
             rows.append(self._evaluate(dataset, reader, variables, out))
         if page is not None:
             page.write()
@@ -223,7 +224,7 @@ class Evaluator:
                 metrics |= summary.metrics()
             metrics |= out.losses
             report = coco_results.report(dataset.name, summaries)
-            log.scalars(step, metrics, dataset=dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name, options=out.given)
         else:
             report = f"{dataset.name} has no annotations, so there is no AP"
             report += f": {' and '.join(map(str, files))} for the server" if files else ""
@@ -275,7 +276,7 @@ class Evaluator:
             recall = proposal_recall.measure(table, dataset.annotation_files)
             values = recall.values
             metrics, report = recall.metrics() | out.losses, recall.report(dataset.name)
-            log.scalars(step, metrics, dataset=dataset.name)
+            log.scalars(step, metrics, dataset=dataset.name, options=out.given)
         place = f", proposals in {file}" if written else ""
         print_line(f"step {step}: {len(dataset)} images of {dataset.name} in {duration:.1f} s{place}")
         print_line(report)
@@ -291,12 +292,16 @@ class Evaluator:
 
 @dataclasses.dataclass(frozen=True)
 class _Outputs:
-    """Where the results of a data set go after `step` updates; `losses` are those of its images, by name."""
+    """Where the results of a data set go after `step` updates.
+
+    `losses` are those of its images, by name; `given` are the options that differ from the run's.
+    """
 
     step: int
     log: RunLog
     page: Report | None
     losses: Mapping[str, float]
+    given: Mapping[str, Any]
 
 
 def _print_losses(losses, dataset, step):

@@ -28,9 +28,9 @@ from diou_jax.reporting.run_page import REPORT_FILE
 class DatasetAlbum:
     """The images of a data set for a page, an `Album`; masks of objects are read when the first one is asked for."""
 
-    def __init__(self, dataset: Dataset, results: Mapping[str, Sequence[Mapping]]):
-        """Takes the COCO results by kind, whose masks are drawn."""
-        self._dataset, self._results = dataset, results
+    def __init__(self, dataset: Dataset, results: Mapping[str, Sequence[Mapping]], *, masks: bool = False):
+        """Takes the COCO results by kind, whose masks are drawn; `masks`: whether objects have theirs without them."""
+        self._dataset, self._results, self._masks = dataset, results, masks or "segm" in results
         self._row = {id_key(key): row for row, key in enumerate(dataset.records.image_ids.tolist())}
         self._true: dict[tuple, Rle] | None = None
 
@@ -57,7 +57,7 @@ class DatasetAlbum:
 
     def true_mask(self, image_id: int | str, box: Sequence[float]) -> Rle | None:
         """As `Album.true_mask`; None for a detector without masks."""
-        if "segm" not in self._results:
+        if not self._masks:
             return None
         if self._true is None:
             ids = self._dataset.records.image_ids.tolist()

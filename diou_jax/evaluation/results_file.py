@@ -32,7 +32,7 @@ def read_results(
       UserError: if it is no results file; the message names the record, counted from 1, but not the file.
     """
     try:
-        records = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        records = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise _no_results(f"it cannot be read: {reason(error)}") from None
     except (ValueError, RecursionError) as error:

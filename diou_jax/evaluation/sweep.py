@@ -33,7 +33,8 @@ from diou_jax.programs import compile_ahead
 from diou_jax.reporting.comparison_page import SWEEP_FILE, write_comparison
 from diou_jax.reporting.comparison_table import comparison_lines
 from diou_jax.reporting.progress import images_progress
-from diou_jax.reporting.run_log import METRICS_FILE, print_line
+from diou_jax.reporting.run_log import METRICS_FILE, RunLog, print_line
+from diou_jax.reporting.run_page import is_training, write_index
 from diou_jax.workdir.metrics_file import append_row
 from diou_jax.workdir.run_config import CONFIG_FILE, keep_config
 
@@ -89,9 +90,12 @@ def sweep(
         page = pathlib.Path(workdir) / SWEEP_FILE
         written: list[pathlib.Path] = []
         with unwritten.noting(page, written):
-            write_comparison(page, comparisons, albums={dataset.name: DatasetAlbum(dataset, {}) for dataset in sets})
+            albums = {dataset.name: DatasetAlbum(dataset, {}, masks=True) for dataset in sets}
+            write_comparison(page, comparisons, albums=albums)
         if written:
             print_line(f"the page is {page}")
+            if config.log.report:  # the page of the run links to this one
+                write_index(RunLog(workdir, active=False), training=is_training(workdir))
     unwritten.check()
     return comparisons
 

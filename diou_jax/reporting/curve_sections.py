@@ -36,8 +36,8 @@ CHARTED = 12
 # IoU thresholds of the curves over all classes, and of those of single classes.
 IOUS, CLASS_IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95), (0.5, 0.75, 0.9)
 
-# Blues from dark to light, for thresholds that rise.
-RAMP = ("#08306b", "#0b4a8a", "#1f6fb3", "#3f8fc5", "#6bacd6", "#98c6e3", "#bfd8ea")
+# From dark to light, for thresholds that rise; the hue differs, too, so that the lightest need not be pale.
+RAMP = ("#0d0887", "#4c02a1", "#7e03a8", "#a92395", "#cc4778", "#e56b5d", "#f48849")
 
 
 def precision_recall_curves(findings: Findings, name: str, prefix: str) -> list:
@@ -112,9 +112,10 @@ def _ap_at(findings: Findings, row: int, iou: float) -> float:
 def scores(findings: Findings, name: str, prefix: str) -> list:
     """Histograms of scores, and F1 over the threshold."""
     matches, found, best = findings.matches, findings.scores, findings.threshold
-    if not len(matches.found):
-        return [Text("There are no detections.")]
     right, wrong = found.right.sum(0), found.wrong.sum(0)
+    if not (right + wrong).any():
+        why = "All detections lie in regions to ignore." if len(matches.found) else "There are no detections."
+        return [Text(why)]
     marks = [(best.threshold, f"best F1: {number(best.threshold, 2)}")] if math.isfinite(best.threshold) else []
     chart = histogram(
         Frame(

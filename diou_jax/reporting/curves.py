@@ -129,6 +129,7 @@ def curves(panel: Panel, rows: Sequence[Mapping]) -> list[Curve]:
     for which, data in enumerate(sets):
         for number, (name, label) in enumerate(labels.items()):
             points = [(row["step"], row[name]) for row in mine if row.get("dataset") == data and name in row]
+            points.sort(key=lambda point: point[0])  # an earlier checkpoint may be evaluated after a later one
             steps, values = np.array([[_number(x) for x in point] for point in points]).reshape(-1, 2).T
             if np.isfinite(values).any():
                 # Colours tell data sets apart where there are several, else quantities.

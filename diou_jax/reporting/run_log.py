@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -31,8 +32,9 @@ class RunLog:
     """A context manager that writes the log of a run in `workdir`; of several processes only the first writes.
 
     `metrics.jsonl` has one JSON object per line. Rows of training hold ``step``, the losses, ``rate`` and
-    ``images_per_second``; rows of evaluation hold ``step``, the name of their ``dataset`` and ``eval/...``. A number
-    that is not finite is written as null. Rows of evaluations during training are followed by rows with ``best/...``.
+    ``images_per_second``; rows of evaluation hold ``step``, the name of their ``dataset``, ``eval/...`` and, in
+    ``options``, the options that differ from the run's. A number that is not finite is written as null. Rows of
+    evaluations during training are followed by rows with ``best/...``.
 
     Attributes:
       workdir: the run's folder.
@@ -102,13 +104,28 @@ class RunLog:
                 call(board)
                 self._board = board
 
-    def scalars(self, step: int, values: Mapping[str, float], *, dataset: str | None = None) -> None:
-        """Writes a row of metrics.jsonl and points of all curves; `dataset` is that of an evaluation."""
+    def scalars(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        dataset: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes a row of metrics.jsonl and points of all curves.
+
+        Args:
+          step: number of updates.
+          values: the points by name.
+          dataset: the data set of an evaluation.
+          options: the options of an evaluation that differ from the run's; the row has them, if there are any.
+        """
         if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        about = {"step": step} if dataset is None else {"step": step, "dataset": dataset}
+        about: dict[str, Any] = {"step": step} if dataset is None else {"step": step, "dataset": dataset}
+        about |= {"options": dict(options)} if options else {}
         with self.spared(METRICS_FILE):
             append_row(self.workdir / METRICS_FILE, about | row)
         points = {_tag(name, dataset): value for name, value in values.items() if math.isfinite(value)}

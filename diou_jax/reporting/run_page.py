@@ -21,8 +21,10 @@ from diou_jax.reporting.run_sections import (
     options_blocks,
     pairs_table,
 )
+from diou_jax.workdir.file_lock import FileLock, Held, Unsupported
 from diou_jax.workdir.metrics_file import read_rows
 from diou_jax.workdir.run_config import restore_config
+from diou_jax.workdir.run_lock import LOCK_FILE
 
 INDEX_FILE, REPORT_FILE, PICTURES = "index.html", "report.html", "pictures"
 
@@ -31,6 +33,9 @@ REFRESH = 30
 
 # The number of pictures that a page shows.
 SHOWN = 8
+
+# Options of an evaluation that its numbers name.
+GIVEN = 3
 
 # Files of a workdir that the page links to, with the links' texts.
 PAGES = (
@@ -65,6 +70,20 @@ def write_index(log: RunLog, *, training: bool) -> None:
             write(log.workdir / INDEX_FILE, run_document(log.workdir, training=training))
     except Exception:  # whatever is wrong with a page, it must not end a run
         logging.exception("%s cannot be written, and the run goes on without it", INDEX_FILE)
+
+
+def is_training(workdir: str | os.PathLike) -> bool:
+    """Whether a training run holds the lock of its folder; without locks (`checkpoint.lock`) this is not known."""
+    lock = pathlib.Path(workdir) / LOCK_FILE
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock):  # a killed run has left its file
+            return False
+    except Held:
+        return True
+    except (OSError, Unsupported):
+        return False
 
 
 def run_document(workdir: str | os.PathLike, *, training: bool) -> Document:
@@ -125,8 +144,19 @@ def _main(rows: Sequence[Mapping], step: int, total: int) -> list[Fact]:
     for row in _last_evaluations(rows):
         for name, label in (("eval/AP", "AP"), ("eval/segm/AP", "mask AP"), ("eval/AR@1000", "AR@1000")):
             if isinstance(value := row.get(name), float | int):
-                facts.append(Fact(number(value), f"{label}, {row['dataset']}", f"step {count(row['step'])}"))
+                facts.append(
+                    Fact(number(value), f"{label}, {row['dataset']}", f"step {count(row['step'])}{_given(row)}")
+                )
     return facts
+
+
+def _given(row: Mapping) -> str:
+    """The options of an evaluation that differ from the run's, in words."""
+    options = row.get("options")
+    if not options or not isinstance(options, Mapping):
+        return ""
+    shown = ", ".join(f"{name}={value}" for name, value in list(options.items())[:GIVEN])
+    return f" with {shown}" + (f" and {len(options) - GIVEN} more" if len(options) > GIVEN else "")
 
 
 def _last_evaluations(rows: Sequence[Mapping]) -> list[Mapping]:
@@ -187,8 +217,10 @@ def best_checkpoint(checkpoints: Mapping[int, Mapping]) -> tuple[int, Criterion]
 def _newest_pictures(workdir: pathlib.Path) -> list[tuple[str, str]]:
     """Relative address and text of the pictures of the last evaluation."""
     try:
-        names = sorted(path.name for path in (workdir / PICTURES).iterdir() if path.suffix == ".jpg")
+        files = {path.name: path.stat().st_mtime_ns for path in (workdir / PICTURES).iterdir() if path.suffix == ".jpg"}
     except OSError:
         return []
-    newest = [name for name in names if name.split("_")[0] == names[-1].split("_")[0]]
-    return [(f"{PICTURES}/{address(name)}", name) for name in newest[:SHOWN]]
+    # An earlier checkpoint may have been evaluated last, so that the largest step is not always the newest.
+    newest = max(files, key=lambda name: (files[name], name), default="")
+    names = sorted(name for name in files if name.split("_")[0] == newest.split("_")[0])
+    return [(f"{PICTURES}/{address(name)}", name) for name in names[:SHOWN]]
