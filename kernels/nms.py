@@ -75,8 +75,9 @@ def nms(
 
 def _by_priority(scores, exists):
     """The order (P, N) in which boxes are visited, those that do not exist last, and `exists` in that order."""
-    # Adding 0 turns -0 into 0, so that both rank as equal.
-    key = jnp.where(exists, descending(scores.astype(jnp.float32) + 0.0), jnp.iinfo(jnp.int32).max)
+    # -0 becomes 0, so that both rank as equal; XLA would leave out the addition of 0.
+    scores = jnp.where(scores == 0, 0.0, scores.astype(jnp.float32))
+    key = jnp.where(exists, descending(scores), jnp.iinfo(jnp.int32).max)
     index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
     _, order = jax.lax.sort((key, index), num_keys=1, is_stable=True)
     return order, jnp.arange(scores.shape[1]) < exists.sum(1)[:, None]

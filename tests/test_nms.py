@@ -118,6 +118,8 @@ def test_identical_pixels_have_no_penalty():
 def test_equal_scores_go_by_index():
     boxes = np.tile(np.array([[0, 0, 10, 10]], np.float32), (4, 1))
     np.testing.assert_array_equal(nms(boxes, np.ones(4, np.float32), 0.5), [True, False, False, False])
+    zeros = np.array([-0.0, 0.0, -0.0, 0.0], np.float32)
+    np.testing.assert_array_equal(nms(boxes, zeros, 0.5), [True, False, False, False])
 
 
 @settings(deadline=None, max_examples=30)
