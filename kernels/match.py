@@ -15,6 +15,7 @@ from diou_jax.kernels import match_gpu
 from diou_jax.kernels.iou import iou
 from diou_jax.kernels.match_gpu import Candidates
 from diou_jax.kernels.selection import kernel_or_reference
+from diou_jax.kernels.varying import varying_as
 
 
 class Matches(NamedTuple):
@@ -87,4 +88,4 @@ def match_box_by_box(
         return jnp.maximum(overlap, found), jnp.where(found > overlap, number, box), is_best
 
     nothing = jnp.zeros_like(eligible, jnp.float32), jnp.zeros_like(eligible, jnp.int32), jnp.zeros_like(eligible)
-    return jax.lax.fori_loop(0, counts.max(), meet, nothing)
+    return jax.lax.fori_loop(0, counts.max(), meet, varying_as(nothing, candidates))

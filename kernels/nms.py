@@ -16,6 +16,7 @@ from diou_jax.kernels import nms_gpu
 from diou_jax.kernels.order import descending
 from diou_jax.kernels.selection import kernel_or_reference
 from diou_jax.kernels.suppression import suppresses
+from diou_jax.kernels.varying import varying_as
 
 TILE = 128
 
@@ -101,7 +102,7 @@ def keep_xla(
     padded = -(-count // tile) * tile
     boxes = jnp.pad(boxes, ((0, 0), (0, padded - count), (0, 0)))
     position = jnp.arange(padded)
-    alive = position < counts[:, None]
+    alive = varying_as(position < counts[:, None], boxes)
     tiles = -(-counts.max() // tile)
     earlier = jnp.arange(tile)[:, None] < jnp.arange(tile)
 
@@ -118,7 +119,7 @@ def keep_xla(
             settled = candidates & ~(within & kept[:, :, None]).any(1)
             return settled, (settled != kept).any()
 
-        kept, _ = jax.lax.while_loop(lambda state: state[1], settle, (candidates, jnp.array(True)))
+        kept, _ = jax.lax.while_loop(lambda state: state[1], settle, (candidates, jnp.ones_like(tiles, bool)))
         cleared = (hits(chosen, boxes) & kept[:, :, None]).any(1)
         alive = alive & ~(cleared & (position >= start + tile))
         return jax.lax.dynamic_update_slice_in_dim(alive, kept, start, 1)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int, Int32
 
 from diou_jax.kernels import roi_align_gpu
 from diou_jax.kernels.selection import kernel_or_reference
+from diou_jax.kernels.varying import varying_as
 
 
 def roi_levels(
@@ -203,7 +204,7 @@ def pool_xla(features, level, frame, *, resolution, sampling_ratio):
     def add(total, position, weight):
         return total + weight[..., None] * flat[image, position].astype(jnp.float32)
 
-    total = jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32)
+    total = varying_as(jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32), flat, frame)
     grid = _Grid(tuple(feature.shape[1:3] for feature in features), resolution, sampling_ratio)
     return _accumulate(add, total, level, frame, grid, unroll=16).astype(flat.dtype)  # gathers fuse if unrolled
 
@@ -228,7 +229,7 @@ def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
         return total.at[image, position].add(weight[..., None] * gradient.astype(jnp.float32))
 
     sizes = [height * width for height, width in shapes]
-    total = jnp.zeros((batch, sum(sizes), channels), jnp.float32)
+    total = varying_as(jnp.zeros((batch, sum(sizes), channels), jnp.float32), gradient, frame)
     grid = _Grid(tuple(shapes), resolution, sampling_ratio)
     total = _accumulate(add, total, level, frame, grid, unroll=1).astype(gradient.dtype)  # scatters never fuse
     maps = jnp.split(total, np.cumsum(sizes)[:-1], 1)
