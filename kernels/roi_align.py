@@ -4,6 +4,7 @@ RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,15 +32,20 @@ def roi_levels(
 
     Args:
       rois: float (..., 4), pixels.
-      strides: strides of the feature maps, ascending powers of two.
+      strides: strides of the feature maps, powers of two, fine to coarse, each twice the one before.
       canonical_scale: side in pixels of a RoI that belongs to `canonical_level`.
       canonical_level: the base-2 logarithm of that level's stride.
+
+    Raises:
+      ValueError: if `strides` are others.
     """
+    finest = int(strides[0])
+    if finest.bit_count() != 1 or any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
+        raise ValueError(f"strides must be powers of two, each twice the one before, not {tuple(strides)}")
     area = (rois[..., 2] - rois[..., 0] + 1) * (rois[..., 3] - rois[..., 1] + 1)
     side = jnp.sqrt(jnp.maximum(area, 0.0))
     level = jnp.floor(canonical_level + jnp.log2(side / canonical_scale + 1e-6))  # 1e-6 as in the original: no log of 0
-    lowest = int(np.log2(strides[0]))
-    return jnp.clip(level - lowest, 0, len(strides) - 1).astype(jnp.int32)
+    return jnp.clip(level - (finest.bit_length() - 1), 0, len(strides) - 1).astype(jnp.int32)
 
 
 def roi_align(
@@ -65,7 +71,7 @@ def roi_align(
       resolution: FAST_RCNN.ROI_XFORM_RESOLUTION.
       sampling_ratio: FAST_RCNN.ROI_XFORM_SAMPLING_RATIO; 0 takes one sample per cell that a bin spans, rounded up,
         which is exact for RoIs up to twice as large as the map.
-      strides: strides of the maps, ascending powers of two.
+      strides: strides of the maps; without `levels` they must be as `roi_levels` demands.
       padded_size: int (B, 2), height and width in pixels beyond which cells of the maps are ignored, so that the bucket
         of an image does not change its result. None: the whole maps.
       levels: int32 (B, R), index of the map of each RoI. None: that of `roi_levels` with FPN's numbers.
@@ -74,7 +80,7 @@ def roi_align(
       (B, R, resolution, resolution, C) in the features' dtype, accumulated in float32.
 
     Raises:
-      ValueError: if features and strides differ in number.
+      ValueError: if features and strides differ in number, or `roi_levels` refuses the strides.
     """
     if len(features) != len(strides):
         raise ValueError(f"{len(features)} feature maps need as many strides, not {len(strides)}")

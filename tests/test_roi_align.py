@@ -1,6 +1,7 @@
 """Golden files: roi_align, fpn_levels."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,12 @@ def test_devices_can_divide_the_images_by_shard_map():
 def test_one_stride_for_each_map():
     with pytest.raises(ValueError, match="1 feature maps"):
         roi_align([jnp.zeros((1, 4, 4, 1))], jnp.zeros((1, 1, 4)), resolution=2, sampling_ratio=2)
+
+
+@pytest.mark.parametrize("strides", [(32, 16, 8, 4), (4, 16), (3, 6)])
+def test_levels_of_other_strides_are_refused(strides):
+    with pytest.raises(ValueError, match=re.escape(f"twice the one before, not {strides}")):
+        roi_levels(jnp.zeros((1, 1, 4)), strides=strides)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
