@@ -83,6 +83,13 @@ def interpreted(images):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_float64_where_jax_has_it():
+    anchors, eligible, boxes, valid = draw(8, 2, 50, 6)
+    with jax.enable_x64(True):
+        found = jax.eval_shape(match, np.float64(anchors), np.float64(boxes), eligible=eligible, valid=valid)
+    assert found.overlap.dtype == jnp.float32 and found.box.dtype == jnp.int32
+
+
 def test_devices_can_divide_the_images_by_shard_map():
     anchors, _, boxes, valid = draw(6, 4, 100, 6)
 
