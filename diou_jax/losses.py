@@ -50,13 +50,13 @@ def smooth_l1(
       deltas: (N, 4), predicted.
       target_deltas: (N, 4).
       reg_weights: unused, since the deltas are weighted already; all box losses have this signature.
-      beta: the difference at which the parabola turns into a line: 1 in the box head, 1/9 in the RPN.
+      beta: the difference at which the parabola turns into a line: 1 in the box head, 1/9 in the RPN; 0 leaves the
+        line alone, L1.
     """
     del reg_weights
     difference = jnp.abs(deltas.astype(jnp.float32) - target_deltas.astype(jnp.float32))
-    return jnp.where(difference < beta, 0.5 * jnp.minimum(difference, beta) ** 2 / beta, difference - 0.5 * beta).sum(
-        -1
-    )
+    parabola = 0.5 * jnp.minimum(difference, beta) ** 2 / jnp.where(beta > 0, beta, 1.0)
+    return jnp.where((difference < beta) | (difference == 0), parabola, difference - 0.5 * beta).sum(-1)
 
 
 def _unit_boxes(deltas: Array, target_deltas: Array, reg_weights: Sequence[float] | Array) -> tuple[jax.Array, ...]:

@@ -15,6 +15,7 @@ from diou_jax.kernels import match_gpu
 from diou_jax.kernels.iou import iou
 from diou_jax.kernels.match_gpu import Candidates
 from diou_jax.kernels.selection import kernel_or_reference
+from diou_jax.kernels.varying import varying_as
 
 
 class Matches(NamedTuple):
@@ -41,11 +42,12 @@ def match(
     """Matches the anchors of B images to their boxes by IoU.
 
     Args:
-      anchors: float32 (A, 4), pixels, or (B, A, 4) where each image has its own.
-      boxes: float32 (B, G, 4), finite where valid; G at least 1.
+      anchors: float (A, 4), pixels, or (B, A, 4) where each image has its own.
+      boxes: float (B, G, 4), finite where valid; G at least 1.
       eligible: bool (B, A); anchors that are not eligible meet no box.
       valid: bool (B, G); boxes that are not valid meet no anchor. It may be False throughout.
     """
+    anchors, boxes = jnp.asarray(anchors, jnp.float32), jnp.asarray(boxes, jnp.float32)
     # Boxes that are not valid move far from all anchors, to coordinates whose areas do not overflow.
     boxes = jnp.where(valid[..., None], boxes, jnp.array([1e9, 1e9, -1e9, -1e9], jnp.float32))
     counts = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1).astype(jnp.int32)
@@ -87,4 +89,4 @@ def match_box_by_box(
         return jnp.maximum(overlap, found), jnp.where(found > overlap, number, box), is_best
 
     nothing = jnp.zeros_like(eligible, jnp.float32), jnp.zeros_like(eligible, jnp.int32), jnp.zeros_like(eligible)
-    return jax.lax.fori_loop(0, counts.max(), meet, nothing)
+    return jax.lax.fori_loop(0, counts.max(), meet, varying_as(nothing, candidates))

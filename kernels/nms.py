@@ -16,6 +16,7 @@ from diou_jax.kernels import nms_gpu
 from diou_jax.kernels.order import descending
 from diou_jax.kernels.selection import kernel_or_reference
 from diou_jax.kernels.suppression import suppresses
+from diou_jax.kernels.varying import varying_as
 
 TILE = 128
 
@@ -75,8 +76,9 @@ def nms(
 
 def _by_priority(scores, exists):
     """The order (P, N) in which boxes are visited, those that do not exist last, and `exists` in that order."""
-    # Adding 0 turns -0 into 0, so that both rank as equal.
-    key = jnp.where(exists, descending(scores.astype(jnp.float32) + 0.0), jnp.iinfo(jnp.int32).max)
+    # -0 becomes 0, so that both rank as equal; XLA would leave out the addition of 0.
+    scores = jnp.where(scores == 0, 0.0, scores.astype(jnp.float32))
+    key = jnp.where(exists, descending(scores), jnp.iinfo(jnp.int32).max)
     index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
     _, order = jax.lax.sort((key, index), num_keys=1, is_stable=True)
     return order, jnp.arange(scores.shape[1]) < exists.sum(1)[:, None]
@@ -100,7 +102,7 @@ def keep_xla(
     padded = -(-count // tile) * tile
     boxes = jnp.pad(boxes, ((0, 0), (0, padded - count), (0, 0)))
     position = jnp.arange(padded)
-    alive = position < counts[:, None]
+    alive = varying_as(position < counts[:, None], boxes)
     tiles = -(-counts.max() // tile)
     earlier = jnp.arange(tile)[:, None] < jnp.arange(tile)
 
@@ -117,7 +119,7 @@ def keep_xla(
             settled = candidates & ~(within & kept[:, :, None]).any(1)
             return settled, (settled != kept).any()
 
-        kept, _ = jax.lax.while_loop(lambda state: state[1], settle, (candidates, jnp.array(True)))
+        kept, _ = jax.lax.while_loop(lambda state: state[1], settle, (candidates, jnp.ones_like(tiles, bool)))
         cleared = (hits(chosen, boxes) & kept[:, :, None]).any(1)
         alive = alive & ~(cleared & (position >= start + tile))
         return jax.lax.dynamic_update_slice_in_dim(alive, kept, start, 1)

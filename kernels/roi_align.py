@@ -4,6 +4,7 @@ RoIs are ``[x1, y1, x2, y2]`` in pixels of the network's input.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Float, Float32, Int, Int32
 
 from diou_jax.kernels import roi_align_gpu
 from diou_jax.kernels.selection import kernel_or_reference
+from diou_jax.kernels.varying import varying_as
 
 
 def roi_levels(
@@ -30,15 +32,20 @@ def roi_levels(
 
     Args:
       rois: float (..., 4), pixels.
-      strides: strides of the feature maps, ascending powers of two.
+      strides: strides of the feature maps, powers of two, fine to coarse, each twice the one before.
       canonical_scale: side in pixels of a RoI that belongs to `canonical_level`.
       canonical_level: the base-2 logarithm of that level's stride.
+
+    Raises:
+      ValueError: if `strides` are others.
     """
+    finest = int(strides[0])
+    if finest.bit_count() != 1 or any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
+        raise ValueError(f"strides must be powers of two, each twice the one before, not {tuple(strides)}")
     area = (rois[..., 2] - rois[..., 0] + 1) * (rois[..., 3] - rois[..., 1] + 1)
     side = jnp.sqrt(jnp.maximum(area, 0.0))
     level = jnp.floor(canonical_level + jnp.log2(side / canonical_scale + 1e-6))  # 1e-6 as in the original: no log of 0
-    lowest = int(np.log2(strides[0]))
-    return jnp.clip(level - lowest, 0, len(strides) - 1).astype(jnp.int32)
+    return jnp.clip(level - (finest.bit_length() - 1), 0, len(strides) - 1).astype(jnp.int32)
 
 
 def roi_align(
@@ -64,7 +71,7 @@ def roi_align(
       resolution: FAST_RCNN.ROI_XFORM_RESOLUTION.
       sampling_ratio: FAST_RCNN.ROI_XFORM_SAMPLING_RATIO; 0 takes one sample per cell that a bin spans, rounded up,
         which is exact for RoIs up to twice as large as the map.
-      strides: strides of the maps, ascending powers of two.
+      strides: strides of the maps; without `levels` they must be as `roi_levels` demands.
       padded_size: int (B, 2), height and width in pixels beyond which cells of the maps are ignored, so that the bucket
         of an image does not change its result. None: the whole maps.
       levels: int32 (B, R), index of the map of each RoI. None: that of `roi_levels` with FPN's numbers.
@@ -73,7 +80,7 @@ def roi_align(
       (B, R, resolution, resolution, C) in the features' dtype, accumulated in float32.
 
     Raises:
-      ValueError: if features and strides differ in number.
+      ValueError: if features and strides differ in number, or `roi_levels` refuses the strides.
     """
     if len(features) != len(strides):
         raise ValueError(f"{len(features)} feature maps need as many strides, not {len(strides)}")
@@ -203,7 +210,7 @@ def pool_xla(features, level, frame, *, resolution, sampling_ratio):
     def add(total, position, weight):
         return total + weight[..., None] * flat[image, position].astype(jnp.float32)
 
-    total = jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32)
+    total = varying_as(jnp.zeros((*level.shape, resolution, resolution, channels), jnp.float32), flat, frame)
     grid = _Grid(tuple(feature.shape[1:3] for feature in features), resolution, sampling_ratio)
     return _accumulate(add, total, level, frame, grid, unroll=16).astype(flat.dtype)  # gathers fuse if unrolled
 
@@ -228,7 +235,7 @@ def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
         return total.at[image, position].add(weight[..., None] * gradient.astype(jnp.float32))
 
     sizes = [height * width for height, width in shapes]
-    total = jnp.zeros((batch, sum(sizes), channels), jnp.float32)
+    total = varying_as(jnp.zeros((batch, sum(sizes), channels), jnp.float32), gradient, frame)
     grid = _Grid(tuple(shapes), resolution, sampling_ratio)
     total = _accumulate(add, total, level, frame, grid, unroll=1).astype(gradient.dtype)  # scatters never fuse
     maps = jnp.split(total, np.cumsum(sizes)[:-1], 1)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
+from diou_jax.kernels.varying import varying_as
+
 NAMES = ("nms", "roi_align", "roi_align_gradient", "match")
 # Compute capabilities before Hopper: Mosaic GPU needs Hopper's instructions.
 TOO_OLD = ("5.", "6.", "7.", "8.")
@@ -75,4 +77,8 @@ def kernel_or_reference(name: str, kernel: Callable, reference: Callable, *opera
     old = any(getattr(device, "compute_capability", "").startswith(TOO_OLD) for device in jax.local_devices())
     if old or wanted == "xla" or (wanted == "auto" and name not in _earned):
         return reference(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=kernel, default=reference)
+
+    def typed_kernel(*operands):
+        return varying_as(kernel(*operands), operands)
+
+    return jax.lax.platform_dependent(*operands, cuda=typed_kernel, default=reference)

@@ -1,10 +1,10 @@
-"""A GPU's programs on a machine that has none: lowered, or interpreted."""
+"""Programs of other devices: a GPU's, lowered or interpreted, and those that two devices share."""
 
 from collections.abc import Callable
 
 import jax
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh, PartitionSpec
 
 
 def lower_for_cuda(function: Callable, *arguments) -> str:
@@ -21,3 +21,10 @@ def interpreter():
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # jax 0.10 does not export it
 
     return InterpretGPUParams()
+
+
+def on_both_devices(function: Callable) -> Callable:
+    """The function as two devices compute it, each for half of every array."""
+    halves = PartitionSpec("device")
+    mesh = Mesh(jax.devices()[:2], ("device",))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=halves, out_specs=halves))

@@ -142,6 +142,14 @@ def test_smooth_l1_is_a_parabola_up_to_beta_and_a_line_beyond():
     np.testing.assert_allclose(BOX_LOSSES["smooth_l1"](deltas, 0 * deltas, beta=2.0), [0.0625, 2.0, 2.25])
 
 
+def test_smooth_l1_with_a_beta_of_0_is_l1():
+    deltas = jnp.array([[0.5, 0, -2, 3]])
+    loss = functools.partial(BOX_LOSSES["smooth_l1"], target_deltas=jnp.zeros((1, 4)), beta=0.0)
+    value, gradient = jax.value_and_grad(lambda x: loss(x).sum())(deltas)
+    assert value == 5.5
+    np.testing.assert_array_equal(gradient, [[1, 0, -1, 1]])
+
+
 def test_names():
     assert list(BOX_LOSSES) == ["smooth_l1", "sl1", "iou", "giou", "diou", "ciou"]
     assert box_loss("sl1") is box_loss("smooth_l1")

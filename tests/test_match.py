@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import slow
-from lowering import interpreter, lower_for_cuda
+from lowering import interpreter, lower_for_cuda, on_both_devices
 
 from diou_jax.kernels import match_gpu
 from diou_jax.kernels.match import match, match_box_by_box, match_xla
@@ -81,6 +81,23 @@ def interpreted(images):
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_float64_where_jax_has_it():
+    anchors, eligible, boxes, valid = draw(8, 2, 50, 6)
+    with jax.enable_x64(True):
+        found = jax.eval_shape(match, np.float64(anchors), np.float64(boxes), eligible=eligible, valid=valid)
+    assert found.overlap.dtype == jnp.float32 and found.box.dtype == jnp.int32
+
+
+def test_devices_can_divide_the_images_by_shard_map():
+    anchors, _, boxes, valid = draw(6, 4, 100, 6)
+
+    def all_eligible(boxes, valid):
+        return match(anchors, boxes, eligible=jnp.ones((len(boxes), 100), bool), valid=valid)
+
+    # The types are what it checks, so that tracing suffices.
+    assert jax.eval_shape(on_both_devices(all_eligible), boxes, valid).overlap.shape == (4, 100)
 
 
 @pytest.mark.parametrize("own", [slow(False), True])

@@ -9,7 +9,7 @@ import pytest
 from conftest import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowering import lower_for_cuda
+from lowering import lower_for_cuda, on_both_devices
 
 from diou_jax.kernels import nms as kernel
 
@@ -118,6 +118,14 @@ def test_identical_pixels_have_no_penalty():
 def test_equal_scores_go_by_index():
     boxes = np.tile(np.array([[0, 0, 10, 10]], np.float32), (4, 1))
     np.testing.assert_array_equal(nms(boxes, np.ones(4, np.float32), 0.5), [True, False, False, False])
+    zeros = np.array([-0.0, 0.0, -0.0, 0.0], np.float32)
+    np.testing.assert_array_equal(nms(boxes, zeros, 0.5), [True, False, False, False])
+
+
+def test_devices_divide_the_problems_by_shard_map():
+    boxes, scores = (np.stack(x) for x in zip(*(random_problem(np.random.default_rng(i), 40) for i in range(4))))
+    divided = on_both_devices(lambda boxes, scores: kernel.nms(boxes, scores, 0.5))
+    np.testing.assert_array_equal(divided(boxes, scores), nms(boxes, scores, 0.5))
 
 
 @settings(deadline=None, max_examples=30)

@@ -54,6 +54,11 @@ def test_rates_equal_the_original(golden, name, base_lr, steps):
     np.testing.assert_allclose(2 * rates, data[f"{name}_lr_bias_f64"], rtol=3e-7)
 
 
+def test_a_decay_within_the_warm_up_holds_from_its_end_on():
+    rate = schedule(0.02, (0, 5, 30), warm_up_iters=10, warm_up_method="constant")
+    np.testing.assert_allclose([rate(step) for step in (5, 9, 10, 29, 30)], [0.02 / 3, 0.02 / 3, 2e-3, 2e-3, 2e-4])
+
+
 def test_steps_beyond_int32_are_refused_where_the_linear_rule_may_have_made_them():
     for make, option in (
         (lambda step: schedule(0.1, (0, step)), "steps"),
@@ -231,6 +236,8 @@ def test_clipping_limits_the_norm_of_the_whole_gradient():
         ("neck/output2/bias", "bias"),
         ("backbone/res3_0/conv1/norm/scale", "norm"),
         ("backbone/res3_0/conv1/norm/bias", "bias"),
+        ("backbone/GroupNorm_0/scale", "norm"),  # of somebody else's backbone, as Flax names it
+        ("backbone/normal/kernel", "weight"),
         ("frozen/kernel", "frozen"),
     ],
 )

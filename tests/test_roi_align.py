@@ -1,13 +1,14 @@
 """Golden files: roi_align, fpn_levels."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import slow
-from lowering import lower_for_cuda
+from lowering import lower_for_cuda, on_both_devices
 
 from diou_jax.kernels.roi_align import products_xla, roi_align, roi_frames, roi_levels, scatter_xla
 
@@ -195,9 +196,26 @@ def test_a_constant_map_gives_the_constant_and_a_slope_its_value():
     np.testing.assert_allclose(value[..., 2], [[10, 10], [18, 18]], rtol=1e-6)
 
 
+def test_devices_can_divide_the_images_by_shard_map():
+    """The types are what it checks, so that tracing suffices; 128 channels are what the kernels take."""
+    rng = np.random.default_rng(7)
+    pyramid, rois = random_pyramid(rng, channels=128), random_rois(rng)
+
+    def gradient(pyramid, rois):
+        return jax.grad(lambda p: roi_align(p, rois, resolution=7, sampling_ratio=2).sum())(pyramid)
+
+    assert jax.eval_shape(on_both_devices(gradient), pyramid, rois)[0].shape == pyramid[0].shape
+
+
 def test_one_stride_for_each_map():
     with pytest.raises(ValueError, match="1 feature maps"):
         roi_align([jnp.zeros((1, 4, 4, 1))], jnp.zeros((1, 1, 4)), resolution=2, sampling_ratio=2)
+
+
+@pytest.mark.parametrize("strides", [(32, 16, 8, 4), (4, 16), (3, 6)])
+def test_levels_of_other_strides_are_refused(strides):
+    with pytest.raises(ValueError, match=re.escape(f"twice the one before, not {strides}")):
+        roi_levels(jnp.zeros((1, 1, 4)), strides=strides)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

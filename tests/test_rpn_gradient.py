@@ -19,6 +19,12 @@ def maps():
     return [jax.random.normal(key, shape) for key, shape in zip(keys, SHAPES, strict=True)]
 
 
+def test_cells_stay_int32_where_jax_has_int64(maps):
+    with jax.enable_x64(True):
+        patches = jax.eval_shape(take_patches, maps, jax.ShapeDtypeStruct((2, 5), jnp.int32))
+    assert patches.shape == (2, 5, 9, 4) and patches.dtype == jnp.float32
+
+
 @pytest.mark.slow
 def test_patches_are_what_a_convolution_sees(maps):
     """Of every cell of every level, corners and maps of one row included; beyond the last cell there is nothing."""

@@ -64,7 +64,7 @@ def _neighbours(shapes, cells, offset):
     levels.append((total, 0, 1))
     first, height, width = levels[0]
     for (start, *_), (jump, taller, wider) in zip(levels[1:], np.diff(levels, axis=0).tolist(), strict=True):
-        beyond = cells >= start
+        beyond = (cells >= start).astype(cells.dtype)
         first, height, width = first + jump * beyond, height + taller * beyond, width + wider * beyond
     local = jnp.maximum(cells - first, 0)
     y, x = jax.lax.div(local, width) + offset[0], jax.lax.rem(local, width) + offset[1]

@@ -50,10 +50,10 @@ def parameter_group(path: str, frozen: Callable[[str], bool]) -> str:
     """The group of a parameter named by its "/"-joined path: weight, bias, norm or frozen."""
     if frozen(path):
         return "frozen"
-    *_, module, leaf = path.split("/")
+    leaf = path.split("/")[-1]
     if leaf == "bias":
         return "bias"  # also the biases of GroupNorm, as in the original
-    return "norm" if module.startswith("norm") else "weight"
+    return "norm" if leaf == "scale" else "weight"  # the scale of any of Flax's norms, whatever the layer's name
 
 
 @dataclasses.dataclass(frozen=True)
