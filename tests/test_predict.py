@@ -403,6 +403,12 @@ def test_a_video_becomes_a_video_and_a_json_for_each_frame(config, workdir, comp
     assert "clip.avi: 2 frames of the 9 that its header counts could not be read" in said
 
 
+def test_a_json_of_frames_that_cannot_be_written_is_named(config, workdir, compiled, clip, tmp_path):
+    (tmp_path / "out" / "clip.avi.jsonl.tmp").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"out cannot be written: Is a directory"):
+        predict.predict(config, workdir, clip, output=tmp_path / "out")
+
+
 def test_every_third_frame_without_a_video(config, workdir, compiled, clip, tmp_path):
     wishes = predict.Wishes(every=3, write_video=False, classes=["star"], score_threshold=0.0)
     assert predict.predict(config, workdir, [clip, clip.parent], output=tmp_path / "out", wishes=wishes)
