@@ -131,6 +131,22 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
         import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
 
 
+def test_an_export_that_cannot_be_finished_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    content = {"model": {"x": np.ones(3)}}
+    monkeypatch.setattr("diou_jax.command.export_weights.original_checkpoint", lambda *_, **__: content)
+    monkeypatch.setattr(torch, "save", full)
+    (tmp_path / "x.pth").write_bytes(b"before")
+    with pytest.raises(UserError, match=r"x\.pth cannot be written"):
+        export_torch(None, tmp_path, tmp_path / "x.pth")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks):
     """Weights first, biases after, then GroupNorm's weights, in the model's order; frozen ones are not counted."""
