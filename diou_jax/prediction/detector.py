@@ -209,8 +209,8 @@ class Detector:
         """The results of images one after the other, with few of them in memory, for videos and endless iterators.
 
         Images are taken from the iterator up to two batches ahead of the results, and further where their sizes differ:
-        up to `batching.WAITING` images, or a whole batch if that is more, wait for others of their shape. Arguments and
-        errors are those of a call.
+        an image waits for others of its shape while `batching.WAITING` images, or a whole batch if that is more, come
+        after it. Arguments and errors are those of a call.
         """
         if not isinstance(images, Iterable):
             raise UserError(f"images is {type(images).__name__}; it must be an image or an iterable of images")
