@@ -85,6 +85,12 @@ def test_full_batches_come_at_once_and_a_rare_shape_does_not_wait_for_ever(batch
     assert rows == [0] or len(rows) == 2 * WAITING
 
 
+def test_images_that_need_no_batch_let_others_wait_no_longer(batcher):
+    images = itertools.chain([(0, marked(0, (64, 64)))], ((number, None) for number in itertools.count(1)))
+    groups = [group.rows for group in itertools.islice(batcher.groups(images), WAITING + 1)]
+    assert [] in groups[:1] and [0] in groups, "a detector gives the results that it has whenever a group comes"
+
+
 def test_an_image_that_no_bucket_holds_is_named():
     batcher = Batcher((Pass(64, 96),), shapes=((64, 64),), stride=32, per_device=1, augmented=False)
     with pytest.raises(UserError, match=r"data\.buckets: none holds an image of 96x64"):

@@ -6,7 +6,7 @@ device, one image on each device, and TEST.IMS_PER_BATCH images on each device.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -85,16 +85,22 @@ class Batcher:
             for one, given in itertools.zip_longest(self._passes, [tuple(shapes)])
         ]
 
-    def groups(self, images: Iterable[tuple[int, np.ndarray]]) -> Iterator[Group]:
-        """Batches of images, uint8 (H, W, 3) BGR, by ascending numbers; an image waits for few others only."""
+    def groups(self, images: Iterable[tuple[int, np.ndarray | None]]) -> Iterator[Group]:
+        """Batches of images, uint8 (H, W, 3) BGR, by ascending numbers; an image waits for few others only.
+
+        None stands for an image that needs no batch; a group without rows comes in its place.
+        """
         full = self.devices * self._per_device
         waiting: dict[tuple[Bucket, ...], list[tuple[int, np.ndarray]]] = {}
         for row, image in images:
-            views = (one.view((image.shape[0], image.shape[1])) for one in self._passes)
-            buckets = tuple(map(self._bucket, views, self._shapes))
-            waiting.setdefault(buckets, []).append((row, image))
-            if len(waiting[buckets]) == full:
-                yield from self._packed(waiting.pop(buckets), buckets)
+            if image is None:
+                yield Group([], cast(Any, None), [], 1)
+            else:
+                size = image.shape[0], image.shape[1]
+                buckets = tuple(map(self._bucket, (one.view(size) for one in self._passes), self._shapes))
+                waiting.setdefault(buckets, []).append((row, image))
+                if len(waiting[buckets]) == full:
+                    yield from self._packed(waiting.pop(buckets), buckets)
             # However many batches the others fill, the results behind an image wait for it, too.
             for overdue in [key for key, members in waiting.items() if row - members[0][0] >= max(WAITING, full)]:
                 yield from self._packed(waiting.pop(overdue), overdue)

@@ -228,6 +228,7 @@ class Detector:
             for row, image in enumerate(images):
                 if self._tiled is not None and len(self._tiled.tiles(image.shape[:2])) > 1:
                     done[row] = self._in_tiles(image, thresholds)
+                    yield row, None
                 else:
                     yield row, image
 
@@ -235,7 +236,7 @@ class Detector:
         ready = 0.0
         for group in itertools.chain(self._batcher.groups(untiled()), [None]):
             started = None
-            if group is not None:
+            if group is not None and group.rows:
                 begun = time.perf_counter()
                 started = group, begun, self._detect(group.batch, thresholds, devices=group.devices)
             # The devices compute this batch while the host unpacks the one before.
