@@ -4,14 +4,20 @@
     curl --data-binary @photo.jpg http://127.0.0.1:8000
 
 ``--mode export --any_size`` makes a file that serves images of any size up to its own, see docs/export.md. This
-is an example: it answers one request after the other, and has neither encryption nor authentication.
+is an example: it detects in one image after the other, and has neither encryption nor authentication.
 """
 
 import argparse
+import contextlib
 import io
 import json
+import os
+import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+# A small file may hold any number of pixels. OpenCV reads the variable when it is imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**25))
 
 import cv2
 import jax
@@ -77,14 +83,17 @@ class Detector:
 
 def answer(detector: Detector, body: bytes) -> list[dict]:
     """The detections in an image file; raises `Refused` if it is none, or has a size without a program."""
-    image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR) if body else None
+    image = None
+    with contextlib.suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise Refused(400, "the body is no image that OpenCV reads")
+        raise Refused(400, "the body is no image that OpenCV reads, or one of too many pixels")
     return detector.detect(image)
 
 
-def handler(detector: Detector) -> type[BaseHTTPRequestHandler]:
-    """The class that answers the requests of a server."""
+def make_server(detector: Detector, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that answers each request in a thread of its own."""
+    free = threading.Lock()  # a slow client must not keep others waiting, but memory is for one image
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 30  # seconds that a client may take for its request
@@ -92,9 +101,13 @@ def handler(detector: Detector) -> type[BaseHTTPRequestHandler]:
         def do_POST(self):
             try:
                 length = self.headers.get("Content-Length", "")
-                if not length.isdigit() or int(length) > LARGEST_BODY:
+                # Python reads no number of thousands of digits, and calls a raised 2 a digit.
+                if not (length.isascii() and length.isdigit() and len(length) < 20) or int(length) > LARGEST_BODY:
                     raise Refused(413, f"state the length of the body, at most {LARGEST_BODY} bytes")
-                self.reply(200, answer(detector, self.rfile.read(int(length))))
+                body = self.rfile.read(int(length))
+                with free:
+                    found = answer(detector, body)
+                self.reply(200, found)
             except Refused as refused:
                 self.reply(refused.status, {"error": str(refused)})
 
@@ -106,7 +119,7 @@ def handler(detector: Detector) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-    return Handler
+    return ThreadingHTTPServer((host, port), Handler)
 
 
 def main():
@@ -116,9 +129,10 @@ def main():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--score_threshold", type=float, default=0.5)
     given = parser.parse_args()
-    server = HTTPServer((given.host, given.port), handler(Detector(given.file, given.score_threshold)))
+    server = make_server(Detector(given.file, given.score_threshold), given.host, given.port)
     print(f"serving {given.file} on http://{given.host}:{server.server_port}", flush=True)
-    server.serve_forever()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -78,9 +78,17 @@ def test_full_batches_come_at_once_and_a_rare_shape_does_not_wait_for_ever(batch
 
     groups = batcher.groups(endless())
     assert next(groups).rows == [1, 2, 3, 4] and len(taken) == 5
+    # All others fill their batches, but the results behind the first one wait for it.
+    assert [0] in (group.rows for group in itertools.islice(groups, WAITING // 4)) and len(taken) <= WAITING + 1
     batcher = Batcher((Pass(64, 96),), shapes=(), stride=32, per_device=WAITING, augmented=False)
     rows = next(batcher.groups((number, marked(0, (96, 64) if number == 0 else (64, 64))) for number in range(99))).rows
     assert rows == [0] or len(rows) == 2 * WAITING
+
+
+def test_images_that_need_no_batch_let_others_wait_no_longer(batcher):
+    images = itertools.chain([(0, marked(0, (64, 64)))], ((number, None) for number in itertools.count(1)))
+    groups = [group.rows for group in itertools.islice(batcher.groups(images), WAITING + 1)]
+    assert [] in groups[:1] and [0] in groups, "a detector gives the results that it has whenever a group comes"
 
 
 def test_an_image_that_no_bucket_holds_is_named():

@@ -302,6 +302,17 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(export, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stopped_export_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    (tmp_path / "detector.zip").write_bytes(b"before")
+    monkeypatch.setattr(container.np, "savez", stop)
+    with pytest.raises(KeyboardInterrupt):
+        container.write(tmp_path / "detector.zip", {}, {"x": np.zeros(3)}, metadata={})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
 @pytest.mark.slow
 def test_the_mode_exports_the_newest_checkpoint(config, variables, tmp_path, capsys):
     detector = build.detector(config, len(NAMES))

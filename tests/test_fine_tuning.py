@@ -55,13 +55,18 @@ def test_boxes_of_all_classes_together_are_taken_as_they_are():
     np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], [0] * 4)
     np.testing.assert_array_equal(taken["params"]["box_head"]["logits"]["bias"], [0, 101, 1])
     # From boxes by class to one for all, or back, they start anew.
-    taken, _ = fine_tune(tree(3, 100, boxes=1), tree(2, 0), names=names, stored_names=other, source="w")
+    taken, lines = fine_tune(tree(3, 100, boxes=1), tree(2, 0), names=names, stored_names=other, source="w")
+    assert lines[0] == "params/box_head/deltas: starts anew, since one row is for all classes in one of both runs"
+    assert lines[1] == "classes taken over, by name: b"
     np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], [100] * 4)
     names_of_four = (*names, "c")  # four boxes' numbers are no rows of four classes
     taken, _ = fine_tune(tree(4, 100, boxes=1), tree(2, 0), names=names_of_four, stored_names=other, source="w")
     np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], [100] * 4)
     taken, _ = fine_tune(tree(3, 100), tree(2, 0, boxes=1), names=names, stored_names=other, source="w")
     np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], np.repeat([100, 101, 102], 4))
+    taken, lines = fine_tune(tree(3, 100), tree(2, 0, boxes=1), names=names, stored_names=("", "c"), source="w")
+    np.testing.assert_array_equal(taken["params"]["box_head"]["deltas"]["bias"], np.repeat([100, 101, 102], 4))
+    assert lines[0].startswith("params/box_head/deltas: starts anew")
 
 
 def test_a_file_without_names_says_so():

@@ -65,7 +65,9 @@ def test_files_know_their_colours_and_a_path_is_one_image(tmp_path):
         (np.zeros((2, 2, 2, 3), np.uint8), "shape must be"),
         ([[1]], "is list; it must be a path, an array"),
         (None, "is NoneType"),
-        (Image.new("I;16", (4, 4)), "mode I;16; convert"),
+        (np.full((4, 4), np.nextafter(np.float32(1), np.float32(2))), r"from 1\.00000012 to 1\.00000012; they"),
+        (Image.new("I;16", (4, 4)), "mode I;16; the modes .* Scale deeper grey levels to 0 to 255 first"),
+        (Image.new("La", (4, 4)), "mode La; the modes 1, L, "),
     ],
 )
 def test_what_is_no_image_is_named_with_the_mend(image, words):
@@ -77,8 +79,18 @@ def test_what_is_no_image_is_named_with_the_mend(image, words):
 
 def test_pillows_modes_that_are_taken_keep_the_picture():
     white = Image.new("RGB", (4, 4), "white")
-    for mode in set(MODES) - {"La", "RGBa", "PA", "RGBX", "LAB", "HSV"}:
+    for mode in set(MODES) - {"RGBa", "PA", "RGBX", "LAB", "HSV"}:
         assert to_pixels(white.convert(mode), "image 0").min() >= 250, mode
+    for mode in MODES:
+        assert to_pixels(Image.new(mode, (5, 4)), "image 0").shape == (4, 5, 3), mode
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_an_array_of_too_few_axes_is_no_image(shape):
+    image = np.zeros(shape, np.uint8)
+    assert is_image(image), "iterating over it would give numbers"
+    with pytest.raises(UserError, match=r"image 0 is uint8 \(4?,?\); its shape must be"):
+        to_pixels(image, "image 0")
 
 
 def test_several_images_are_not_one():

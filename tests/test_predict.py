@@ -403,6 +403,15 @@ def test_a_video_becomes_a_video_and_a_json_for_each_frame(config, workdir, comp
     assert "clip.avi: 2 frames of the 9 that its header counts could not be read" in said
 
 
+def test_a_json_of_frames_on_a_full_disk_is_named(config, workdir, compiled, clip, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diou_jax.prediction.video_prediction.open", full, raising=False)
+    with pytest.raises(UserError, match=r"out cannot be written: No space left"):
+        predict.predict(config, workdir, clip, output=tmp_path / "out")
+
+
 def test_every_third_frame_without_a_video(config, workdir, compiled, clip, tmp_path):
     wishes = predict.Wishes(every=3, write_video=False, classes=["star"], score_threshold=0.0)
     assert predict.predict(config, workdir, [clip, clip.parent], output=tmp_path / "out", wishes=wishes)

@@ -1,16 +1,20 @@
 """The example of a server: examples/serve.py."""
 
+import contextlib
+import http.client
 import importlib.util
 import json
+import socket
+import struct
 import threading
-import urllib.error
-import urllib.request
-from http.server import HTTPServer
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+
+NO_IMAGE = "the body is no image that OpenCV reads, or one of too many pixels"
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,9 @@ def serve():
     """The example as a module."""
     spec = importlib.util.spec_from_file_location("serve", ROOT / "examples" / "serve.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**30))  # it sets this only where nobody has
+        spec.loader.exec_module(module)
     return module
 
 
@@ -66,32 +72,56 @@ def test_the_program_for_an_image(serve):
             detector.shape_for(*size)
 
 
-def test_requests(serve):
-    """JSON for an image; a status and a reason for anything else, after which the server goes on."""
-    server = HTTPServer(("127.0.0.1", 0), serve.handler(fake(serve, (8, 8), takes_sizes=False)))
+@pytest.fixture
+def server(serve):
+    """A running server of a detector of images of 8 x 8 pixels."""
+    server = serve.make_server(fake(serve, (8, 8), takes_sizes=False), "127.0.0.1", 0)
     server.RequestHandlerClass.log_message = lambda *_: None
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
-    def post(body):
-        try:
-            with opener.open(f"http://127.0.0.1:{server.server_port}", data=body, timeout=10) as reply:
-                return reply.status, json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())["error"]
 
-    def png(height, width):
-        return cv2.imencode(".png", np.full((height, width, 3), 100, np.uint8))[1].tobytes()
+def png(height, width):
+    return cv2.imencode(".png", np.full((height, width, 3), 100, np.uint8))[1].tobytes()
 
-    try:
-        assert post(b"no image") == (400, "the body is no image that OpenCV reads")
-        assert post(b"")[0] == 400
-        assert post(png(8, 9)) == (422, "an image of 9x8 pixels; the file has programs for 8x8")
-        status, found = post(png(8, 8))
-        assert status == 200 and [one["class"] for one in found] == ["b", "a"]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+def post(server, body, **headers):
+    """The status and the JSON of a reply."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("POST", "/", body, {name.replace("_", "-"): value for name, value in headers.items()})
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+
+
+def test_requests(server):
+    """JSON for an image; a status and a reason for anything else, after which the server goes on."""
+    assert post(server, b"no image") == (400, {"error": NO_IMAGE})
+    assert post(server, b"")[0] == 400
+    assert post(server, png(8, 9)) == (422, {"error": "an image of 9x8 pixels; the file has programs for 8x8"})
+    status, found = post(server, png(8, 8))
+    assert status == 200 and [one["class"] for one in found] == ["b", "a"]
+
+
+def test_a_small_file_of_a_vast_image_is_refused(server):
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"0" * 100)), (b"IEND", b""))
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    assert post(server, bomb) == (400, {"error": NO_IMAGE})
+
+
+@pytest.mark.parametrize("length", ["-1", "", "\xb2", "9" * 5000, "1e3", str(33 * 2**20)])
+def test_a_length_that_is_none_or_too_large_is_refused(server, length):
+    status, reply = post(server, b"", Content_Length=length)
+    assert status == 413 and reply["error"].startswith("state the length of the body")
+
+
+def test_a_silent_client_keeps_nobody_waiting(server):
+    with socket.create_connection(("127.0.0.1", server.server_port)):
+        assert post(server, png(8, 8))[0] == 200

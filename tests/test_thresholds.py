@@ -30,6 +30,12 @@ def test_a_threshold_for_all_or_by_class_and_none_for_classes_that_are_not_wante
     assert column(1, classes="cat") == [1, np.inf, np.inf, np.inf]
 
 
+def test_classes_may_come_from_any_iterable_and_a_number_is_no_name():
+    assert column(0.5, classes=(name for name in ["cat"])) == [0.5, np.inf, np.inf, np.inf]
+    with pytest.raises(UserError, match="classes: the detector has no class 3; the nearest"):
+        column(None, classes=3)
+
+
 @pytest.mark.parametrize("bad", [1.01, -0.1, float("nan"), "0.5", True, {"cat": None}, {"cat": 2}, [0.5], 10**400])
 def test_a_threshold_is_a_number_from_0_to_1(bad):
     with pytest.raises(UserError, match=r"score_threshold=.* must be a number from 0 to 1"):

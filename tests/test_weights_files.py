@@ -1,6 +1,7 @@
 """Golden files: small_legacy.pth, small_zip.pth."""
 
 import json
+import math
 import pathlib
 import pickle
 import pickletools
@@ -163,6 +164,50 @@ def test_what_is_no_weight_file_is_named(tmp_path, content, words):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(UserError, match=words):
         read(tmp_path / "x")
+
+
+@pytest.mark.parametrize("dtype", [object, "U4", complex, "datetime64[s]", [("a", "f4")]])
+def test_tensors_of_anything_but_real_numbers_are_refused_by_name(tmp_path, dtype):
+    content = {"blobs": {"conv1_w": np.ones(3, np.float32), "conv1_b": np.zeros(3, dtype)}}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=r"x\.pkl: conv1_b is of dtype .*; tensors must be of real numbers"):
+        read(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"),
+    [
+        (7, 7),
+        (np.int64(7), 7),
+        (np.array(7), 7),
+        ("abc", None),
+        (math.nan, None),
+        (-1, None),
+        (2**40, None),
+        ([7], None),
+    ],
+)
+def test_a_step_that_no_run_can_have_counts_as_unknown(tmp_path, step, wanted):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {"x": np.ones(3)}, "step": step, "optimizer": "x"}))
+    file = read(tmp_path / "x.pkl")
+    assert file.step == wanted and file.optimizer is None
+
+
+def test_damage_anywhere_in_a_torch_file_gives_one_message(tmp_path, golden_path):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for name in ("small_legacy.pth", "small_zip.pth"):
+        content = golden_path(name).read_bytes()
+        for _ in range(150):
+            damaged = bytearray(content)
+            damaged[rng.integers(64, len(damaged))] = rng.integers(256)
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                read(tmp_path / name)  # most of the bytes are numbers, any of which are right
+            except UserError:
+                refused += 1
+    assert refused > 20
 
 
 def test_a_missing_file_and_a_truncated_one(tmp_path, golden_path):

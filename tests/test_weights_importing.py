@@ -26,6 +26,7 @@ from diou_jax.options import build
 from diou_jax.options.initial_weights import initial_variables, weight_source
 from diou_jax.weights import detectron, imagenet, momentum, sources
 from diou_jax.weights.original import export_original, original_tensors
+from diou_jax.weights.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,22 @@ def test_import_writes_a_checkpoint_and_export_gives_the_file_back(tiny_config, 
         np.testing.assert_array_equal(value.numpy(), tensors[name], err_msg=name)
     with pytest.raises(UserError, match="holds a run at step 0 already"):
         import_file(config, tmp_path / "model_step41.pth", tmp_path / "run")
+
+
+def test_an_export_that_cannot_be_finished_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    content = {"model": {"x": np.ones(3)}}
+    monkeypatch.setattr("diou_jax.command.export_weights.original_checkpoint", lambda *_, **__: content)
+    monkeypatch.setattr(torch, "save", full)
+    (tmp_path / "x.pth").write_bytes(b"before")
+    with pytest.raises(UserError, match=r"x\.pth cannot be written"):
+        export_torch(None, tmp_path, tmp_path / "x.pth")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -236,6 +253,30 @@ def test_values_that_are_not_finite_are_refused(tiny_config):
         sources.import_tensors(sources.WeightSource("a file", tensors, ()), variables)
 
 
+def test_doubles_beyond_float32_are_refused(tiny_config):
+    """They would become infinite."""
+    variables = build.network(small_config(tiny_config), 7).variable_shapes()
+    tensors = random_tensors(variables, 0)
+    tensors["Box_Head.fc2.bias"] = tensors["Box_Head.fc2.bias"].astype(np.float64) * 1e39
+    with pytest.raises(UserError, match=r"fc2\.bias holds values that are not finite as float32"):
+        sources.import_tensors(sources.WeightSource("a file", tensors, ()), variables)
+
+
+def test_scores_without_an_axis_do_not_fit(tiny_config):
+    variables = build.network(small_config(tiny_config), 7).variable_shapes()
+    tensors = random_tensors(variables, 0) | {sources.CLASSIFIER: np.array(1.0)}
+    source = sources.WeightSource("a file", tensors, ())
+    assert source.num_classes is None
+    with pytest.raises(UserError, match=r"cls_score\.weight has shape \(\) instead of"):
+        sources.import_tensors(source, variables)
+
+
+def test_pixel_means_in_another_number_are_other_means():
+    record = Record({"pixel_means": [1.0, 2.0]})
+    with pytest.raises(UserError, match=r"wants pixel_means=\[1\.0, 2\.0\], not \(1, 2, 3\)"):
+        sources.check_style(sources.WeightSource("a file", {}, (), record=record), {"pixel_means": (1, 2, 3)})
+
+
 def test_an_imported_workdir_keeps_its_config(tiny_config, tmp_path):
     config = small_config(tiny_config)
     run_import(config, random_tensors(build.network(config, 7).variable_shapes(), 0), tmp_path)
@@ -318,6 +359,36 @@ def test_an_imagenet_file_without_statistics_asks_for_the_option(tiny_config, tm
     with pytest.raises(UserError, match=r"set resnets\.imagenet_style=caffe"):
         sources.read_source(tmp_path / "bare.pkl")
     assert sources.read_source(tmp_path / "bare.pkl", imagenet_style="caffe").style == "caffe"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bn1.running_mean": None}, r"bn1 cannot be folded: the file has no bn1\.running_mean$"),
+        ({"bn1.running_var": None}, r"bn1 cannot be folded: the file has no bn1\.running_var$"),
+        ({"bn1.bias": np.zeros(3)}, r"bn1 cannot be folded: bn1\.weight, bn1\.bias, .* differ in shape"),
+        ({"bn1.running_var": np.full(8, -1.0)}, r"bn1\.running_var holds a variance that is not positive"),
+        ({"bn1.running_var": np.full(8, np.nan)}, r"bn1\.running_var holds a variance that is not positive"),
+    ],
+)
+def test_a_batch_norm_that_cannot_be_folded_is_named(change, words):
+    tensors = {f"bn1.{name}": np.ones(8, np.float32) for name in ("weight", "bias", "running_mean", "running_var")}
+    tensors = {name: value for name, value in (tensors | change).items() if value is not None}
+    with pytest.raises(UserError, match=words):
+        imagenet.to_original(tensors)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 7, 7), (8, 2, 7, 7), (8,)])
+def test_a_first_convolution_of_other_images_does_not_fit(tiny_config, tmp_path, shape):
+    """Of one channel it would otherwise be spread over three."""
+    config = small_config(tiny_config)
+    variables = build.network(config, 7).variable_shapes()
+    tensors = resnet_file(variables, tmp_path / "r.pkl", style="torchvision")
+    tensors["conv1.weight"] = np.ones(shape, np.float32)
+    (tmp_path / "r.pkl").write_bytes(pickle.dumps(tensors))
+    source = sources.read_source(tmp_path / "r.pkl", imagenet_style="torchvision")
+    with pytest.raises(UserError, match=r"res1\.conv1\.weight has shape .* instead of \(\d+, 3, 7, 7\)"):
+        sources.import_tensors(source, variables)
 
 
 def test_torchvisions_first_convolution_sees_the_same_image():

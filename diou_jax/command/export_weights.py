@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from diou_jax.checkpoint.checkpoints import LAST, Checkpoints
 from diou_jax.errors import UserError
-from diou_jax.files import writable_file
+from diou_jax.files import replacing, writable_file
 from diou_jax.nested_config import flatten
 from diou_jax.option_groups import NETWORK
 from diou_jax.options import build
@@ -33,7 +33,8 @@ def export_torch(
     content = original_checkpoint(config, workdir, checkpoint=checkpoint)
     tensors = {name: torch.from_numpy(value.copy()) for name, value in content["model"].items()}
     try:
-        torch.save(content | {"model": tensors}, output)
+        with replacing(output) as draft:
+            torch.save(content | {"model": tensors}, draft)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{output} cannot be written: {error}") from None
     print_line(f"{len(tensors)} tensors written to {output}")

@@ -23,7 +23,7 @@ import diou_jax
 from diou_jax.data.view import Size
 from diou_jax.errors import UserError
 from diou_jax.export.program import ImageRules
-from diou_jax.files import printable
+from diou_jax.files import printable, reason, replacing
 
 # The arrangement of the file; a reader refuses numbers that it does not know.
 FORMAT = 1
@@ -75,10 +75,9 @@ def write(
       UserError: if it cannot be written.
     """
     path = pathlib.Path(path)
-    draft = path.with_name(path.name + ".tmp")
     try:
         # Entries without a time of day, so that equal contents give equal files.
-        with zipfile.ZipFile(draft, "w") as file:
+        with replacing(path) as draft, zipfile.ZipFile(draft, "w") as file:
             text = json.dumps(metadata, indent=1, allow_nan=False)
             file.writestr(zipfile.ZipInfo("metadata.json"), text, zipfile.ZIP_DEFLATED)
             # Weights are as good as random: the entry is stored, since compression would only take time.
@@ -86,10 +85,8 @@ def write(
                 np.savez(arrays, allow_pickle=False, **weights)
             for size, program in programs.items():
                 file.writestr(zipfile.ZipInfo(_name(size)), bytes(program.serialize()), zipfile.ZIP_DEFLATED)
-        os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"--output {printable(path)} cannot be written: {error.strerror}; name another") from None
+        raise UserError(f"--output {printable(path)} cannot be written: {reason(error)}; name another") from None
 
 
 def _name(size):

@@ -6,7 +6,7 @@ device, one image on each device, and TEST.IMS_PER_BATCH images on each device.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from diou_jax.data.view import Size, View
 from diou_jax.errors import UserError
 from diou_jax.structures import AugmentedBatch, Batch
 
-# Images that may wait for others of their bucket, before a batch is filled up with blanks.
+# Images that may come after one that waits for others of its bucket, before its batch is filled up with blanks.
 WAITING = 32
 
 
@@ -85,23 +85,25 @@ class Batcher:
             for one, given in itertools.zip_longest(self._passes, [tuple(shapes)])
         ]
 
-    def groups(self, images: Iterable[tuple[int, np.ndarray]]) -> Iterator[Group]:
-        """Batches of numbered images, uint8 (H, W, 3) BGR; an image waits for few others only."""
-        full, count = self.devices * self._per_device, 0
+    def groups(self, images: Iterable[tuple[int, np.ndarray | None]]) -> Iterator[Group]:
+        """Batches of images, uint8 (H, W, 3) BGR, by ascending numbers; an image waits for few others only.
+
+        None stands for an image that needs no batch; a group without rows comes in its place.
+        """
+        full = self.devices * self._per_device
         waiting: dict[tuple[Bucket, ...], list[tuple[int, np.ndarray]]] = {}
         for row, image in images:
-            views = (one.view((image.shape[0], image.shape[1])) for one in self._passes)
-            buckets = tuple(map(self._bucket, views, self._shapes))
-            waiting.setdefault(buckets, []).append((row, image))
-            count += 1
-            if len(waiting[buckets]) == full:
-                count -= full
-                yield from self._packed(waiting.pop(buckets), buckets)
-            elif count >= max(WAITING, full):
-                # The bucket whose first image has waited longest.
-                oldest = min(waiting, key=lambda key: waiting[key][0][0])
-                count -= len(waiting[oldest])
-                yield from self._packed(waiting.pop(oldest), oldest)
+            if image is None:
+                yield Group([], cast(Any, None), [], 1)
+            else:
+                size = image.shape[0], image.shape[1]
+                buckets = tuple(map(self._bucket, (one.view(size) for one in self._passes), self._shapes))
+                waiting.setdefault(buckets, []).append((row, image))
+                if len(waiting[buckets]) == full:
+                    yield from self._packed(waiting.pop(buckets), buckets)
+            # However many batches the others fill, the results behind an image wait for it, too.
+            for overdue in [key for key, members in waiting.items() if row - members[0][0] >= max(WAITING, full)]:
+                yield from self._packed(waiting.pop(overdue), overdue)
         for buckets, members in waiting.items():
             yield from self._packed(members, buckets)
 

@@ -208,8 +208,9 @@ class Detector:
     ) -> Iterator[Result]:
         """The results of images one after the other, with few of them in memory, for videos and endless iterators.
 
-        Images are taken from the iterator up to two batches ahead of the results. Arguments and errors are those of a
-        call.
+        Images are taken from the iterator up to two batches ahead of the results, and further where their sizes differ:
+        an image waits for others of its shape while `batching.WAITING` images, or a whole batch if that is more, come
+        after it. Arguments and errors are those of a call.
         """
         if not isinstance(images, Iterable):
             raise UserError(f"images is {type(images).__name__}; it must be an image or an iterable of images")
@@ -227,6 +228,7 @@ class Detector:
             for row, image in enumerate(images):
                 if self._tiled is not None and len(self._tiled.tiles(image.shape[:2])) > 1:
                     done[row] = self._in_tiles(image, thresholds)
+                    yield row, None
                 else:
                     yield row, image
 
@@ -234,7 +236,7 @@ class Detector:
         ready = 0.0
         for group in itertools.chain(self._batcher.groups(untiled()), [None]):
             started = None
-            if group is not None:
+            if group is not None and group.rows:
                 begun = time.perf_counter()
                 started = group, begun, self._detect(group.batch, thresholds, devices=group.devices)
             # The devices compute this batch while the host unpacks the one before.

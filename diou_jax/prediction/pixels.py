@@ -18,14 +18,14 @@ from diou_jax.files import printable, regular_file
 Image: TypeAlias = str | os.PathLike | np.ndarray | jax.Array | PIL.Image.Image
 
 COLORS = ("bgr", "rgb")
-# Pillow's modes whose conversion to RGB keeps the picture; that of 16-bit grey levels cuts them off at 255.
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+# Pillow's modes whose conversion to RGB keeps the picture; that of deeper grey levels cuts them off at 255.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value is one image rather than several; an array of four axes is several."""
+    """Whether a value is one image rather than several; an array of four axes or more is several."""
     if isinstance(value, np.ndarray | jax.Array):
-        return value.ndim in (2, 3)
+        return value.ndim < 4
     return isinstance(value, str | os.PathLike | PIL.Image.Image)
 
 
@@ -48,7 +48,10 @@ def to_pixels(image: Image, name: str, *, color: str = "bgr") -> np.ndarray:
         return read_image(pathlib.Path(image))
     if isinstance(image, PIL.Image.Image):
         if image.mode not in MODES:
-            raise UserError(f"{name} is an image of Pillow's mode {image.mode}; convert it to RGB")
+            raise UserError(
+                f"{name} is an image of Pillow's mode {image.mode}; the modes {', '.join(MODES)} can be taken. Scale "
+                "deeper grey levels to 0 to 255 first, since Pillow cuts them off at 255"
+            )
         image, color = np.asarray(image.convert("RGB")), "rgb"
     if not isinstance(image, np.ndarray | jax.Array):
         raise UserError(f"{name} is {type(image).__name__}; it must be a path, an array or an image of Pillow's")
@@ -87,7 +90,7 @@ def _from_unit_range(image, name):
     low, high = image.min(), image.max()  # NaN if there is one
     if not (low >= 0 and high <= 1):
         raise UserError(
-            f"{name} has float values from {low:g} to {high:g}; they must lie in [0, 1]. Values from 0 to 255 must be "
-            "uint8"
+            f"{name} has float values from {low:.9g} to {high:.9g}; they must lie in [0, 1]. Values from 0 to 255 must "
+            "be uint8"
         )
     return np.rint(image.astype(np.float32) * 255).astype(np.uint8)

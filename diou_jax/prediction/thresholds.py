@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,9 @@ def class_numbers(names: Sequence[str], class_names: Sequence[str], *, option: s
     Raises:
       UserError: if a name is no class of the detector; the message has the nearest one.
     """
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Iterable):
         names = [names]
+    names = list(names)
     if not names:
         raise UserError(f"{option} is empty; name one or more classes of {', '.join(class_names[1:])}")
     known: dict[str, list[int]] = {}

@@ -125,6 +125,7 @@ class VideoPrediction:
 def _finished(path: pathlib.Path) -> Iterator[TextIO]:
     """A text file to write, which gets its name when it is closed, even if an error ends the writing."""
     draft = path.with_name(path.name + ".tmp")
+    draft.write_bytes(b"")  # if this fails, there is nothing to rename, and the error says why
     try:
         with open(draft, "w", encoding="utf-8") as file:
             yield file

@@ -27,6 +27,9 @@ _SAFE_DTYPES = {
     "BOOL": "?",
 }
 
+_NUMBERS = "biuf"  # numpy's kinds of real numbers
+_LAST_STEP = 2**31 - 2  # the original's count; ours is larger by one, and an int32
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
@@ -34,7 +37,7 @@ class WeightFile:
 
     Attributes:
       tensors: arrays by name.
-      step: step of the training run that wrote it, or None; the original counts from 0.
+      step: step of the training run that wrote it, or None if it states no such number; the original counts from 0.
       optimizer: torch's ``state_dict`` of the optimiser, with arrays, or None.
       record: the network's options and classes, which files of this package have.
     """
@@ -82,7 +85,17 @@ def _unpack(path, content) -> WeightFile:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name")
-    return WeightFile(tensors, int(step) if step is not None else None, optimizer, record)
+    for name, value in tensors.items():
+        if value.dtype.kind not in _NUMBERS:
+            raise UserError(f"{path}: {name} is of dtype {value.dtype}; tensors must be of real numbers")
+    return WeightFile(tensors, _step(step), optimizer if isinstance(optimizer, Mapping) else None, record)
+
+
+def _step(value) -> int | None:
+    """A step that the training state can hold, or None: only a run that goes on with the file's momentum needs it."""
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
+        value = value.item()
+    return value if isinstance(value, int) and 0 <= value <= _LAST_STEP else None
 
 
 def _read_torch(path):
@@ -102,10 +115,13 @@ def _read_torch(path):
             return {key: to_numpy(entry) for key, entry in value.items()}
         return [to_numpy(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
-    _refuse_compressed(path)
     try:
+        _refuse_compressed(path)
         return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        # A damaged file can raise anything.
         unknown = re.search(r"(?:Unsupported|Trying to).*?(?= was not|\n|$)", str(error))
         if isinstance(error, pickle.UnpicklingError) and unknown:
             raise UserError(f"{path} is refused, it holds more than tensors and numbers: {unknown[0]}") from None

@@ -46,8 +46,8 @@ def fine_tune(
       source: name of the other run in messages.
 
     Returns:
-      The variables, and lines that name the heads that only one of both has, the classes whose rows are taken over and
-      those that start anew.
+      The variables, and lines that name the layers that one of both has for all classes together, the heads that only
+      one of both has, the classes whose rows are taken over and those that start anew.
 
     Raises:
       UserError: if variables differ in more than the number of classes; the message names them.
@@ -56,7 +56,7 @@ def fine_tune(
     anew, unused = _heads(ours) - _heads(theirs), _heads(theirs) - _heads(ours)
     theirs = {name: value for name, value in theirs.items() if _head(name) not in unused}
     theirs |= {name: value for name, value in ours.items() if _head(name) in anew}
-    by_class = [name for name in ours if _has_rows(name, ours, theirs, len(names))]
+    by_class = [name for name in ours if _head(name) not in anew and _has_rows(name, ours, theirs, len(names))]
     different = [
         f"{name} is {_kind(theirs, name)} there and {_kind(ours, name)} here"
         for name in sorted(ours.keys() | theirs.keys())
@@ -65,9 +65,14 @@ def fine_tune(
     if different:
         raise UserError(f"init.checkpoint={source} is of another network: {'; '.join(different[:5])}")
     rows = match(names, stored_names)
-    theirs |= {name: _take(ours[name], theirs[name], rows, len(names), _layer(name)) for name in by_class}
+    shared = [name for name in by_class if not _divided_alike(name, ours, theirs, rows, len(names))]
+    lines = [
+        f"{name}: starts anew, since one row is for all classes in one of both runs"
+        for name in sorted({name.rpartition("/")[0] for name in shared})
+    ]
+    theirs |= {name: ours[name] if name in shared else _take(name, ours, theirs, rows) for name in by_class}
     taken = traverse_util.unflatten_dict({name: theirs[name] for name in ours}, sep="/")
-    lines = [f"{head}: starts anew, the other run has none" for head in sorted(anew)]
+    lines += [f"{head}: starts anew, the other run has none" for head in sorted(anew)]
     lines += [f"{head}: not used, this network has none" for head in sorted(unused)]
     return taken, lines + (_report(names, stored_names, rows) if by_class else [])
 
@@ -131,19 +136,22 @@ def _axis(variable, layer):
     return layer.axis if variable.ndim > 1 else 0
 
 
-def _take(ours, theirs, rows, count, layer):
-    """Our variable with the other's values for the classes in `rows`, if it has these.
+def _divided_alike(name, ours, theirs, rows, count):
+    """Whether a variable has rows by class in both runs, and the other's has those that are wanted."""
+    layer = _layer(name)
+    mine, other = (tree[name].shape[_axis(tree[name], layer)] for tree in (ours, theirs))
+    return mine == count * layer.width and not other % layer.width and other > max(1, *rows.values()) * layer.width
 
-    A variable that all classes share has no rows by class and stays unchanged.
-    """
-    axis, width = _axis(ours, layer), layer.width
-    mine, other = (np.moveaxis(np.asarray(variable), axis, 0) for variable in (ours, theirs))
-    if len(mine) != count * width or len(other) % width or len(other) <= max(rows.values()) * width:
-        return ours
+
+def _take(name, ours, theirs, rows):
+    """Our variable with the other's values for the classes in `rows`."""
+    layer = _layer(name)
+    axis, width = _axis(ours[name], layer), layer.width
+    mine, other = (np.moveaxis(np.asarray(tree[name]), axis, 0) for tree in (ours, theirs))
     mine, other = (variable.reshape(-1, width, *variable.shape[1:]) for variable in (mine, other))
     taken = np.array(mine)
     taken[list(rows)] = other[list(rows.values())]
-    return jnp.asarray(np.moveaxis(taken.reshape(count * width, *taken.shape[2:]), 0, axis))
+    return jnp.asarray(np.moveaxis(taken.reshape(-1, *taken.shape[2:]), 0, axis))
 
 
 def _report(names, stored_names, rows):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diou_jax.errors import UserError
+
 BATCH_NORM_EPSILON = 1e-5
 
 # torchvision's means and standard deviations for images with values 0 to 255, in the order blue, green, red.
@@ -28,7 +30,8 @@ def style(tensors: Mapping[str, np.ndarray]) -> str | None:
     None: the file does not tell. Its batch normalisation is folded into the convolution and left as an identity, or is
     absent. Channels have equal variances then, which no measured ones have.
     """
-    energy = np.square(tensors["conv1.weight"], dtype=np.float64).sum((1, 2, 3))
+    conv1 = np.asarray(tensors["conv1.weight"], np.float64)
+    energy = np.square(conv1).sum(tuple(range(1, conv1.ndim)))
     variance = np.asarray(tensors.get("bn1.running_var", ()), np.float64)
     if variance.shape != energy.shape or not energy.any():
         return None
@@ -42,8 +45,11 @@ def style(tensors: Mapping[str, np.ndarray]) -> str | None:
 def from_bgr(conv1: np.ndarray) -> np.ndarray:
     """Converts torchvision's first convolution (O, 3, 7, 7) for BGR images of 0 to 255 minus `MEANS`.
 
-    Its outputs stay the same, so that statistics of batch norm behind it hold unchanged.
+    Its outputs stay the same, so that statistics of batch norm behind it hold unchanged. An array of another shape, a
+    misfit, stays.
     """
+    if conv1.ndim != 4 or conv1.shape[1] != len(MEANS):
+        return conv1
     return np.asarray(conv1, np.float32)[:, ::-1] / np.array(DEVIATIONS, np.float32)[:, None, None]
 
 
@@ -60,6 +66,9 @@ def to_original(
 
     Returns:
       Tensors by name, and the names of unused tensors, batch norm's counters of batches last.
+
+    Raises:
+      UserError: if a norm lacks a part, or its parts do not fit each other; the message names it.
     """
     result, unused, counters = {}, [], []
     leaves = ("weight", "bias", "running_mean", "running_var") if batch_norm else ("weight", "bias")
@@ -72,7 +81,7 @@ def to_original(
             counters.append(name)
         elif leaf in leaves:
             value = np.asarray(value, np.float32)
-            if not batch_norm and f"{module}.running_var" in tensors:
+            if not batch_norm and any(f"{module}.running_{part}" in tensors for part in ("mean", "var")):
                 value = _folded(tensors, module, leaf, epsilon)
             result[f"{original}.{leaf}"] = value
     return result, unused + counters
@@ -80,10 +89,16 @@ def to_original(
 
 def _folded(tensors, module, leaf, epsilon):
     """Weight or bias of a norm that has no statistics of its own."""
-    gamma, beta, mean, variance = (
-        np.float32(tensors[f"{module}.{name}"]) for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    scale = gamma / np.sqrt(variance + np.float32(epsilon))
+    names = [f"{module}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+    if missing := [name for name in names if name not in tensors]:
+        raise UserError(f"the batch norm {module} cannot be folded: the file has no {' and no '.join(missing)}")
+    gamma, beta, mean, variance = (np.float32(tensors[name]) for name in names)
+    variance = variance + np.float32(epsilon)
+    if len({part.shape for part in (gamma, beta, mean, variance)}) > 1:
+        raise UserError(f"the batch norm {module} cannot be folded: {', '.join(names)} differ in shape")
+    if not (variance > 0).all():
+        raise UserError(f"the batch norm {module} cannot be folded: {names[-1]} holds a variance that is not positive")
+    scale = gamma / np.sqrt(variance)
     return scale if leaf == "weight" else beta - mean * scale
 
 

@@ -81,10 +81,13 @@ def fit(tensors: Mapping[str, np.ndarray], variables: Mapping, *, only: str = ""
             problems[name] = "is missing"
         elif tensors[name].shape != shape:
             problems[name] = f"has shape {tensors[name].shape} instead of {shape}"
-        elif not np.isfinite(tensors[name]).all():
-            problems[name] = "holds values that are not finite"
         else:
-            values[path] = np.ascontiguousarray(to_ours(tensors[name]), likes[path].dtype)
+            with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite
+                value = np.ascontiguousarray(to_ours(tensors[name]), likes[path].dtype)
+            if np.isfinite(value).all():
+                values[path] = value
+            else:
+                problems[name] = f"holds values that are not finite as {value.dtype}"
     known = {tensor.name for tensor in counterparts.values()}
     return values, problems | {name: "has no place in this network" for name in tensors if name not in known}
 

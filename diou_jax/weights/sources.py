@@ -62,7 +62,8 @@ class WeightSource:
     @property
     def num_classes(self) -> int | None:
         """K of a detector, None for a backbone or an RPN alone."""
-        return len(self.tensors[CLASSIFIER]) if CLASSIFIER in self.tensors else None
+        rows = self.tensors[CLASSIFIER].shape[:1] if CLASSIFIER in self.tensors else ()
+        return rows[0] if rows else None
 
     @property
     def config(self) -> str | None:
@@ -143,7 +144,10 @@ def check_style(source: WeightSource, options: Mapping[str, Any]) -> None:
       options: the network's options by name; those of `wanted_options` are read.
     """
     for name, value in wanted_options(source).items():
-        same = np.allclose(value, options[name], atol=0.5) if name == "pixel_means" else value == options[name]
+        here = options[name]
+        same = value == here
+        if name == "pixel_means" and np.shape(value) == np.shape(here):
+            same = np.allclose(value, here, atol=0.5)
         if not same:
             if name in source.record.options:
                 mend = "set it, since its network was trained with it"
@@ -151,7 +155,7 @@ def check_style(source: WeightSource, options: Mapping[str, Any]) -> None:
                 mend = f"{source.config or 'configs/base.py'} has all that it needs"
             else:
                 mend = "set it, or set resnets.imagenet_style if the file was recognised wrongly"
-            raise UserError(f"{source.kind} wants {name}={value}, not {options[name]}: {mend}")
+            raise UserError(f"{source.kind} wants {name}={value}, not {here}: {mend}")
 
 
 def import_tensors(
