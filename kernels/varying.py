@@ -18,9 +18,10 @@ def varying_as(tree: Any, *sources: Any) -> Any:
     """
 
     def vary(x):
-        # The sum has the type, and XLA leaves out the addition of 0.
+        typed = x
         for source in jax.tree.leaves(sources):
-            x = x + jnp.zeros_like(source, x.dtype, shape=())
-        return x
+            typed = typed + jnp.zeros_like(source, x.dtype, shape=())
+        # Outside shard_map the types are the same, and programs stay free of the sum.
+        return x if jax.typeof(typed) == jax.typeof(x) else typed
 
     return jax.tree.map(vary, tree)
