@@ -51,16 +51,19 @@ def ranking(evaluations: Mapping[int, Sequence[Row]], criterion: Criterion) -> l
     return sorted((step for step, value in values.items() if value is not None), key=lambda s: (sign * values[s], s))  # type: ignore[operator]
 
 
-def rank_checkpoints(metadata: Mapping[int, Mapping[str, Any]]) -> list[int]:
-    """As `ranking`, for checkpoints with an "evaluation" in their metadata.
+def stored_criterion(metadata: Mapping[int, Mapping[str, Any]]) -> Criterion | None:
+    """The criterion of checkpoints, "best_by" of the newest one that has it, from their metadata by step."""
+    named = (metadata[step].get("best_by") for step in sorted(metadata, reverse=True))
+    return next((Criterion(**fields) for fields in named if fields), None)
 
-    The criterion is "best_by" of the newest checkpoint that has one; if none has, the result is empty.
+
+def rank_checkpoints(metadata: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """As `ranking`, for checkpoints with an "evaluation" in their metadata, by `stored_criterion`; else empty.
 
     Args:
       metadata: the metadata of each checkpoint by its step.
     """
-    named = (metadata[step].get("best_by") for step in sorted(metadata, reverse=True))
-    criterion = next((Criterion(**fields) for fields in named if fields), None)
+    criterion = stored_criterion(metadata)
     if criterion is None:
         return []
     return ranking({step: content.get("evaluation") or () for step, content in metadata.items()}, criterion)

@@ -1,7 +1,6 @@
 """`index.html`, the page of a run, which is written anew while it trains."""
 
 import contextlib
-import json
 import os
 import pathlib
 import time
@@ -9,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from absl import logging
 
-from diou_jax.checkpoint.ranking import Criterion, ranking
+from diou_jax.checkpoint.metadata_file import stored_metadata
+from diou_jax.checkpoint.ranking import rank_checkpoints, stored_criterion
 from diou_jax.nested_config import flatten
 from diou_jax.reporting.comparison_page import SWEEP_FILE
 from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, address, count, number, write
@@ -179,8 +179,9 @@ def _facts(rows: Sequence[Mapping], workdir: pathlib.Path) -> list[Fact]:
     checkpoints = _checkpoints(workdir)
     if checkpoints:
         facts.append(Fact(count(max(checkpoints)), "last checkpoint"))
-    if (best := best_checkpoint(checkpoints)) is not None:
-        step, criterion = best
+    criterion, order = stored_criterion(checkpoints), rank_checkpoints(checkpoints)
+    if criterion is not None and order:
+        step = order[0]
         value = criterion.value(checkpoints[step]["evaluation"]) or 0.0
         facts.append(Fact(count(step), "best checkpoint", f"{criterion.metric} {number(value)} on {criterion.dataset}"))
     return facts
@@ -192,26 +193,8 @@ def _checkpoints(workdir: pathlib.Path) -> dict[int, dict]:
     with contextlib.suppress(OSError):
         for folder in (workdir / "checkpoints").iterdir():
             if folder.name.isascii() and folder.name.isdigit():
-                found[int(folder.name)] = _metadata(folder / "metadata" / "metadata")
+                found[int(folder.name)] = stored_metadata(folder) or {}
     return found
-
-
-def _metadata(file: pathlib.Path) -> dict:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def best_checkpoint(checkpoints: Mapping[int, Mapping]) -> tuple[int, Criterion] | None:
-    """The step and the metric of the best checkpoint, from metadata by step; None if none was evaluated."""
-    named = [metadata["best_by"] for _, metadata in sorted(checkpoints.items()) if metadata.get("best_by")]
-    if not named:
-        return None
-    criterion = Criterion(**named[-1])
-    order = ranking({step: metadata.get("evaluation") or () for step, metadata in checkpoints.items()}, criterion)
-    return (order[0], criterion) if order else None
 
 
 def _newest_pictures(workdir: pathlib.Path) -> list[tuple[str, str]]:
