@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 from diou_jax.errors import UserError
 
-# The suffix of a file that is being written, and the bytes that the name of a file may have on all systems without it.
-DRAFT = ".tmp"
-LONGEST = 255 - len(DRAFT)
+# Bytes that a name may have on all systems, without the suffix of a draft, whose number has 7 digits at most.
+LONGEST = 255 - len(".1234567.tmp")
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -56,7 +55,7 @@ def writable_file(path: str | os.PathLike, option: str) -> pathlib.Path:
         message names `option`.
     """
     path = pathlib.Path(path)
-    possible_name(_draft(path), option)
+    possible_name(draft_of(path), option)
     if os.path.lexists(path) and not os.path.isfile(path):  # pathlib's own raises for names that no system takes
         raise UserError(f"{option} {printable(path)} exists already and is no regular file; name another")
     if not os.path.isdir(path.parent):
@@ -108,7 +107,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
+    draft = draft_of(path)
     try:
         yield draft
         os.replace(draft, path)
@@ -118,8 +117,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
 
 
-def _draft(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name + DRAFT)
+def draft_of(path: pathlib.Path) -> pathlib.Path:
+    """The path where this process writes a file or folder that will have the path `path`."""
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def reason(error: OSError | ValueError) -> str:

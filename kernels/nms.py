@@ -50,13 +50,17 @@ def nms(
       bool (..., N), True where a box is kept, in the order of the input.
 
     Raises:
-      ValueError: if `overlap` is another word, or `beta` is not positive.
+      ValueError: if `overlap` is another word, `beta` is not positive, or shapes do not belong together.
     """
     if overlap not in ("iou", "diou"):
         raise ValueError(f"overlap must be 'iou' or 'diou', not {overlap!r}")
     if not beta > 0:
         raise ValueError(f"beta must be positive, not {beta!r}")
-    *lead, count, _ = boxes.shape
+    if boxes.shape != (*scores.shape, 4) or scores.ndim == 0:
+        raise ValueError(f"boxes must be (..., N, 4) and scores (..., N), not {boxes.shape} and {scores.shape}")
+    if valid is not None and valid.shape != scores.shape:
+        raise ValueError(f"valid must be (..., N) as scores, {scores.shape}, not {valid.shape}")
+    *lead, count = scores.shape
     if scores.size == 0:
         return jnp.zeros(scores.shape, bool)
     exists = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)

@@ -80,10 +80,16 @@ def roi_align(
       (B, R, resolution, resolution, C) in the features' dtype, accumulated in float32.
 
     Raises:
-      ValueError: if features and strides differ in number, or `roi_levels` refuses the strides.
+      ValueError: if features and strides differ in number, shapes do not belong together, or `roi_levels` refuses the
+        strides.
     """
     if len(features) != len(strides):
         raise ValueError(f"{len(features)} feature maps need as many strides, not {len(strides)}")
+    maps = [feature.shape for feature in features]
+    if any(len(shape) != 4 for shape in maps) or len({(shape[0], shape[3]) for shape in maps}) > 1:
+        raise ValueError(f"features must be (B, Hl, Wl, C) with one B and one C, not {maps}")
+    if rois.ndim != 3 or rois.shape[0] != maps[0][0] or rois.shape[2] != 4:
+        raise ValueError(f"rois must be (B, R, 4) with B={maps[0][0]} as the features, not {rois.shape}")
     rois = jax.lax.stop_gradient(rois.astype(jnp.float32))
     if levels is None:
         levels = roi_levels(rois, strides=strides)

@@ -154,6 +154,14 @@ def test_voc_beside_the_images_follows_the_folders(tmp_path):
         assert boxes(tmp_path / "out", split) == [("a.jpg", 1, [0, 0, 2, 2], 0)]
 
 
+def test_voc_in_utf_16_beside_the_images(tmp_path):
+    picture(tmp_path / "in" / "a.jpg", 40, 30)
+    path = xml(tmp_path / "in" / "a.xml", thing("cat", 1, 1, 2, 2), filename="a.jpg")
+    path.write_text(f"<?xml version='1.0' encoding='utf-16'?>{path.read_text()}", encoding="utf-16")
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    assert boxes(tmp_path / "out", "all") == [("a.jpg", 1, [0, 0, 2, 2], 0)]
+
+
 def test_several_years_of_voc_keep_images_of_one_name_apart(tmp_path):
     for year, side in (("VOC2007", 40), ("VOC2012", 50)):
         picture(tmp_path / "in" / year / "JPEGImages" / "1.jpg", side, 30)
@@ -493,6 +501,13 @@ def test_text_files_without_an_image_are_told(yolo, tmp_path):
     text(yolo / "labels" / "val" / "z.txt", "0 0.5 0.5 0.1 0.1")
     lines = convert.convert(yolo, tmp_path / "out")
     assert any(line == f"1 text files without an image, left out, the first: {yolo}/labels/val/z.txt" for line in lines)
+
+
+def test_yolo_images_that_share_a_text_file_are_told(yolo, tmp_path):
+    picture(yolo / "images" / "val" / "a.png", 40, 40)
+    lines = convert.convert(yolo, tmp_path / "out")
+    told = [line for line in lines if line.startswith("2 images that share their text file with another")]
+    assert len(told) == 1 and str(yolo / "images" / "val" / "a.") in told[0]
 
 
 def test_yolo_without_any_text_file_is_refused(yolo, tmp_path):

@@ -80,12 +80,18 @@ def test_quantities_of_different_size_have_their_own_axes():
 def test_each_data_set_has_its_curves():
     rows = judged([10, 20]) + judged([10, 20, 30], dataset="a") + judged([30], dataset="b")
     found = curves(panel("box AP"), rows)
-    assert [(curve.data, curve.label, len(curve.steps)) for curve in found] == [
+    assert [(curve.series, curve.label, len(curve.steps)) for curve in found] == [
         (data, label, count) for data, count in (("unnamed", 2), ("a", 3), ("b", 1)) for label in ("AP", "AP50", "AP75")
     ]
     assert len({(curve.color, curve.style) for curve in found}) == len(found)
-    (alone,) = {curve.data for curve in curves(panel("box AP"), judged([10], dataset="a"))}
+    (alone,) = {curve.series for curve in curves(panel("box AP"), judged([10], dataset="a"))}
     assert alone == "", "one data set needs no name"
+
+
+def test_evaluations_with_other_options_have_their_curves():
+    rows = judged([10, 20], dataset="a") + judged([20], dataset="a", options={"test.nms": 0.3})
+    found = curves(panel("box AP"), rows)
+    assert {(curve.series, len(curve.steps)) for curve in found} == {("a", 2), ("a with test.nms=0.3", 1)}
 
 
 def test_a_curve_goes_forward_where_an_earlier_checkpoint_was_evaluated_last():

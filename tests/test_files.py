@@ -13,6 +13,7 @@ from diou_jax.data import annotations
 from diou_jax.errors import UserError
 from diou_jax.files import (
     LONGEST,
+    draft_of,
     make_folder,
     possible_name,
     printable,
@@ -110,6 +111,20 @@ def test_a_folder_is_tried_by_writing(tmp_path):
 def test_any_path_is_one_printable_line():
     name = b"caf\xc3\xa9 \xff\n\x1b[31m.jpg"
     assert printable(os.fsdecode(name)) == r"café \udcff\n\x1b[31m.jpg"
+
+
+def test_files_of_a_user_and_of_another_process_are_no_drafts(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    (tmp_path / "file.tmp").write_text("the user's")
+    with replacing(file) as mine:
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with replacing(file) as other:
+            mine.write_text("mine")
+            other.write_text("other")
+        monkeypatch.undo()
+        assert file.read_text() == "other" and draft_of(file) == mine
+    assert file.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "file.tmp"}
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):

@@ -47,6 +47,13 @@ def test_evaluating_later_keeps_the_rows(tmp_path):
     assert [sorted(row) for row in read_metrics(tmp_path)] == [["loss", "step"], ["eval/AP", "step"]]
 
 
+def test_an_evaluation_with_other_options_stands_beside_the_runs_own(tmp_path):
+    with RunLog(tmp_path) as log:
+        for ap, options in ((0.1, None), (0.2, {}), (0.3, {"test.nms": 0.3}), (0.4, {"test.nms": 0.3})):
+            log.scalars(5, {"eval/AP": ap}, dataset="a", options=options)
+    assert [row["eval/AP"] for row in read_metrics(tmp_path)] == [0.2, 0.4]
+
+
 @pytest.mark.parametrize("tail", ['{"step": 6, "lo', '{"step": 5, "loss": 5.0}'])
 def test_what_a_kill_cut_off_does_not_take_a_later_row_with_it(tmp_path, tail):
     (tmp_path / "metrics.jsonl").write_text('{"step": 4, "loss": 4.0}\n' + tail)

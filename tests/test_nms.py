@@ -1,5 +1,6 @@
 """Golden file: nms (greedy and DIoU)."""
 
+import inspect
 import re
 
 import jax
@@ -48,6 +49,16 @@ def random_problem(rng, count, *, side=100, grid=None):
     if grid:
         boxes, scores = np.round(boxes / grid) * grid, np.round(scores, 1)
     return boxes.astype(np.float32), scores.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "valid"),
+    [((5, 4), (4,), None), ((5, 3), (5,), None), ((2, 5, 4), (5,), None), ((4,), (), None), ((5, 4), (5,), (1,))],
+)
+def test_shapes_that_do_not_belong_together_are_named(boxes, scores, valid):
+    valid = None if valid is None else np.ones(valid, bool)
+    with pytest.raises(ValueError, match=re.escape(str(scores))):
+        inspect.unwrap(kernel.nms)(np.zeros(boxes, np.float32), np.zeros(scores, np.float32), 0.5, valid=valid)
 
 
 @pytest.mark.parametrize("size", ["n1", slow("n17"), "n300", slow("n1000"), slow("n2000")])

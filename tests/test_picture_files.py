@@ -14,6 +14,7 @@ from PIL import Image
 from diou_jax.data.decoding import decode_upright
 from diou_jax.evaluation import evaluate
 from diou_jax.evaluation.found import Found
+from diou_jax.files import draft_of
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.run_log import RunLog
 
@@ -68,7 +69,7 @@ def test_every_path_has_its_own_name_that_a_file_can_have(paths):
     for path in paths:
         assert "/" not in picture_files.flat(path)
         for name in (picture_files.flat(path), picture_files.beside(pathlib.PurePosixPath(path)).name):
-            assert len(os.fsencode(name + ".tmp")) <= 255 and name.endswith(".jpg")
+            assert len(os.fsencode(draft_of(pathlib.Path(name)).name)) <= 255 and name.endswith(".jpg")
 
 
 def test_names_stay_readable():

@@ -20,6 +20,7 @@ from PIL import Image
 
 import diou_jax
 from diou_jax.command.import_weights import import_file
+from diou_jax.configs import own
 from diou_jax.data.loader import batches
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
@@ -154,6 +155,15 @@ def assert_same(one, other):
     np.testing.assert_array_equal(one.boxes, other.boxes)
     np.testing.assert_array_equal(one.scores, other.scores)
     np.testing.assert_array_equal(one.classes, other.classes)
+
+
+def test_a_config_with_open_options_is_no_detector(tmp_path):
+    for make in (
+        lambda: Detector.from_file(tmp_path / "a.pth", own.get_config()),
+        lambda: Detector(own.get_config(), {}, ()),
+    ):
+        with pytest.raises(UserError, match=r"options open, .* first; --mode train and --mode import choose them"):
+            make()
 
 
 def test_an_image_alone_is_a_batch_of_one_on_the_first_device(detector, images, monkeypatch):

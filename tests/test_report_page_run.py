@@ -101,7 +101,7 @@ def test_numbers_of_an_evaluation_name_its_options(tmp_path):
         row = {"step": 6, "dataset": "val", "eval/AP": 0.25, "options": given}
         append_row(tmp_path / "run" / "metrics.jsonl", row)
         text = page_of(tmp_path / "run").text()
-        words = "with test.nms=0.7" + (
+        words = "0.250 step 6 with test.nms=0.7" + (
             ", data.workers=2, test.diou_nms.beta1=inf and 1 more" if given is options else ""
         )
         assert "AP, val 0.250 step 6" in text and (words in text) == (given != "damaged")

@@ -1,6 +1,7 @@
 """Golden files: roi_align, fpn_levels."""
 
 import functools
+import inspect
 import re
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from conftest import slow
 from lowering import lower_for_cuda, on_both_devices
 
+from diou_jax.kernels import roi_align as kernel
 from diou_jax.kernels.roi_align import products_xla, roi_align, roi_frames, roi_levels, scatter_xla
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
@@ -210,6 +212,24 @@ def test_devices_can_divide_the_images_by_shard_map():
 def test_one_stride_for_each_map():
     with pytest.raises(ValueError, match="1 feature maps"):
         roi_align([jnp.zeros((1, 4, 4, 1))], jnp.zeros((1, 1, 4)), resolution=2, sampling_ratio=2)
+
+
+@pytest.mark.parametrize(
+    ("maps", "rois", "named"),
+    [
+        ([(1, 4, 4, 1)], (3, 4), "rois must be (B, R, 4) with B=1"),
+        ([(1, 4, 4, 1)], (2, 3, 4), "rois must be (B, R, 4) with B=1"),
+        ([(1, 4, 4, 1)], (1, 3, 5), "rois must be (B, R, 4) with B=1"),
+        ([(1, 4, 4, 1), (1, 2, 2, 2)], (1, 3, 4), "one B and one C"),
+        ([(4, 4, 1)], (1, 3, 4), "features must be (B, Hl, Wl, C)"),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_named(maps, rois, named):
+    features = [jnp.zeros(shape) for shape in maps]
+    with pytest.raises(ValueError, match=re.escape(named)):
+        inspect.unwrap(kernel.roi_align)(
+            features, jnp.zeros(rois), resolution=2, sampling_ratio=2, strides=(4, 8)[: len(maps)]
+        )
 
 
 @pytest.mark.parametrize("strides", [(32, 16, 8, 4), (4, 16), (3, 6)])

@@ -21,6 +21,12 @@ def test_data_sets_are_compared_with_themselves():
     assert not any(messages(rows))
 
 
+def test_an_evaluation_with_other_options_is_no_measure():
+    own = {"eval/AP": 0.2, "dataset": "a"}
+    assert not any(messages([own], history=[{**own, "eval/AP": 0.9, "options": {"test.soft_nms.enabled": True}}]))
+    assert messages([own], history=[{**own, "eval/AP": 0.9}])[0]
+
+
 def test_early_noise_is_no_collapse():
     assert not any(messages(ap(0.01, 0.001, 0.015, 0.0)))
 

@@ -164,6 +164,7 @@ def _is_annotation(path):
             head = file.read(4096)
     except OSError:
         return True
+    head = head.replace(b"\0", b"")  # UTF-16 has one beside each letter
     return b"<annotation" in head or not head.strip()
 
 

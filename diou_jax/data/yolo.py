@@ -1,5 +1,6 @@
 """Reads YOLO: a text file per image with a line per object; boxes are shares of the image's width and height."""
 
+import collections
 import functools
 import itertools
 import math
@@ -60,6 +61,9 @@ def read(source: pathlib.Path) -> AnnotatedFolder:
     splits = {split: [image for image in images if image] for split, images in found.items()}
     without = [str(image) for image, file in labels.items() if not file.is_file()]
     remarks.add("images without a text file, taken as images without objects", *without)
+    readers = collections.Counter(labels.values())
+    shared = [str(image) for image, file in labels.items() if readers[file] > 1 and file.is_file()]
+    remarks.add("images that share their text file with another, whose objects they were given", *shared)
     remarks.add("text files without an image, left out", *map(str, _orphans(source, labels)))
     return AnnotatedFolder(splits, {name: number + 1 for number, name in names.items()}, remarks)
 

@@ -19,7 +19,7 @@ from jax.extend.mlir.dialects import stablehlo
 
 from diou_jax.data.view import Size
 from diou_jax.errors import UserError
-from diou_jax.files import printable
+from diou_jax.files import draft_of, printable
 
 # StableHLO of 2024, the first with the batched gathers of resizing; later versions read it for five years.
 STABLEHLO = "1.1.0"
@@ -51,7 +51,7 @@ def write(
     folder = pathlib.Path(folder)
     if os.path.lexists(folder):
         raise UserError(f"--output {printable(folder)} exists already; name another folder")
-    draft = folder.with_name(folder.name + ".tmp")
+    draft = draft_of(folder)
     model = tf.Module()
     model.weights_ = {name: tf.Variable(x, name=name.replace("/", ".")) for name, x in weights.items()}
     signatures = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from diou_jax.data.dataset import BadImageError
-from diou_jax.files import printable
+from diou_jax.files import draft_of, printable
 from diou_jax.prediction import entries
 from diou_jax.prediction.ahead import mapped, read_ahead
 from diou_jax.prediction.detector import Detector
@@ -124,7 +124,7 @@ class VideoPrediction:
 @contextlib.contextmanager
 def _finished(path: pathlib.Path) -> Iterator[TextIO]:
     """A text file to write, which gets its name when it is closed, even if an error ends the writing."""
-    draft = path.with_name(path.name + ".tmp")
+    draft = draft_of(path)
     draft.write_bytes(b"")  # if this fails, there is nothing to rename, and the error says why
     try:
         with open(draft, "w", encoding="utf-8") as file:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from diou_jax.files import replacing
 from diou_jax.reporting.run_log import METRICS_FILE, read_metrics
+from diou_jax.reporting.series import Series
 
 CURVES_FILE = "curves.png"
 
@@ -78,7 +79,7 @@ class Curve:
 
     Attributes:
       label: label of the quantity.
-      data: name of the data set if there are several, else empty.
+      series: title of the series if there are several, else empty.
       steps: (N,) steps.
       values: (N,) values, NaN where a row has no number.
       color: matplotlib's colour.
@@ -86,7 +87,7 @@ class Curve:
     """
 
     label: str
-    data: str
+    series: str
     steps: np.ndarray
     values: np.ndarray
     color: str
@@ -118,28 +119,27 @@ def draw_curves(workdir: str | os.PathLike) -> pathlib.Path | None:
 def curves(panel: Panel, rows: Sequence[Mapping]) -> list[Curve]:
     """The curves of a panel that have points.
 
-    Each data set that rows of evaluation name has curves of its own; rows without a data set share curves.
+    Each series of evaluations has curves of its own, see `series`; rows without a data set share curves.
     """
     rows = [row for row in rows if "step" in row]
     labels = panel.labels(rows)
     mine = [row for row in rows if labels.keys() & row.keys()]
-    sets = list(dict.fromkeys(row.get("dataset") for row in mine))
-    several = len(sets) > 1
+    every = list(dict.fromkeys(Series.of(row) for row in mine))
+    several = len(every) > 1
     found = []
-    for which, data in enumerate(sets):
+    for which, series in enumerate(every):
         for number, (name, label) in enumerate(labels.items()):
-            points = [(row["step"], row[name]) for row in mine if row.get("dataset") == data and name in row]
+            points = [(row["step"], row[name]) for row in mine if Series.of(row) == series and name in row]
             points.sort(key=lambda point: point[0])  # an earlier checkpoint may be evaluated after a later one
             steps, values = np.array([[_number(x) for x in point] for point in points]).reshape(-1, 2).T
             if np.isfinite(values).any():
-                # Colours tell data sets apart where there are several, else quantities.
+                # Colours tell series apart where there are several, else quantities.
                 color, style = (
                     (COLORS[which % len(COLORS)], STYLES[number % len(STYLES)])
                     if several
                     else (COLORS[number % len(COLORS)], "-")
                 )
-                name = str(data or "unnamed") if several else ""
-                found.append(Curve(label, name, steps, values, color, style))
+                found.append(Curve(label, series.title() if several else "", steps, values, color, style))
     return found
 
 
@@ -219,11 +219,11 @@ def _legend(axes, found) -> int:
     from matplotlib.lines import Line2D
 
     entries = {curve.label: (curve.color, curve.style) for curve in found}
-    if any(curve.data for curve in found):
+    if any(curve.series for curve in found):
         # Colours and styles have entries of their own, since there are too many pairs of them.
         # matplotlib leaves out labels that begin with an underscore, and takes text between dollars for a formula.
-        names = {curve.data: curve.data[:32].replace("$", r"\$") for curve in found}
-        entries = {f"\N{THIN SPACE}{names[curve.data]}": (curve.color, "-") for curve in found}
+        names = {curve.series: curve.series[:32].replace("$", r"\$") for curve in found}
+        entries = {f"\N{THIN SPACE}{names[curve.series]}": (curve.color, "-") for curve in found}
         entries |= {curve.label: ("#777777", curve.style) for curve in found}
     columns = max(min(len(entries), WIDTH // (max(map(len, entries)) + 6)), 1)
     axes.legend(

@@ -16,6 +16,7 @@ from PIL import Image
 
 from diou_jax.reporting import picture_files
 from diou_jax.reporting.board import Board
+from diou_jax.reporting.series import Series
 from diou_jax.reporting.tracking import Background
 from diou_jax.workdir.metrics_file import append_row, drop_rows, read_rows, set_aside
 
@@ -128,7 +129,7 @@ class RunLog:
         about |= {"options": dict(options)} if options else {}
         with self.spared(METRICS_FILE):
             append_row(self.workdir / METRICS_FILE, about | row)
-        points = {_tag(name, dataset): value for name, value in values.items() if math.isfinite(value)}
+        points = {_tag(name, Series.of(about)): value for name, value in values.items() if math.isfinite(value)}
         self._on_board(lambda board: board.scalars(step, points))
         for tracker in self._trackers:
             tracker.scalars(step, points)
@@ -156,13 +157,13 @@ class RunLog:
         self._on_board(lambda board: board.image(step, name, encoded, size=shown.size))
 
 
-def _tag(name: str, dataset: str | None) -> str:
-    """The name of a curve: train/..., best/..., or eval/ or val/ and the data set; UTF-8 has no lone surrogates."""
-    if dataset is None:
+def _tag(name: str, series: Series) -> str:
+    """The name of a curve: train/..., best/..., or eval/ or val/ and the series; UTF-8 has no lone surrogates."""
+    if series.dataset is None:
         tag = name if name.startswith("best/") else f"train/{name}"
     else:
         kind, rest = name.split("/", 1) if name.startswith(("eval/", "val/")) else ("eval", name)
-        tag = f"{kind}/{dataset}/{rest}"
+        tag = f"{kind}/{series.title()}/{rest}"
     return tag.encode("utf-8", "backslashreplace").decode()
 
 
@@ -208,13 +209,13 @@ def print_line(line: str) -> None:
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     """The readable rows of metrics.jsonl; of repeated evaluations only the last is returned.
 
-    Evaluations are repeated if their steps are equal, and their data sets if rows name them.
+    An evaluation repeats another of the same step and `series`.
     """
     rows = read_rows(pathlib.Path(workdir) / METRICS_FILE)
     evaluations = {number for number, row in enumerate(rows) if any(name.startswith("eval/") for name in row)}
-    last = {(rows[number]["step"], rows[number].get("dataset")): number for number in sorted(evaluations)}
+    last = {(rows[number]["step"], Series.of(rows[number])): number for number in sorted(evaluations)}
     return [
         row
         for number, row in enumerate(rows)
-        if number not in evaluations or last[row["step"], row.get("dataset")] == number
+        if number not in evaluations or last[row["step"], Series.of(row)] == number
     ]

@@ -21,6 +21,7 @@ from diou_jax.reporting.run_sections import (
     options_blocks,
     pairs_table,
 )
+from diou_jax.reporting.series import Series
 from diou_jax.workdir.file_lock import FileLock, Held, Unsupported
 from diou_jax.workdir.metrics_file import read_rows
 from diou_jax.workdir.run_config import restore_config
@@ -33,9 +34,6 @@ REFRESH = 30
 
 # The number of pictures that a page shows.
 SHOWN = 8
-
-# Options of an evaluation that its numbers name.
-GIVEN = 3
 
 # Files of a workdir that the page links to, with the links' texts.
 PAGES = (
@@ -144,19 +142,9 @@ def _main(rows: Sequence[Mapping], step: int, total: int) -> list[Fact]:
     for row in _last_evaluations(rows):
         for name, label in (("eval/AP", "AP"), ("eval/segm/AP", "mask AP"), ("eval/AR@1000", "AR@1000")):
             if isinstance(value := row.get(name), float | int):
-                facts.append(
-                    Fact(number(value), f"{label}, {row['dataset']}", f"step {count(row['step'])}{_given(row)}")
-                )
+                note = f"step {count(row['step'])}{Series.of(row).with_options()}"
+                facts.append(Fact(number(value), f"{label}, {row['dataset']}", note))
     return facts
-
-
-def _given(row: Mapping) -> str:
-    """The options of an evaluation that differ from the run's, in words."""
-    options = row.get("options")
-    if not options or not isinstance(options, Mapping):
-        return ""
-    shown = ", ".join(f"{name}={value}" for name, value in list(options.items())[:GIVEN])
-    return f" with {shown}" + (f" and {len(options) - GIVEN} more" if len(options) > GIVEN else "")
 
 
 def _last_evaluations(rows: Sequence[Mapping]) -> list[Mapping]:

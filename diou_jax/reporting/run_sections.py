@@ -81,7 +81,7 @@ def _curve_chart(name: str, panel: Panel, found: Sequence[Curve]) -> Chart:
     for curve in found:
         values = smooth(curve.values) if panel.noisy and len(curve.steps) >= MANY else curve.values
         kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).astype(int))
-        label = f"{curve.label} ({curve.data})" if curve.data and curve.label else curve.data or curve.label
+        label = f"{curve.label} ({curve.series})" if curve.series and curve.label else curve.series or curve.label
         lines.append(Line(label or panel.title, curve.steps[kept], values[kept], color=curve.color, style=curve.style))
     finite = np.concatenate([line.y for line in lines])
     finite = finite[np.isfinite(finite)]
