@@ -1,4 +1,4 @@
-"""Two fake CPU devices and all kernels for every test, and the places of the reference numbers."""
+"""Two fake CPU devices for every test, and the places of the reference numbers."""
 
 import os
 
@@ -6,9 +6,6 @@ import fast_compilation
 
 os.environ.setdefault("XLA_FLAGS", fast_compilation.FLAGS)
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
-
-# Tests of a kernel mean the kernel, whether it has earned its place on this machine or not.
-os.environ.setdefault("DIOU_JAX_KERNELS", "pallas")
 
 import pathlib
 
@@ -185,7 +182,11 @@ def tiny_mask_config(tiny_config):
 
 @pytest.fixture
 def hopper():
-    """Skips where there is no GPU that Mosaic compiles for."""
+    """Skips where there is no GPU that Mosaic compiles for; else programs take all kernels, tried or not."""
     device = jax.devices()[0]
     if device.platform != "gpu" or float(device.compute_capability) < 9:
         pytest.skip("needs an NVIDIA GPU of compute capability 9.0 or more")
+    from diou_jax.kernels import selection
+
+    with selection.only(selection.NAMES):
+        yield

@@ -1,16 +1,23 @@
 """Programs of other devices: a GPU's, lowered or interpreted, and those that two devices share."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 
 import jax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh, PartitionSpec
 
+from diou_jax.kernels import selection
 
-def lower_for_cuda(function: Callable, *arguments) -> str:
-    """The program that an NVIDIA H200 would get, as text; shapes are enough as arguments."""
+
+def lower_for_cuda(function: Callable, *arguments, kernels: Iterable[str] | None = selection.NAMES) -> str:
+    """The program that an NVIDIA H200 would get, as text; shapes are enough as arguments.
+
+    It takes the named kernels; None: those that this process would take.
+    """
+    chosen = contextlib.nullcontext() if kernels is None else selection.only(kernels)
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    with chosen, jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
         return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -24,7 +31,13 @@ def interpreter():
 
 
 def on_both_devices(function: Callable) -> Callable:
-    """The function as two devices compute it, each for half of every array."""
+    """The function as two devices compute it, each for half of every array, with all kernels traced beside it."""
     halves = PartitionSpec("device")
     mesh = Mesh(jax.devices()[:2], ("device",))
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=halves, out_specs=halves))
+    divided = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=halves, out_specs=halves))
+
+    def call(*arguments):
+        with selection.only(selection.NAMES):
+            return divided(*arguments)
+
+    return call

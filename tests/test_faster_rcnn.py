@@ -13,6 +13,7 @@ import optax
 import original
 import pytest
 import views
+from lowering import lower_for_cuda
 
 from diou_jax.configs import base
 from diou_jax.data import catalog, make_reader, packing
@@ -21,7 +22,7 @@ from diou_jax.data.buckets import Bucket
 from diou_jax.data.reader import BatchRules
 from diou_jax.detection.loss import values
 from diou_jax.options import build
-from diou_jax.structures import RoiSamples
+from diou_jax.structures import RoiSamples, blank_batch
 from diou_jax.weights.original import import_original
 
 
@@ -57,6 +58,17 @@ def matched(ours, theirs, *, score, box):
         assert distance[partner] < box, row
         assert abs(theirs[partner, 5] - row[5]) < score, row
         free[partner] = False
+
+
+def test_on_a_gpu_the_gradient_of_the_losses_calls_every_kernel(tiny_config):
+    config = tiny_config()
+    config.fpn.dim = 128
+    detector = build.detector(config, 4)
+    variables = detector.network.variable_shapes()
+    inputs = jax.eval_shape(lambda: (blank_batch(1, 64, 64), jax.random.split(jax.random.key(0), 1)))
+    program = lower_for_cuda(jax.grad(lambda *given: detector.losses(*given)[0], allow_int=True), variables, *inputs)
+    # Matching and suppression are two kernels each, RoIAlign is one, and one in the backward pass.
+    assert program.count("custom_call @mosaic_gpu") == 6
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def trained(tiny_config):
     detector = build.detector(config, len(data.class_names))
     head = ColourHead(detector.heads[0].pooling)
     heads = *detector.heads, head
-    modules = *detector.network.heads, HeadModule(head.name, head.module, head.pooling.resolution)
+    modules = *detector.network.heads, HeadModule(head.name, head.module(), head.pooling.resolution)
     detector = dataclasses.replace(detector, network=detector.network.clone(heads=modules), heads=heads)
     optimizer = optax.sgd(0.02)
     variables = detector.network.init_variables(jax.random.key(0))

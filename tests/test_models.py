@@ -19,7 +19,7 @@ from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 from diou_jax.weights.original import original_tensors
 
-R50 = Network(ResNet(), FPN(), RPNHead(), (HeadModule("box_head", lambda: BoxHead(num_classes=81), 7),))
+R50 = Network(ResNet(), FPN(), RPNHead(), (HeadModule("box_head", BoxHead(num_classes=81), 7),))
 STRIDES = (4, 8, 16, 32, 64)
 
 # Compiles in a fraction of the time.
@@ -43,8 +43,8 @@ def narrow(*, norm=AFFINE, fpn_norm=BIAS, stride_1x1=True, dtype=jnp.float32, rp
         FPN(16, norm=fpn_norm, dtype=dtype),
         RPNHead(features=16, num_convs=rpn_convs, dtype=dtype),
         (
-            HeadModule("box_head", lambda: BoxHead(num_classes=5, hidden=12, dtype=dtype), 3),
-            HeadModule("mask_head", lambda: MaskHead(5, num_convs=1, features=8, norm=fpn_norm, dtype=dtype), 3),
+            HeadModule("box_head", BoxHead(num_classes=5, hidden=12, dtype=dtype), 3),
+            HeadModule("mask_head", MaskHead(5, num_convs=1, features=8, norm=fpn_norm, dtype=dtype), 3),
         ),
     )
 
@@ -74,7 +74,7 @@ def test_initial_weights_are_distributed_as_the_originals(golden_path):
     rows = [line.split("\t") for line in golden_path("init_stats.txt").read_text().splitlines() if line[0] != "#"]
     statistics = {name: [float(x) for x in numbers] for name, _, *numbers in rows}
     # One block a stage has every kind of tensor.
-    heads = (HeadModule("box_head", lambda: BoxHead(num_classes=81), 7),)
+    heads = (HeadModule("box_head", BoxHead(num_classes=81), 7),)
     network = Network(ResNet(blocks=(1, 1, 1, 1)), FPN(), RPNHead(), heads)
     variables = network.init_variables(jax.random.key(0))
     tensors = original_tensors(variables)

@@ -30,7 +30,7 @@ def narrow(*, norm=UseBias(), class_agnostic=False, convs=0, rpn_convs=1):  # no
         ResNet(blocks=(2, 1, 1, 1), width_per_group=4, stem_width=6, norm=UseAffine() if norm == UseBias() else norm),
         FPN(8, norm=norm),
         RPNHead(features=8, num_convs=rpn_convs),
-        (HeadModule("box_head", lambda: box.clone(), 3), HeadModule("mask_head", lambda: masks.clone(), 4)),
+        (HeadModule("box_head", box, 3), HeadModule("mask_head", masks, 4)),
     )
 
 

@@ -222,7 +222,7 @@ class FasterRCNN:
             given = jax.eval_shape(lambda: Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.zeros((1, 1), bool)))
             batch = dataclasses.replace(batch, proposals=given)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-        _, values = jax.eval_shape(self.losses, self.network.variable_shapes(), batch, keys)
+        _, values = jax.eval_shape(functools.partial(_losses_of, self), self.network.variable_shapes(), batch, keys)
         return tuple(name for name, value in values.items() if value.ndim == 0)
 
     def pyramid(self, variables: dict, batch: Batch, padded_size: Array | None) -> dict[int, jax.Array]:
@@ -315,6 +315,10 @@ class FasterRCNN:
             padded_size=padded_size,
             levels=levels,
         )
+
+
+# Equal detectors of one process share the trace, which takes seconds.
+_losses_of = jax.jit(FasterRCNN.losses, static_argnums=0)
 
 
 def _unmirrored(boxes, batch: Batch, valid):

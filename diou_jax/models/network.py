@@ -1,7 +1,9 @@
 """The Flax module that holds all parameters of the detector."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,17 +16,18 @@ from diou_jax.models.resnet import ResNet
 from diou_jax.models.rpn import RPNHead
 
 
-class HeadModule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class HeadModule:
     """The module of a RoI head.
 
     Attributes:
       name: name of the head's parameters.
-      make: returns the Flax module.
+      module: the Flax module, which belongs to no other module.
       resolution: cells along each side of a pooled RoI.
     """
 
     name: str
-    make: Callable[[], nn.Module]
+    module: nn.Module
     resolution: int
 
 
@@ -50,9 +53,9 @@ class Network(nn.Module):
     epsilon: float = UseBatchNorm.epsilon
 
     def setup(self):
-        """Makes each head's module under the head's name."""
+        """Takes a copy of each head's module under the head's name."""
         for head in self.heads:
-            setattr(self, head.name, head.make())
+            setattr(self, head.name, head.module.copy())
 
     def pyramid(self, images: jax.Array, padded_size: jax.Array | None = None) -> dict[int, jax.Array]:
         """Normalised images (B, H, W, 3), H and W multiples of 32, to p2 to p6 by stride."""
@@ -83,9 +86,7 @@ class Network(nn.Module):
 
     def init_variables(self, key: jax.Array) -> dict:
         """Random variables, float32."""
-        # This program runs once. Without optimisation it compiles in a third of the time.
-        init = jax.jit(self.init, compiler_options={"xla_backend_optimization_level": 0})
-        return init(key, jnp.zeros((1, 64, 64, 3)))
+        return _draw(self, key)
 
     def folded(self, variables: dict) -> dict:
         """Variables for inference alone; see `folding.fold`."""
@@ -93,4 +94,13 @@ class Network(nn.Module):
 
     def variable_shapes(self) -> dict:
         """The structure, shapes and dtypes of the variables, without their values."""
-        return jax.eval_shape(self.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        return jax.eval_shape(functools.partial(_initial, self), jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(network: Network, key: jax.Array) -> dict:
+    return network.init(key, jnp.zeros((1, 64, 64, 3)))
+
+
+# The program runs once. Without optimisation it compiles in a third of the time.
+_draw = jax.jit(_initial, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})

@@ -54,7 +54,9 @@ def network(config: ConfigDict, num_classes: int) -> Network:
         ),
         neck=FPN(features=fpn.dim, norm=_norm(config, group=fpn.use_gn, batch=fpn.use_bn), dtype=dtype),
         rpn=_rpn(config) if config.model.faster_rcnn else None,
-        heads=tuple(HeadModule(head.name, head.module, head.pooling.resolution) for head in heads(config, num_classes)),
+        heads=tuple(
+            HeadModule(head.name, head.module(), head.pooling.resolution) for head in heads(config, num_classes)
+        ),
         epsilon=config.batch_norm.epsilon,
     )
 
