@@ -26,6 +26,7 @@ import numpy as np
 
 from diou_jax.checkpoint.checkpoints import Checkpoints
 from diou_jax.configs import shapes
+from diou_jax.data import shapes as drawn
 from diou_jax.optimization.state import create_state
 from diou_jax.options import build
 from diou_jax.reporting.run_log import read_metrics
@@ -34,9 +35,10 @@ MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 
 
 def small_config(root: pathlib.Path, steps: int, every: int):
-    """A detector whose step takes some tens of milliseconds on a CPU, and a checkpoint every few of them."""
+    """A detector whose step takes some tens of milliseconds on a CPU, its data, and a checkpoint every few steps."""
     config = shapes.get_config()
-    config.data.root = str(root / "data")
+    drawn.ensure(root / "data")
+    config.data.source, config.data.root = "coco", str(root / "data")
     config.resnets.width_per_group, config.resnets.stem_width = 4, 8
     config.fpn.dim = config.fast_rcnn.mlp_head_dim = 16
     config.train.scales, config.train.max_size = (64,), 64
@@ -46,6 +48,7 @@ def small_config(root: pathlib.Path, steps: int, every: int):
     config.solver.scale_with_devices = False
     config.checkpoint.every, config.log.every = every, 5
     config.log.compilation_cache = str(root / "cache")
+    config.log.report = False
     return config
 
 
@@ -107,6 +110,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     kills, steps = (1, 25) if options.smoke else (options.kills, options.steps)
+    if options.smoke:
+        drawn.COUNTS = {"train": 24, "val": 6}
     root = (options.root or pathlib.Path(tempfile.mkdtemp())).absolute()
     root.mkdir(parents=True, exist_ok=True)
     config = small_config(root, steps, options.every)

@@ -25,22 +25,32 @@ SOME_ROWS = {"cpu": ("--rows", "Mask R-CNN, detection", "NMS, final", "backward"
 NO_TORCH = "raise ImportError('no torch here')"
 
 
-def run(command, *path):
-    """The output of a command on a CPU with one device; fails where it does."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": fast_compilation.FLAGS,
-        "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])),
-    }
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """``run(command, *path)``: the output of a command on a CPU with one device; fails where it does.
+
+    The commands share their compiled programs, as many measure the same network.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+
+    def call(command, *path):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "XLA_FLAGS": fast_compilation.FLAGS,
+            "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])),
+        }
+        done = subprocess.run(
+            [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in NAMES])
-def test_the_smoke_run_prints_a_table_of_finite_numbers(name, tmp_path):
+def test_the_smoke_run_prints_a_table_of_finite_numbers(name, run, tmp_path):
     for module in ("torch", "torchvision"):
         (tmp_path / f"{module}.py").write_text(NO_TORCH)
     printed = run([f"benchmarks/{name}.py", "--smoke", *SOME_ROWS.get(name, ())], tmp_path)
@@ -50,7 +60,7 @@ def test_the_smoke_run_prints_a_table_of_finite_numbers(name, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
-def test_the_peer_trains_and_detects():
+def test_the_peer_trains_and_detects(run):
     call = "peers.train(1, (64, 96), bursts=1, length=1)[0], "
     call += "*peers.detect(1, (64, 96), candidates=9, bursts=1, length=1, lone=1)"
     printed = run(["-c", f"import peers; print([float(x[0]) for x in ({call})])"], ROOT / "benchmarks")

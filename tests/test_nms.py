@@ -24,18 +24,15 @@ def oracle(boxes, scores, threshold, *, overlap="iou", beta=1.0):
     order = sorted((i for i in range(len(scores)) if not np.isnan(scores[i])), key=lambda i: (-scores[i], i))
     kept = []
     for j in order:
-        for i in kept:
-            a, b = boxes[i], boxes[j]
-            sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1, 0)
-            shared = sides[0] * sides[1]
-            value = shared / ((a[2:] - a[:2] + 1).prod() + (b[2:] - b[:2] + 1).prod() - shared)
-            if overlap == "diou":
-                diagonal = ((np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])) ** 2).sum()
-                distance = (((a[:2] + a[2:]) / 2 - (b[:2] + b[2:]) / 2) ** 2).sum()
-                value -= (distance / diagonal) ** np.float32(beta) if diagonal > 0 else 0
-            if value >= threshold:
-                break
-        else:
+        a, b = boxes[kept], boxes[j]
+        sides = np.maximum(np.minimum(a[:, 2:], b[2:]) - np.maximum(a[:, :2], b[:2]) + 1, 0)
+        shared = sides[:, 0] * sides[:, 1]
+        value = shared / ((a[:, 2:] - a[:, :2] + 1).prod(1) + (b[2:] - b[:2] + 1).prod() - shared)
+        if overlap == "diou":
+            diagonal = ((np.maximum(a[:, 2:], b[2:]) - np.minimum(a[:, :2], b[:2])) ** 2).sum(1)
+            distance = (((a[:, :2] + a[:, 2:]) / 2 - (b[:2] + b[2:]) / 2) ** 2).sum(1)
+            value -= np.where(diagonal > 0, distance / np.where(diagonal > 0, diagonal, 1), 0) ** np.float32(beta)
+        if not (value >= threshold).any():
             kept.append(j)
     keep = np.zeros(len(scores), bool)
     keep[kept] = True

@@ -54,8 +54,8 @@ def test_interpreted_it_keeps_what_the_reference_keeps(monkeypatch, overlap, bet
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "counts"), [(230, (230, 3, 77, 230)), (300, (40, 300, 3)), (700, (700, 520))])
-def test_interpreted_in_rows_of_four_two_and_one_problem(monkeypatch, count, counts):
+@pytest.mark.parametrize(("count", "counts"), [(300, (40, 300, 3)), (700, (700, 520))])
+def test_interpreted_in_rows_of_two_and_one_problem(monkeypatch, count, counts):
     """With words of 8 bits, so that all tiles are met at sizes that the interpreter can bear."""
     monkeypatch.setattr(nms_gpu, "BITS", 8)
     interpreted(draw(count, len(counts), count)[0], counts, "diou", 1.0)
