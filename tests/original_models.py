@@ -1,7 +1,6 @@
 """The original's results with its further models: weights, networks and outputs of golden2."""
 
 import ast
-import functools
 import importlib.util
 
 import jax
@@ -19,8 +18,6 @@ from diou_jax.structures import Batch, Detections
 from diou_jax.weights.original import import_original
 
 GOLDEN = "golden2"
-# As a run compiles, whatever the tests do: rounding differs, and the limits leave little room.
-as_a_run = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
 # The tolerances of two correct implementations, from the README of the numbers; GroupNorm's are wider.
 SCORE, BOX, MASK = 2e-5, 0.002, 6e-6
 GROUP_NORM_SCORE, GROUP_NORM_BOX = 8e-5, 0.005

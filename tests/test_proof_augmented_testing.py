@@ -12,6 +12,7 @@ import original
 import original_models
 import pytest
 from conftest import slow
+from fast_compilation import as_a_run
 from original import largest, pair_of_a_class
 from original_models import BOX, MASK, SCORE
 
@@ -116,7 +117,7 @@ def candidates(golden, image, variables):
         config.test.rpn_post_nms_top_n = proposals
         detector = build.detector(config, 81)
 
-        @original_models.as_a_run
+        @as_a_run
         def forward(variables, batch):
             return detector.candidates(variables, detector.test_pyramid(variables, batch), batch)
 
@@ -189,7 +190,7 @@ def without_strangers(rows, others, number):
 def test_detections(golden, candidates, record_property, setting, suppression):
     parts = candidates(setting)
     head = build.detector(make_config(setting, suppression), 81).heads[0]
-    found = original_models.as_a_run(head.suppress)(unite(parts), thresholds=head.detection.thresholds)
+    found = as_a_run(head.suppress)(unite(parts), thresholds=head.detection.thresholds)
     found = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(found.valid[0])], found)
     theirs = golden[f"{setting}/dets_{suppression}"]
     partner = pair_of_a_class(np.column_stack([found.classes, found.boxes]), theirs[:, :5], within=BOX)
@@ -217,7 +218,7 @@ def masks(image):
     detector, passes = build.detector(config, 81), build.passes(config)
     stored = original_models.detections(golden["dets"][golden["aug/sel"]])
 
-    @original_models.as_a_run
+    @as_a_run
     def forward(variables, batch):
         pyramid = detector.test_pyramid(variables, batch)
         return detector.describe(variables, pyramid, batch, found=stored).masks

@@ -13,6 +13,7 @@ import original
 import pytest
 import views
 from conftest import slow
+from fast_compilation import as_a_run
 from original import BOX, LEVELS, MAP, SCORE, largest, load, pair, pair_of_a_class, relative, resizing
 
 from diou_jax.boxes import clip, decode, to_original
@@ -62,7 +63,7 @@ def batch(image):
 def maps(image, detector, variables, batch):
     """From the image's bytes to the RoIs, and the box head on ours and on the stored RoIs."""
 
-    @jax.jit
+    @as_a_run
     def forward(variables, batch, stored_rois):
         network, padded_size = detector.network, batch.padded_size
         images = preprocess.normalise(batch, detector.pixel_means)
@@ -204,7 +205,7 @@ def test_the_box_head_on_the_stored_rois(image, maps, batch, detector, record_pr
 def test_detections(image, maps, batch, detector, record_property, name, diou, beta1, suffix, nms_thresh, limit):
     head = detector.heads[0]
     rules = dataclasses.replace(head.detection, diou_nms=diou, beta1=beta1, detections_per_im=limit)
-    select = jax.jit(dataclasses.replace(head, detection=rules).select)
+    select = as_a_run(dataclasses.replace(head, detection=rules).select)
     found = select(maps["own"], maps["proposals"], batch, thresholds=Thresholds(rules.thresholds.score, nms_thresh))
     found = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(found.valid[0])], found)
     theirs = image[f"dets_{name}{suffix}"]

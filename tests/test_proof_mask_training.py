@@ -10,6 +10,7 @@ import numpy as np
 import original_models
 import pytest
 from conftest import slow
+from fast_compilation import as_a_run
 from flax import traverse_util
 from original import GRADIENT, LOSS, MAP, largest, relative
 from test_mask_targets import ground_truth, outlines
@@ -71,7 +72,7 @@ def test_masks_of_the_sampled_rois(step):
         crowd, classes = step[f"is_crowd_im{image}"], step[f"gt_classes_im{image}"]
         gt = ground_truth(masks, classes=classes[~crowd])
         one = jax.tree.map(lambda x, image=image: x[image : image + 1, :most], drawn)
-        ours = jax.jit(mask_targets, static_argnames="resolution")(one, gt, resolution=28)
+        ours = as_a_run(mask_targets, static_argnames="resolution")(one, gt, resolution=28)
         np.testing.assert_array_equal(ours.exists[0], wanted.exists[image])
         np.testing.assert_array_equal(ours.masks[0], wanted.masks[image])
 
@@ -100,7 +101,7 @@ def trained(step, detector, variables):
 
     frozen = {name: values for name, values in variables.items() if name != "params"}
     images = jnp.asarray(step["data"].transpose(0, 2, 3, 1))
-    slope = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    slope = as_a_run(jax.grad(total, argnums=(0, 1), has_aux=True))
     (params, moved), found = slope(variables["params"], jnp.zeros((2, most, 28, 28)), frozen, images)
     return params, moved, found, wanted.exists
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import original_models
 import pytest
+from fast_compilation import as_a_run
 from original import MAP, largest, pair_of_a_class, relative
 from original_models import BOX, MASK, SCORE
 
@@ -62,7 +63,7 @@ def drawn(detector):
         for level in range(2, 6)
     }
 
-    @original_models.as_a_run
+    @as_a_run
     def forward(params, maps, rois):
         pooled = detector.pool(maps, rois, rules=head.pooling, padded_size=None)
         return pooled, run_head(head, params, pooled.reshape(-1, *pooled.shape[2:]))
@@ -97,9 +98,7 @@ def test_the_mask_of_a_class_is_one_of_all_masks(drawn, detector, record_propert
     labels = jnp.arange(10) * 8  # the stored ones
     if folded:
         params = fold({"params": {"mask_head": params}}, jnp.float32, epsilon=1e-5)["params"]["mask_head"]
-    ours, *_ = original_models.as_a_run(lambda params, pooled: run_head(detector.heads[1], params, pooled, labels))(
-        params, pooled
-    )
+    ours, *_ = as_a_run(lambda params, pooled: run_head(detector.heads[1], params, pooled, labels))(params, pooled)
     theirs = golden["logits_classstride8"][range(10), range(10)]
     deviations = relative(ours, theirs), largest(jax.nn.sigmoid(ours), jax.nn.sigmoid(theirs))
     record_property("relative", deviations[0])
@@ -118,7 +117,7 @@ def whole():
     batch, head = original_models.packed(golden), detector.heads[1]
     stored = original_models.detections(golden["dets"])
 
-    @original_models.as_a_run
+    @as_a_run
     def forward(variables, batch, stored):
         pyramid = detector.pyramid(variables, batch, batch.padded_size)
         seen = {}

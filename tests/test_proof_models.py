@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import original_models
 import pytest
+from fast_compilation import as_a_run
 from original import LEVELS, MAP, largest, pair, pair_of_a_class, relative
 from original_models import BOX, GROUP_NORM_BOX, GROUP_NORM_SCORE, SCORE
 
@@ -63,7 +64,7 @@ def run(request):
     variables = original_models.variables(request.param, detector.network)
     batch = original_models.packed(golden)
 
-    @original_models.as_a_run
+    @as_a_run
     def forward(variables, batch, stored_rois):
         network, padded_size = detector.network, batch.padded_size
         images = preprocess.normalise(batch, detector.pixel_means)

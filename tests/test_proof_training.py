@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import original
 import pytest
+from fast_compilation import as_a_run
 from flax import traverse_util
 from original import BOX, GRADIENT, LEVELS, LOSS, MAP, SCORE, largest, pair, relative
 from views import at_scale
@@ -66,7 +67,7 @@ def trained(step, trainer, variables, sampled, labelled):
 
     frozen = {name: values for name, values in variables.items() if name != "params"}
     images = jnp.asarray(step["data"].transpose(0, 2, 3, 1))
-    return jax.jit(jax.grad(total, has_aux=True))(variables["params"], frozen, images)
+    return as_a_run(jax.grad(total, has_aux=True))(variables["params"], frozen, images)
 
 
 def test_outputs_of_a_training_step(step, trained, record_property):
@@ -105,7 +106,7 @@ def test_losses_of_a_training_step(step, trained, trainer, record_property):
 def test_every_box_loss_on_the_outputs_of_the_step(step, trained, trainer, sampled, record_property, name):
     _, (_, _, (logits, deltas)) = trained
 
-    @jax.jit
+    @as_a_run
     @jax.value_and_grad
     def box_loss(deltas):
         head = dataclasses.replace(trainer.heads[0], box_loss=name)
@@ -170,7 +171,7 @@ def geometry(step, trainer, trained):
         "placement": at_scale(step["im_info"][:, 2]),
         "rules": trainer.train_proposals,
     }
-    find = jax.jit(functools.partial(propose, **options))
+    find = as_a_run(functools.partial(propose, **options))
     levels = [
         find(([a], [b]), Anchors([c], [d]))
         for a, b, c, d in zip(logits, deltas, anchors.boxes, anchors.exists, strict=True)
@@ -213,7 +214,7 @@ def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, g
     gt = truth(step, image)
     size, placement = step["im_info"][image : image + 1, :2], at_scale(step["im_info"][image : image + 1, 2])
     rules = dataclasses.replace(trainer.anchor_rules, batch_size_per_im=10**6)
-    find = jax.jit(functools.partial(anchor_targets, rules=rules))
+    find = as_a_run(functools.partial(anchor_targets, rules=rules))
     anchors = anchors.replace(exists=[exists[image : image + 1] for exists in anchors.exists])
     gt = gt.replace(boxes=to_input(gt.boxes, placement))
     ours = jax.tree.map(lambda x: x[0], find(anchors, gt, jax.random.key(0)[None], size=size))
@@ -238,7 +239,7 @@ def test_rois_get_the_originals_labels_and_targets(step, trainer, sampled, geome
     gt, placement = truth(step, image), at_scale(step["im_info"][image : image + 1, 2])
     proposals = jax.tree.map(lambda x: x[image : image + 1], proposals)
     rules = dataclasses.replace(trainer.roi_rules, batch_size_per_im=2000)
-    draw = jax.jit(functools.partial(sample_rois, rules=rules))
+    draw = as_a_run(functools.partial(sample_rois, rules=rules))
     ours = draw(proposals, gt, jax.random.key(0)[None], placement=placement)
     targets = trainer.heads[0].targets(ours, gt)[0][ours.valid[0]]
     ours = jax.tree.map(lambda x: np.asarray(x[0])[np.asarray(ours.valid[0])], ours)
