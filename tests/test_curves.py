@@ -6,8 +6,11 @@ from conftest import slow
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from diou_jax.configs import base
+from diou_jax.nested_config import flatten
 from diou_jax.reporting import curves as curves_module
 from diou_jax.reporting.curves import PANELS, curves, draw_curves, smooth
+from diou_jax.reporting.series import NEUTRAL, NEUTRAL_GROUPS
 
 PARTS = ("loss", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_rpn_bbox", "bbox_iou", "bbox_giou", "bbox_sl1")
 
@@ -89,9 +92,15 @@ def test_each_data_set_has_its_curves():
 
 
 def test_evaluations_with_other_options_have_their_curves():
-    rows = judged([10, 20], dataset="a") + judged([20], dataset="a", options={"test.nms": 0.3})
+    rows = judged([10, 20], dataset="a") + judged([20], dataset="a", options={"test.nms": 0.3, "log.images": 8})
+    rows += judged([30], dataset="a", options={"test.ims_per_batch": 8, "log.report": False})
     found = curves(panel("box AP"), rows)
-    assert {(curve.series, len(curve.steps)) for curve in found} == {("a", 2), ("a with test.nms=0.3", 1)}
+    assert {(curve.series, len(curve.steps)) for curve in found} == {("a", 3), ("a with test.nms=0.3", 1)}
+
+
+def test_options_that_change_no_number_exist():
+    options = flatten(base.get_config())
+    assert options.keys() >= NEUTRAL and {name.split(".")[0] for name in options if "." in name} >= set(NEUTRAL_GROUPS)
 
 
 def test_a_curve_goes_forward_where_an_earlier_checkpoint_was_evaluated_last():

@@ -25,6 +25,9 @@ from diou_jax.detection.roi_sampling import sample_rois
 from diou_jax.structures import Anchors, GroundTruth
 from diou_jax.weights.original import import_original, original_tensors
 
+# The program of a whole gradient takes half a minute to compile.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def step(golden_set):
@@ -179,7 +182,6 @@ def geometry(step, trainer, trained):
     return anchors, levels, find((logits, deltas), anchors)
 
 
-@pytest.mark.slow
 def test_proposals_of_a_training_step(step, geometry, record_property):
     _, levels, _ = geometry
     pixels, score = [], []
@@ -202,7 +204,6 @@ def truth(step, image):
     return GroundTruth(boxes, classes, crowd, np.ones(crowd.shape, bool))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("image", [0, 1])
 def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, geometry, record_property, image):
     """Both images have fewer objects than may be sampled, so all of them are; the background is a draw.
@@ -227,7 +228,6 @@ def test_anchors_get_the_originals_labels_and_targets(step, trainer, labelled, g
     assert deviation < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("image", [0, 1])
 def test_rois_get_the_originals_labels_and_targets(step, trainer, sampled, geometry, record_property, image):
     """From our own proposals. Objects are fewer than may be sampled, so all of them are; the background is a draw.

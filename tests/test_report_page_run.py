@@ -97,12 +97,13 @@ def test_a_folder_without_a_run_has_a_page_too(tmp_path):
 def test_numbers_of_an_evaluation_name_its_options(tmp_path):
     write_run(tmp_path / "run")
     options = {"test.nms": 0.7, "data.workers": 2, "test.diou_nms.beta1": "inf", "log.images": 0}
+    options |= {"test.scale": 640, "test.max_size": 1000}
     for given in ({"test.nms": 0.7}, options, "damaged"):
         row = {"step": 6, "dataset": "val", "eval/AP": 0.25, "options": given}
         append_row(tmp_path / "run" / "metrics.jsonl", row)
         text = page_of(tmp_path / "run").text()
         words = "0.250 step 6 with test.nms=0.7" + (
-            ", data.workers=2, test.diou_nms.beta1=inf and 1 more" if given is options else ""
+            ", test.diou_nms.beta1=inf, test.scale=640 and 1 more" if given is options else ""
         )
         assert "AP, val 0.250 step 6" in text and (words in text) == (given != "damaged")
 

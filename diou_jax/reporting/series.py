@@ -7,13 +7,23 @@ from typing import Any, NamedTuple
 # Options of an evaluation that its title names; of the others it gives the number.
 NAMED = 3
 
+# Groups of options, and options, that change no number of an evaluation.
+NEUTRAL_GROUPS = ("checkpoint", "init", "log", "predict", "solver", "train")
+NEUTRAL = frozenset(
+    {
+        *("data.prefetch", "data.root", "data.threads", "data.timeout", "data.workers", "num_gpus", "rng_seed"),
+        *("test.compare_nms", "test.datasets", "test.every", "test.ims_per_batch", "test.losses"),
+    }
+)
+
 
 class Series(NamedTuple):
     """Rows whose numbers a curve may join.
 
     Attributes:
       dataset: name of the data set of an evaluation; None for rows of training.
-      options: the options of an evaluation that differ from the run's, as JSON; empty if there are none.
+      options: the options of an evaluation that differ from the run's and may change its numbers, as JSON; empty if
+        there are none.
     """
 
     dataset: str | None
@@ -24,9 +34,9 @@ class Series(NamedTuple):
         """The series of a row."""
         dataset, options = row.get("dataset"), row.get("options")
         dataset = None if dataset is None else str(dataset)
-        if not isinstance(options, Mapping) or not options:
-            return cls(dataset)
-        return cls(dataset, json.dumps(dict(options)))
+        given = options.items() if isinstance(options, Mapping) else ()
+        kept = {name: value for name, value in given if not _is_neutral(name)}
+        return cls(dataset, json.dumps(kept) if kept else "")
 
     def with_options(self) -> str:
         """The options in words, " with test.nms=0.3"; empty if there are none."""
@@ -39,3 +49,7 @@ class Series(NamedTuple):
     def title(self) -> str:
         """The data set and the options in words."""
         return f"{self.dataset or 'unnamed'}{self.with_options()}"
+
+
+def _is_neutral(option: str) -> bool:
+    return option in NEUTRAL or (option.split(".")[0] in NEUTRAL_GROUPS and "." in option)
