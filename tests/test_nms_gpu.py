@@ -62,7 +62,8 @@ def test_interpreted_in_rows_of_two_and_one_problem(monkeypatch, count, counts):
 
 
 @pytest.mark.slow
-def test_boxes_that_are_no_numbers_suppress_nothing():
+def test_boxes_that_are_no_numbers_suppress_nothing(monkeypatch):
+    monkeypatch.setattr(nms_gpu, "BITS", 8)
     boxes, _ = draw(3, 2, 40)
     boxes[0, 5], boxes[1, 7, 2], boxes[1, 9, 0] = np.nan, np.inf, -np.inf
     operands = jnp.asarray(boxes), jnp.asarray([40, 39], jnp.int32), jnp.float32(0.3)
