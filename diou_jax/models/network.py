@@ -99,7 +99,7 @@ class Network(nn.Module):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _initial(network: Network, key: jax.Array) -> dict:
-    return network.init(key, jnp.zeros((1, 64, 64, 3)))
+    return dict(network.init(key, jnp.zeros((1, 64, 64, 3))))
 
 
 # The program runs once. Without optimisation it compiles in a third of the time.
