@@ -225,5 +225,10 @@ def check_values(config: Mapping[str, Any], options: Sequence[Option]) -> None:
         value = config
         for key in option.name.split("."):
             value = value[key]
+        if value is None:
+            raise UserError(
+                f"{option.name} is open, as it depends on data or weights; --mode train and --mode import choose it, "
+                "and Detector.from_checkpoint reads it from that run"
+            )
         if problem := option.kind.problem(value):
             raise UserError(f"{option.name}={value!r:.200}: {problem}")

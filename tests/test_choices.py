@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diou_jax.configs import base, mask_gn, own, shapes
 from diou_jax.data import coco
 from diou_jax.nested_config import flatten
-from diou_jax.options.choices import FROM_WEIGHTS, Devices, Start, Statistics, fill, measure, open_options, resolve
+from diou_jax.options.choices import FROM_WEIGHTS, Devices, Start, Statistics, fill, is_open, measure, resolve
 from diou_jax.options.open_options import settle
 
 CPU, GPU = Devices(1, "cpu"), Devices(1, "gpu")
@@ -42,7 +42,7 @@ def resolved(data=BLOOD, start=Start(), devices=CPU, body="", **given):  # noqa:
 )
 def test_any_data_gets_a_config_that_passes_the_check(data, start, devices):
     config, lines = resolve(own.get_config(), data, start=start, devices=devices)
-    assert not open_options(config) and flatten(config).keys() == flatten(base.get_config()).keys()
+    assert not is_open(config) and flatten(config).keys() == flatten(base.get_config()).keys()
     base.check(config)
     assert 64 <= config.train.scales[0] <= 800 and config.train.max_size >= config.train.scales[0]
     assert config.train.max_size % 32 == 0 and 8 <= config.fpn.rpn_anchor_start_size <= 32

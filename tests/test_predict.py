@@ -161,7 +161,7 @@ def test_a_config_with_open_options_is_no_detector(tmp_path):
         lambda: Detector.from_file(tmp_path / "a.pth", own.get_config()),
         lambda: Detector(own.get_config(), {}, ()),
     ):
-        with pytest.raises(UserError, match=r"options open, .* first; --mode train and --mode import choose them"):
+        with pytest.raises(UserError, match=r"is open, .* --mode train and --mode import choose it"):
             make()
 
 

@@ -106,9 +106,9 @@ def measure(dataset: Dataset) -> Statistics:
     )
 
 
-def open_options(config: ConfigDict) -> list[str]:
-    """The names of a config's open options."""
-    return [name for name, value in flatten(config).items() if value is None]
+def is_open(config: ConfigDict) -> bool:
+    """Whether a config has open options."""
+    return any(value is None for value in flatten(config).values())
 
 
 def resolve(config: ConfigDict, data: Statistics, *, start: Start, devices: Devices) -> tuple[ConfigDict, list[str]]:

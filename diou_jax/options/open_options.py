@@ -10,7 +10,7 @@ from diou_jax.compilation import prepare
 from diou_jax.configs import base
 from diou_jax.nested_config import flatten
 from diou_jax.options import build
-from diou_jax.options.choices import FROM_WEIGHTS, Choices, Devices, Start, fill, measure, open_options, resolve
+from diou_jax.options.choices import FROM_WEIGHTS, Choices, Devices, Start, fill, is_open, measure, resolve
 from diou_jax.reporting.run_log import print_line
 from diou_jax.weights.layer_options import layer_options
 from diou_jax.weights.sources import read_source, wanted_options
@@ -28,7 +28,7 @@ def settle(config: ConfigDict, workdir: str | os.PathLike = "", *, source: str |
     Raises:
       UserError: if a given option has an invalid value, or data or weights that a choice depends on cannot be read.
     """
-    if not open_options(config):
+    if not is_open(config):
         return config
     lines = list(build.layout(config).lines) if config.data.source == "own" else []
     if stored := _of_run(workdir):

@@ -20,7 +20,6 @@ from diou_jax.configs import base
 from diou_jax.detection.rules import Thresholds
 from diou_jax.errors import UserError
 from diou_jax.options import build
-from diou_jax.options.choices import open_options
 from diou_jax.options.initial_weights import weight_source
 from diou_jax.prediction.batching import Batcher, Group
 from diou_jax.prediction.on_devices import OnDevices
@@ -53,7 +52,6 @@ class Detector:
         category_ids: Sequence[int] | None = None,
     ):
         """Builds the config's network with its variables on all local devices."""
-        _refuse_open(config)
         base.check(config)
         recall_kernels(config.log.compilation_cache)
         if config.model.rpn_only:
@@ -121,7 +119,7 @@ class Detector:
     @classmethod
     def from_file(cls, path: str | os.PathLike, config: ConfigDict) -> "Detector":
         """A detector from another repository's weight file; raises UserError if the file does not fit `config`."""
-        _refuse_open(config)
+        base.check(config)
         source = weight_source(config, path)
         if not source.is_detector:
             raise UserError(f"{path} holds {source.kind}, which has no heads to detect with")
@@ -296,13 +294,4 @@ class Detector:
             category_ids=tuple(self.category_ids[number] for number in classes),
             device=device,
             seconds=seconds,
-        )
-
-
-def _refuse_open(config: ConfigDict) -> None:
-    """Raises a UserError if an option has no value yet, since only a command chooses it, by the data."""
-    if count := len(open_options(config)):
-        raise UserError(
-            f"this config leaves {count} options open, {open_options(config)[0]} first; --mode train and --mode import "
-            "choose them, and Detector.from_checkpoint reads them from that run"
         )

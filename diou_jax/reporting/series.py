@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 NAMED = 3
 
 # Groups of options, and options, that change no number of an evaluation.
-NEUTRAL_GROUPS = ("checkpoint", "init", "log", "predict", "solver", "train")
+NEUTRAL_GROUPS = ("checkpoint", "init", "log", "predict", "solver")
 NEUTRAL = frozenset(
     {
-        *("data.prefetch", "data.root", "data.threads", "data.timeout", "data.workers", "num_gpus", "rng_seed"),
-        *("test.compare_nms", "test.datasets", "test.every", "test.ims_per_batch", "test.losses"),
+        *("data.prefetch", "data.root", "data.threads", "data.timeout", "data.workers", "num_gpus"),
+        *("test.compare_nms", "test.datasets", "test.every", "test.ims_per_batch"),
     }
 )
 
@@ -52,4 +52,4 @@ class Series(NamedTuple):
 
 
 def _is_neutral(option: str) -> bool:
-    return option in NEUTRAL or (option.split(".")[0] in NEUTRAL_GROUPS and "." in option)
+    return option in NEUTRAL or option.split(".")[0] in NEUTRAL_GROUPS
