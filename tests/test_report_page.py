@@ -17,6 +17,7 @@ from diou_jax.reporting.curves import COLORS
 from diou_jax.reporting.document import Panel, Photograph, Shape
 from diou_jax.reporting.findings import analyse
 from diou_jax.reporting.gallery import with_tags
+from diou_jax.reporting.rendering import render
 from diou_jax.reporting.report_page import ReportedRun, TestSet, report_document, write_report
 
 VOID = {"meta", "link", "br", "img", "input"}
@@ -79,7 +80,7 @@ test_set.__test__ = False
 
 @pytest.fixture(scope="module")
 def page(found):
-    return Page(document.render(report_document(reported(), [test_set(found)])))
+    return Page(render(report_document(reported(), [test_set(found)])))
 
 
 def test_the_first_screen_has_ap_with_its_interval_and_the_largest_loss(page, found):
@@ -179,7 +180,7 @@ def test_options_that_differ_come_first(page):
 def test_several_sets_are_parts_and_masks_stand_below_boxes(found):
     with_masks = test_set(found, found={"bbox": found, "segm": found}, name="other")
     bare = test_set(found, found={}, name="bare")
-    page = Page(document.render(report_document(reported(), [with_masks, bare])))
+    page = Page(render(report_document(reported(), [with_masks, bare])))
     assert [attributes["id"] for attributes in page.all("article")] == ["set1", "set2", "all"]
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -190,7 +191,7 @@ def test_several_sets_are_parts_and_masks_stand_below_boxes(found):
 def test_a_set_without_annotations_and_one_of_proposals_have_short_parts(found):
     bare = test_set(found, found={}, name="test-dev")
     recall = test_set(found, found={}, name="rpn", recall={"AR@100": 0.25, "ARs@100": -1.0, "AR@1000": 0.5})
-    page = Page(document.render(report_document(reported(), [bare, recall])))
+    page = Page(render(report_document(reported(), [bare, recall])))
     text = page.text()
     assert "test-dev has no annotations, so there is nothing to compare with" in text
     assert "AR@100 0.250" in text and "ARs@100 –" in text and "AP50" not in text
@@ -201,11 +202,11 @@ def test_no_objects_and_no_detections_are_no_fault(tmp_path):
     path = tmp_path / "a.json"
     content = report_pages.write_annotations(path)
     nothing = analyse(report_pages.matches(path, []))
-    text = Page(document.render(report_document(reported(), [test_set(nothing)]))).text()
+    text = Page(render(report_document(reported(), [test_set(nothing)]))).text()
     assert "There are no detections." in text and "objects that are missed" in text
     path.write_text(json.dumps(content | {"annotations": []}))
     objectless = analyse(report_pages.matches(path, report_pages.results(content)))
-    text = Page(document.render(report_document(reported(), [test_set(objectless)]))).text()
+    text = Page(render(report_document(reported(), [test_set(objectless)]))).text()
     assert "There are no objects to find, so there is no AP." in text
 
 
@@ -272,7 +273,7 @@ def test_numbers_for_people(value, text):
 def test_no_text_is_too_odd_for_a_page(found):
     odd = "\ud800\x00#?%\"'<&"
     one = test_set(found, found={}, name=odd, files=[odd])
-    text = document.render(report_document(reported(name=odd), [one]))
+    text = render(report_document(reported(name=odd), [one]))
     assert text.encode() and "\x00" not in text
     page = Page(text)
     assert page.text().count("\\ud800\ufffd#?%\"'<&") > 3

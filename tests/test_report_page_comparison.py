@@ -8,7 +8,7 @@ from diou_jax.analysis.comparison import Side, compare
 from diou_jax.analysis.suppression import side_by_side
 from diou_jax.evaluation import coco_results
 from diou_jax.reporting.comparison_page import comparison_document
-from diou_jax.reporting.document import render
+from diou_jax.reporting.rendering import render
 
 
 @pytest.fixture(scope="module")

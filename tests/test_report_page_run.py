@@ -9,7 +9,7 @@ from test_report_page import Page
 
 from diou_jax.configs import base
 from diou_jax.reporting import run_page
-from diou_jax.reporting.document import render
+from diou_jax.reporting.rendering import render
 from diou_jax.reporting.run_log import Progress, RunLog
 from diou_jax.reporting.run_page import index_page, run_document, write_index
 from diou_jax.training.hooks import Evaluate, Journal

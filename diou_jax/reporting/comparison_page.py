@@ -33,9 +33,9 @@ from diou_jax.reporting.document import (
     number_cell,
     plural,
     signed,
-    write,
 )
 from diou_jax.reporting.gallery import Album
+from diou_jax.reporting.rendering import write
 from diou_jax.reporting.report_sections import meaning_of_statistic
 from diou_jax.reporting.suppression_section import suppression_blocks
 

@@ -1,25 +1,16 @@
-"""A page as data: parts with sections, sections with texts, charts, tables and pictures; `render` makes HTML of it.
-
-The page is one file. It asks no server for anything, and it is whole without scripts, which only sort and filter
-tables.
-"""
+"""A page as data: parts with sections, sections with texts, charts, tables and pictures; see `rendering`."""
 
 import dataclasses
-import functools
 import math
 import os
-import pathlib
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from diou_jax.files import replacing
-from diou_jax.reporting.charts import Chart, Key, clean
+from diou_jax.reporting.charts import Chart, Key
 
 # A space at which no line breaks.
 NBSP = "\N{NO-BREAK SPACE}"
-
-TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,36 +326,3 @@ def number_cell(value: float, digits: int = 3, **look: Any) -> Cell:
 def count_cell(value: int, **look: Any) -> Cell:
     """A cell with a count."""
     return Cell(count(value), value=float(value), **look)
-
-
-def render(document: Document) -> str:
-    """The HTML of a page."""
-    environment = _environment()
-    return environment.get_template("page.html").render(page=document)
-
-
-def write(path: str | os.PathLike, document: Document) -> None:
-    """Writes a page atomically; raises OSError."""
-    content = render(document).encode("utf-8", "backslashreplace")
-    with replacing(path) as draft:
-        draft.write_bytes(content)
-
-
-@functools.cache
-def _environment():
-    import jinja2
-    from markupsafe import Markup
-
-    def safe_text(value):
-        return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,  # names of classes and files come from the data
-        finalize=safe_text,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["file"] = lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-    return environment

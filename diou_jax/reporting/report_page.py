@@ -24,10 +24,10 @@ from diou_jax.reporting.document import (
     count,
     number,
     number_cell,
-    write,
 )
 from diou_jax.reporting.findings import Findings
 from diou_jax.reporting.gallery import Album, worst_gallery
+from diou_jax.reporting.rendering import write
 from diou_jax.reporting.run_page import INDEX_FILE, REPORT_FILE
 from diou_jax.reporting.run_sections import run_section
 from diou_jax.reporting.suppression_section import suppression_blocks

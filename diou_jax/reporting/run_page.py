@@ -12,7 +12,8 @@ from diou_jax.checkpoint.metadata_file import stored_metadata
 from diou_jax.checkpoint.ranking import rank_checkpoints, stored_criterion
 from diou_jax.nested_config import flatten
 from diou_jax.reporting.comparison_page import SWEEP_FILE
-from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, address, count, number, write
+from diou_jax.reporting.document import Document, Fact, Part, Pictures, Section, address, count, number
+from diou_jax.reporting.rendering import write
 from diou_jax.reporting.run_log import EVENTS_FILE, RunLog, read_metrics
 from diou_jax.reporting.run_sections import (
     curve_figures,
