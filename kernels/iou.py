@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from diou_jax.kernels.rounding import product
+
 # The four coordinates of boxes.
 Corners: TypeAlias = Sequence[Float[jax.Array | np.ndarray, "*#batch"]] | Float[jax.Array | np.ndarray, "4 *#batch"]
 
@@ -25,10 +27,3 @@ def iou(a: Corners, b: Corners) -> Float32[jax.Array, "*#batch"]:
     union = product(ax2 - ax1 + 1, ay2 - ay1 + 1) + product(bx2 - bx1 + 1, by2 - by1 + 1) - intersection
     meet = (width > 0) & (height > 0) & (union > 0)
     return jnp.where(meet, intersection / jnp.where(meet, union, 1.0), 0.0)
-
-
-def product(
-    a: Float[jax.Array | np.ndarray, "*#batch"] | float, b: Float[jax.Array | np.ndarray, "*#batch"] | float
-) -> Float32[jax.Array, "*#batch"]:
-    """``a * b``, rounded: the maximum keeps compilers from fusing product and sum, which would skip this rounding."""
-    return jnp.maximum(a * b, jnp.finfo(jnp.float32).min)

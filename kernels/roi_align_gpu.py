@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from diou_jax.kernels.rounding import product
 from diou_jax.kernels.warpgroup import THREADS
 
 SAMPLES = 2  # samples of a bin along each axis
@@ -190,7 +191,7 @@ def scatter(
 
 def _sample(start, side, limit, index, k):
     """Position of sample `k` of bin `index`, moved onto the map, and its share of the bin along this axis."""
-    position = start + index * side + (k + 0.5) * side / SAMPLES
+    position = start + product(index, side) + (k + 0.5) * side / SAMPLES
     inside = (position >= -1) & (position <= limit)
     # A NaN position must be replaced: a share of 0 alone would not do, since 0 * NaN is NaN.
     return jnp.where(inside, jnp.clip(position, 0.0, limit - 1), 0.0), jnp.where(inside, 1 / SAMPLES, 0.0)

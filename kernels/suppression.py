@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from diou_jax.kernels.iou import Corners, product
+from diou_jax.kernels.iou import Corners
+from diou_jax.kernels.rounding import product
 
 # Lower bounds of squared lengths, far below the resolution of coordinates in pixels. With them the diagonal is never 0,
 # and the quotient of distance and diagonal is close to 0 where the distance is.

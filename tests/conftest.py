@@ -7,7 +7,9 @@ import fast_compilation
 os.environ.setdefault("XLA_FLAGS", fast_compilation.FLAGS)
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
 
+import importlib
 import pathlib
+import sys
 
 import jax
 import jaxtyping
@@ -39,6 +41,16 @@ jaxtyping.install_import_hook(
 def slow(*values):
     """A set of parameters that the default run leaves out, as the others show the same in less time."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def load_benchmark(name):
+    """A module of benchmarks/, whose programs import each other by name."""
+    folder = str(ROOT / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
 
 
 # A worker takes a file as a whole: one of these at the end would leave the other worker without work.

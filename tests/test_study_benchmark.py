@@ -1,7 +1,6 @@
 """Trainings that are compared: paired by seed, kept, gone on with; they are played here. And the recipe's parts."""
 
 import contextlib
-import importlib
 import json
 import pathlib
 import subprocess
@@ -9,21 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import load_benchmark
 
 from diou_jax.command.arguments import parse
 from diou_jax.options import build
-
-
-def load_benchmark(name):
-    """A module of benchmarks/, whose programs import each other by name."""
-    folder = str(ROOT / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(folder)
-
 
 study = load_benchmark("study")
 
