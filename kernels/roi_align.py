@@ -123,7 +123,10 @@ def roi_frames(
     """
     stride = jnp.asarray(strides, jnp.float32)[level][..., None]
     corner, opposite = rois[..., 1::-1] / stride, rois[..., :1:-1] / stride
-    bin_sides = jnp.maximum(opposite - corner, 1.0) / resolution
+    # XLA would multiply by the rounded reciprocal of a constant, which moves samples by up to 1e-5 cells from the
+    # original's; so the divisor is one that it cannot know. It makes no difference where the corner is no number.
+    bins = jnp.where(jnp.isnan(corner), 1.0, resolution)
+    bin_sides = jnp.maximum(opposite - corner, 1.0) / bins
     sizes = jnp.asarray(shapes, jnp.int32)[level]
     if padded_size is not None:
         cells = -(-padded_size[:, None, :] // jnp.asarray(strides, jnp.int32)[level][..., None])

@@ -20,6 +20,9 @@ from diou_jax.options import build
 from diou_jax.weights.original import fit
 
 MASK_OF_OUR_BOX = 1e-4
+# From an image's bytes the backbone's rounding, which is each processor's own, adds to that of the head.
+MASK_OF_AN_IMAGE = 1e-5
+POOLED = 1e-6  # of the largest value: RoIAlign takes samples where the original does, to the bit
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,7 @@ def test_the_head_on_drawn_maps(drawn, record_property):
         record_property(name, deviation)
     record_property("probability", probability)
     assert max(deviations.values()) < MAP
+    assert deviations["pooled_relative"] < POOLED
     assert probability < MASK
 
 
@@ -154,7 +158,7 @@ def test_masks_of_the_stored_boxes_from_an_images_bytes(whole, record_property):
     for name, deviation in (deviations | probabilities).items():
         record_property(name, deviation)
     assert max(deviations.values()) < MAP
-    assert max(probabilities.values()) < MASK
+    assert max(probabilities.values()) < MASK_OF_AN_IMAGE
     pasted = [rle["counts"] for rle in original_models.pasted(masks, golden, golden["dets"])]
     assert pasted == golden["segm_rle_counts"].tolist()
 

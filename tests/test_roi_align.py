@@ -37,12 +37,14 @@ def test_values_and_gradients_equal_the_original(golden, level):
             continue
         resolution, ratio = (int(part[1:]) for part in name.split("_")[2:])
         pool = jax.jit(functools.partial(pooled, rois=data["rois"], level=level, resolution=resolution, ratio=ratio))
-        np.testing.assert_allclose(pool(feature), wanted.transpose(0, 2, 3, 1), atol=3e-5, err_msg=name)
+        # The same samples, to the bit, where their number is fixed; else the quotient by it is rounded in another way.
+        close = 1e-6 if ratio else 1e-5
+        np.testing.assert_allclose(pool(feature), wanted.transpose(0, 2, 3, 1), rtol=close, atol=close, err_msg=name)
         if f"g{name}" in data:
             weight = data[f"g{name}"].transpose(0, 2, 3, 1)
             gradient = jax.jit(jax.grad(lambda x, p=pool, w=weight: (p(x) * w).sum()))(jnp.asarray(feature))
             wanted = data[f"gfeat_{name.removeprefix('out_')}"].transpose(0, 2, 3, 1)
-            np.testing.assert_allclose(gradient, wanted, atol=3e-5, err_msg=name)
+            np.testing.assert_allclose(gradient, wanted, atol=close * np.abs(wanted).max(), err_msg=name)
         tried += 1
     assert tried >= 2
 
