@@ -8,7 +8,8 @@ Each trial of `diou_jax.kernels.trials`, at the detector's sizes, and those of o
 compiled ahead of time. Mosaic's PTX is translated to C (`ptx.py`) and takes the place of the kernel in a program that
 otherwise runs on the CPU, as does the reference that a GPU would get. Every kernel runs twice, the second time with
 blocks and threads in another order. The table has the deviation from the reference, whether both orders gave the same
-bits, and the faults of `ptx.FAULTS`. The exit code is 1 if a trial deviates, depends on the order or has a fault.
+bits, and the faults of `ptx.FAULTS`. The exit code is 1 if a trial deviates, depends on the order, has a fault or
+starts no kernel.
 
 It shows neither how fast the kernels are nor faults of the machine code that a GPU's assembler makes of PTX.
 """
@@ -99,7 +100,7 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_to(file: pathlib.Path) -> Iterator[None]:
+def standard_error_to(file: pathlib.Path) -> Iterator[None]:
     """A context in which standard error, that of C++ included, goes to a file."""
     before = os.dup(2)
     with file.open("w") as output:
@@ -116,13 +117,12 @@ def dump(trial: Trial, arguments, capability: int, folder: pathlib.Path) -> None
     target = H100.replace("major: 9", f"major: {capability}")
     place = jax.sharding.SingleDeviceSharding(devices(1, False, target)[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
-    os.environ["MOSAIC_GPU_DUMP_TO"] = str(folder)
     jax.clear_caches()  # functions that jit has traced before would keep the other choice
     with selection.only((trial.kernel,)):
         lowered = jax.jit(lambda *arguments: trial.function(*arguments)).lower(*shapes)
-    with told_to(folder / "messages"):  # Mosaic complains where it has no disassembler
+    stages = mock.patch.dict(os.environ, {"MOSAIC_GPU_DUMP_TO": str(folder)})
+    with stages, standard_error_to(folder / "messages"):  # Mosaic complains where it finds no disassembler
         lowered.compile({"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False})
-    del os.environ["MOSAIC_GPU_DUMP_TO"]
 
 
 def check(name: str, capability: int, seed: int) -> bool:
@@ -147,7 +147,7 @@ def check(name: str, capability: int, seed: int) -> bool:
     kernels = ", ".join(emulator.blocks)
     seconds = round(time.perf_counter() - start)
     timing.line(name, kernels, blocks, off, "yes" if same else "NO", *emulator.faults.values(), seconds)
-    return off <= 1 and same and not any(emulator.faults.values())
+    return bool(emulator.blocks) and off <= 1 and same and not any(emulator.faults.values())
 
 
 def main() -> None:
