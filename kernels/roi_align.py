@@ -18,6 +18,8 @@ from diou_jax.kernels.rounding import product
 from diou_jax.kernels.selection import kernel_or_reference
 from diou_jax.kernels.varying import varying_as
 
+AT_ONCE = 128  # RoIs in one of the products that make a gradient; their lines on the finest map take 184 MB
+
 
 def roi_levels(
     rois: Float[jax.Array | np.ndarray, "*batch 4"],
@@ -255,7 +257,7 @@ def scatter_xla(gradient, level, frame, *, shapes, sampling_ratio):
 
 
 def products_xla(gradient, level, frame, *, shapes, sampling_ratio):
-    """The gradient of the feature maps as products of matrices, image by image: much work, but without a scatter.
+    """The gradient of the feature maps as products of matrices, some RoIs after the other: much work, but no scatter.
 
     Bilinear weights are products of a row's and a column's weight, so the gradient of a map is
     ``sum over r, j of column[r, j, x] * (sum over i of row[r, i, y] * gradient[r, i, j])``.
@@ -272,14 +274,23 @@ def products_xla(gradient, level, frame, *, shapes, sampling_ratio):
         chosen = (cells[..., None] == jnp.arange(size)) & here[..., None, None]
         return jnp.where(chosen, weights[..., None], 0.0).sum(0)
 
-    def of_image(operands):
-        rows, columns, gradient = operands
+    def add(total, some):
+        rows, columns, gradient = some
         lines = jnp.einsum("riy,rijc->rjyc", rows, gradient.astype(jnp.float32), precision=precision)
-        return jnp.einsum("rjx,rjyc->yxc", columns, lines, precision=precision).astype(dtype)
+        return total + jnp.einsum("rjx,rjyc->yxc", columns, lines, precision=precision), None
+
+    def of_image(operands):
+        zeros = jnp.zeros((operands[0].shape[-1], operands[1].shape[-1], gradient.shape[-1]), jnp.float32)
+        return jax.lax.scan(add, varying_as(zeros, operands), jax.tree.map(in_parts, operands))[0].astype(dtype)
+
+    def in_parts(x):
+        """RoIs filled up with zeros to whole parts: (parts, at once, ...); the lines of all would need gigabytes."""
+        at_once = min(AT_ONCE, len(x))
+        filled = jnp.pad(x, [(0, -len(x) % at_once)] + [(0, 0)] * (x.ndim - 1))
+        return filled.reshape(-1, at_once, *x.shape[1:])
 
     maps = []
     for index, (height, width) in enumerate(shapes):
         here = level == index
-        operands = weights_of(0, height, here), weights_of(1, width, here), gradient
-        maps.append(jax.lax.map(of_image, operands))  # all images at once would need gigabytes
+        maps.append(jax.lax.map(of_image, (weights_of(0, height, here), weights_of(1, width, here), gradient)))
     return maps
