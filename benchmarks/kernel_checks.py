@@ -53,13 +53,18 @@ def _small_nms(random):
     return boxes[0, :, 1:], scores[0, :, 1:]
 
 
-def _small_pyramid(random):
-    return draw_pyramid(random, 3, 5, height=96, width=160, channels=128, resolution=7)
+def _small_pyramid(resolution, dtype):
+    def draw(random):
+        size = {"height": 96, "width": 160, "channels": 128, "resolution": resolution}
+        features, rois, gradient = draw_pyramid(random, 3, 5, **size)
+        return [feature.astype(dtype) for feature in features], rois, gradient.astype(dtype)
+
+    return draw
 
 
 def _small_pool(features, rois, gradient):
     def pool(features):
-        return roi_align(features, rois[:, 1:], resolution=7, sampling_ratio=2, strides=STRIDES)
+        return roi_align(features, rois[:, 1:], resolution=gradient.shape[2], sampling_ratio=2, strides=STRIDES)
 
     pooled, backward = jax.vjp(pool, features)
     return pooled, backward(gradient[:, 1:])
@@ -71,11 +76,16 @@ def _small_match(random):
     return anchors[0], boxes[0, :21].reshape(3, 7, 4), masks
 
 
-# Trials whose inputs are slices, and whose counts fill no block.
+# Trials whose inputs are slices, and whose counts fill no block; those of 14 bins are as of masks.
 ODD = {
     "nms of 3 x 77, sliced": Trial("nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou"), _small_nms),
-    "roi_align and its gradient of 3 x 4, sliced": Trial("roi_align", _small_pool, _small_pyramid, 1e-4),
-    "gradient of 3 x 4, sliced": Trial("roi_align_gradient", _small_pool, _small_pyramid, 1e-4),
+    "nms of 3 x 77, beta 0.8": Trial(
+        "nms", lambda boxes, scores: nms(boxes, scores, 0.5, overlap="diou", beta=0.8), _small_nms
+    ),
+    "roi_align and its gradient of 3 x 4, sliced": Trial("roi_align", _small_pool, _small_pyramid(7, np.float32), 1e-4),
+    "roi_align of 14 bins": Trial("roi_align", _small_pool, _small_pyramid(14, jnp.bfloat16), 2**-6),
+    "gradient of 3 x 4, sliced": Trial("roi_align_gradient", _small_pool, _small_pyramid(7, np.float32), 1e-4),
+    "gradient of 14 bins": Trial("roi_align_gradient", _small_pool, _small_pyramid(14, jnp.bfloat16), 2**-6),
     "match of 3 x 1001 and 7": Trial(
         "match", lambda anchors, boxes, masks: match(anchors, boxes, **masks), _small_match
     ),
