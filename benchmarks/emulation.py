@@ -19,6 +19,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -157,6 +158,8 @@ def main() -> None:
     parser.add_argument("--trials", nargs="+", choices=CHECKED, default=list(CHECKED), metavar="TRIAL")
     parser.add_argument("--seed", type=int, default=1, help="of the inputs")
     options = parser.parse_args()
+    if shutil.which("cc") is None:
+        raise SystemExit("no C compiler here (cc); install gcc or clang")
     print(timing.header(f"Kernels compiled for compute capability {options.capability}.0, emulated"))
     timing.head(*COLUMNS)
     fine = [check(name, options.capability, options.seed) for name in options.trials]
