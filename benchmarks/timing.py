@@ -84,7 +84,7 @@ def line(*cells) -> None:
 def head(*names: str) -> None:
     """Prints the first two lines of a table."""
     line(*names)
-    print("|" + "---|" * len(names))
+    print("|" + "---|" * len(names), flush=True)
 
 
 @functools.singledispatch
