@@ -79,7 +79,7 @@ STAGES = (
     Stage("device", "versions, eager arithmetic, ceilings", "benchmarks/device.py", 60, 10),
     Stage("verdicts", "the choice of kernels, as a run makes it", "benchmarks/verdicts.py", 75, 20,
           columns=("start", "s", "verdict")),
-    Stage("kernels", "kernels beside their references", "benchmarks/kernel_checks.py --dump {out}/dump", 240, 60,
+    Stage("kernels", "kernels beside their references", "benchmarks/kernel_checks.py --dump {out}/dump", 300, 60,
           environment=PALLAS),
     Stage("golden", "the whole detector beside the original's numbers", "benchmarks/golden.py --golden {golden}", 90,
           30, environment=PALLAS),

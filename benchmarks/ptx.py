@@ -83,7 +83,10 @@ def translate(text: str) -> str:
         elif found := re.fullmatch(r"(?:@(!?)%(\w+)\s+)?([\w.:]+)\s*(.*);", line):
             unless, predicate, name, operands = found.groups()
             guard = f"if ({unless}{predicate}) " if predicate else ""
-            code.append(f"{guard}{{ {_instruction(name, _split(operands), parameters)}; }}")
+            try:
+                code.append(f"{guard}{{ {_instruction(name, _split(operands), parameters)}; }}")
+            except UnknownInstructionError as error:
+                raise UnknownInstructionError(f"{line} ({error})") from error
         else:
             raise UnknownInstructionError(line)
     return "\n".join(['#include "block.h"', "static void kernel(void) {", *declared, *code, "}", ""])
@@ -105,7 +108,9 @@ def _value(operand: str) -> str:
         return f"block[{axis}]" if special[1] == "ctaid" else "(u32)thread" if axis == 0 else "0u"
     if operand.startswith("%"):
         return operand[1:]
-    return "(0ull)"  # the name of the block's shared memory, which begins at 0 here
+    if operand.startswith("__dynamic_shmem"):  # the block's shared memory, which begins at 0 here
+        return "(0ull)"
+    raise UnknownInstructionError(f"operand {operand}")
 
 
 def _instruction(name: str, operands: Sequence[str], parameters: dict[str, int]) -> str:
@@ -121,6 +126,8 @@ def _instruction(name: str, operands: Sequence[str], parameters: dict[str, int])
         return f"goto {operands[0][1:]}"
     if name == "bar.sync" and operands[1:] in ([], ["128"]):
         return "barrier()"
+    if head == "shfl" and operands[3:] != ["31", "-1"]:
+        raise UnknownInstructionError(f"{name} of a part of the warp")
     if name == "elect.sync":
         lane, elected = (part[1:] for part in operands[0].split("|"))
         return f"{lane} = thread & -LANES; {elected} = thread % LANES == 0"

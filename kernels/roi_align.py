@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 
 from diou_jax.kernels import roi_align_gpu
-from diou_jax.kernels.rounding import product
+from diou_jax.kernels.rounding import product, quotient
 from diou_jax.kernels.selection import kernel_or_reference
 from diou_jax.kernels.varying import varying_as
 
-AT_ONCE = 128  # RoIs in one of the products that make a gradient; their lines on the finest map take 184 MB
+ROIS_AT_ONCE = 128  # in the products that make a gradient; all 512 of an image would need 734 MB at 800 x 1344
 
 
 def roi_levels(
@@ -125,10 +125,7 @@ def roi_frames(
     """
     stride = jnp.asarray(strides, jnp.float32)[level][..., None]
     corner, opposite = rois[..., 1::-1] / stride, rois[..., :1:-1] / stride
-    # XLA would multiply by the rounded reciprocal of a constant, which moves samples by up to 1e-5 cells from the
-    # original's; so the divisor is one that it cannot know. It makes no difference where the corner is no number.
-    bins = jnp.where(jnp.isnan(corner), 1.0, resolution)
-    bin_sides = jnp.maximum(opposite - corner, 1.0) / bins
+    bin_sides = quotient(jnp.maximum(opposite - corner, 1.0), resolution)  # else samples move by up to 1e-5 cells
     sizes = jnp.asarray(shapes, jnp.int32)[level]
     if padded_size is not None:
         cells = -(-padded_size[:, None, :] // jnp.asarray(strides, jnp.int32)[level][..., None])
@@ -284,8 +281,8 @@ def products_xla(gradient, level, frame, *, shapes, sampling_ratio):
         return jax.lax.scan(add, varying_as(zeros, operands), jax.tree.map(in_parts, operands))[0].astype(dtype)
 
     def in_parts(x):
-        """RoIs filled up with zeros to whole parts: (parts, at once, ...); the lines of all would need gigabytes."""
-        at_once = min(AT_ONCE, len(x))
+        """RoIs filled up with zeros to whole parts: (parts, at once, ...)."""
+        at_once = min(ROIS_AT_ONCE, len(x))
         filled = jnp.pad(x, [(0, -len(x) % at_once)] + [(0, 0)] * (x.ndim - 1))
         return filled.reshape(-1, at_once, *x.shape[1:])
 

@@ -146,7 +146,7 @@ def test_the_gradient_is_the_transpose_and_reaches_no_roi():
 @pytest.mark.parametrize("ratio", [2, 0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_products_give_the_gradient_that_a_scatter_gives(monkeypatch, dtype, ratio):
-    monkeypatch.setattr(kernel, "AT_ONCE", 7)  # several parts, the last not full
+    monkeypatch.setattr(kernel, "ROIS_AT_ONCE", 7)  # several parts, the last not full
     rng = np.random.default_rng(4)
     shapes = [(32, 24), (16, 12), (8, 6), (4, 3)]
     rois = random_rois(rng, side=110)
