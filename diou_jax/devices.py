@@ -35,5 +35,11 @@ def to_devices(batches: Iterable[T], *, ahead: int) -> Iterator[T]:
     yield from queue
 
 
+def mean_over_devices(tree):
+    """The mean of a pytree of arrays over the devices of all processes; it must be called in a map over `AXIS`."""
+    # For the mean over a single device XLA would copy every array on a CPU, 50 ms for the gradient of R-50-FPN.
+    return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(tree, AXIS)
+
+
 def _mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))

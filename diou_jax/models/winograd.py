@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)  # Lavin and Gray's G
-# With fewer channels moving tiles takes longer than the products that are saved, with fewer cells turning the kernel.
-GRADIENT = {"channels": 128, "cells": 1024}
-# Forward and back to the input XLA's convolution does well, so that there is less to gain.
-FORWARD = {"channels": 256, "cells": 4096}
+# With fewer channels, moving tiles takes longer than the saved products. On smaller maps the gain is below a
+# millisecond, and each such convolution takes a second longer to compile.
+GRADIENT = {"channels": 128, "cells": 512}
+# XLA's convolution is better forward and back to the input than for the kernel's gradient, so that less is to gain.
+FORWARD = {"channels": 256, "cells": 512}
 
 
 def pays(x: jax.Array, kernel: jax.Array, *, channels: int, cells: int) -> bool:
@@ -26,22 +25,12 @@ def pays(x: jax.Array, kernel: jax.Array, *, channels: int, cells: int) -> bool:
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves (B, H, W, C) with a kernel (features, 3, 3, C), padded by one cell."""
-    _, height, width, channels = x.shape
-    kernels = jnp.einsum("ai,bj,oijc->abco", KERNEL, KERNEL, kernel).reshape(16, channels, -1)
-    tiles = _input_tiles(x)
-    products = [
-        (tile.reshape(-1, channels) @ one).reshape(*tile.shape[:3], -1)
-        for tile, one in zip(tiles, kernels, strict=True)
-    ]
-    rows = _twice(products, lambda a: (a[0] + a[1] + a[2], a[1] - a[2] - a[3]), 4)
-    batch, down, across, features = rows[0].shape
-    y = jnp.stack([jnp.stack(rows[:2], 3), jnp.stack(rows[2:], 3)], 2)
-    return y.reshape(batch, 2 * down, 2 * across, features)[:, :height, :width]
+    return _multiply(x, [position.T for position in _kernel_tiles(kernel)])
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """The gradient of the input of `convolve` from that of its result."""
-    return convolve(gradient, jnp.flip(kernel, (1, 2)).transpose(3, 1, 2, 0))
+    return _multiply(gradient, _kernel_tiles(jnp.flip(kernel, (1, 2))))
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -52,11 +41,31 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     cells = [padded[:, row::2, column::2] for row in range(2) for column in range(2)]
     spread = _twice(cells, lambda a: (a[0], a[0] + a[1], a[0] - a[1], -a[1]), 2)
     products = [
-        tile.reshape(-1, channels).T @ one.reshape(-1, features)
+        one.reshape(-1, features).T @ tile.reshape(-1, channels)
         for tile, one in zip(_input_tiles(x), spread, strict=True)
     ]
-    square = jnp.stack(products).reshape(4, 4, channels, features)
-    return jnp.einsum("ai,bj,abco->oijc", KERNEL, KERNEL, square)
+    nine = _twice(products, lambda a: (a[0] + (a[1] + a[2]) / 2, (a[1] - a[2]) / 2, (a[1] + a[2]) / 2 + a[3]), 4)
+    return jnp.stack(nine, 1).reshape(features, 3, 3, channels)
+
+
+def _multiply(x, kernels):
+    """The map whose transformed tiles are those of `x`, (B, H, W, C), times 16 matrices (C, features)."""
+    _, height, width, channels = x.shape
+    products = [
+        (tile.reshape(-1, channels) @ one).reshape(*tile.shape[:3], -1)
+        for tile, one in zip(_input_tiles(x), kernels, strict=True)
+    ]
+    rows = _twice(products, lambda a: (a[0] + a[1] + a[2], a[1] - a[2] - a[3]), 4)
+    batch, down, across, features = rows[0].shape
+    y = jnp.stack([jnp.stack(rows[:2], 3), jnp.stack(rows[2:], 3)], 2)
+    return y.reshape(batch, 2 * down, 2 * across, features)[:, :height, :width]
+
+
+def _kernel_tiles(kernel):
+    """The 16 positions of the transformed kernel (features, 3, 3, C): (features, C) each."""
+    cells = [kernel[:, row, column] for row in range(3) for column in range(3)]
+    # Sums, not a product with the matrix of the transform: XLA would turn the kernel three times for it.
+    return _twice(cells, lambda a: (a[0], (a[0] + a[1] + a[2]) / 2, (a[0] - a[1] + a[2]) / 2, a[2]), 3)
 
 
 def _input_tiles(x):

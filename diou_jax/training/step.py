@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from diou_jax.detection.faster_rcnn import FasterRCNN
-from diou_jax.devices import AXIS
+from diou_jax.devices import AXIS, mean_over_devices
 from diou_jax.optimization.guard import count, gradient_norm, is_sound, select
 from diou_jax.optimization.state import TrainState
 from diou_jax.optimization.window import extend_window
@@ -103,7 +103,7 @@ def step_program(
             (gradient, statistics), metrics = jax.lax.scan(accumulate, (zeros, state.statistics), minibatches)
             metrics = jax.tree.map(lambda x: x.mean(0), metrics)
 
-        gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
+        gradient, metrics = mean_over_devices((gradient, metrics))
         done = jnp.minimum(state.step % log_every, jnp.maximum(state.step - window_start, 0))
         return update(state, gradient, metrics, statistics, done)
 
