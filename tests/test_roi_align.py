@@ -259,3 +259,14 @@ def test_it_lowers_for_cuda_at_the_detectors_sizes(dtype):
     rois = jax.ShapeDtypeStruct((2, 512, 4), jnp.float32)
     pool = functools.partial(roi_align, resolution=7, sampling_ratio=2)
     assert lower_for_cuda(jax.grad(lambda p, r: pool(p, r).astype(jnp.float32).sum()), pyramid, rois)
+
+
+def test_a_cpu_does_not_fuse_the_pooling_with_a_reshape_behind_it():
+    shapes = [jax.ShapeDtypeStruct((1, 64 // stride, 64 // stride, 8), jnp.float32) for stride in STRIDES.values()]
+    rois = jax.ShapeDtypeStruct((1, 6, 4), jnp.float32)
+
+    def flat(features, rois):
+        return roi_align(features, rois, resolution=7, sampling_ratio=2).reshape(6, -1)
+
+    on_a_cpu = jax.jit(flat).trace(shapes, rois).lower(lowering_platforms=("cpu",))
+    assert "conditional(" in on_a_cpu.compile().as_text()

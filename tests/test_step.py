@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from diou_jax.devices import replicate, to_devices
+from diou_jax.devices import AXIS, mean_over_devices, replicate, to_devices
 from diou_jax.optimization.state import create_state
 from diou_jax.structures import blank_batch
 from diou_jax.training.step import bind_run, make_train_step, step_program
@@ -106,3 +106,11 @@ def test_a_window_of_another_length_begins_where_the_run_goes_on():
     assert mean == pytest.approx((found[0] + found[2] + sum(more)) / 4)
     state, found, mean = advance(state, [1], log_every=8, window_start=3)
     assert int(state.step) == 9 and mean == pytest.approx(found[0])
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_one_device_sums_nothing(devices):
+    mean = jax.pmap(mean_over_devices, axis_name=AXIS, devices=jax.devices()[:devices])
+    rows = np.float32([[1, 5], [3, 6]])[:devices]
+    np.testing.assert_array_equal(mean(rows), np.broadcast_to(rows.mean(0), rows.shape))
+    assert ("all_reduce" in mean.lower(rows).as_text()) == (devices > 1)

@@ -1,4 +1,4 @@
-"""3x3 convolutions of a CPU against XLA's, and the program of a GPU, which is not to change."""
+"""3x3 convolutions of a CPU, with and without a stride, against XLA's, and the program of a GPU, which keeps XLA's."""
 
 import functools
 
@@ -34,10 +34,20 @@ def test_it_is_the_convolution_with_its_gradients(shape):
     assert_equal_to_rounding(winograd.kernel_gradient(x, gradient), of_kernel)
 
 
-@pytest.mark.parametrize(("side", "channels"), [(32, 128), (64, 256)])
-def test_large_maps_take_it_on_a_cpu(side, channels):
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (2, 5, 8, 8), (1, 6, 7, 16), (2, 8, 9, 8)])
+def test_with_a_stride_nine_products_are_the_gradient_of_the_kernel(shape, stride):
+    x, kernel, _ = draw(shape, 12)
+    result, pull = jax.vjp(lambda kernel: conv._general(x, kernel, stride=stride, groups=1), kernel)
+    gradient = jnp.asarray(np.random.default_rng(1).normal(size=result.shape), jnp.float32)
+    assert_equal_to_rounding(conv._gradient_by_products(x, gradient, stride=stride), *pull(gradient))
+
+
+@pytest.mark.parametrize(("side", "channels", "stride"), [(32, 128, 1), (64, 256, 1), (31, 128, 2)])
+def test_large_maps_take_it_on_a_cpu(side, channels, stride):
     x, kernel, gradient = draw((1, side, side, channels), channels)
-    convolve = functools.partial(conv.convolve, stride=1, groups=1)
+    gradient = gradient[:, ::stride, ::stride]
+    convolve, general = (functools.partial(f, stride=stride, groups=1) for f in (conv.convolve, conv._general))
     found, pull = jax.vjp(jax.jit(convolve), x, kernel)
     right, right_pull = jax.vjp(general, x, kernel)
     for one, other in zip((found, *pull(gradient)), (right, *right_pull(gradient)), strict=True):
@@ -45,9 +55,11 @@ def test_large_maps_take_it_on_a_cpu(side, channels):
     assert "stablehlo.convolution" not in of_kernel_gradient(convolve, x, kernel, gradient, "cpu")
 
 
-def test_the_program_of_a_gpu_is_what_it_was():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_program_of_a_gpu_is_what_it_was(stride):
     x, kernel, gradient = draw((1, 64, 64, 256), 256)
-    convolve = functools.partial(conv.convolve, stride=1, groups=1)
+    gradient = gradient[:, ::stride, ::stride]
+    convolve, general = (functools.partial(f, stride=stride, groups=1) for f in (conv.convolve, conv._general))
     for program in (of_kernel_gradient, of_both):
         text = program(convolve, x, kernel, gradient, "cuda")
         assert "dot_general" not in text

@@ -89,41 +89,60 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, groups: int) -> ja
     if kernel.shape[1] == 1 and groups == 1:
         # On a CPU the gradient of a matrix product takes half as long; cuDNN fuses sum, ReLU and stride instead.
         return jax.lax.platform_dependent(x, kernel, cuda=general, default=functools.partial(_pointwise, stride=stride))
-    if kernel.shape[1] == 3 and stride == groups == 1 and winograd.pays(x, kernel, **winograd.GRADIENT):
-        return _three_by_three(x, kernel)
+    if kernel.shape[1] == 3 and groups == 1 and winograd.pays(x, kernel, **winograd.GRADIENT):
+        return _three_by_three(x, kernel, stride)
     return general(x, kernel)
 
 
-@jax.custom_vjp
-def _three_by_three(x, kernel):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _three_by_three(x, kernel, stride):
     """A convolution whose gradients a CPU computes another way; every other device has them from XLA."""
-    general = functools.partial(_general, stride=1, groups=1)
-    if not winograd.pays(x, kernel, **winograd.FORWARD):
+    general = functools.partial(_general, stride=stride, groups=1)
+    if stride > 1 or not winograd.pays(x, kernel, **winograd.FORWARD):
         return general(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=general)
 
 
-def _three_by_three_forward(x, kernel):
-    return _three_by_three(x, kernel), (x, kernel)
+def _three_by_three_forward(x, kernel, stride):
+    return _three_by_three(x, kernel, stride), (x, kernel)
 
 
-def _three_by_three_backward(saved, gradient):
+def _three_by_three_backward(stride, saved, gradient):
     x, kernel = saved
+    general = functools.partial(_general, stride=stride, groups=1)
 
     def of_input(gradient, kernel):
-        return jax.vjp(lambda x: _general(x, kernel, stride=1, groups=1), x)[1](gradient)[0]
+        return jax.vjp(lambda x: general(x, kernel), x)[1](gradient)[0]
 
     def of_kernel(x, gradient):
-        return jax.vjp(lambda kernel: _general(x, kernel, stride=1, groups=1), kernel)[1](gradient)[0]
+        return jax.vjp(lambda kernel: general(x, kernel), kernel)[1](gradient)[0]
 
-    if winograd.pays(gradient, kernel, **winograd.FORWARD):
+    if stride == 1 and winograd.pays(gradient, kernel, **winograd.FORWARD):
         dx = jax.lax.platform_dependent(gradient, kernel, cpu=winograd.input_gradient, default=of_input)
     else:
         dx = of_input(gradient, kernel)
-    return dx, jax.lax.platform_dependent(x, gradient, cpu=winograd.kernel_gradient, default=of_kernel)
+    on_a_cpu = winograd.kernel_gradient if stride == 1 else functools.partial(_gradient_by_products, stride=stride)
+    return dx, jax.lax.platform_dependent(x, gradient, cpu=on_a_cpu, default=of_kernel)
 
 
 _three_by_three.defvjp(_three_by_three_forward, _three_by_three_backward)
+
+
+def _gradient_by_products(x, gradient, *, stride):
+    """The gradient of a 3x3 kernel with a stride from nine matrix products, each with the cells of one of its taps.
+
+    XLA for CPUs transposes the map for its own form, which takes twice as long.
+    """
+    _, height, width, features = gradient.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    ends = stride * height, stride * width
+    products = [
+        gradient.reshape(-1, features).T
+        @ x[:, row : row + ends[0] : stride, column : column + ends[1] : stride].reshape(-1, x.shape[-1])
+        for row in range(3)
+        for column in range(3)
+    ]
+    return jnp.stack(products, 1).reshape(features, 3, 3, -1)
 
 
 def _general(x, kernel, *, stride, groups):
