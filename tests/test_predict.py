@@ -261,11 +261,11 @@ def test_a_stream_takes_few_images_ahead(detector, images):
     results.close()
 
 
-def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, images, tmp_path):
+def test_from_checkpoint_and_from_file_are_the_same_detector(config, detector, variables, images, tmp_path):
     torch = pytest.importorskip("torch")
     from diou_jax.weights.original import export_original
 
-    tensors = {k: torch.from_numpy(v.copy()) for k, v in export_original(detector._variables).items()}
+    tensors = {k: torch.from_numpy(v.copy()) for k, v in export_original(variables).items()}
     torch.save({"step": 3, "model": tensors, "optimizer": {}}, tmp_path / "model_step3.pth")
     import_file(config, tmp_path / "model_step3.pth", tmp_path / "run")
     photos = images[1][:2]
