@@ -64,7 +64,7 @@ def _multiply(x, kernels):
 def _kernel_tiles(kernel):
     """The 16 positions of the transformed kernel (features, 3, 3, C): (features, C) each."""
     cells = [kernel[:, row, column] for row in range(3) for column in range(3)]
-    # Sums, not a product with the matrix of the transform: XLA would turn the kernel three times for it.
+    # Sums, not a product with the matrix of the transform: XLA would transpose the kernel three times for it.
     return _twice(cells, lambda a: (a[0], (a[0] + a[1] + a[2]) / 2, (a[0] - a[1] + a[2]) / 2, a[2]), 3)
 
 
