@@ -1,4 +1,5 @@
 import functools
+import json
 import os
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_masks_that_are_left_out_are_problems_and_what_is_mended_a_note(check):
         "masks as RLE that cannot be decoded": 1,
     }
     assert section.notes.counts == {
-        "objects without a mask, which train their boxes only": 7,
+        "objects without a mask, of which only the boxes count": 7,
         "outlines simplified to the 4 vertices of data.max_vertices": 1,
     }
     assert section.boxes == 13
@@ -139,7 +140,7 @@ def test_masks_that_are_left_out_are_problems_and_what_is_mended_a_note(check):
 
 
 def test_a_set_of_boxes_only_is_a_problem_for_masks(check):
-    assert check(masks=True).sections[0].problems.counts == {"data sets without a mask to learn from": 1}
+    assert check(masks=True).sections[0].problems.counts == {"data sets without a mask": 1}
     assert check().clean
 
 
@@ -154,6 +155,34 @@ def test_images_with_nothing_to_learn_and_shared_files_are_notes(check):
         "images with nothing but crowds, not trained on unless train.drop_empty=False": 1,
         "images that share their file with an earlier one": 1,
     }
+
+
+def test_the_limits_of_training_do_not_concern_a_set_that_is_evaluated(tmp_path):
+    images = {1: {"id": 50}, 2: {"id": 51}}
+    boxes = [box(0, image_id=51, iscrowd=1), *(box(1 + i) for i in range(5))]
+    corners = [[1, 1, 9, 1, 9, 9, 5, 5, 1, 9]]
+    for name in ("train", "val"):
+        write_set(tmp_path, name, images=images, annotations=[one | {"segmentation": corners} for one in boxes])
+    sets = load(tmp_path, "train", "val", masks=True)
+    train, val = check_datasets(sets, evaluated=("val",), max_boxes=4, max_vertices=4, threads=1).sections
+    assert "boxes beyond the data.max_boxes=4 largest of their image" in train.problems.counts
+    assert "outlines simplified to the 4 vertices of data.max_vertices" in train.notes.counts
+    assert val.problems.counts.keys() == {"annotations of unknown images"}
+    assert val.notes.counts == {
+        "images without a box, where every detection is wrong": 1,
+        "objects without a mask, of which only the boxes count": 5,
+    }
+
+
+def test_an_evaluated_set_without_annotations_has_no_notes(tmp_path):
+    write_set(tmp_path, "good")
+    write_set(tmp_path, "images_only")
+    file = tmp_path / "annotations" / "instances_images_only.json"
+    content = json.loads(file.read_text())
+    del content["annotations"]
+    file.write_text(json.dumps(content))
+    report = check_datasets(load(tmp_path, "good", "images_only"), evaluated=("images_only",), threads=1)
+    assert report.clean and not report.sections[1].notes.counts
 
 
 def test_listings_are_bounded_and_counts_are_not(check):

@@ -199,7 +199,7 @@ def test_masks_keep_to_their_boxes_and_a_faulty_one_costs_no_box(load, caplog):
     assert last == [[[3.0], [], [], []], [[1.0]]]
     assert records.crowd.tolist() == [False, True, False, False, False]
     assert dataset.faults.counts == {"boxes without area": 1, "masks with an odd number of coordinates": 1}
-    assert dataset.notes.counts == {"objects without a mask, which train their boxes only": 1}
+    assert dataset.notes.counts == {"objects without a mask, of which only the boxes count": 1}
     assert "1 masks with an odd number of coordinates, the first: annotation 9 of image 4" in caplog.text
 
 

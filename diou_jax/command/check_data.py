@@ -37,7 +37,7 @@ def check_data(config: ConfigDict, *, pictures: str | None = None) -> bool:
     tests = {name: functools.cache(functools.partial(_test_set, config, name)) for name in config.test.datasets}
     trained_on = " + ".join(config.train.datasets)
     rules = {"max_boxes": config.data.max_boxes, "max_vertices": config.data.max_vertices}
-    report = check_datasets({trained_on: training} | tests, **rules)
+    report = check_datasets({trained_on: training} | tests, evaluated=tests.keys() - {trained_on}, **rules)
     sections = {section.name: section for section in report.sections}
     _try_reader(sections[trained_on], training, functools.partial(_train_reader, config), "training")
     for name, load in tests.items():

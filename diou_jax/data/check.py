@@ -6,7 +6,7 @@ oddity that is converted without loss of ground truth or may be intended.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -101,6 +101,7 @@ class DataReport:
 def check_datasets(
     datasets: Mapping[str, Callable[[], Dataset]],
     *,
+    evaluated: Collection[str] = (),
     max_boxes: int = 128,
     max_vertices: int = 0,
     threads: int | None = None,
@@ -109,6 +110,8 @@ def check_datasets(
 
     Args:
       datasets: a function that loads the data set, by name in the report. If it raises UserError, that is a problem.
+      evaluated: the names of those that only an evaluation reads. It uses every box and no outline, so that the
+        limits of training do not concern them.
       max_boxes: G, boxes per image that training keeps.
       max_vertices: P, vertices per outline that training keeps; 0: see `Outlines.limit`.
       threads: number of decoding threads; by default one per core.
@@ -124,7 +127,12 @@ def check_datasets(
             continue
         first = first or dataset
         sections[-1] = check_dataset(
-            dataset, name=name, max_boxes=max_boxes, max_vertices=max_vertices, threads=threads
+            dataset,
+            name=name,
+            trained=name not in evaluated,
+            max_boxes=max_boxes,
+            max_vertices=max_vertices,
+            threads=threads,
         )
         if difference := class_difference(first.class_names, dataset.class_names):
             sections[-1].problems.add(
@@ -139,14 +147,24 @@ def check_datasets(
 
 
 def check_dataset(
-    dataset: Dataset, *, name: str = "", max_boxes: int = 128, max_vertices: int = 0, threads: int | None = None
+    dataset: Dataset,
+    *,
+    name: str = "",
+    trained: bool = True,
+    max_boxes: int = 128,
+    max_vertices: int = 0,
+    threads: int | None = None,
 ) -> DatasetSection:
-    """The section of one data set; arguments as in `check_datasets`."""
+    """The section of one data set, which is trained on or only evaluated; other arguments as in `check_datasets`."""
     section = DatasetSection(name or dataset.name, len(dataset), len(dataset.records.boxes))
     section.problems.merge(dataset.faults)
     section.notes.merge(dataset.notes)
-    _check_ground_truth(dataset, max_boxes, section)
-    _check_outlines(dataset, max_vertices, section)
+    _check_files(dataset, section)
+    if dataset.annotated:
+        _check_masks(dataset, section)
+        _check_emptiness(dataset, trained, section)
+    if trained:
+        _check_limits(dataset, max_boxes, max_vertices, section)
     progress = images_progress(len(dataset), title=section.name)
     with progress, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(dataset), CHUNK):
@@ -224,40 +242,56 @@ def _conversions(header: Image.Image, stored: np.ndarray | None, name: str, stat
         )
 
 
-def _check_ground_truth(dataset: Dataset, max_boxes: int, section: DatasetSection) -> None:
-    """Adds images with more than `max_boxes` boxes to the problems, and images without a usable box to the notes."""
-    records = dataset.records
-    counts = np.diff(records.offsets)
-    for index in np.flatnonzero(counts > max_boxes).tolist():
-        section.problems.add(
-            f"boxes beyond the data.max_boxes={max_boxes} largest of their image",
-            f"{dataset.image_name(index)}: {counts[index]} boxes",
-            count=int(counts[index] - max_boxes),
-        )
-    image = np.repeat(np.arange(len(records)), counts)
-    solid = np.bincount(image[~records.crowd], minlength=len(records))
-    for index in np.flatnonzero(solid == 0).tolist():
-        kind = "images with nothing but crowds" if counts[index] else "images without a box"
-        section.notes.add(f"{kind}, not trained on unless train.drop_empty=False", dataset.image_name(index))
+def _check_files(dataset: Dataset, section: DatasetSection) -> None:
+    """Adds images that share a file to the notes."""
     seen = set()
-    for index in range(len(records)):
+    for index in range(len(dataset)):
         file = dataset.image_name(index)
         if file in seen:
             section.notes.add("images that share their file with an earlier one", file)
         seen.add(file)
 
 
-def _check_outlines(dataset: Dataset, max_vertices: int, section: DatasetSection) -> None:
-    """Adds outlines with more than `max_vertices` vertices to the notes, and a set without outlines to the problems."""
+def _check_masks(dataset: Dataset, section: DatasetSection) -> None:
+    """Adds a set without masks to the problems if masks are wanted."""
+    outlines = dataset.records.outlines
+    if outlines is not None and not outlines.sizes.any():
+        section.problems.add("data sets without a mask", dataset.name)
+
+
+def _check_emptiness(dataset: Dataset, trained: bool, section: DatasetSection) -> None:
+    """Adds images without an object to the notes."""
+    counts, image = _boxes_by_image(dataset)
+    objects = np.bincount(image[~dataset.records.crowd], minlength=len(dataset))
+    for index in np.flatnonzero(objects == 0).tolist():
+        kind = "images with nothing but crowds" if counts[index] else "images without a box"
+        if trained:
+            section.notes.add(f"{kind}, not trained on unless train.drop_empty=False", dataset.image_name(index))
+        elif not counts[index]:
+            section.notes.add(f"{kind}, where every detection is wrong", dataset.image_name(index))
+
+
+def _check_limits(dataset: Dataset, max_boxes: int, max_vertices: int, section: DatasetSection) -> None:
+    """Adds boxes beyond the `max_boxes` of an image to the problems, outlines beyond `max_vertices` to the notes."""
+    counts, image = _boxes_by_image(dataset)
+    for index in np.flatnonzero(counts > max_boxes).tolist():
+        section.problems.add(
+            f"boxes beyond the data.max_boxes={max_boxes} largest of their image",
+            f"{dataset.image_name(index)}: {counts[index]} boxes",
+            count=int(counts[index] - max_boxes),
+        )
     outlines = dataset.records.outlines
     if outlines is None:
         return
     sizes, limit = outlines.sizes, outlines.limit(max_vertices)
-    if dataset.annotated and not sizes.any():
-        section.problems.add("data sets without a mask to learn from", dataset.name)
-    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.records.offsets))
     for row in np.flatnonzero(sizes > limit).tolist():
         section.notes.add(
             f"outlines simplified to the {limit} vertices of data.max_vertices",
             f"{dataset.image_name(image[row])}: {sizes[row]} vertices",
         )
+
+
+def _boxes_by_image(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The number of boxes of each image, crowds included, and the image of each box."""
+    counts = np.diff(dataset.records.offsets)
+    return counts, np.repeat(np.arange(len(dataset)), counts)

@@ -23,7 +23,7 @@ FAR = "masks that reach out of their image by more than its size"
 OTHER_SIZE = "masks as RLE of another size than their image"
 NO_RUNS = "masks as RLE that cannot be decoded"
 NO_PIXEL = "masks as RLE without a pixel"
-MISSING = "objects without a mask, which train their boxes only"
+MISSING = "objects without a mask, of which only the boxes count"
 _KINDS = (SHORT, UNKNOWN, ODD, NOT_FINITE, OUTSIDE, FAR, OTHER_SIZE, NO_RUNS, NO_PIXEL, MISSING)
 
 # The outline of an encoded mask keeps to the pixels' edges within half a cell of the mask that is learned, 28 by 28
