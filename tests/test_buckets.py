@@ -53,7 +53,8 @@ def test_every_image_fits_its_bucket_at_every_scale(sizes, scales, max_size):
         assert all(side % 32 == 0 for side in (*bucket.shape, *bucket.canvas))
         assert (need <= bucket.shape).all()
         on_canvas = height <= bucket.canvas_height and width <= bucket.canvas_width
-        # An image that the canvas cannot hold is reduced to its size in the network's input first.
+        # An image beyond twice the input is reduced to its size in the network's input before it is on the canvas.
+        assert on_canvas or (height > 2 * bucket.shape[0] or width > 2 * bucket.shape[1])
         assert on_canvas or (need <= bucket.canvas).all()
 
 
@@ -104,7 +105,7 @@ def test_shapes_that_the_network_cannot_take_are_refused(shape):
 
 def test_an_image_that_fits_no_shape_says_what_it_needs():
     with pytest.raises(UserError, match=r"none holds an image of 480x640 pixels, which needs \(1088, 800\)"):
-        buckets_of([(640, 480)], shapes=[(800, 1344)])
+        buckets_of([(480, 640), (640, 480)], shapes=[(800, 1344)])
 
 
 def test_cocos_images_cost_four_percent_of_padding(real_data):

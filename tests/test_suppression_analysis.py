@@ -78,8 +78,13 @@ def test_a_detection_that_one_kind_keeps_alone(compared, found, verdict):
     )
 
 
-def test_the_same_object_by_another_detection_is_an_exchange(compared):
-    result = compared([BEST, (RIGHT, 0.8)], [BEST, ([31, 10, 40, 40], 0.7)])
+@pytest.mark.parametrize(
+    ("greedy", "diou"),
+    [([BEST, (RIGHT, 0.8)], [BEST, ([31, 10, 40, 40], 0.7)]), ([BEST], [([11, 10, 40, 40], 0.9)])],
+    ids=["the second object", "the first object"],
+)
+def test_the_same_object_by_another_detection_is_an_exchange(compared, greedy, diou):
+    result = compared(greedy, diou)
     assert verdicts(result.only_greedy) == verdicts(result.only_diou) == ["EXCHANGED"]
 
 
@@ -127,17 +132,19 @@ def test_no_objects(tmp_path):
 
 
 def test_the_table_has_the_counts(compared):
-    lines = compared([BEST], [BEST, (RIGHT, 0.8), ([11, 10, 40, 40], 0.7)]).lines()
+    nothing = [250, 10, 20, 20]
+    found = [BEST, (RIGHT, 0.8), ([11, 10, 40, 40], 0.7), (nothing, 0.6), (nothing, 0.6, 2)]
+    lines = compared([BEST], found).lines()
     assert "1 detections are kept by greedy NMS and by DIoU-NMS" in lines[0]
     head, greedy, diou = (line.split() for line in lines[1:])
     assert dict(zip(head, diou[1:], strict=True)) == {
         "AP": "0.500",
         "AP50": "0.500",
-        "only": "2",
+        "only": "4",
         "right": "1",
         "exchanged": "0",
         "duplicate": "1",
-        "background": "0",
+        "background": "2",
         "ignored": "0",
         "limit": "0",
     }
