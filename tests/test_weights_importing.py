@@ -147,21 +147,26 @@ def test_an_export_that_cannot_be_finished_keeps_the_file_that_was_there(tmp_pat
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
+def torch_numbers(tensors, *, masks=False):
+    """Parameters as torch numbers them in groups, weights, biases, GroupNorm's weights: names of each group."""
+    frozen = (".res1.", ".res2.") if masks else (".bn", ".downsample.1", ".res1.", ".res2.")
+    trained = [name for name in tensors if not any(part in name for part in frozen)]
+    weights = [name for name in trained if name.endswith("weight")]
+    return [
+        [name for name in weights if tensors[name].ndim > 1],
+        [name for name in trained if name.endswith("bias")],
+        [name for name in weights if tensors[name].ndim == 1],
+    ]
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_momentum_is_taken_over_as_torch_numbers_it(tiny_config, tmp_path, masks):
     """Weights first, biases after, then GroupNorm's weights, in the model's order; frozen ones are not counted."""
     config = small_config(tiny_config, masks=masks)
     variables = build.network(config, 7).variable_shapes()
     tensors = random_tensors(variables, 0)
-    frozen = (".res1.", ".res2.") if masks else (".bn", ".downsample.1", ".res1.", ".res2.")
-    trained = [name for name in tensors if not any(part in name for part in frozen)]
     torch = pytest.importorskip("torch")
-    weights = [name for name in trained if name.endswith("weight")]
-    groups = [
-        [name for name in weights if tensors[name].ndim > 1],
-        [name for name in trained if name.endswith("bias")],
-        [name for name in weights if tensors[name].ndim == 1],
-    ]
+    groups = torch_numbers(tensors, masks=masks)
     assert bool(groups[2]) == masks
     numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
     rng = np.random.default_rng(1)
@@ -199,6 +204,40 @@ def test_momentum_is_refused_where_the_optimiser_has_no_place_for_it(tiny_config
     tensors = random_tensors(variables, 0)
     source = sources.WeightSource("a checkpoint", tensors, (), step=42, optimizer={"state": {}, "param_groups": []})
     with pytest.raises(UserError, match=r"solver\.type: .* set solver\.type=SGD, or leave --resume_optimizer out"):
+        momentum.resume(state, source, variables)
+
+
+@pytest.mark.parametrize(
+    ("edit", "freeze_at", "words"),
+    [
+        (dict.clear, 2, "holds no step and optimiser to resume; leave --resume_optimizer out"),
+        (lambda optimizer: optimizer["state"].popitem(), 2, r"its optimiser has \d+ parameters, its model \d+"),
+        (lambda optimizer: optimizer["param_groups"].pop(), 2, r"its optimiser has \d+ parameters, its model \d+"),
+        (lambda optimizer: optimizer["state"][0].clear(), 2, r"its momentum does not match \S+weight; leave"),
+        (
+            lambda optimizer: optimizer["state"][0].update(momentum_buffer=np.zeros(3)),
+            2,
+            r"its momentum does not match \S+weight; leave",
+        ),
+        (lambda optimizer: None, 0, r"has no momentum of .*; is resnets\.freeze_at that of its run\?"),
+    ],
+    ids=["no optimiser", "no state", "no biases", "no buffer", "another shape", "other layers are frozen"],
+)
+def test_momentum_that_does_not_belong_to_the_network_is_refused(tiny_config, edit, freeze_at, words):
+    config = small_config(tiny_config)
+    tensors = random_tensors(build.network(config, 7).variable_shapes(), 0)
+    groups = torch_numbers(tensors)[:2]
+    names = [name for group in groups for name in group]
+    optimizer = {
+        "state": {number: {"momentum_buffer": tensors[name]} for number, name in enumerate(names)},
+        "param_groups": [{"params": list(map(names.index, group))} for group in groups],
+    }
+    edit(optimizer)
+    source = sources.WeightSource("a checkpoint", tensors, (), step=42, optimizer=optimizer)
+    config.resnets.freeze_at = freeze_at
+    variables = build.network(config, 7).variable_shapes()
+    state = jax.eval_shape(build.make_optimizer(config, build.rule(config).schedule).init, variables["params"])
+    with pytest.raises(UserError, match=words):
         momentum.resume(state, source, variables)
 
 
