@@ -64,7 +64,7 @@ def matches(path, found):
 
 def image(number):
     """A uint8 BGR image of one colour."""
-    return np.full((SIDE, SIDE, 3), 20 * number, np.uint8)
+    return np.full((SIDE, SIDE, 3), 20 * number % 256, np.uint8)
 
 
 class Album:
