@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
@@ -12,6 +13,7 @@ import pytest
 from conftest import slow
 from test_optimizer import RULES
 
+from diou_jax.checkpoint import storage
 from diou_jax.checkpoint.checkpoints import ABANDONED, Checkpoints
 from diou_jax.errors import UserError
 from diou_jax.optimization.ema import Ema
@@ -430,6 +432,30 @@ def test_a_reader_looks_again_if_its_only_checkpoint_has_just_been_replaced(tmp_
             run.finish()
             assert present(tmp_path) == [2]
             assert reader.chosen() == 2
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before its metadata are read", "after its metadata are read"])
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_reader_looks_again_if_its_checkpoint_is_replaced_while_it_reads(tmp_path, monkeypatch, after, times):
+    like, check, steps = random_state(0).variables, storage.check_format, itertools.count(2)
+    save_steps(tmp_path, 1)
+    with Checkpoints(tmp_path, keep=1) as run, Checkpoints(tmp_path, create=False) as reader:
+
+        def replaced(manager, step):
+            found = check(manager, step) if after else None
+            if (number := next(steps)) < times + 2:
+                monkeypatch.setattr(storage, "check_format", check)
+                run.save(random_state(number), number, {})
+                run.finish()
+                monkeypatch.setattr(storage, "check_format", replaced)
+            return found if after else check(manager, step)
+
+        monkeypatch.setattr(storage, "check_format", replaced)
+        if times == 1:
+            same_bits(reader.restore_variables(like), random_state(2).variables)
+        else:
+            with pytest.raises(UserError, match="are replaced faster than they can be read"):
+                reader.restore_variables(like)
 
 
 def test_the_best_checkpoint_stays_while_nothing_is_evaluated_and_goes_if_none_is_wanted(tmp_path):
