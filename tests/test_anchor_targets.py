@@ -151,6 +151,21 @@ def test_the_best_anchor_of_a_box_is_never_background(anchors):
     np.testing.assert_array_equal(unsampled, np.where(labels == 1, -1, labels))
 
 
+@pytest.mark.parametrize(
+    ("positive", "negative", "label"),
+    [(0.5, 0.3, 1), (0.7, 0.5, -1), (0.5001, 0.5, -1), (0.7, 0.5001, 0)],
+    ids=["at the positive overlap", "at the negative overlap", "between both", "below the negative overlap"],
+)
+def test_an_overlap_equal_to_the_positive_one_is_an_object_and_one_equal_to_the_negative_one_is_no_background(
+    positive, negative, label
+):
+    # The box itself and its upper half, whose IoU is 1/2 exactly.
+    anchors = np.array([[10, 10, 29, 29], [10, 10, 29, 19]], np.float32)
+    rules = {"positive_overlap": positive, "negative_overlap": negative, "batch_size_per_im": 2, "fg_fraction": 1.0}
+    labels, _ = call(anchors, anchors[:1], (96, 128), **rules)
+    assert labels.tolist() == [1, label]
+
+
 def test_anchors_that_do_not_exist_neither_count_nor_compete(anchors):
     centre = (6 * 16 + 8) * 3 + 1
     box = anchors[[centre]]

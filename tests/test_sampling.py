@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from diou_jax.detection.sampling import draw_subset
+from diou_jax.detection.sampling import draw_subset, sample
 
 PLACES = 40
 jitted_draw = jax.jit(draw_subset, static_argnames="limit")
+jitted_sample = jax.jit(sample, static_argnames=("objects", "total"))
 
 
 @functools.partial(jax.jit, static_argnames=("limit", "trials"))
@@ -59,3 +60,24 @@ def test_a_draw_is_a_function_of_its_key_also_under_vmap():
     together = jax.vmap(lambda key: draw_subset(mask, 10, key)[0])(keys)
     np.testing.assert_array_equal(together[0], draw_subset(mask, 10, keys[0])[0])
     assert not np.array_equal(together[0], together[1])
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(
+    st.lists(st.sampled_from(["object", "background", "neither"]), min_size=PLACES, max_size=PLACES),
+    st.sampled_from([(0, 6), (3, 12), (12, 12), (10, 40)]),
+    st.integers(0, 999),
+)
+def test_a_sample_has_objects_first_and_is_filled_with_background(kinds, limits, seed):
+    objects, total = limits
+    foreground, background = (np.array([kind == name for kind in kinds]) for name in ("object", "background"))
+    found = jitted_sample(foreground, background, jax.random.key(seed), objects=objects, total=total)
+    rows, is_object, drawn = (np.asarray(x) for x in found)
+    assert rows.shape == is_object.shape == drawn.shape == (total,)
+    number = min(objects, foreground.sum())
+    assert is_object.tolist() == [place < number for place in range(total)]
+    filled = number + min(total - number, background.sum())
+    assert drawn.tolist() == [place < filled for place in range(total)]
+    assert foreground[rows[:number]].all() and background[rows[number:filled]].all()
+    assert len(np.unique(rows[:filled])) == filled
+    assert (rows >= 0).all() and (rows < PLACES).all()
