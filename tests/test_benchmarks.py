@@ -18,7 +18,7 @@ NAMES = sorted(
     for file in (ROOT / "benchmarks").glob("*.py")
     if "--smoke" in (text := file.read_text()) and "__main__" in text and file.stem != "gpu"
 )
-QUICK = ("input", "match")
+QUICK = ("input", "match", "scoring")
 # One row of each kind, since each compiles a program of its own.
 SOME_ROWS = {"cpu": ("--rows", "Mask R-CNN, detection", "NMS, final", "backward")}
 # In the place of torch, which a user of JAX need not have.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 
 # Pairs of a detection and an object are kept from this IoU on. Below it a detection is on background, see `errors`.
 LEAST_IOU = 0.1
@@ -163,69 +163,11 @@ class Matches:
         return self.found.classes[self.overlaps.found] == self.true.classes[self.overlaps.true]
 
 
-def from_cocoeval(
-    evaluation: COCOeval,
-    *,
-    class_names: Sequence[str],
-    image_ids: Sequence[int | str],
-    results: Sequence[int] | None = None,
-) -> Matches:
-    """The matches of a COCOeval on which ``evaluate`` has run, with ids of annotations and detections from 1.
+def found_objects(evaluation: COCOeval) -> FoundObjects:
+    """The detections of a COCOeval on which ``evaluate`` has run, with ids of annotations and detections from 1.
 
-    Args:
-      evaluation: the evaluation.
-      class_names: N names in ascending order of category ids.
-      image_ids: ids of the images for people, in ascending order of the evaluation's ids.
-      results: the row of each detection in the results that the caller knows; by default its id less 1.
+    Their `results` are the ids less 1.
     """
-    params = evaluation.params
-    image_row = {image_id: row for row, image_id in enumerate(params.imgIds)}
-    class_row = {category_id: row for row, category_id in enumerate(params.catIds)}
-    known = evaluation.cocoDt.dataset["annotations"]
-    true = _true_objects(evaluation, image_row, class_row)
-    rows = np.arange(len(known)) if results is None else np.array(results, np.int64)
-    found, ids = _found_objects(evaluation, rows)
-    truth = evaluation.cocoGt.dataset["annotations"]
-    return Matches(
-        kind=params.iouType,
-        image_ids=tuple(image_ids),
-        class_names=tuple(class_names),
-        category_ids=tuple(int(category_id) for category_id in params.catIds),
-        iou_thresholds=np.array(params.iouThrs),
-        recalls=np.array(params.recThrs),
-        area_names=tuple(params.areaRngLbl),
-        area_ranges=np.array(params.areaRng, np.float64),
-        max_dets=tuple(params.maxDets),
-        found=found,
-        true=dataclasses.replace(true, matched=_matched_objects(found, true)),
-        overlaps=_overlaps(
-            found,
-            true,
-            None if params.iouType == "bbox" else [known[row]["segmentation"] for row in ids.tolist()],
-            None if params.iouType == "bbox" else [entry["segmentation"] for entry in truth],
-        ),
-    )
-
-
-def _true_objects(evaluation: COCOeval, image_row: Mapping, class_row: Mapping) -> TrueObjects:
-    """The objects, without their matches."""
-    truth = evaluation.cocoGt.dataset["annotations"]
-    areas = np.array([entry["area"] for entry in truth], np.float64)
-    crowd = np.array([bool(entry["iscrowd"]) for entry in truth], bool)
-    ranges = np.array(evaluation.params.areaRng, np.float64)[:, :, None]
-    return TrueObjects(
-        images=np.array([image_row[entry["image_id"]] for entry in truth], np.int32),
-        classes=np.array([class_row[entry["category_id"]] for entry in truth], np.int32),
-        boxes=np.array([entry["bbox"] for entry in truth], np.float64).reshape(-1, 4),
-        areas=areas,
-        crowd=crowd,
-        ignored=crowd | (areas < ranges[:, 0]) | (areas > ranges[:, 1]),
-        matched=np.zeros((0, 0, len(truth)), np.int32),
-    )
-
-
-def _found_objects(evaluation: COCOeval, results: np.ndarray) -> tuple[FoundObjects, np.ndarray]:
-    """The detections, and their rows in the evaluation."""
     params = evaluation.params
     shape = len(params.catIds), len(params.areaRng), len(params.imgIds)
     # COCOeval's order: class by class, in it area range by area range, in it image by image; None without any entry.
@@ -238,7 +180,7 @@ def _found_objects(evaluation: COCOeval, results: np.ndarray) -> tuple[FoundObje
     counts = [len(cell["dtIds"]) for *_, cell in cells]
     classes = np.repeat(np.array([row for row, *_ in cells], np.int32), counts)
     images = np.repeat(np.array([image for _, image, _ in cells], np.int32), counts)
-    ids = np.array([number for *_, cell in cells for number in cell["dtIds"]], np.int64) - 1
+    ids = np.array([number for *_, cell in cells for number in cell["dtIds"]], np.int64)
     scores = np.array([score for *_, cell in cells for score in cell["dtScores"]], np.float64)
     ranks = np.array([rank for count in counts for rank in range(count)], np.int32)
     order = np.lexsort((-scores, classes))
@@ -252,24 +194,85 @@ def _found_objects(evaluation: COCOeval, results: np.ndarray) -> tuple[FoundObje
         matched[area] = (np.concatenate([cell["dtMatches"] for cell in mine], 1).astype(np.int32) - 1)[:, order]
         ignored[area] = np.concatenate([cell["dtIgnore"] for cell in mine], 1)[:, order]
 
-    known, ids = evaluation.cocoDt.dataset["annotations"], ids[order]
-    entries = [known[row] for row in ids.tolist()]
+    ids = ids[order]
+    entries = [evaluation.cocoDt.anns[number] for number in ids.tolist()]
     if params.iouType == "bbox":
         boxes = np.array([entry["bbox"] for entry in entries], np.float64)
     else:
         boxes = coco_mask.toBbox([entry["segmentation"] for entry in entries]) if entries else np.zeros((0, 4))
-    found = FoundObjects(
+    return FoundObjects(
         images=images[order],
         classes=classes[order],
         scores=scores[order],
         boxes=boxes.reshape(-1, 4),
         areas=np.array([entry["area"] for entry in entries], np.float64),
         ranks=ranks[order],
-        results=results[ids],
+        results=ids - 1,
         matched=matched,
         ignored=ignored,
     )
-    return found, ids
+
+
+def make_matches(
+    found: FoundObjects,
+    params: Params,
+    *,
+    objects: Sequence[Mapping],
+    detections: Sequence[Mapping],
+    class_names: Sequence[str],
+    image_ids: Sequence[int | str],
+    results: np.ndarray,
+) -> Matches:
+    """The matches of an evaluation by COCOeval.
+
+    Args:
+      found: the detections of all classes, see `found_objects`.
+      params: the evaluation's parameters.
+      objects: its ground truth, in the order of ids.
+      detections: its detections, in the order of ids.
+      class_names: N names in ascending order of category ids.
+      image_ids: ids of the images for people, in ascending order of the evaluation's ids.
+      results: int64, the row of each detection in the results that the caller knows.
+    """
+    true = _true_objects(objects, params)
+    masks = params.iouType == "segm"
+    return Matches(
+        kind=params.iouType,
+        image_ids=tuple(image_ids),
+        class_names=tuple(class_names),
+        category_ids=tuple(int(category_id) for category_id in params.catIds),
+        iou_thresholds=np.array(params.iouThrs),
+        recalls=np.array(params.recThrs),
+        area_names=tuple(params.areaRngLbl),
+        area_ranges=np.array(params.areaRng, np.float64),
+        max_dets=tuple(params.maxDets),
+        found=dataclasses.replace(found, results=results[found.results]),
+        true=dataclasses.replace(true, matched=_matched_objects(found, true)),
+        overlaps=_overlaps(
+            found,
+            true,
+            [detections[row]["segmentation"] for row in found.results.tolist()] if masks else None,
+            [entry["segmentation"] for entry in objects] if masks else None,
+        ),
+    )
+
+
+def _true_objects(objects: Sequence[Mapping], params: Params) -> TrueObjects:
+    """The objects, without their matches."""
+    image_row = {image_id: row for row, image_id in enumerate(params.imgIds)}
+    class_row = {category_id: row for row, category_id in enumerate(params.catIds)}
+    areas = np.array([entry["area"] for entry in objects], np.float64)
+    crowd = np.array([bool(entry["iscrowd"]) for entry in objects], bool)
+    ranges = np.array(params.areaRng, np.float64)[:, :, None]
+    return TrueObjects(
+        images=np.array([image_row[entry["image_id"]] for entry in objects], np.int32),
+        classes=np.array([class_row[entry["category_id"]] for entry in objects], np.int32),
+        boxes=np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4),
+        areas=areas,
+        crowd=crowd,
+        ignored=crowd | (areas < ranges[:, 0]) | (areas > ranges[:, 1]),
+        matched=np.zeros((0, 0, len(objects)), np.int32),
+    )
 
 
 def _matched_objects(found: FoundObjects, true: TrueObjects) -> np.ndarray:

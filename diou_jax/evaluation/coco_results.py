@@ -1,8 +1,6 @@
 """Detections as a COCO results file, and their scores by pycocotools."""
 
-import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import math
@@ -13,12 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from absl import logging
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from diou_jax.analysis.matches import Matches, from_cocoeval
+from diou_jax.analysis.matches import Matches, make_matches
 from diou_jax.data.annotations import id_key, id_rank
 from diou_jax.errors import UserError
+from diou_jax.evaluation import cocoeval
 from diou_jax.evaluation.coco_truth import GroundTruth, read_ground_truth, with_masks
 from diou_jax.files import replacing
 from diou_jax.masks import Rle
@@ -208,22 +205,32 @@ def evaluate(
     if kind == "segm":
         given = truth.images if sizes is None else {id_key(key): size for key, size in sizes.items()}
         entries = with_masks(entries, given, annotation_files)
-    objects, found = (
-        _index(entries, number, truth.categories),
-        _index(_with_areas(results, kind), number, truth.categories),
+    objects = _numbered(entries, number)
+    detections = _numbered(_with_areas(results, kind), number)
+    _report_limit(objects, detections, max_dets)
+    task = cocoeval.Task(
+        kind,
+        image_ids=list(number.values()),
+        category_ids=list(truth.categories),
+        objects=objects,
+        detections=detections,
+        max_dets=max_dets,
+        with_found=with_matches,
     )
-    _report_limit(objects, found, max_dets)
-    evaluation = COCOeval(objects, found, kind)
-    evaluation.params.maxDets = [1, 10, max_dets]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    statistics, lines = _summarize(evaluation)
-    classes = tuple(_class_results(evaluation, truth.categories))
+    scored = cocoeval.score(task)
+    statistics, lines = _summarize(scored)
+    classes = tuple(_class_results(scored, objects, truth.categories))
     matches = None
-    if with_matches:
-        names = [row.name for row in classes]
-        matches = from_cocoeval(evaluation, class_names=names, image_ids=list(number), results=rows)
+    if scored.found is not None:
+        matches = make_matches(
+            scored.found,
+            scored.params,
+            objects=objects,
+            detections=detections,
+            class_names=[row.name for row in classes],
+            image_ids=list(number),
+            results=np.array(rows, np.int64),
+        )
     return Summary(statistics, lines, classes, kind, matches)
 
 
@@ -253,36 +260,26 @@ def _check_known(results: Sequence[Mapping], truth: GroundTruth) -> None:
             )
 
 
-def _index(entries: Iterable[Mapping], number: Mapping, categories: Mapping[int, str]) -> COCO:
-    """The index of pycocotools for annotations or results of the images that have a `number`.
+def _numbered(entries: Iterable[Mapping], number: Mapping) -> list[dict]:
+    """Annotations or results of the images that have a `number`, which becomes their image's id.
 
-    Unlike ``COCO.loadRes`` this accepts an empty list. Entries are numbered from 1, since COCOeval takes a match with
-    annotation 0 for no match, and files may count from 0.
+    Their own ids count from 1, since COCOeval takes a match with annotation 0 for no match, and files may count from 0.
     """
-    index = COCO()
-    index.dataset = {
-        # COCOeval asks for sizes but encodes nothing by them, since masks are encoded here.
-        "images": [{"id": image_id, "height": 0, "width": 0} for image_id in number.values()],
-        "categories": [{"id": category_id} for category_id in categories],
-        "annotations": [
-            dict(entry)
-            | {
-                "id": position,
-                "image_id": number[id_key(entry["image_id"])],
-                "category_id": id_key(entry["category_id"]),
-            }
-            for position, entry in enumerate(entries, start=1)
-        ],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        index.createIndex()
-    return index
+    return [
+        dict(entry)
+        | {
+            "id": position,
+            "image_id": number[id_key(entry["image_id"])],
+            "category_id": id_key(entry["category_id"]),
+        }
+        for position, entry in enumerate(entries, start=1)
+    ]
 
 
-def _report_limit(truth: COCO, found: COCO, max_dets: int) -> None:
+def _report_limit(objects: Sequence[Mapping], detections: Sequence[Mapping], max_dets: int) -> None:
     """Warns of images that have more than `max_dets` objects or detections of a class."""
-    for what, index in (("objects", truth), ("detections", found)):
-        counts = Counter((a["image_id"], a["category_id"]) for a in index.dataset["annotations"] if not a["iscrowd"])
+    for what, entries in (("objects", objects), ("detections", detections)):
+        counts = Counter((a["image_id"], a["category_id"]) for a in entries if not a["iscrowd"])
         images = {image_id for (image_id, _), count in counts.items() if count > max_dets}
         if images:
             logging.warning(
@@ -295,12 +292,12 @@ def _report_limit(truth: COCO, found: COCO, max_dets: int) -> None:
             )
 
 
-def _summarize(evaluation: COCOeval) -> tuple[dict[str, float], tuple[str, ...]]:
+def _summarize(scored: cocoeval.Scored) -> tuple[dict[str, float], tuple[str, ...]]:
     """The twelve numbers by name, and their lines; pycocotools' own summary only supports the limit 100."""
-    params, statistics, lines = evaluation.params, {}, []
+    params, statistics, lines = scored.params, {}, []
     for name, (kind, iou, size, limit) in zip(STATISTICS, _PARTS, strict=True):
         # Precision is (IoU thresholds, recalls, classes, sizes, limits), recall lacks the second axis.
-        values = evaluation.eval[kind][..., params.areaRngLbl.index(size), limit]
+        values = getattr(scored, kind)[..., params.areaRngLbl.index(size), limit]
         values = values if iou is None else values[params.iouThrs == iou]
         value = float(np.mean(values[values > -1])) if (values > -1).any() else -1.0
         title = "Average Precision  (AP)" if kind == "precision" else "Average Recall     (AR)"
@@ -312,14 +309,15 @@ def _summarize(evaluation: COCOeval) -> tuple[dict[str, float], tuple[str, ...]]
     return statistics, tuple(lines)
 
 
-def _class_results(evaluation: COCOeval, categories: Mapping[int, str]) -> Iterable[ClassResult]:
+def _class_results(
+    scored: cocoeval.Scored, objects: Sequence[Mapping], categories: Mapping[int, str]
+) -> Iterable[ClassResult]:
     """The result of each category, in the order of COCOeval."""
-    objects = Counter(a["category_id"] for a in evaluation.cocoGt.dataset["annotations"] if not a["iscrowd"])
-    # (IoU thresholds, recalls, classes, areas, limits of detections); -1 without ground truth.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    for column, category_id in enumerate(evaluation.params.catIds):
+    counts = Counter(entry["category_id"] for entry in objects if not entry["iscrowd"])
+    precision = scored.precision[:, :, :, 0, -1]
+    for column, category_id in enumerate(scored.params.catIds):
         ap, ap50 = (
             float(part[part >= 0].mean()) if (part >= 0).any() else math.nan
             for part in (precision[:, :, column], precision[0, :, column])
         )
-        yield ClassResult(categories[category_id], ap, ap50, objects[category_id])
+        yield ClassResult(categories[category_id], ap, ap50, counts[category_id])
