@@ -219,6 +219,15 @@ def test_more_detections_than_rois_may_be_asked_for():
     assert found.valid.sum() == 6
 
 
+def test_votes_may_raise_a_box_above_the_limit_of_soft_nms():
+    """By its own score the first box is the best, by the mean with its other voter the last one is."""
+    boxes = np.float32([[0, 0, 19, 19], [1, 0, 20, 19], [50, 50, 69, 69]])
+    soft, vote = SoftNmsRules(method="linear", sigma=0.5, beta1=1.0), BoxVoteRules(vote_th=0.8, scoring_method="AVG")
+    rules = dataclasses.replace(RULES, soft_nms=soft, bbox_vote=vote, detections_per_im=1)
+    found = rows(jitted_suppress(boxes[None, None], np.float32([[[0.9, 0.3, 0.8]]]), 0.5, rules))
+    np.testing.assert_allclose(found, [[1, *boxes[2], 0.8]], rtol=1e-6)
+
+
 alone = {
     "soft": jax.jit(soft_nms, static_argnames=("rules",)),
     "diou": jax.jit(functools.partial(nms, overlap="diou")),

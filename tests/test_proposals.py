@@ -22,7 +22,7 @@ SETTINGS = {
     "TEST": {"pre_nms_top_n": 1000, "post_nms_top_n": 1000, "collect_top_n": 1000},
 }
 
-compiled = jax.jit(propose, static_argnames=("rules", "per_image"))
+compiled = jax.jit(propose, static_argnames=("rules", "per_image", "edges"))
 
 
 def rpn_outputs(data):
@@ -37,11 +37,11 @@ def rpn_outputs(data):
 
 
 def call(outputs, info, **options):
-    per_image = options.pop("per_image", False)
+    flags = {name: options.pop(name, False) for name in ("per_image", "edges")}
     rules = ProposalRules(**{"nms_thresh": 0.7, "min_size": 0, **SETTINGS["TEST"], **options})
     logits, deltas, anchors, exists = outputs
     where = {"limit": info[:, :2], "placement": at_scale(info[:, 2])}
-    found = compiled((logits, deltas), Anchors(anchors, exists), **where, rules=rules, per_image=per_image)
+    found = compiled((logits, deltas), Anchors(anchors, exists), **where, rules=rules, **flags)
     return jax.tree.map(np.asarray, found)
 
 
@@ -152,15 +152,29 @@ def test_anchors_that_do_not_exist_and_outputs_that_are_not_numbers_are_never_pr
     assert not nothing.valid.any() and (nothing.boxes == 0).all() and (nothing.scores == 0).all()
 
 
-def test_min_size_is_in_pixels_of_the_original_image():
-    anchors = [np.array([[0, 0, 9, 9], [30, 30, 49, 49]], np.float32)]
-    logits = np.array([[1, 0]], np.float32)
-    outputs = ([logits], [np.zeros((1, 2, 4), np.float32)], anchors, [np.ones((1, 2), bool)])
-    for scale, kept in ((1.0, 1), (0.5, 2), (2.0, 0)):
+@pytest.mark.parametrize("edges", [False, True])
+def test_min_size_is_in_pixels_of_the_original_image(edges):
+    anchors = [np.array([[0, 0, 9, 9], [30, 30, 49, 49], [30, 0, 49, 9], [0, 30, 9, 49]], np.float32)]
+    logits = np.array([[1, 0, -1, -2]], np.float32)
+    outputs = ([logits], [np.zeros((1, 4, 4), np.float32)], anchors, [np.ones((1, 4), bool)])
+    sides = {1: {10: 4, 10.5: 1, 15: 1, 20: 1, 20.5: 0}, 0.5: {15: 4, 19: 4, 20.5: 1, 39: 1, 40.5: 0}, 2: {15: 0, 5: 4}}
+    for scale, counts in sides.items():
         info = np.array([[64, 64, scale]], np.float32)
-        assert call(outputs, info, min_size=15).valid.sum() == kept
-        # A box that is too small takes no place from others.
-        assert call(outputs, info, min_size=15, post_nms_top_n=1).valid.sum() == min(kept, 1)
+        for side, kept in counts.items():
+            found = call(outputs, info, min_size=side, edges=edges)
+            assert found.valid.sum() == kept, (scale, side)
+            if kept == 1:
+                np.testing.assert_allclose(found.boxes[found.valid], anchors[0][1:2], atol=1e-4)
+            # A box that is too small takes no place from others.
+            assert call(outputs, info, min_size=side, edges=edges, post_nms_top_n=1).valid.sum() == min(kept, 1)
+
+
+def test_by_edges_a_box_outside_the_image_has_no_area():
+    """The clipped box of a pixel that is left otherwise has its centre in the image."""
+    anchors = [np.array([[70, 10, 89, 29], [10, -30, 29, -11], [10, 10, 29, 29]], np.float32)]
+    outputs = ([np.zeros((1, 3), np.float32)], [np.zeros((1, 3, 4), np.float32)], anchors, [np.ones((1, 3), bool)])
+    found = call(outputs, np.array([[64, 64, 1]], np.float32), edges=True)
+    np.testing.assert_allclose(found.boxes[found.valid], anchors[0][2:], atol=1e-4)
 
 
 def test_no_gradient_passes():
