@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import pathlib
 
 import pytest
 from hypothesis import given
@@ -52,6 +54,25 @@ def test_what_a_kill_leaves_just_goes(tmp_path, line):
     write(path, line)
     assert drop_rows(path, 1) is None
     assert read_rows(path) == GOOD[:1] and os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_rows_that_cannot_be_read_now_are_not_lost(tmp_path, monkeypatch, caplog):
+    """A disk that fails for a while; before, the file was replaced by an empty one."""
+    path = tmp_path / "metrics.jsonl"
+    write(path)
+
+    def failing(self):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "read_bytes", failing)
+        assert read_rows(path) == []
+        with pytest.raises(OSError, match="Input/output error"):
+            drop_rows(path, 1)
+        with RunLog(tmp_path, start_step=5) as log:
+            log.scalars(6, {"loss": 0.125})
+    assert read_metrics(tmp_path) == [*GOOD, {"step": 6, "loss": 0.125}]
+    assert "Input/output error" in caplog.text
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):

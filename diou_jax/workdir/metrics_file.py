@@ -13,7 +13,10 @@ LARGEST_STEP = 1 << 53
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """The readable rows, with None for numbers that are not finite; empty if the file cannot be read."""
-    return _split(path)[0]
+    try:
+        return _split(path.read_bytes())[0] if path.is_file() else []
+    except OSError:
+        return []
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
@@ -43,13 +46,13 @@ def drop_rows(path: pathlib.Path, step: int) -> str | None:
       A sentence on the lines that were moved, or None.
 
     Raises:
-      OSError: if the folder cannot be written.
+      OSError: if the file cannot be read or the folder cannot be written; the file is as it was.
     """
     if not os.path.lexists(path):
         return None
     if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
         return f"{path} is no file that can be read and written; it was moved to {set_aside(path)}"
-    rows, damaged = _split(path)
+    rows, damaged = _split(path.read_bytes())
     place = None
     if damaged:
         place = free_name(path)
@@ -76,13 +79,10 @@ def free_name(path: pathlib.Path) -> pathlib.Path:
     return place
 
 
-def _split(path):
+def _split(content: bytes) -> tuple[list[dict[str, Any]], list[bytes]]:
     """The rows, and the lines that are no rows."""
-    try:
-        content = path.read_bytes() if path.is_file() else b""
-    except OSError:
-        content = b""
-    rows, damaged = [], []
+    rows: list[dict[str, Any]] = []
+    damaged: list[bytes] = []
     *lines, cut_off = content.split(b"\n")
     for line in lines:
         row = _row(line)
