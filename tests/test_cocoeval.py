@@ -5,7 +5,6 @@ import dataclasses
 import io
 import os
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -179,17 +178,12 @@ def test_an_interrupt_ends_the_processes(monkeypatch):
             os.kill(process.pid, 0)
 
 
-def test_what_libraries_print_is_no_part_of_the_scores():
-    program = """
-import os
-from diou_jax.evaluation import cocoeval
-def score_here(task):
-    os.write(1, b"a line of C")
-    print("a line")
-    return cocoeval.Scored(*range(4))
-cocoeval.score_here = score_here
-cocoeval.serve()
-"""
-    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(None), capture_output=True, check=True)
-    assert pickle.loads(done.stdout) == cocoeval.Scored(*range(4))
-    assert sorted(done.stderr.split(b"\n")) == [b"", b"a line of Ca line"]
+def test_what_libraries_print_is_no_part_of_the_scores(monkeypatch, tmp_path):
+    """A startup file of the user's Python prints before anything else does."""
+    (tmp_path / "sitecustomize.py").write_text("import os\nprint('a line')\nos.write(1, b'a line of C')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    task = task_of(9)
+    monkeypatch.setattr(cocoeval, "score_here", lambda task: pytest.fail("a process has died"))
+    divided = cocoeval.score(task, processes=2)
+    monkeypatch.undo()
+    assert_equal(divided, cocoeval.score_here(task))

@@ -157,10 +157,17 @@ def _score_in_processes(tasks: Sequence[Task]) -> list[Scored]:
 
 @dataclasses.dataclass(frozen=True)
 class _Process:
-    """A process that scores one task."""
+    """A process that scores one task.
+
+    Attributes:
+      process: the process, which reads the task from its standard input.
+      scores: the pipe to which it writes the scores; standard output is for whatever libraries print.
+      printed: a file of all that it prints.
+    """
 
     process: subprocess.Popen
-    errors: IO[bytes]
+    scores: IO[bytes]
+    printed: IO[bytes]
 
     @classmethod
     @contextlib.contextmanager
@@ -168,23 +175,28 @@ class _Process:
         """A context with a new process, which is killed at its end."""
         # The package may lie in a place that only this program's ``sys.path`` names.
         place = str(Path(diou_jax.__file__).parents[1])
-        code = f"import sys; sys.path.append({place!r}); from {__name__} import serve; serve()"
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C interrupts this program, which then ends its processes
-            )
+        reading, writing = os.pipe()
+        code = f"import sys; sys.path.append({place!r}); from {__name__} import serve; serve({writing})"
+        with os.fdopen(reading, "rb") as scores, tempfile.TemporaryFile() as printed:
             try:
-                yield cls(process, errors)
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", code],
+                    stdin=subprocess.PIPE,
+                    stdout=printed,
+                    stderr=printed,
+                    pass_fds=[writing],
+                    start_new_session=True,  # Ctrl-C interrupts this program, which then ends its processes
+                )
+            finally:
+                os.close(writing)
+            try:
+                yield cls(process, scores, printed)
             finally:
                 process.kill()
                 process.wait()
-                for pipe in (process.stdin, process.stdout):
-                    with contextlib.suppress(OSError):
-                        pipe.close()  # type: ignore[union-attr]
+                assert process.stdin is not None
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
 
     def send(self, task: Task) -> None:
         """Sends the task; `receive` notices if the process has died."""
@@ -194,25 +206,22 @@ class _Process:
 
     def receive(self) -> Scored | None:
         """Waits for the scores; None if the process dies before."""
-        assert self.process.stdout is not None
         try:
-            return pickle.load(self.process.stdout)
-        except (EOFError, pickle.UnpicklingError):
+            return pickle.load(self.scores)
+        except (EOFError, pickle.UnpicklingError):  # nothing, or a part
             return None
 
     def how_it_died(self) -> str:
         """The exit code and the last line that it printed, in words."""
         code = self.process.wait()
-        self.errors.seek(0)
-        lines = [line for line in self.errors.read().decode(errors="replace").splitlines() if line.strip()]
+        self.printed.seek(0)
+        lines = [line for line in self.printed.read().decode(errors="replace").splitlines() if line.strip()]
         last = lines[-1].strip()[:200] if lines else "no message"
         return f"a process that scores detections died with code {code} ({last})"
 
 
-def serve() -> None:
-    """The work of a process: reads a task from its input and writes the scores to its output."""
-    output = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the output is for the scores alone, whatever libraries print
+def serve(output: int) -> None:
+    """The work of a process: reads a task from standard input and writes the scores to a file descriptor."""
     scored = score_here(pickle.load(sys.stdin.buffer))
     with os.fdopen(output, "wb") as pipe:
         pickle.dump(scored, pipe, pickle.HIGHEST_PROTOCOL)
