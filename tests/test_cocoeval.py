@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -187,3 +188,9 @@ def test_what_libraries_print_is_no_part_of_the_scores(monkeypatch, tmp_path):
     divided = cocoeval.score(task, processes=2)
     monkeypatch.undo()
     assert_equal(divided, cocoeval.score_here(task))
+
+
+def test_its_processes_need_no_jax():
+    """It would take seconds to import, and might take memory of a GPU."""
+    program = "import diou_jax.evaluation.cocoeval, sys; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
