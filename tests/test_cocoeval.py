@@ -122,7 +122,8 @@ def test_many_detections_are_shared_by_default(tmp_path, monkeypatch):
     run = cocoeval._score_in_processes
     monkeypatch.setattr(cocoeval, "_score_in_processes", lambda tasks: started.append(len(tasks)) or run(tasks))
     together = score(tmp_path, content, results)
-    assert started == [3] and together == alone
+    assert started == [3]
+    assert repr(together) == repr(alone)  # a class without objects has an AP of NaN, which equals nothing
     for name in ("found", "true", "overlaps"):
         mine, theirs = getattr(together.matches, name), getattr(alone.matches, name)
         for field in dataclasses.fields(mine):
