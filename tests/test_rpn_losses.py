@@ -22,11 +22,11 @@ def outputs():
 
 @pytest.fixture
 def targets():
-    """The images sample different numbers of anchors; the last one has none of an object."""
+    """The images sample different numbers of anchors; the last one has one."""
     rng = np.random.default_rng(1)
     labels = np.stack([rng.choice([-1, 0, 1], sum(LEVELS), p=share) for share in ((0.5, 0.3, 0.2), (0.8, 0.1, 0.1))])
     labels = np.concatenate([labels, np.full((1, sum(LEVELS)), -1)]).astype(np.int32)
-    labels[2, 7] = 0
+    labels[2, 7] = 1
     deltas = rng.normal(0, 0.3, (*labels.shape, 4)).astype(np.float32) * (labels == 1)[..., None]
     return AnchorTargets(labels, deltas)
 
