@@ -1,7 +1,7 @@
 """pycocotools' COCOeval, which divides the classes among several processes where there are many detections.
 
-Its loops are in Python, so that threads do not help: half a million detections, the usual number for COCO's validation
-set, take it half a minute. No class influences another, so each number is the same as in one process.
+Its loops are in Python, so that threads do not help: half a million detections, the most that COCO's validation set has
+with 100 an image, take it half a minute. No class influences another, so each number is the same as in one process.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from pycocotools.cocoeval import COCOeval, Params
 import diou_jax
 from diou_jax.analysis.matches import FoundObjects, found_objects
 
-# Fewer detections are scored in this process: others would take about a second to start.
+# Fewer detections are scored in this process within about a second, a good part of which others would need to start.
 LEAST_DETECTIONS = 20_000
 
 # More processes gain little, since the largest class takes the longest.
